@@ -1,0 +1,35 @@
+# Two commands to start with: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+WORKSPACE ?= demo
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test quicktest lint clean
+
+demo: $(VENV)/installed
+	$(BIN)/raypipe run --workspace $(WORKSPACE) --source simulated
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+quicktest: $(VENV)/installed-dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing raypipe into $(VENV): a few minutes the first time"
+	$(INSTALL) --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(INSTALL) --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,64 @@
+"""raypipe: a latent catalog of X-ray spectra, from OGIP files through Ray to a report.
+
+Each verb of the command line is a function here, and `read_spectrum`, `load_model` and
+`open_catalog` open what goes in and what comes out.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from raypipe._version import __version__
+
+if TYPE_CHECKING:
+    from raypipe.catalog.open import open_catalog as open_catalog
+    from raypipe.config import Config as Config
+    from raypipe.config import load_config as load_config
+    from raypipe.discovery.discover import discover as discover
+    from raypipe.embedding.embed import embed as embed
+    from raypipe.errors import OgipError as OgipError
+    from raypipe.errors import RaypipeError as RaypipeError
+    from raypipe.errors import UsageError as UsageError
+    from raypipe.evaluation.evaluate import evaluate as evaluate
+    from raypipe.ingestion.ingest import ingest as ingest
+    from raypipe.model.bundle import load_model as load_model
+    from raypipe.ogip import Spectrum as Spectrum
+    from raypipe.ogip import read_spectrum as read_spectrum
+    from raypipe.pipeline.run import run as run
+    from raypipe.pipeline.status import status as status
+    from raypipe.reporting.report import report as report
+    from raypipe.simulation.simulate import simulate as simulate
+    from raypipe.training.train import train as train
+
+_HOMES = {
+    "Config": "raypipe.config",
+    "OgipError": "raypipe.errors",
+    "RaypipeError": "raypipe.errors",
+    "Spectrum": "raypipe.ogip",
+    "UsageError": "raypipe.errors",
+    "discover": "raypipe.discovery.discover",
+    "embed": "raypipe.embedding.embed",
+    "evaluate": "raypipe.evaluation.evaluate",
+    "ingest": "raypipe.ingestion.ingest",
+    "load_config": "raypipe.config",
+    "load_model": "raypipe.model.bundle",
+    "open_catalog": "raypipe.catalog.open",
+    "read_spectrum": "raypipe.ogip",
+    "report": "raypipe.reporting.report",
+    "run": "raypipe.pipeline.run",
+    "simulate": "raypipe.simulation.simulate",
+    "status": "raypipe.pipeline.status",
+    "train": "raypipe.training.train",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: Ray and torch take seconds."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'raypipe' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,202 @@
+"""Every setting of the pipeline, in one schema: `--config FILE.toml`, `--set section.key=value`."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from raypipe.errors import UsageError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SimulateConfig(_Section):
+    """A simulated survey."""
+
+    detections: int = Field(4000, ge=1, description="number of detections")
+    seed: int = Field(0, ge=0, description="seed of every random draw")
+    counts_min: float = Field(50.0, gt=0, description="fewest expected source counts")
+    counts_max: float = Field(5000.0, gt=0, description="most expected source counts")
+
+
+class DiscoverConfig(_Section):
+    """From files to a manifest."""
+
+    release: str = Field(
+        "csc2.1",
+        pattern=r"^[\w.\-]+$",
+        description="release that a folder of CSC files is taken for",
+    )
+    part_rows: int = Field(500, ge=1, description="detections a part aims at")
+
+
+class IngestConfig(_Section):
+    """From files to spectra."""
+
+    fetch_threads: int = Field(8, ge=1, description="files fetched at once by a task")
+    cpus_per_task: float = Field(1.0, gt=0, description="CPUs a task asks Ray for")
+    max_file_mb: int = Field(64, ge=1, description="largest file read, MB as stored")
+
+
+class ModelConfig(_Section):
+    """The shape of the autoencoder."""
+
+    preset: Literal["folded", "paper"] = Field("folded", description="recipe of model and loss")
+    latents: int = Field(8, ge=1, le=8, description="numbers that describe a spectrum")
+    width: int = Field(64, ge=8, description="width of a token")
+    depth: int = Field(3, ge=1, description="transformer layers of the encoder")
+    heads: int = Field(4, ge=1, description="attention heads")
+    patch: int = Field(8, ge=1, description="channel bins a token")
+    decoder_width: int = Field(256, ge=8, description="width of the decoder's hidden layers")
+
+
+class TrainConfig(_Section):
+    """Training with Ray Train."""
+
+    epochs: int = Field(60, ge=1, description="passes over the training spectra")
+    batch_size: int = Field(64, ge=2, description="spectra a step, all workers together")
+    learning_rate: float = Field(2e-3, gt=0, description="peak of the one-cycle schedule")
+    weight_decay: float = Field(0.01, ge=0, description="of AdamW")
+    gradient_clip: float = Field(1.0, gt=0, description="largest norm of a gradient")
+    thinning_min: float = Field(
+        0.3, gt=0, le=1, description="least share of the counts the encoder is shown in training"
+    )
+    latent_penalty: float = Field(1e-3, ge=0, description="weight of the latents' mean square")
+    test_fraction: float = Field(0.2, ge=0, lt=1, description="sources never shown to training")
+    validation_fraction: float = Field(0.1, ge=0, lt=1, description="sources for early stopping")
+    patience: int = Field(15, ge=1, description="epochs without improvement before stopping")
+    seed: int = Field(0, ge=0, description="seed of weights, split and order")
+    num_workers: int = Field(2, ge=1, description="training processes (DDP)")
+    cpus_per_worker: float = Field(0.9, gt=0, description="CPUs a worker asks Ray for")
+    use_gpu: bool | None = Field(None, description="a GPU a worker; by default where Ray has one")
+    max_failures: int = Field(3, ge=0, description="restarts after a worker's death")
+    references: int = Field(
+        20_000, ge=1, description="labelled training spectra kept for class probabilities"
+    )
+
+
+class EmbedConfig(_Section):
+    """From spectra to the latent catalog."""
+
+    batch_size: int = Field(256, ge=1, description="spectra encoded at once")
+    actors: int | None = Field(None, ge=1, description="encoders; by default one a CPU or GPU")
+    cpus_per_actor: float = Field(1.0, gt=0, description="CPUs an actor asks Ray for")
+    gpus_per_actor: float = Field(0.0, ge=0, description="GPUs an actor asks Ray for")
+    refine_steps: int = Field(
+        6, ge=0, description="Fisher-scoring steps on each detection's own likelihood"
+    )
+
+
+class EvaluateConfig(_Section):
+    """How good the latents are."""
+
+    folds: int = Field(5, ge=2, description="cross-validation folds, grouped by source")
+    mixture_components: int = Field(16, ge=1, description="components of the Gaussian mixture")
+    neighbors: int = Field(15, ge=1, description="neighbors of the kNN classifier")
+    seed: int = Field(0, ge=0, description="seed of folds and fits")
+    baseline_presets: list[Literal["folded", "paper"]] = Field(
+        default=["paper"], description="presets `run` trains beside the main one to compare with"
+    )
+
+
+class ReportConfig(_Section):
+    """The page about a catalog."""
+
+    examples: int = Field(6, ge=1, description="reconstructions shown")
+    seed: int = Field(0, ge=0, description="seed of the choice of examples")
+
+
+class RayConfig(_Section):
+    """The Ray cluster to run on."""
+
+    address: str | None = Field(
+        None, description="cluster to join; by default RAY_ADDRESS, else a local one is started"
+    )
+    num_cpus: int | None = Field(None, ge=1, description="CPUs of a local cluster")
+
+
+class Config(_Section):
+    """All settings."""
+
+    simulate: SimulateConfig = SimulateConfig()
+    discover: DiscoverConfig = DiscoverConfig()
+    ingest: IngestConfig = IngestConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    embed: EmbedConfig = EmbedConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    report: ReportConfig = ReportConfig()
+    ray: RayConfig = RayConfig()
+
+    def to_toml(self) -> str:
+        """The settings as TOML; fields left at None are absent."""
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+
+def load_config(
+    file: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    settings: Mapping[str, Any] | None = None,
+) -> Config:
+    """Read settings from a TOML file, a nested mapping, and `section.key=value` overrides.
+
+    Later ones win. Values of overrides are read as TOML where they are TOML, else as text.
+    Unknown keys, wrong types and unreadable files raise UsageError.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        try:
+            values = tomllib.loads(Path(file).read_text())
+        except OSError as error:
+            raise UsageError(f"{file}: cannot be read ({error.strerror})") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"{file}: not TOML ({error})") from error
+    _merge(values, settings or {})
+    for override in overrides:
+        name, separator, text = override.partition("=")
+        if not separator or name.count(".") != 1:
+            raise UsageError(f"--set {override}: expected section.key=value")
+        section, key = name.split(".")
+        _merge(values, {section: {key: _parse_value(text)}})
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(_explain(error, file)) from error
+
+
+def as_config(config: Config | Mapping[str, Any] | str | Path | None) -> Config:
+    """The settings a verb was given: a Config, a nested mapping, a TOML file, or the defaults."""
+    if isinstance(config, Config):
+        return config
+    if isinstance(config, str | Path):
+        return load_config(config)
+    return load_config(settings=config)
+
+
+def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(error: ValidationError, file: str | Path | None) -> str:
+    lines = [
+        f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()
+    ]
+    return f"configuration{f' {file}' if file else ''}: " + "; ".join(lines)

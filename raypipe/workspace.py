@@ -1,0 +1,232 @@
+"""A workspace: the folder or bucket prefix that holds everything a release becomes."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from raypipe.errors import RaypipeError, UsageError
+
+_PARQUET_COMPRESSION = "zstd"
+
+
+def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    """Return the file system that serves `uri` (a local path or s3://...) and the path in it.
+
+    For S3, credentials and region come from the usual AWS places, the endpoint from
+    `AWS_ENDPOINT_URL` where it is set. Other schemes raise UsageError.
+    """
+    if uri.startswith("s3://"):
+        endpoint = os.environ.get("AWS_ENDPOINT_URL")
+        options: dict[str, Any] = {"endpoint_override": endpoint} if endpoint else {}
+        if region := os.environ.get("AWS_REGION", os.environ.get("AWS_DEFAULT_REGION")):
+            options["region"] = region
+        return pafs.S3FileSystem(**options), uri.removeprefix("s3://").rstrip("/")
+    if "://" in uri and not uri.startswith("file://"):
+        raise UsageError(f"{uri}: only local paths and s3:// are understood")
+    return pafs.LocalFileSystem(), str(Path(uri.removeprefix("file://")).expanduser().absolute())
+
+
+class Workspace:
+    """Reads and publishes a workspace's files by names relative to its root.
+
+    Every write is one atomic step (a rename on a local disk, one put on S3): a reader sees a whole
+    file or none.
+    """
+
+    def __init__(self, uri: str | os.PathLike[str]) -> None:
+        self.uri = os.fspath(uri)
+        self.fs, self.root = open_filesystem(self.uri)
+
+    def __repr__(self) -> str:
+        return f"Workspace({self.uri!r})"
+
+    def __reduce__(self) -> tuple[type[Workspace], tuple[str]]:
+        return Workspace, (self.absolute_uri(),)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the workspace is on a local disk."""
+        return isinstance(self.fs, pafs.LocalFileSystem)
+
+    def path(self, name: str) -> str:
+        """Path of a file in the workspace, as its file system wants it."""
+        return f"{self.root}/{name}" if name else self.root
+
+    def absolute_uri(self, name: str = "") -> str:
+        """URI of a file in the workspace that means the same on every machine that sees it."""
+        return self.path(name) if self.is_local else f"s3://{self.path(name)}"
+
+    def exists(self, name: str) -> bool:
+        """Whether a file or folder of that name is there."""
+        return bool(self.fs.get_file_info(self.path(name)).type != pafs.FileType.NotFound)
+
+    def modified(self, name: str) -> float:
+        """When a file was last written, seconds since 1970; 0 where it is absent."""
+        return float((self.fs.get_file_info(self.path(name)).mtime_ns or 0) / 1e9)
+
+    def files(self, folder: str, suffix: str = "") -> list[str]:
+        """Names of the published files directly in `folder`, sorted; [] where it is absent."""
+        selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
+        names = (
+            info.base_name
+            for info in self.fs.get_file_info(selector)
+            if info.type == pafs.FileType.File
+        )
+        return sorted(
+            f"{folder}/{name}"
+            for name in names
+            if name.endswith(suffix) and not name.startswith(".")
+        )
+
+    def folders(self, folder: str) -> list[str]:
+        """Names of the folders directly in `folder`, sorted; [] where it is absent."""
+        selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
+        infos = self.fs.get_file_info(selector)
+        return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
+
+    def read_bytes(self, name: str) -> bytes:
+        """Contents of a file; RaypipeError where it is absent."""
+        try:
+            with self.fs.open_input_stream(self.path(name)) as stream:
+                return bytes(stream.read())
+        except FileNotFoundError as error:
+            raise RaypipeError(f"{self.absolute_uri(name)}: no such file") from error
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Publish a file in one step, replacing any of that name.
+
+        Raises RaypipeError where the workspace cannot be written (full, read-only, gone); nothing
+        half-written stays under the name.
+        """
+        target = self.path(name)
+        try:
+            if not self.is_local:
+                with self.fs.open_output_stream(target) as stream:
+                    stream.write(data)
+                return
+            folder, base = target.rsplit("/", 1)
+            self.fs.create_dir(folder, recursive=True)
+            draft = f"{folder}/.{base}.{secrets.token_hex(4)}.tmp"
+            try:
+                with self.fs.open_output_stream(draft) as stream:
+                    stream.write(data)
+                self.fs.move(draft, target)
+            except BaseException:
+                Path(draft).unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            raise RaypipeError(
+                f"{self.absolute_uri(name)}: cannot be written ({error}); "
+                "make room or choose another workspace, then run the same command again"
+            ) from error
+
+    def delete(self, name: str) -> None:
+        """Remove a file where it is there."""
+        if self.exists(name):
+            self.fs.delete_file(self.path(name))
+
+    def read_json(self, name: str) -> Any:
+        """Contents of a JSON file."""
+        return json.loads(self.read_bytes(name))
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Publish a JSON file."""
+        self.write_bytes(name, (json.dumps(value, indent=2) + "\n").encode())
+
+    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """Rows of a Parquet file; only those of `columns` that it has where given."""
+        file = self._parquet(name)
+        if columns is not None:
+            known = set(file.schema_arrow.names)
+            columns = [column for column in columns if column in known]
+        return file.read(columns=columns)
+
+    def read_metadata(self, name: str) -> dict[str, str]:
+        """Key-value metadata of a Parquet file, read from its footer alone."""
+        pairs = self._parquet(name).schema_arrow.metadata or {}
+        return {key.decode(): value.decode() for key, value in pairs.items()}
+
+    def count_rows(self, name: str) -> int:
+        """Number of rows of a Parquet file, read from its footer alone."""
+        return int(self._parquet(name).metadata.num_rows)
+
+    def read_folder(self, folder: str, columns: list[str] | None = None) -> pa.Table:
+        """Rows of all Parquet files in `folder` in order of name, columns united by name.
+
+        Raises RaypipeError where there is none.
+        """
+        names = self.files(folder, ".parquet")
+        if not names:
+            raise RaypipeError(f"{self.absolute_uri(folder)}: no Parquet files there")
+        tables = [self.read_table(name, columns) for name in names]
+        return pa.concat_tables(tables, promote_options="permissive")
+
+    def write_table(
+        self, name: str, table: pa.Table, metadata: dict[str, str] | None = None
+    ) -> None:
+        """Publish a table as a Parquet file, with `metadata` beside what its schema carries."""
+        merged = {**(table.schema.metadata or {}), **(metadata or {})}
+        sink = pa.BufferOutputStream()
+        pq.write_table(
+            table.replace_schema_metadata(merged or None), sink, compression=_PARQUET_COMPRESSION
+        )
+        self.write_bytes(name, sink.getvalue().to_pybytes())
+
+    def _parquet(self, name: str) -> pq.ParquetFile:
+        try:
+            return pq.ParquetFile(self.path(name), filesystem=self.fs)
+        except FileNotFoundError as error:
+            raise RaypipeError(f"{self.absolute_uri(name)}: no such file") from error
+        except pa.ArrowInvalid as error:
+            raise RaypipeError(
+                f"{self.absolute_uri(name)}: not a whole Parquet file ({error}); "
+                "delete it and run the verb that makes it again"
+            ) from error
+
+
+def part_name(folder: str, part: int) -> str:
+    """Name of a part of a table: the same number from the manifest through to the catalog."""
+    return f"{folder}/part-{part:05d}.parquet"
+
+
+def manifest_folder(release: str) -> str:
+    """Folder of a release's manifest."""
+    return f"manifest/{release}"
+
+
+def spectra_folder(release: str) -> str:
+    """Folder of a release's spectra."""
+    return f"spectra/{release}"
+
+
+def rejects_folder(release: str) -> str:
+    """Folder of a release's rejects."""
+    return f"rejects/{release}"
+
+
+def model_folder(model_id: str) -> str:
+    """Folder of a model bundle."""
+    return f"models/{model_id}"
+
+
+def catalog_folder(release: str, model_id: str) -> str:
+    """Folder of the latent catalog of a release by a model."""
+    return f"catalog/{release}/{model_id}"
+
+
+def evaluation_folder(release: str, model_id: str) -> str:
+    """Folder of the metrics of a release's catalog."""
+    return f"evaluation/{release}/{model_id}"
+
+
+def report_name(release: str, model_id: str) -> str:
+    """Name of the page that reports on a release's catalog."""
+    return f"reports/{release}/{model_id}.html"
