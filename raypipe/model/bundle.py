@@ -1,0 +1,176 @@
+"""A trained model as files: weights, configuration, metrics and a model card."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from raypipe.config import Config, load_config
+from raypipe.errors import RaypipeError
+from raypipe.model.batch import SpectraBatch
+from raypipe.model.card import model_card
+from raypipe.model.encode import Reconstruction, encode_batch, reconstruct_batch
+from raypipe.model.grid import Grid
+from raypipe.model.population import Population
+from raypipe.model.presets import Folded, Paper, build
+from raypipe.ogip import Spectrum
+from raypipe.workspace import Workspace
+
+FORMAT = 1
+_MAX_WEIGHTS_BYTES = 1 << 30
+_POPULATION_ARRAYS = (
+    "weights",
+    "means",
+    "precisions_cholesky",
+    "reference_z",
+    "reference_class",
+    "reference_source",
+)
+
+
+@dataclass
+class Model:
+    """A trained autoencoder with the population it was trained on.
+
+    `train_sources` and `validation_sources` hold the keys of the sources it has seen
+    (`raypipe.model.split.source_keys`), sorted.
+    """
+
+    model_id: str
+    config: Config
+    grid: Grid
+    network: Folded | Paper
+    population: Population
+    train_sources: npt.NDArray[np.int64]
+    validation_sources: npt.NDArray[np.int64]
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def preset(self) -> str:
+        """Name of the recipe, folded or paper."""
+        return self.network.name
+
+    def encode(self, spectra: Spectrum | Sequence[Spectrum]) -> pd.DataFrame:
+        """Latents and goodness of fit of spectra read with `raypipe.read_spectrum`.
+
+        One row a spectrum: z0.., z0_err.., total_counts, cash, cash_expected, fit_zscore,
+        anomaly_score and p_<class> as in the catalog. Each spectrum needs its ARF and RMF.
+        """
+        listed = [spectra] if isinstance(spectra, Spectrum) else list(spectra)
+        return self.encode_batch(SpectraBatch.from_spectra(listed, self.grid))
+
+    def encode_batch(
+        self,
+        spectra: SpectraBatch,
+        sources: npt.NDArray[np.int64] | None = None,
+        refine_steps: int | None = None,
+    ) -> pd.DataFrame:
+        """The measured columns of the catalog for a batch; see `encode`.
+
+        `sources` (n,) are the keys of the rows' sources, so that their own training detections
+        have no vote on their class.
+        """
+        steps = self.config.embed.refine_steps if refine_steps is None else refine_steps
+        columns = encode_batch(self.network, spectra, steps)
+        latents = self.config.model.latents
+        z = np.stack([columns[f"z{i}"] for i in range(latents)], 1).astype(np.float64)
+        columns["anomaly_score"] = self.population.anomaly_score(z)
+        probabilities = self.population.class_probabilities(z, sources)
+        for name, column in zip(self.population.classes, probabilities.T, strict=True):
+            columns[f"p_{name}"] = column
+        return pd.DataFrame(columns)
+
+    def reconstruct(self, spectra: SpectraBatch, z: npt.ArrayLike) -> Reconstruction:
+        """Expected counts of a batch for given latents (n, latents)."""
+        return reconstruct_batch(self.network, spectra, np.asarray(z, dtype=np.float32))
+
+    def split_of(self, sources: npt.NDArray[np.int64]) -> npt.NDArray[np.str_]:
+        """Whether each source was used to train, to validate, or not at all ("test")."""
+        seen = np.where(np.isin(sources, self.validation_sources), "validation", "test")
+        return np.where(np.isin(sources, self.train_sources), "train", seen)
+
+
+def save_model(model: Model, workspace: Workspace, folder: str) -> None:
+    """Publish a model bundle; its weights last, so that a bundle with weights is whole."""
+    tensors = {
+        f"network.{name}": value.detach().cpu().contiguous().numpy()
+        for name, value in model.network.state_dict().items()
+    }
+    for name in _POPULATION_ARRAYS:
+        tensors[f"population.{name}"] = np.ascontiguousarray(getattr(model.population, name))
+    tensors["sources.train"] = model.train_sources
+    tensors["sources.validation"] = model.validation_sources
+    header = {
+        "format": FORMAT,
+        "model_id": model.model_id,
+        "grid": asdict(model.grid),
+        "classes": model.population.classes,
+    }
+    workspace.write_bytes(f"{folder}/config.toml", model.config.to_toml().encode())
+    workspace.write_json(f"{folder}/metrics.json", model.metrics)
+    workspace.write_bytes(f"{folder}/README.md", model_card(model).encode())
+    weights = save_tensors(tensors, metadata={"raypipe": json.dumps(header)})
+    workspace.write_bytes(f"{folder}/model.safetensors", weights)
+
+
+def load_model(path: str | os.PathLike[str]) -> Model:
+    """Open a model bundle, a folder or s3:// prefix.
+
+    Raises RaypipeError where it is none, is not whole, or was made for another grid.
+    """
+    bundle = Workspace(path)
+    where = bundle.absolute_uri("model.safetensors")
+    if not bundle.exists("model.safetensors"):
+        raise RaypipeError(f"{where}: no such file; {path} is not a model bundle")
+    size = bundle.fs.get_file_info(bundle.path("model.safetensors")).size
+    if size > _MAX_WEIGHTS_BYTES:
+        raise RaypipeError(f"{where}: {size} bytes are more than a model bundle has")
+    data = bundle.read_bytes("model.safetensors")
+    try:
+        tensors = load_tensors(data)
+        header = json.loads(_safetensors_metadata(data)["raypipe"])
+        if header["format"] != FORMAT:
+            raise RaypipeError(f"{where}: format {header['format']}, this version reads {FORMAT}")
+        grid = Grid(**header["grid"])
+        config = load_config(settings=tomllib.loads(bundle.read_bytes("config.toml").decode()))
+        network = build(config.model, grid)
+        network.load_state_dict(
+            {
+                name.removeprefix("network."): torch.from_numpy(value)
+                for name, value in tensors.items()
+                if name.startswith("network.")
+            }
+        )
+        population = Population(
+            **{name: tensors[f"population.{name}"] for name in _POPULATION_ARRAYS},
+            classes=tuple(header["classes"]),
+        )
+        model_id = str(header["model_id"])
+        sources = tensors["sources.train"], tensors["sources.validation"]
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise RaypipeError(
+            f"{where}: not a whole raypipe model ({error}); train it again"
+        ) from error
+    network.eval()
+    metrics = bundle.read_json("metrics.json")
+    return Model(model_id, config, grid, network, population, *sources, metrics)
+
+
+def _safetensors_metadata(data: bytes) -> dict[str, str]:
+    length = int.from_bytes(data[:8], "little")
+    if length > min(len(data) - 8, 1 << 24):
+        raise ValueError("its header is longer than the file")
+    metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    return {str(key): str(value) for key, value in metadata.items()}

@@ -1,0 +1,63 @@
+"""Forward folding: from a photon flux through a detection's own response to expected counts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from raypipe.model.features import Batch
+
+_NEWTON_STEPS = 8
+_MU_MIN = 1e-6
+
+
+def fold(flux: Tensor, batch: Batch, energy_width_kev: float) -> Tensor:
+    """Expected source counts per channel bin, (n, bins), of a photon flux density.
+
+    mu_c = exposure_s * sum_k R_kc A_k F_k dE, with `flux` F (n, n_energy) in photon/cm2/s/keV, the
+    row's area A in cm2 and its redistribution R. Rows of equal redistribution fold together.
+    """
+    photons = flux * batch.arf_cm2 * (batch.exposure_s * energy_width_kev)[:, None]
+    return redistribute(photons, batch.response_index, batch.responses)
+
+
+def redistribute(photons: Tensor, response_index: Tensor, responses: Tensor) -> Tensor:
+    """Counts per channel bin (n, bins) of detected photons per energy bin (n, n_energy).
+
+    `photons` may carry further axes between the first and the last.
+    """
+    used = torch.unique(response_index)
+    if len(used) == 1:
+        return photons @ responses[used[0]]
+    out = photons.new_zeros(*photons.shape[:-1], responses.shape[-1])
+    for index in used:
+        rows = (response_index == index).nonzero()[:, 0]
+        out = out.index_add(0, rows, photons.index_select(0, rows) @ responses[index])
+    return out
+
+
+@torch.no_grad()
+def best_amplitude(counts: Tensor, shape: Tensor, background: Tensor) -> Tensor:
+    """Amplitude a (n, 1) that makes a * shape + background most likely for `counts`.
+
+    Newton's method on the concave Poisson likelihood in log a, from the excess over the
+    background. At this maximum the likelihood does not change with a to first order, so gradients
+    of a profile likelihood need none through it.
+    """
+    total = shape.sum(-1, keepdim=True).clamp_min(1e-30)
+    excess = (counts.sum(-1, keepdim=True) - background.sum(-1, keepdim=True)).clamp_min(0.5)
+    log_a = torch.log(excess / total)
+    for _ in range(_NEWTON_STEPS):
+        source = torch.exp(log_a) * shape
+        mu = (source + background).clamp_min(_MU_MIN)
+        gradient = (source * (counts / mu - 1.0)).sum(-1, keepdim=True)
+        information = (source**2 / mu).sum(-1, keepdim=True).clamp_min(1e-3)
+        log_a = log_a + (gradient / information).clamp(-2.0, 2.0)
+    floor = torch.log(0.01 / total)
+    return torch.exp(torch.maximum(log_a, floor))
+
+
+def cash_per_bin(counts: Tensor, mu: Tensor) -> Tensor:
+    """Cash statistic of each bin (see `raypipe.model.statistics.cash`), differentiable in mu."""
+    mu = mu.clamp_min(_MU_MIN)
+    return 2.0 * (mu - counts + torch.xlogy(counts, counts) - torch.xlogy(counts, mu))

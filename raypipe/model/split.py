@@ -1,0 +1,42 @@
+"""Which sources train, validate and test: decided once, by source, never by detection."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+
+
+def source_keys(names: Iterable[str | None], detection_ids: Iterable[str]) -> npt.NDArray[np.int64]:
+    """A 64-bit key for each detection's source: of its name, or of its own id where unnamed."""
+    digests = (
+        hashlib.blake2b((name or detection_id).encode(), digest_size=8).digest()
+        for name, detection_id in zip(names, detection_ids, strict=True)
+    )
+    return np.frombuffer(b"".join(digests), dtype="<i8").astype(np.int64)
+
+
+def assign_splits(
+    keys: npt.NDArray[np.int64], seed: int, test_fraction: float, validation_fraction: float
+) -> npt.NDArray[np.str_]:
+    """The part of the data, (n,), each source falls into: the same whatever else is there."""
+    u = _uniform(keys, seed)
+    return np.where(
+        u < test_fraction,
+        TEST,
+        np.where(u < test_fraction + validation_fraction, VALIDATION, TRAIN),
+    )
+
+
+def _uniform(keys: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.float64]:
+    """Numbers in [0, 1) from keys, by the finalizer of SplitMix64 (Steele et al. 2014)."""
+    with np.errstate(over="ignore"):
+        x = keys.view(np.uint64) + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x = x ^ (x >> np.uint64(31))
+    return np.asarray((x >> np.uint64(11)) / float(1 << 53))

@@ -1,0 +1,57 @@
+"""The Cash statistic, its expectation and its variance."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import gammaln, xlogy
+
+FloatArray = npt.NDArray[np.float64]
+
+_TABLE_MU_MAX = 2000.0
+
+
+def cash(counts: npt.ArrayLike, mu: npt.ArrayLike) -> FloatArray:
+    """Cash statistic of each bin, 2 (mu - n + n ln(n / mu)), zero where n = mu.
+
+    Cash (1979, ApJ 228, 939) in the form of XSPEC's cstat. `counts` and `mu` (expected counts,
+    above 0 where there are counts) broadcast against each other.
+    """
+    n = np.asarray(counts, dtype=np.float64)
+    expected = np.asarray(mu, dtype=np.float64)
+    return np.asarray(2.0 * (expected - n + xlogy(n, n) - xlogy(n, expected)))
+
+
+def cash_moments(mu: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Expectation and variance of the Cash statistic of a bin with `mu` expected counts.
+
+    The sums over the Poisson distribution that Kaastra (2017, A&A 605, A51) approximates,
+    tabulated once and interpolated in log mu; above 2,000 counts the first terms of their
+    expansion, 1 + 1 / (6 mu) and 2 + 2 / (3 mu).
+    """
+    expected = np.asarray(mu, dtype=np.float64)
+    log_mu, mean, variance = _moment_table()
+    x = np.log(np.maximum(expected, 1e-12))
+    bright = expected > _TABLE_MU_MAX
+    large = np.maximum(expected, _TABLE_MU_MAX)
+    return (
+        np.where(bright, 1.0 + 1.0 / (6.0 * large), np.interp(x, log_mu, mean)),
+        np.where(bright, 2.0 + 2.0 / (3.0 * large), np.interp(x, log_mu, variance)),
+    )
+
+
+@cache
+def _moment_table() -> tuple[FloatArray, FloatArray, FloatArray]:
+    log_mu = np.linspace(np.log(1e-12), np.log(_TABLE_MU_MAX), 1600)
+    mean = np.empty_like(log_mu)
+    variance = np.empty_like(log_mu)
+    for i, mu in enumerate(np.exp(log_mu)):
+        reach = 12.0 * np.sqrt(mu) + 20.0
+        n = np.arange(max(0, int(mu - reach)), int(mu + reach) + 1)
+        probability = np.exp(xlogy(n, mu) - mu - gammaln(n + 1.0))
+        value = cash(n, mu)
+        mean[i] = probability @ value
+        variance[i] = probability @ (value - mean[i]) ** 2
+    return log_mu, mean, variance
