@@ -1,0 +1,127 @@
+"""The redistribution library: each distinct RMF once, cut to the model's grid."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from scipy import sparse
+
+from raypipe.errors import RaypipeError
+from raypipe.model.grid import Grid
+from raypipe.ogip import Rmf
+from raypipe.workspace import Workspace
+
+FloatArray = npt.NDArray[np.float32]
+
+FOLDER = "responses"
+_ID_LENGTH = 16
+
+
+def overlap_shares(
+    lo: npt.NDArray[np.float64], hi: npt.NDArray[np.float64], edges: npt.NDArray[np.float64]
+) -> sparse.csr_array:
+    """Share of each model bin, (model bins, file bins), that each of a file's bins covers.
+
+    Rows sum to 1 where the file's bins cover the whole of the model bin.
+    """
+    first = np.clip(np.searchsorted(edges, lo, side="right") - 1, 0, len(edges) - 2)
+    last = np.clip(np.searchsorted(edges, hi, side="left") - 1, 0, len(edges) - 2)
+    spans = last - first + 1
+    source = np.repeat(np.arange(len(lo)), spans)
+    offsets = np.arange(spans.sum()) - np.repeat(np.cumsum(spans) - spans, spans)
+    target = np.repeat(first, spans) + offsets
+    width = np.minimum(hi[source], edges[target + 1]) - np.maximum(lo[source], edges[target])
+    share = np.clip(width, 0.0, None) / (edges[target + 1] - edges[target])
+    return sparse.csr_array((share, (target, source)), shape=(len(edges) - 1, len(lo)))
+
+
+def redistribution_on_grid(rmf: Rmf, grid: Grid) -> FloatArray:
+    """Probability that a photon of each energy bin lands in each channel bin, (n_energy, bins).
+
+    The mean of the file's rows over each energy bin, its native channels summed.
+    """
+    shares = overlap_shares(
+        rmf.energy_lo_kev.astype(float), rmf.energy_hi_kev.astype(float), grid.energy_edges_kev
+    )
+    start = grid.first_channel - int(rmf.channels[0])
+    stop = start + grid.channels_per_bin * grid.n_channel_bins
+    native = (shares @ rmf.matrix[:, start:stop].astype(np.float64)).toarray()
+    binned = native.reshape(grid.n_energy, grid.n_channel_bins, grid.channels_per_bin).sum(-1)
+    return binned.astype(np.float32)
+
+
+def rmf_id_of(redistribution: FloatArray) -> str:
+    """Name of a redistribution: a hash of its values."""
+    return hashlib.sha256(np.ascontiguousarray(redistribution).tobytes()).hexdigest()[:_ID_LENGTH]
+
+
+class ResponseLibrary:
+    """The redistributions of a workspace, by `rmf_id`."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self._load = lru_cache(maxsize=64)(self._read)
+        self._stored: set[str] = set()
+
+    def add(self, redistribution: FloatArray) -> str:
+        """Store a redistribution (n_energy, bins) unless it is there, and return its id."""
+        rmf_id = rmf_id_of(redistribution)
+        if rmf_id not in self._stored:
+            name = self._name(rmf_id)
+            if not self.workspace.exists(name):
+                self.workspace.write_table(name, _to_table(rmf_id, redistribution))
+            self._stored.add(rmf_id)
+        return rmf_id
+
+    def load(self, rmf_id: str) -> FloatArray:
+        """The redistribution (n_energy, bins) of that id; RaypipeError where it is not there."""
+        return self._load(rmf_id)
+
+    def _read(self, rmf_id: str) -> FloatArray:
+        name = self._name(rmf_id)
+        if not self.workspace.exists(name):
+            raise RaypipeError(
+                f"{self.workspace.absolute_uri(name)}: this redistribution is missing; "
+                "run ingest again on an empty spectra folder"
+            )
+        return _from_table(self.workspace.read_table(name))
+
+    @staticmethod
+    def _name(rmf_id: str) -> str:
+        return f"{FOLDER}/{rmf_id}.parquet"
+
+
+def _to_table(rmf_id: str, redistribution: FloatArray) -> pa.Table:
+    """Banded storage: of each energy bin the channel bins from its first to its last non-zero."""
+    filled = redistribution != 0
+    first = filled.argmax(1)
+    last = redistribution.shape[1] - filled[:, ::-1].argmax(1)
+    bands = [
+        row[a:b] if any_filled else row[:0]
+        for row, a, b, any_filled in zip(redistribution, first, last, filled.any(1), strict=True)
+    ]
+    return pa.table(
+        {
+            "rmf_id": pa.array([rmf_id] * len(bands)),
+            "energy_bin": pa.array(np.arange(len(bands), dtype=np.int32)),
+            "first_channel_bin": pa.array(first.astype(np.int32)),
+            "redistribution": pa.array(bands, pa.list_(pa.float32())),
+        }
+    ).replace_schema_metadata({"n_channel_bins": str(redistribution.shape[1])})
+
+
+def _from_table(table: pa.Table) -> FloatArray:
+    bins = int(table.schema.metadata[b"n_channel_bins"])
+    matrix = np.zeros((table.num_rows, bins), np.float32)
+    first = table["first_channel_bin"].to_numpy()
+    column = table["redistribution"].combine_chunks()
+    lengths = column.value_lengths().to_numpy()
+    values = column.flatten().to_numpy()
+    rows = np.repeat(np.arange(len(first)), lengths)
+    offsets = np.arange(len(values)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    matrix[rows, first[rows] + offsets] = values
+    return matrix

@@ -1,0 +1,160 @@
+"""One detection: from its files' contents to a row of the spectra table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from raypipe.errors import OgipError
+from raypipe.ingestion.responses import overlap_shares, redistribution_on_grid
+from raypipe.model.grid import CHANNEL_WIDTH_KEV, NATIVE_CHANNELS, Grid
+from raypipe.ogip import Arf, Rmf, Spectrum
+
+BANDS_KEV = {"s": (0.5, 1.2), "m": (1.2, 2.0), "h": (2.0, 7.0), "b": (0.5, 7.0)}
+"""The CSC's energy bands (Evans et al. 2010); a channel belongs where its middle lies."""
+
+NO_BACKGROUND = "no_background"
+ARF_TRUNCATED = "arf_truncated"
+NO_COUNTS = "no_counts"
+ZEROTH_ORDER = "grating_zeroth_order"
+
+_GRID_TOLERANCE_KEV = 0.004
+_COVERED = 0.99
+
+
+@dataclass(frozen=True)
+class GriddedSpectrum:
+    """A detection on the model's grid.
+
+    `counts`, `background_counts` (1024,) int32 on native channels, the latter None where there is
+    no background; `arf_cm2` (n_energy,); `redistribution` (n_energy, n_channel_bins); `flags` say
+    what a user should know of it.
+    """
+
+    exposure_s: float
+    counts: npt.NDArray[np.int32]
+    background_counts: npt.NDArray[np.int32] | None
+    background_scale: float | None
+    arf_cm2: npt.NDArray[np.float32]
+    redistribution: npt.NDArray[np.float32]
+    flags: tuple[str, ...]
+
+    def band_counts(self) -> dict[str, int | None]:
+        """Counts and background counts in each CSC band."""
+        energy = (np.arange(NATIVE_CHANNELS) + 0.5) * CHANNEL_WIDTH_KEV
+        out: dict[str, int | None] = {}
+        measured = {"counts": self.counts, "background_counts": self.background_counts}
+        for prefix, counts in measured.items():
+            for band, (low, high) in BANDS_KEV.items():
+                inside = (energy >= low) & (energy < high)
+                out[f"{prefix}_{band}"] = None if counts is None else int(counts[inside].sum())
+        return out
+
+
+def put_on_grid(
+    spectrum: Spectrum, grid: Grid, redistribution: npt.NDArray[np.float32] | None = None
+) -> GriddedSpectrum:
+    """Put a spectrum that has its ARF and RMF onto the model's grid.
+
+    `redistribution` is its RMF already on the grid, where that is at hand. Raises OgipError,
+    naming the file and the mend, for what the latent model cannot use.
+    """
+    arf, rmf = _require_responses(spectrum)
+    _require_acis_imaging(spectrum)
+    _require_scales(spectrum)
+    if redistribution is None:
+        redistribution = redistribution_on_grid(rmf, grid)
+    area, truncated = _area_on_grid(arf, grid)
+    background = spectrum.background_counts
+    counts = _native(spectrum.counts, spectrum)
+    total = int(grid.bin_channels(counts).sum())
+    flags = [
+        *([NO_BACKGROUND] if background is None else []),
+        *([ARF_TRUNCATED] if truncated else []),
+        *([NO_COUNTS] if total == 0 else []),
+        *([ZEROTH_ORDER] if _keyword(spectrum, "GRATING") not in ("", "NONE") else []),
+    ]
+    return GriddedSpectrum(
+        exposure_s=float(spectrum.exposure_s),
+        counts=counts,
+        background_counts=None if background is None else _native(background, spectrum),
+        background_scale=None
+        if spectrum.background_scale is None
+        else float(spectrum.background_scale),
+        arf_cm2=area,
+        redistribution=redistribution,
+        flags=tuple(flags),
+    )
+
+
+def _require_responses(spectrum: Spectrum) -> tuple[Arf, Rmf]:
+    if spectrum.arf is None:
+        raise OgipError(spectrum.path, "no ARF with it: put the file ANCRFILE names beside it")
+    if spectrum.rmf is None:
+        raise OgipError(spectrum.path, "no RMF with it: put the file RESPFILE names beside it")
+    return spectrum.arf, spectrum.rmf
+
+
+def _require_acis_imaging(spectrum: Spectrum) -> None:
+    if _keyword(spectrum, "INSTRUME") == "HRC":
+        raise OgipError(
+            spectrum.path, "HRC has almost no energy resolution: outside the latent model"
+        )
+    energies = spectrum.channel_energy_kev
+    if len(spectrum.channels) != NATIVE_CHANNELS or energies is None:
+        raise OgipError(
+            spectrum.path,
+            f"{len(spectrum.channels)} channels, the latent model needs the {NATIVE_CHANNELS} PI "
+            "channels of ACIS",
+        )
+    nominal = np.arange(1, NATIVE_CHANNELS + 1) * CHANNEL_WIDTH_KEV
+    if np.abs(energies[:, 1] - nominal).max() > _GRID_TOLERANCE_KEV:
+        raise OgipError(
+            spectrum.path,
+            f"channels of other energies than ACIS PI ({CHANNEL_WIDTH_KEV * 1e3} eV each): outside "
+            "the latent model",
+        )
+
+
+def _require_scales(spectrum: Spectrum) -> None:
+    if not (np.isfinite(spectrum.exposure_s) and spectrum.exposure_s > 0):
+        raise OgipError(
+            spectrum.path, f"EXPOSURE is {spectrum.exposure_s}: give the exposure in seconds"
+        )
+    scale = spectrum.background_scale
+    if scale is None:
+        return
+    if np.ndim(scale) != 0:
+        raise OgipError(
+            spectrum.path, "BACKSCAL or AREASCAL by channel is outside the latent model"
+        )
+    if not (np.isfinite(scale) and scale > 0):
+        raise OgipError(
+            spectrum.path,
+            f"the background scale is {scale}: EXPOSURE, BACKSCAL and AREASCAL of source and "
+            "background must be above zero",
+        )
+
+
+def _area_on_grid(arf: Arf, grid: Grid) -> tuple[npt.NDArray[np.float32], bool]:
+    """Mean area over each energy bin, and whether the ARF leaves part of the grid uncovered."""
+    low, high = arf.energy_lo_kev.astype(float), arf.energy_hi_kev.astype(float)
+    shares = overlap_shares(low, high, grid.energy_edges_kev)
+    covered = shares @ np.ones(len(low))
+    return (shares @ arf.area_cm2).astype(np.float32), bool(covered.min() < _COVERED)
+
+
+def _native(counts: npt.NDArray[np.float64], spectrum: Spectrum) -> npt.NDArray[np.int32]:
+    whole = np.rint(counts)
+    if np.abs(whole - counts).max() > 1e-3 or whole.max() > np.iinfo(np.int32).max:
+        raise OgipError(
+            spectrum.path,
+            "counts are not whole numbers: the likelihood needs counts as they were detected",
+        )
+    return whole.astype(np.int32)
+
+
+def _keyword(spectrum: Spectrum, key: str) -> str:
+    return str(spectrum.header.get(key, "")).strip().upper()
