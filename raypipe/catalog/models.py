@@ -1,0 +1,64 @@
+"""Which model a verb works with."""
+
+from __future__ import annotations
+
+from raypipe.errors import UsageError
+from raypipe.workspace import Workspace, catalog_folder, model_folder, part_name
+
+_WEIGHTS = "model.safetensors"
+_DEFAULT_PRESET = "folded"
+
+
+def resolve_model(workspace: Workspace, model: str | None) -> str:
+    """URI of a model bundle: of an id in the workspace, of a path, or of the newest model.
+
+    Of several models the newest `folded` one is taken. Raises UsageError where there is none.
+    """
+    if model is None:
+        found = {
+            name: f"{model_folder(name)}/{_WEIGHTS}"
+            for name in workspace.folders("models")
+            if _is_whole(workspace, name)
+        }
+        if not found:
+            raise UsageError(f"{workspace.uri} has no model: run raypipe train, or give --model")
+        return workspace.absolute_uri(model_folder(_newest(workspace, found)))
+    if "/" not in model and _is_whole(workspace, model):
+        return workspace.absolute_uri(model_folder(model))
+    if Workspace(model).exists(_WEIGHTS):
+        return Workspace(model).absolute_uri()
+    known = ", ".join(workspace.folders("models")) or "none"
+    raise UsageError(f"{model}: neither a model of {workspace.uri} ({known}) nor a bundle's folder")
+
+
+def choose_model(workspace: Workspace, release: str, model: str | None) -> str:
+    """Id of the model whose catalog of a release is meant: the one asked for, else the newest.
+
+    Of several presets `folded` goes first. `model` may be an id or a bundle's path. Raises
+    UsageError where there is no such catalog.
+    """
+    known = workspace.folders(f"catalog/{release}")
+    if model is not None:
+        model_id = model.rstrip("/").rsplit("/", 1)[-1]
+        if model_id not in known:
+            raise UsageError(
+                f"{workspace.uri} {release} has no catalog by {model_id}; "
+                f"it has {', '.join(known) or 'none'}"
+            )
+        return model_id
+    if not known:
+        raise UsageError(f"{workspace.uri} {release} has no catalog: run raypipe embed first")
+    return _newest(workspace, {name: part_name(catalog_folder(release, name), 0) for name in known})
+
+
+def _is_whole(workspace: Workspace, model_id: str) -> bool:
+    return workspace.exists(f"{model_folder(model_id)}/{_WEIGHTS}")
+
+
+def _newest(workspace: Workspace, files: dict[str, str]) -> str:
+    """Of ids and a file of each: the id of the newest file, those of the default preset first."""
+
+    def rank(model_id: str) -> tuple[bool, float]:
+        return model_id.startswith(_DEFAULT_PRESET), workspace.modified(files[model_id])
+
+    return max(sorted(files), key=rank)

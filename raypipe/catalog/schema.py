@@ -1,0 +1,102 @@
+"""The columns of the latent catalog, each with its unit, UCD and description: the one place."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+_LEFT_OUT = {"counts", "background_counts", "arf_cm2", "pha_sha256"}
+_IDENTITY = ["detection_id", "obsid", "obi", "region_id", "name", "ra", "dec"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a column holds: unit (VOUnit), UCD1+ and description."""
+
+    unit: str
+    ucd: str
+    description: str
+
+
+_COLUMNS = {
+    "detection_id": Column("", "meta.id;meta.main", "release:obsid.obi.region_id, or file:stem"),
+    "obsid": Column("", "meta.id;obs", "Chandra observation"),
+    "obi": Column("", "meta.id;obs", "observation interval"),
+    "region_id": Column("", "meta.id", "detection region in the observation"),
+    "name": Column("", "meta.id;src", "CSC source the detection belongs to"),
+    "ra": Column("deg", "pos.eq.ra;meta.main", "right ascension, ICRS"),
+    "dec": Column("deg", "pos.eq.dec;meta.main", "declination, ICRS"),
+    "class": Column("", "src.class", "label the detection came with"),
+    "exposure_s": Column("s", "time.duration;obs.exposure", "exposure"),
+    "background_scale": Column("", "arith.factor", "source to background region scale"),
+    "total_counts": Column("ct", "phot.count", "counts in the model's channels, 0.50-7.97 keV"),
+    "cash": Column("", "stat.fit.goodness", "Cash statistic of the reconstruction"),
+    "cash_expected": Column(
+        "", "stat.fit.goodness", "its expectation (Kaastra 2017) less the fitted parameters"
+    ),
+    "fit_zscore": Column("", "stat.fit.residual", "(cash - cash_expected) / standard deviation"),
+    "anomaly_score": Column("", "stat.likelihood", "minus the log density of the latents, nats"),
+    "flags": Column("", "meta.code.qual", "what a user should know, separated by |"),
+    "split": Column("", "meta.code", "train, validation or test: what the source was for"),
+    "model_id": Column("", "meta.id", "model that made the row"),
+    "rmf_id": Column("", "meta.id", "redistribution in the responses table"),
+    "source_uri": Column("", "meta.ref.uri", "file the spectrum was read from"),
+}
+_PATTERNS = {
+    r"z(\d)": Column("", "stat.value", "latent {0}"),
+    r"z(\d)_err": Column("", "stat.error", "standard deviation of latent {0}"),
+    r"p_(.+)": Column("", "stat.probability;src.class", "probability of class {0}"),
+    r"counts_([smhb])": Column("ct", "phot.count;em.X-ray", "counts in the CSC {0} band"),
+    r"background_counts_([smhb])": Column(
+        "ct", "phot.count;instr.background", "background-region counts in the CSC {0} band"
+    ),
+}
+
+
+def describe(name: str) -> Column | None:
+    """What the column of that name holds; None for columns that came along from a catalog."""
+    if name in _COLUMNS:
+        return _COLUMNS[name]
+    for pattern, column in _PATTERNS.items():
+        if match := re.fullmatch(pattern, name):
+            return Column(column.unit, column.ucd, column.description.format(*match.groups()))
+    return None
+
+
+def catalog_table(
+    spectra: pa.Table, measured: pd.DataFrame, split: npt.NDArray[Any], model_id: str
+) -> pa.Table:
+    """Rows of the latent catalog: identity, what was measured, then what came along.
+
+    `spectra` are rows of the spectra table, `measured` the output of `Model.encode_batch` and
+    `split` (n,) for the same rows. Fields carry unit, UCD and description.
+    """
+    own = {name: pa.array(measured[name].to_numpy()) for name in measured}
+    own |= {
+        "flags": spectra["flags"],
+        "split": pa.array(split.astype(object), pa.string()),
+        "model_id": pa.array(np.full(len(measured), model_id, dtype=object), pa.string()),
+    }
+    came_along = [
+        name
+        for name in spectra.column_names
+        if name not in own and name not in _IDENTITY and name not in _LEFT_OUT
+    ]
+    columns = {name: spectra[name] for name in _IDENTITY}
+    columns |= own | {name: spectra[name] for name in came_along}
+    fields = [_field(name, column.type) for name, column in columns.items()]
+    return pa.table(list(columns.values()), schema=pa.schema(fields))
+
+
+def _field(name: str, kind: pa.DataType) -> pa.Field:
+    column = describe(name)
+    if column is None:
+        return pa.field(name, kind)
+    metadata = {"unit": column.unit, "ucd": column.ucd, "description": column.description}
+    return pa.field(name, kind, metadata={key: text for key, text in metadata.items() if text})

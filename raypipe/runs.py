@@ -1,0 +1,74 @@
+"""A record of every run of a verb: W/runs/<timestamp>-<verb>/."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from raypipe._version import __version__
+from raypipe.config import Config
+from raypipe.workspace import Workspace
+
+_PACKAGES = ("ray", "torch", "numpy", "pyarrow", "astropy", "scikit-learn")
+
+
+def made_by() -> dict[str, str]:
+    """Versions of raypipe and of what it stands on."""
+    return {
+        "raypipe": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in _PACKAGES},
+    }
+
+
+class _Lines(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.lines: list[str] = []
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
+
+
+@contextmanager
+def record_run(workspace: Workspace, verb: str, config: Config) -> Iterator[dict[str, Any]]:
+    """Keep the resolved configuration, versions, log, timing and outcome of a run.
+
+    Yields a mapping to put figures into; they are written with the rest, also when the run fails.
+    """
+    started = datetime.now(UTC)
+    clock = time.monotonic()
+    folder = f"runs/{started:%Y%m%dT%H%M%S.%f}-{verb}"
+    workspace.write_bytes(f"{folder}/config.toml", config.to_toml().encode())
+    figures: dict[str, Any] = {}
+    lines = _Lines()
+    logger = logging.getLogger("raypipe")
+    logger.addHandler(lines)
+    outcome = "failed"
+    try:
+        yield figures
+        outcome = "done"
+    except KeyboardInterrupt:
+        outcome = "interrupted"
+        raise
+    finally:
+        logger.removeHandler(lines)
+        record = {
+            "verb": verb,
+            "outcome": outcome,
+            "started": started.isoformat(),
+            "seconds": round(time.monotonic() - clock, 3),
+            "command": sys.argv,
+            "made_by": made_by(),
+            "figures": figures,
+        }
+        workspace.write_bytes(f"{folder}/log.txt", ("\n".join(lines.lines) + "\n").encode())
+        workspace.write_json(f"{folder}/run.json", record)

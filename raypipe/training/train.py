@@ -1,0 +1,169 @@
+"""train: from spectra to a model bundle, with Ray Train."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.train import UserCallback
+from ray.train.torch import TorchTrainer
+from ray.util.queue import Queue
+
+from raypipe._version import __version__
+from raypipe.cluster import ray_session
+from raypipe.config import Config, as_config, load_config
+from raypipe.discovery.manifest import choose_release
+from raypipe.runs import record_run
+from raypipe.training.data import Roster, read_roster
+from raypipe.training.loop import train_worker
+from raypipe.workspace import Workspace, model_folder
+
+log = logging.getLogger(__name__)
+
+
+def train(
+    workspace: str | Workspace,
+    *,
+    release: str | None = None,
+    preset: str | None = None,
+    config: Config | Mapping[str, Any] | str | Path | None = None,
+) -> str:
+    """Train a model on a release's spectra and return its id.
+
+    The id is made of preset, settings and data: the same command on the same spectra finds the
+    model it has trained already, or goes on where an earlier run died.
+    """
+    settings = as_config(config)
+    if preset is not None:
+        values = settings.model_dump()
+        values["model"]["preset"] = preset
+        settings = load_config(settings=values)
+    workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    release = choose_release(workspace, release)
+    roster = read_roster(workspace, release, settings.train)
+    model_id = model_id_of(settings, roster)
+    if workspace.exists(f"{model_folder(model_id)}/model.safetensors"):
+        log.info("train: %s is trained already", model_id)
+        return model_id
+    with record_run(workspace, "train", settings) as figures, ray_session(settings.ray):
+        log.info("train: %s on %s, %s", model_id, release, roster.sizes())
+        _fit(workspace, release, model_id, settings)
+        metrics = workspace.read_json(f"{model_folder(model_id)}/metrics.json")
+        figures.update({"model_id": model_id, "validation_loss": metrics["validation_loss"]})
+    log.info(
+        "train: %s done after %d epochs, validation loss %.4f in epoch %d",
+        model_id,
+        metrics["epochs"],
+        metrics["validation_loss"],
+        metrics["best_epoch"],
+    )
+    return model_id
+
+
+def model_id_of(settings: Config, roster: Roster) -> str:
+    """Name of the model that these settings make of these spectra."""
+    recipe = {
+        "model": settings.model.model_dump(),
+        "train": settings.train.model_dump(),
+        "data": roster.fingerprint,
+        "version": __version__,
+    }
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+    return f"{settings.model.preset}-{digest[:8]}"
+
+
+def _fit(workspace: Workspace, release: str, model_id: str, settings: Config) -> None:
+    use_gpu = settings.train.use_gpu
+    if use_gpu is None:
+        use_gpu = ray.cluster_resources().get("GPU", 0) >= settings.train.num_workers
+    reports = Queue(actor_options={"num_cpus": 0})
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={
+            "workspace": workspace.absolute_uri(),
+            "release": release,
+            "model_id": model_id,
+            "config": settings.model_dump(),
+        },
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=settings.train.num_workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": settings.train.cpus_per_worker},
+        ),
+        run_config=ray.train.RunConfig(
+            name=model_id,
+            storage_path=workspace.absolute_uri("runs/train"),
+            failure_config=ray.train.FailureConfig(max_failures=settings.train.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            callbacks=[_Reporter(reports)],
+        ),
+    )
+    with _progress_lines(reports, model_id, settings.train.epochs), _interruptible():
+        trainer.fit()
+
+
+class _Reporter(UserCallback):
+    """Sends the first worker's metrics from Ray Train's controller to the driver."""
+
+    def __init__(self, reports: Queue) -> None:
+        self.reports = reports
+
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
+    ) -> None:
+        """Called once an epoch."""
+        self.reports.put(metrics[0])
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Make Ctrl-C a KeyboardInterrupt again: Ray Train leaves with exit code 0 on it.
+
+    Its signal handler, which stops the workers first, is taken out at the end.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def _progress_lines(reports: Queue, model_id: str, epochs: int) -> Iterator[None]:
+    """Log a line for each report that comes while the block runs."""
+
+    def follow() -> None:
+        while (report := reports.get()) is not None:
+            left = (epochs - 1 - report["epoch"]) * report["seconds"]
+            log.info(
+                "train: %s epoch %d/%d, loss %.4f, validation %.4f, %.0f spectra/s, "
+                "at most %.0f s left",
+                model_id,
+                report["epoch"] + 1,
+                epochs,
+                report["train_loss"],
+                report["validation_loss"],
+                report["spectra_per_s"],
+                left,
+            )
+
+    follower = threading.Thread(target=follow, daemon=True)
+    follower.start()
+    try:
+        yield
+    finally:
+        reports.put(None)
+        follower.join(timeout=5.0)
+        reports.shutdown()
