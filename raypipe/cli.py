@@ -1,0 +1,223 @@
+"""The command line: `raypipe VERB --workspace W [options]`, one verb a function of raypipe."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from raypipe._version import __version__
+from raypipe.config import Config, load_config
+from raypipe.errors import RaypipeError, UsageError
+
+DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes."""
+
+log = logging.getLogger("raypipe")
+
+Verb = Callable[[argparse.Namespace, Config], Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb and return its exit code: 0 done, 1 failed, 2 bad usage, 130 interrupted."""
+    options = build_parser().parse_args(arguments)
+    _log_to_stderr(options.verbose, quiet=options.json)
+    try:
+        config = load_config(options.config, options.settings)
+        answer = options.run(options, config)
+    except UsageError as error:
+        return _fail(error, BAD_USAGE, options)
+    except RaypipeError as error:
+        return _fail(error, FAILED, options)
+    except KeyboardInterrupt:
+        print("raypipe: interrupted; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    _print(answer, options)
+    return DONE
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="raypipe", description="From X-ray spectra to a latent catalog, on Ray."
+    )
+    parser.add_argument("--version", action="version", version=f"raypipe {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+
+    simulate = _verb(verbs, "simulate", _simulate, "draw a survey and write CSC-like FITS products")
+    simulate.add_argument("--detections", type=int, help="how many")
+    simulate.add_argument("--seed", type=int, help="of every random draw")
+    simulate.add_argument("--out", required=True, help="folder to write to")
+    simulate.add_argument("--catalog", help="real table whose sources are drawn")
+    simulate.add_argument("--responses", help="folder of real ARF and RMF pairs")
+
+    discover = _verb(verbs, "discover", _discover, "list a source's detections into a manifest")
+    _source_options(discover)
+
+    ingest = _verb(verbs, "ingest", _ingest, "read a manifest's files into spectra and rejects")
+    train = _verb(verbs, "train", _train, "train an autoencoder on a release's spectra")
+    train.add_argument("--preset", choices=["folded", "paper"], help="recipe of model and loss")
+    embed = _verb(verbs, "embed", _embed, "write the latent catalog of a release")
+    evaluate = _verb(verbs, "evaluate", _evaluate, "measure how good the latents are")
+    report = _verb(verbs, "report", _report, "write the page about a catalog")
+    run = _verb(verbs, "run", _run, "the whole road, from a source to a report")
+    _source_options(run, extra=', or "simulated"')
+    status = _verb(verbs, "status", _status, "what a workspace holds")
+
+    for verb in discover, ingest, train, embed, evaluate, report, run, status:
+        verb.add_argument("--workspace", required=True, help="local path or s3://bucket/prefix")
+    for verb in ingest, train, embed, evaluate, report:
+        verb.add_argument("--release", help="release to work on; by default the only one")
+    for verb in embed, evaluate, report, run:
+        verb.add_argument("--model", help="id of a model, or the folder of its bundle")
+    for verb in evaluate, report, run:
+        verb.add_argument("--labels", help="table of class labels and true parameters")
+    return parser
+
+
+def _verb(verbs: Any, name: str, function: Verb, summary: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=summary, description=summary)
+    parser.set_defaults(run=function)
+    parser.add_argument("--config", help="TOML file of settings")
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        metavar="SECTION.KEY=VALUE",
+        action="append",
+        default=[],
+        help="one setting; may be repeated",
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="log more")
+    parser.add_argument("--json", action="store_true", help="print the answer as JSON")
+    return parser
+
+
+def _source_options(parser: argparse.ArgumentParser, extra: str = "") -> None:
+    parser.add_argument("--source", required=True, help=f"folder or s3:// prefix{extra}")
+    parser.add_argument("--catalog", help="table whose columns and labels are joined")
+    parser.add_argument("--release", help="name of the release")
+
+
+def _simulate(options: argparse.Namespace, config: Config) -> Any:
+    from raypipe.simulation.simulate import simulate
+
+    given = {"detections": options.detections, "seed": options.seed}
+    settings = config.simulate.model_dump() | {k: v for k, v in given.items() if v is not None}
+    return simulate(options.out, catalog=options.catalog, responses=options.responses, **settings)
+
+
+def _discover(options: argparse.Namespace, config: Config) -> Any:
+    from raypipe.discovery.discover import discover
+
+    return discover(
+        options.workspace,
+        source=options.source,
+        catalog=options.catalog,
+        release=options.release,
+        config=config,
+    )
+
+
+def _ingest(options: argparse.Namespace, config: Config) -> Any:
+    from raypipe.ingestion.ingest import ingest
+
+    return ingest(options.workspace, release=options.release, config=config)
+
+
+def _train(options: argparse.Namespace, config: Config) -> Any:
+    from raypipe.training.train import train
+
+    model_id = train(
+        options.workspace, release=options.release, preset=options.preset, config=config
+    )
+    return {"model_id": model_id}
+
+
+def _embed(options: argparse.Namespace, config: Config) -> Any:
+    from raypipe.embedding.embed import embed
+
+    model_id = embed(options.workspace, release=options.release, model=options.model, config=config)
+    return {"model_id": model_id}
+
+
+def _evaluate(options: argparse.Namespace, config: Config) -> Any:
+    from raypipe.evaluation.evaluate import evaluate
+
+    metrics = evaluate(
+        options.workspace,
+        release=options.release,
+        model=options.model,
+        labels=options.labels,
+        config=config,
+    )
+    return metrics if options.json else metrics["summary"]
+
+
+def _report(options: argparse.Namespace, config: Config) -> Any:
+    from raypipe.reporting.report import report
+
+    page = report(
+        options.workspace,
+        release=options.release,
+        model=options.model,
+        labels=options.labels,
+        config=config,
+    )
+    return {"report": page}
+
+
+def _run(options: argparse.Namespace, config: Config) -> Any:
+    from raypipe.pipeline.run import run
+
+    return run(
+        options.workspace,
+        source=options.source,
+        catalog=options.catalog,
+        labels=options.labels,
+        release=options.release,
+        model=options.model,
+        config=config,
+    )
+
+
+def _status(options: argparse.Namespace, config: Config) -> Any:
+    from raypipe.pipeline.status import status, status_lines
+
+    state = status(options.workspace)
+    return state if options.json else "\n".join(status_lines(state))
+
+
+def _log_to_stderr(verbose: bool, quiet: bool) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log.addHandler(handler)
+    log.propagate = False
+    log.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
+
+
+def _fail(error: RaypipeError, code: int, options: argparse.Namespace) -> int:
+    if options.json:
+        print(json.dumps({"error": str(error), "exit_code": code}))
+    print(f"raypipe: {error}", file=sys.stderr)
+    return code
+
+
+def _print(answer: Any, options: argparse.Namespace) -> None:
+    if options.json:
+        print(json.dumps(answer, default=str))
+    elif isinstance(answer, dict):
+        for key, value in answer.items():
+            print(f"{key}: {value}")
+    elif answer is not None:
+        print(answer)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

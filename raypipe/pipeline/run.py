@@ -1,0 +1,91 @@
+"""run: the whole road, from a source to a report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raypipe.catalog.models import resolve_model
+from raypipe.cluster import ray_session
+from raypipe.config import Config, as_config
+from raypipe.discovery.discover import discover
+from raypipe.embedding.embed import embed
+from raypipe.errors import UsageError
+from raypipe.evaluation.evaluate import evaluate
+from raypipe.ingestion.ingest import ingest
+from raypipe.reporting.report import report
+from raypipe.simulation.simulate import simulate
+from raypipe.training.train import train
+from raypipe.workspace import Workspace, catalog_folder, evaluation_folder
+
+log = logging.getLogger(__name__)
+
+SIMULATED = "simulated"
+"""The source that is made first: a survey drawn and written into the workspace."""
+
+
+def run(
+    workspace: str | Workspace,
+    *,
+    source: str,
+    catalog: str | Path | None = None,
+    labels: str | Path | None = None,
+    release: str | None = None,
+    model: str | None = None,
+    config: Config | Mapping[str, Any] | str | Path | None = None,
+) -> dict[str, Any]:
+    """Take a source the whole road to a latent catalog and a report.
+
+    `source` as in `discover`, or "simulated": a survey is drawn by the configuration and written
+    to the workspace's `survey` folder first, and its truth serves as labels. With `model`, the id
+    or path of a trained bundle, nothing is trained; else the configured preset is, and beside it
+    `evaluate.baseline_presets` for comparison. Returns where catalog, metrics and report are, and
+    the metrics' summary. The same command completes an interrupted run.
+    """
+    settings = as_config(config)
+    workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    if source == SIMULATED:
+        source = _simulated_survey(workspace, settings)
+        catalog = labels = Path(source) / "truth.parquet"
+    found = discover(workspace, source=source, catalog=catalog, release=release, config=settings)
+    release = str(found["release"])
+    with ray_session(settings.ray):
+        ingest(workspace, release=release, config=settings)
+        uris = _models(workspace, release, model, settings)
+        model_ids = [embed(workspace, release=release, model=uri, config=settings) for uri in uris]
+    model_id = model_ids[0]
+    metrics = evaluate(workspace, release=release, model=model_id, labels=labels, config=settings)
+    page = report(workspace, release=release, model=model_id, labels=labels, config=settings)
+    return {
+        "release": release,
+        "model_id": model_id,
+        "catalog": workspace.absolute_uri(catalog_folder(release, model_id)),
+        "metrics": workspace.absolute_uri(f"{evaluation_folder(release, model_id)}/metrics.json"),
+        "report": page,
+        "summary": metrics["summary"],
+    }
+
+
+def _simulated_survey(workspace: Workspace, settings: Config) -> str:
+    if not workspace.is_local:
+        raise UsageError(
+            f"--source {SIMULATED} writes FITS files: give a local --workspace, or simulate a "
+            "survey first and upload it"
+        )
+    folder = workspace.path("survey")
+    simulate(folder, **settings.simulate.model_dump())
+    return folder
+
+
+def _models(workspace: Workspace, release: str, model: str | None, settings: Config) -> list[str]:
+    """URIs of the models to embed with, the main one first."""
+    if model is not None:
+        return [resolve_model(workspace, model)]
+    presets = [settings.model.preset, *settings.evaluate.baseline_presets]
+    ids = [
+        train(workspace, release=release, preset=preset, config=settings)
+        for preset in dict.fromkeys(presets)
+    ]
+    return [resolve_model(workspace, model_id) for model_id in ids]

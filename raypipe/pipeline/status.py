@@ -1,0 +1,104 @@
+"""status: what a workspace holds, and what is still to do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from raypipe.discovery.manifest import read_manifest_summary
+from raypipe.ingestion.ingest import count_rows
+from raypipe.workspace import (
+    Workspace,
+    catalog_folder,
+    evaluation_folder,
+    part_name,
+    rejects_folder,
+    report_name,
+    spectra_folder,
+)
+
+
+def status(workspace: str | Workspace) -> dict[str, Any]:
+    """What each release of a workspace has come to, and which models there are.
+
+    Of a release: rows of manifest, spectra and rejects and whether they add up, rejects by
+    reason, and of each model's catalog its rows and whether evaluation and report are there.
+    """
+    workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    return {
+        "workspace": workspace.absolute_uri(),
+        "releases": [_release(workspace, name) for name in workspace.folders("manifest")],
+        "models": [
+            name
+            for name in workspace.folders("models")
+            if workspace.exists(f"models/{name}/model.safetensors")
+        ],
+    }
+
+
+def status_lines(state: dict[str, Any]) -> list[str]:
+    """The state that `status` returns, for people."""
+    lines = [f"workspace {state['workspace']}"]
+    for release in state["releases"]:
+        if "problem" in release:
+            lines.append(f"  {release['release']}: {release['problem']}")
+            continue
+        rows = release["rows"]
+        sign = "=" if release["complete"] else "!="
+        lines.append(
+            f"  {release['release']}: {rows['manifest']} detections {sign} "
+            f"{rows['spectra']} spectra + {rows['rejects']} rejects"
+            + ("" if release["complete"] else f" ({release['missing_parts']} parts to ingest)")
+        )
+        lines += [f"    rejected {n}: {why}" for why, n in release["rejects_by_reason"].items()]
+        for catalog in release["catalogs"]:
+            extras = [name for name in ("evaluation", "report") if catalog[name]]
+            lines.append(
+                f"    catalog {catalog['model_id']}: {catalog['rows']} rows"
+                + "".join(f", {name}" for name in extras)
+            )
+    lines.append(f"  models: {', '.join(state['models']) or 'none'}")
+    return lines
+
+
+def _release(workspace: Workspace, release: str) -> dict[str, Any]:
+    try:
+        summary = read_manifest_summary(workspace, release)
+    except Exception as error:
+        return {"release": release, "problem": str(error)}
+    parts = range(int(summary["parts"]))
+    rows = count_rows(workspace, release)
+    return {
+        "release": release,
+        "source": summary["source"],
+        "rows": rows,
+        "complete": rows["manifest"] == rows["spectra"] + rows["rejects"],
+        "missing_parts": sum(
+            not workspace.exists(part_name(spectra_folder(release), part)) for part in parts
+        ),
+        "rejects_by_reason": _reasons(workspace, release),
+        "catalogs": [
+            {
+                "model_id": model_id,
+                "rows": sum(
+                    workspace.count_rows(name)
+                    for name in workspace.files(catalog_folder(release, model_id), ".parquet")
+                ),
+                "evaluation": workspace.exists(
+                    f"{evaluation_folder(release, model_id)}/metrics.json"
+                ),
+                "report": workspace.exists(report_name(release, model_id)),
+            }
+            for model_id in workspace.folders(f"catalog/{release}")
+        ],
+    }
+
+
+def _reasons(workspace: Workspace, release: str) -> dict[str, int]:
+    """Rejects by reason, the file's name left out."""
+    counter: Counter[str] = Counter()
+    for name in workspace.files(rejects_folder(release), ".parquet"):
+        table = workspace.read_table(name, ["reason", "uri"])
+        for reason, uri in zip(table["reason"].to_pylist(), table["uri"].to_pylist(), strict=True):
+            counter[reason.removeprefix(uri).lstrip(": ")] += 1
+    return dict(counter.most_common())
