@@ -1,0 +1,72 @@
+"""Effective areas: the ancillary response file (ARF).
+
+Source: OGIP memo CAL/GEN/92-002, "The Calibration Requirements for Spectral Analysis".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from raypipe.errors import OgipError
+from raypipe.ogip.columns import energy_grid_kev, finite, refuse_rows, tables_of_class
+from raypipe.ogip.fits import Floats, Table, read_hdus
+from raypipe.ogip.loading import Source
+
+_CM2 = frozenset({"", "CM**2", "CM^2", "CM2"})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arf:
+    """Effective area by energy bin.
+
+    `energy_lo_kev`, `energy_hi_kev` (m,): edges of the bins, keV, ascending; `area_cm2` (m,),
+    finite and not negative; `header`: the keywords of its HDU.
+    """
+
+    energy_lo_kev: Floats
+    energy_hi_kev: Floats
+    area_cm2: Floats
+    header: Mapping[str, Any]
+
+    def area_on(self, energy_lo_kev: Floats, energy_hi_kev: Floats) -> Floats:
+        """Area (k,), cm2, on other energy bins: the mean weighted by overlap.
+
+        Where a bin reaches beyond the ARF, the area out there counts as zero.
+        """
+        if len(energy_lo_kev) == len(self.energy_lo_kev) and (
+            np.allclose(energy_lo_kev, self.energy_lo_kev, rtol=1e-6, atol=0)
+            and np.allclose(energy_hi_kev, self.energy_hi_kev, rtol=1e-6, atol=0)
+        ):
+            return self.area_cm2
+        edges = np.column_stack([self.energy_lo_kev, self.energy_hi_kev]).ravel()
+        edges = np.maximum.accumulate(edges)
+        pieces = self.area_cm2 * (self.energy_hi_kev - self.energy_lo_kev)
+        integral = np.repeat(np.concatenate([[0.0], np.cumsum(pieces)]), 2)[1:-1]
+        upper = np.interp(energy_hi_kev, edges, integral)
+        lower = np.interp(energy_lo_kev, edges, integral)
+        area: Floats = (upper - lower) / (energy_hi_kev - energy_lo_kev)
+        return area
+
+
+def read_arf(source: Source, *, name: str | None = None) -> Arf:
+    """Read the ARF of a path or of bytes (called `name` in errors).
+
+    Raises OgipError on anything malformed: energies that do not ascend, an area that is negative
+    or not finite, no SPECRESP table.
+    """
+    hdus = read_hdus(source, name=name)
+    found = tables_of_class(hdus, "RESPONSE", "SPECRESP", ("SPECRESP",))
+    if not found:
+        raise OgipError(hdus[0].path, "no effective area (HDUCLAS2 SPECRESP) in the file")
+    table = Table(found[0])
+    energy_lo, energy_hi = energy_grid_kev(table)
+    unit = table.keyword("TUNIT", "SPECRESP")
+    if isinstance(unit, str) and unit.replace(" ", "").upper() not in _CM2:
+        raise table.hdu.error(f"SPECRESP is in {unit!r}, expected cm**2")
+    area = finite(table, "SPECRESP")
+    refuse_rows(table, area < 0, "SPECRESP is negative")
+    return Arf(energy_lo, energy_hi, area, table.hdu.header)

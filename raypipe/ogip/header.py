@@ -1,0 +1,116 @@
+"""FITS header cards as a read-only mapping, each value parsed when it is asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+CARD_BYTES = 80
+_KEY_BYTES = 8
+_VALUE_START = 10
+_NO_KEYWORDS = (b" " * 8, b"COMMENT ", b"HISTORY ", b"CONTINUE", b"HIERARCH")
+_STRING = re.compile(r"\s*'((?:[^']|'')*)'")
+_INTEGER = re.compile(r"[+-]?\d+")
+
+
+_ABSENT = object()
+
+
+class Header(Mapping[str, Any]):
+    """Keywords of one HDU: str, bool, int, float, or None where a keyword has no value.
+
+    Keys match in any case; the first of repeated keywords counts. Long strings (CONTINUE) are
+    joined. Commentary, HIERARCH cards and names FITS does not allow are left out; a value that is
+    none of FITS's types is given as the text of its card. Source: FITS Standard 4.0, section 4.
+    """
+
+    __slots__ = ("_cards", "_positions")
+
+    def __init__(self, cards: bytes) -> None:
+        n_cards = len(cards) // CARD_BYTES
+        keys = np.ndarray(n_cards, f"S{_KEY_BYTES}", cards, strides=(CARD_BYTES,)).tolist()
+        keys.reverse()
+        self._cards = cards.decode("latin-1")
+        self._positions: dict[bytes, int] = dict(
+            zip(keys, range((n_cards - 1) * CARD_BYTES, -1, -CARD_BYTES), strict=True)
+        )
+        for key in _NO_KEYWORDS:
+            self._positions.pop(key, None)
+
+    def __getitem__(self, key: str) -> Any:
+        value = self.get(key, _ABSENT)
+        if value is _ABSENT:
+            raise KeyError(key)
+        return value
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Value of a keyword, `default` where the header does not have it."""
+        start = self._positions.get(_padded(key))
+        if start is None or not self._has_value(start):
+            return default
+        text = self._text(start)
+        string = _STRING.match(text) if "'" in text else None
+        if string is None:
+            return _parse_plain(text.partition("/")[0].strip())
+        return self._continued(_unquoted(string), start)
+
+    def __iter__(self) -> Iterator[str]:
+        for position, key in sorted((at, key) for key, at in self._positions.items()):
+            name = key.decode("latin-1").rstrip()
+            if _padded(name) == key and self._has_value(position):
+                yield name
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return f"Header({dict(self)!r})"
+
+    def __reduce__(self) -> tuple[type[Header], tuple[bytes]]:
+        return Header, (self._cards.encode("latin-1"),)
+
+    def _has_value(self, start: int) -> bool:
+        return self._cards.startswith("= ", start + _KEY_BYTES)
+
+    def _text(self, start: int) -> str:
+        return self._cards[start + _VALUE_START : start + CARD_BYTES]
+
+    def _continued(self, value: str, start: int) -> str:
+        parts = []
+        while value.endswith("&"):
+            start += CARD_BYTES
+            string = _STRING.match(self._text(start))
+            if string is None or not self._cards.startswith("CONTINUE", start):
+                break
+            parts.append(value[:-1])
+            value = _unquoted(string)
+        return "".join([*parts, value])
+
+
+@lru_cache(maxsize=4096)
+def _padded(key: str) -> bytes:
+    return key.upper().ljust(_KEY_BYTES).encode("ascii", "replace")
+
+
+def _unquoted(string: re.Match[str]) -> str:
+    return string[1].replace("''", "'").rstrip()
+
+
+def _parse_plain(text: str) -> Any:
+    """Value of a card that holds no string: bool, int, float, None, or the text itself."""
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    if not text:
+        return None
+    if text in ("T", "F"):
+        return text == "T"
+    if "_" in text:
+        return text
+    try:
+        return float(text.replace("D", "E").replace("d", "e"))
+    except ValueError:
+        return text

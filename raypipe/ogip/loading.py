@@ -1,0 +1,85 @@
+"""Files and gzip streams into bytes, within fixed bounds."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import TypeAlias
+
+from isal import isal_zlib
+
+from raypipe.errors import OgipError
+
+Source: TypeAlias = str | os.PathLike[str] | bytes
+
+MAX_FILE_BYTES = 256 * 2**20
+"""Largest file read, as it lies on disk."""
+
+MAX_EXPANDED_BYTES = 256 * 2**20
+"""Largest content a gzip file may expand to; decompression stops there."""
+
+MAX_MEMBERS = 100
+"""Most gzip streams one after the other in a file; each costs a copy of what follows it."""
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_GZIP_WINDOW_BITS = 31
+_BROKEN_STREAM: type[Exception] = isal_zlib.error  # type: ignore[assignment]
+
+
+def load(source: Source, *, name: str | None = None) -> tuple[str, bytes]:
+    """Bytes of a plain or gzip file, recognized by content, and the name to call it in errors.
+
+    `source` is a path, or the bytes themselves. Raises OgipError where the file cannot be read,
+    exceeds `MAX_FILE_BYTES`, expands beyond `MAX_EXPANDED_BYTES`, or is a broken gzip stream.
+    """
+    if isinstance(source, bytes | bytearray | memoryview):
+        label, content = name or "<bytes>", bytes(source)
+    else:
+        label = name or os.fspath(source)
+        content = _read_file(Path(source), label)
+    if len(content) > MAX_FILE_BYTES:
+        raise OgipError(label, _too_large(len(content)))
+    if content.startswith(_GZIP_MAGIC):
+        content = _decompress(content, label)
+    return label, content
+
+
+def _read_file(path: Path, label: str) -> bytes:
+    try:
+        status = path.stat()
+        is_regular = stat.S_ISREG(status.st_mode)
+        if is_regular and status.st_size <= MAX_FILE_BYTES:
+            return path.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OgipError(label, f"cannot be read: {reason}") from error
+    raise OgipError(label, _too_large(status.st_size) if is_regular else "not a regular file")
+
+
+def _too_large(size: int) -> str:
+    return f"{size} bytes, more than the {MAX_FILE_BYTES} a file may have"
+
+
+def _decompress(content: bytes, label: str) -> bytes:
+    """All gzip members, one after the other; what follows them and is no gzip is left alone."""
+    members: list[bytes] = []
+    room = MAX_EXPANDED_BYTES
+    while content.startswith(_GZIP_MAGIC):
+        if len(members) == MAX_MEMBERS:
+            raise OgipError(label, f"more than {MAX_MEMBERS} gzip streams in one file")
+        decompressor = isal_zlib.decompressobj(wbits=_GZIP_WINDOW_BITS)
+        try:
+            member = decompressor.decompress(content, room + 1)
+        except _BROKEN_STREAM as error:
+            if members:
+                break
+            raise OgipError(label, f"broken gzip stream: {error}") from error
+        room -= len(member)
+        if room < 0:
+            raise OgipError(label, f"expands to more than {MAX_EXPANDED_BYTES} bytes")
+        if not decompressor.eof:
+            raise OgipError(label, "gzip stream ends early: the file is truncated")
+        members.append(member)
+        content = decompressor.unused_data
+    return members[0] if len(members) == 1 else b"".join(members)

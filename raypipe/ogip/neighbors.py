@@ -1,0 +1,70 @@
+"""Files that a PHA names, looked for beside it and nowhere else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+MAX_NAME_LENGTH = 1024
+"""Longest name looked for; a header may hold strings of any length."""
+
+_CSC_NAME = re.compile(
+    r"(?P<stem>(?:acis|hrc)f\d{5,}_\d{3}N)(?P<version>\d{3})"
+    r"(?P<rest>(?:_e\d+)?_r\d{4,}_[a-z]+3\.fits)(?:\.gz)?"
+)
+_SELECTORS = re.compile(r"(\[[^\]]*\]|\{\d+\})+$")
+
+
+def find_beside(path: Path, named: str) -> Path | None:
+    """The file called `named` in the folder of `path`; None where there is none.
+
+    Folders in `named` and selectors of an HDU behind it are dropped, and `.gz` may be there or
+    not. For products of the Chandra Source Catalog any version of the same detection will do, the
+    newest first, as versions of a PHA and of its responses may differ.
+    """
+    name = _bare_name(named)
+    if name is None:
+        return None
+    plain = name.removesuffix(".gz")
+    for candidate in dict.fromkeys((name, plain, f"{plain}.gz")):
+        found = path.parent / candidate
+        if _is_file(found):
+            return found
+    return _newest_version(path.parent, plain)
+
+
+def is_same_product(named: str, file_name: str) -> bool:
+    """Whether a name a header gives means the file itself, apart from `.gz` and CSC version."""
+    name = _bare_name(named)
+    return name is not None and _identity(name) == _identity(file_name)
+
+
+def _bare_name(named: str) -> str | None:
+    if len(named) > MAX_NAME_LENGTH:
+        return None
+    name = re.split(r"[/\\]", _SELECTORS.sub("", named.strip()))[-1]
+    return name if name.isprintable() and name not in ("", ".", "..") else None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def _identity(name: str) -> str:
+    match = _CSC_NAME.fullmatch(name)
+    return match["stem"] + match["rest"] if match else name.removesuffix(".gz")
+
+
+def _newest_version(folder: Path, name: str) -> Path | None:
+    match = _CSC_NAME.fullmatch(name)
+    if match is None:
+        return None
+    versions = [
+        found
+        for found in folder.glob(f"{match['stem']}[0-9][0-9][0-9]{match['rest']}*")
+        if _identity(found.name) == _identity(name) and _is_file(found)
+    ]
+    return max(versions, key=lambda found: found.name, default=None)

@@ -1,0 +1,262 @@
+"""Damaged and hostile files: read right or refused with OgipError, in bounded time and memory."""
+
+from __future__ import annotations
+
+import gzip
+import tracemalloc
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from raypipe.ogip import Arf, OgipError, Pha, Rmf, loading, read_arf, read_pha, read_rmf
+from tests.unit.ogip_files import (
+    arf_hdu,
+    column,
+    counts_of,
+    dense_matrix,
+    energy_edges,
+    pha_hdu,
+    rmf_bytes,
+    to_bytes,
+)
+
+Edit = tuple[str, float, Any]
+
+SLACK_BYTES = 2**20
+MEMORY_FACTOR = 8
+
+HOSTILE_INTEGERS = (0, 1, 2, 3, 7, -1, 255, 2880, 65535, 2**31 - 1, -(2**31), 2**32, 2**62, 10**60)
+HOSTILE_VALUES = [str(value) for value in HOSTILE_INTEGERS] + [
+    *("1.5", "1E400", "NAN", "T", "", "'J'", "'1J'", "'0J'", "'1024E'", "'PJ(3)'", "'QE(9)'"),
+    *("'1PE(2)'", "'999999999D'", "'8X'", "'9A'", "'BKG'", "'TOTAL'", "'TYPE:II'", "'EBOUNDS'"),
+    *(
+        "'RESPONSE'",
+        "'SPECTRUM'",
+        "'RSP_MATRIX'",
+        "'COUNTS'",
+        "'CHANNEL'",
+        "'N_GRP'",
+        "'keV'",
+        "'L'",
+    ),
+]
+HOSTILE_WORDS = [
+    np.array(value, dtype=dtype).tobytes()
+    for dtype in (">i2", ">i4", ">i8")
+    for value in (0, 1, 2, 100, -1, np.iinfo(dtype).max, np.iinfo(dtype).min)
+] + [np.array(value, dtype=">f4").tobytes() for value in (np.nan, np.inf, -1.0, 1e30, 1e-40)]
+STRUCTURE = (
+    *(b"XTENSION", b"BITPIX", b"NAXIS", b"PCOUNT", b"GCOUNT", b"TFIELDS", b"TFORM", b"TTYPE"),
+    *(b"TLMIN", b"TZERO", b"TSCAL", b"THEAP", b"HDUCLAS", b"EXTNAME", b"EXPOSURE", b"END"),
+)
+
+
+def pha_files() -> list[bytes]:
+    flags = [column("QUALITY", "I", np.zeros(16)), column("BACKSCAL", "D", np.linspace(1, 2, 16))]
+    plain = to_bytes(pha_hdu(), pha_hdu(counts=counts_of(seed=2), HDUCLAS2="BKG"))
+    rates = pha_hdu(flags, counts=counts_of() / 10, count_column="RATE", drop=("BACKSCAL",))
+    return [plain, to_bytes(rates), to_bytes(pha_hdu(counts=counts_of(3000), TLMIN1=1))]
+
+
+def arf_files() -> list[bytes]:
+    return [to_bytes(arf_hdu()), to_bytes(arf_hdu(*energy_edges(2000)))]
+
+
+def rmf_files() -> list[bytes]:
+    wide = np.random.default_rng(0).uniform(size=(40, 300)) * (np.arange(300) % 50 < 40)
+    forms = [{}, {"descriptor": "Q"}, {"variable": False}, {"pad_groups": 3}, {"limit": 1}]
+    return [*(rmf_bytes(**form) for form in forms), rmf_bytes(wide.astype(np.float32))]
+
+
+def check_pha(pha: Pha) -> None:
+    n_channels = len(pha.channels)
+    assert n_channels > 0
+    assert (np.diff(pha.channels) > 0).all()
+    assert pha.counts.shape == (n_channels,)
+    assert np.isfinite(pha.counts).all()
+    assert (pha.counts >= 0).all()
+    dict(pha.header)
+
+
+def check_arf(arf: Arf) -> None:
+    assert (np.diff(arf.energy_lo_kev) > 0).all()
+    assert (arf.energy_hi_kev > arf.energy_lo_kev).all()
+    assert np.isfinite(arf.area_cm2).all()
+
+
+def check_rmf(rmf: Rmf) -> None:
+    n_energies, n_channels = rmf.matrix.shape
+    assert len(rmf.energy_lo_kev) == n_energies
+    assert rmf.channel_energy_kev.shape == (n_channels, 2)
+    rmf.matrix.check_format(full_check=True)
+    assert np.isfinite(rmf.matrix.data).all()
+
+
+PRODUCTS: dict[str, tuple[Callable[..., Any], Callable[[Any], None], list[bytes]]] = {
+    "pha": (read_pha, check_pha, pha_files()),
+    "arf": (read_arf, check_arf, arf_files()),
+    "rmf": (read_rmf, check_rmf, rmf_files()),
+}
+
+places = st.floats(0, 1, exclude_max=True)
+edits = st.lists(
+    st.one_of(
+        st.tuples(st.just("card"), places, st.sampled_from(HOSTILE_VALUES)),
+        st.tuples(st.just("data"), places, st.sampled_from(HOSTILE_WORDS)),
+        st.tuples(st.just("byte"), places, st.binary(min_size=1, max_size=4)),
+        st.tuples(st.just("insert"), places, st.binary(min_size=1, max_size=90)),
+        st.tuples(st.just("cut"), places, st.none()),
+        st.tuples(st.just("drop"), places, st.sampled_from([1, 80, 2880])),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def damaged(content: bytes, kind: str, place: float, what: Any) -> bytes:
+    at = int(place * len(content))
+    match kind:
+        case "card":
+            return with_card(content, place, what)
+        case "data":
+            return with_word(content, place, what)
+        case "byte":
+            return content[:at] + what + content[at + len(what) :]
+        case "insert":
+            return content[:at] + what + content[at:]
+        case "cut":
+            return content[:at]
+        case _:
+            return content[:at] + content[at + what :]
+
+
+def with_card(content: bytes, place: float, value: str) -> bytes:
+    """A structural keyword of an extension gets another value."""
+    cards = [
+        at
+        for at in range(2880, len(content) - 79, 80)
+        if content[at : at + 80].startswith(STRUCTURE)
+    ]
+    if not cards:
+        return content
+    at = cards[int(place * len(cards))]
+    return content[: at + 8] + f"= {value:>20}".ljust(72)[:72].encode() + content[at + 80 :]
+
+
+def with_word(content: bytes, place: float, word: bytes) -> bytes:
+    """A number somewhere behind the headers, descriptors of rows among them, is replaced."""
+    start = content.find(b"END".ljust(80)) + 80
+    start = max(content.find(b"END".ljust(80), start), 0) // 2880 * 2880 + 2880
+    at = start + int(place * max(len(content) - start, 0)) // 2 * 2
+    return content[:at] + word + content[at + len(word) :]
+
+
+def read_within_bounds(product: str, content: bytes, expanded: int) -> None:
+    read, check, _ = PRODUCTS[product]
+    outcome, complaint = None, "fuzzed"
+    tracemalloc.start()
+    try:
+        outcome = read(content, name="fuzzed")
+    except OgipError as error:
+        complaint = str(error)
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert complaint.startswith("fuzzed")
+    assert peak < MEMORY_FACTOR * max(expanded, len(content)) + SLACK_BYTES
+    if outcome is not None:
+        check(outcome)
+
+
+fuzzing = settings(
+    max_examples=250,
+    deadline=5000,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+@fuzzing
+@given(number=st.integers(0, 9), changes=edits)
+@example(number=0, changes=[("cut", 0.999, None)])
+@example(number=5, changes=[("card", 0.2, "2147483647")])
+def test_damaged_files(product: str, number: int, changes: list[Edit]) -> None:
+    files = PRODUCTS[product][2]
+    content = files[number % len(files)]
+    for change in changes:
+        content = damaged(content, *change)
+    read_within_bounds(product, content, len(content))
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+@fuzzing
+@given(
+    number=st.integers(0, 9), before=st.lists(edits, max_size=1), after=st.lists(edits, max_size=1)
+)
+def test_damaged_gzip_files(
+    product: str, number: int, before: list[list[Edit]], after: list[list[Edit]]
+) -> None:
+    files = PRODUCTS[product][2]
+    content = files[number % len(files)]
+    for change in (change for changes in before for change in changes):
+        content = damaged(content, *change)
+    expanded = len(content)
+    content = gzip.compress(content, compresslevel=1)
+    for kind, place, what in (change for changes in after for change in changes):
+        if kind not in ("card", "data"):
+            content = damaged(content, kind, place, what)
+    read_within_bounds(product, content, expanded)
+
+
+@fuzzing
+@given(content=st.binary(max_size=400), magic=st.sampled_from([b"", b"\x1f\x8b\x08", b"SIMPLE  ="]))
+def test_bytes_of_any_kind(content: bytes, magic: bytes) -> None:
+    with pytest.raises(OgipError):
+        read_pha(magic + content)
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_every_single_card(product: str) -> None:
+    read, check, files = PRODUCTS[product]
+    n_cards = files[0].count(b"= ")
+    for value in HOSTILE_VALUES:
+        for place in np.linspace(0, 1, n_cards, endpoint=False):
+            try:
+                outcome = read(with_card(files[0], float(place), value))
+            except OgipError:
+                continue
+            check(outcome)
+
+
+def test_gzip_bomb_stops_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "MAX_EXPANDED_BYTES", 4 * 2**20)
+    compressor = zlib.compressobj(9, wbits=31)
+    chunk = bytes(2**20)
+    bomb = b"".join([*(compressor.compress(chunk) for _ in range(200)), compressor.flush()])
+    tracemalloc.start()
+    try:
+        with pytest.raises(OgipError, match="expands to more than 4194304 bytes"):
+            read_rmf(bomb)
+        assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_rows_that_point_at_the_same_bytes_stay_small() -> None:
+    """Each row states a third of the heap: reading them all would take 60 times the file."""
+    wide = np.tile(dense_matrix(1, 16), (200, 100))
+    content = bytearray(rmf_bytes(wide.astype(np.float32)))
+    start = content.index(b"END".ljust(80), 2880 + 80) // 2880 * 2880 + 2880
+    row_bytes = 4 + 4 + 2 + 3 * 8
+    heap = len(content) // 2
+    for row in range(200):
+        at = start + row * row_bytes + 26
+        content[at : at + 8] = np.array([heap // 4 // 3, 0], dtype=">i4").tobytes()
+    with pytest.raises(OgipError, match="share a heap"):
+        read_rmf(bytes(content))
+    read_within_bounds("rmf", bytes(content), len(content))

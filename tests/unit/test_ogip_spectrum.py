@@ -1,0 +1,256 @@
+"""A spectrum, the files it names, and the fold through its responses."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from raypipe.ogip import OgipError, Spectrum, read_spectrum
+from raypipe.ogip.neighbors import find_beside
+from raypipe.ogip.spectrum import integrate
+from tests.unit.ogip_files import (
+    N_CHANNELS,
+    arf_hdu,
+    column,
+    counts_of,
+    dense_matrix,
+    energy_edges,
+    pha_bytes,
+    pha_hdu,
+    rmf_bytes,
+    to_bytes,
+    write,
+)
+
+BACKGROUND = counts_of(seed=2)
+SECRET = counts_of(seed=99)
+
+
+def survey(
+    folder: Path, *, pha: dict[str, Any] | None = None, suffix: str = "", name: str = "source.pi"
+) -> Path:
+    named = {"BACKFILE": "source_bg.pi", "ANCRFILE": "source.arf", "RESPFILE": "source.rmf"}
+    path = write(folder, name, pha_bytes(**(named | (pha or {}))))
+    write(folder, f"source_bg.pi{suffix}", pha_bytes(counts=BACKGROUND, BACKSCAL=0.5))
+    write(folder, f"source.arf{suffix}", to_bytes(arf_hdu()))
+    write(folder, f"source.rmf{suffix}", rmf_bytes())
+    return path
+
+
+def flat(energy_kev: np.ndarray) -> np.ndarray:
+    return np.full_like(energy_kev, 0.01)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_named_files_beside_the_pha(tmp_path: Path, suffix: str) -> None:
+    spectrum = read_spectrum(survey(tmp_path, suffix=suffix))
+    np.testing.assert_array_equal(spectrum.counts, counts_of())
+    np.testing.assert_array_equal(spectrum.background_counts, BACKGROUND)
+    assert spectrum.background_scale == 0.5
+    assert spectrum.exposure_s == 1000.0
+    assert spectrum.channel_energy_kev is not None
+    assert spectrum.channel_energy_kev.shape == (N_CHANNELS, 2)
+    assert spectrum.warnings == ()
+
+
+def test_name_with_gz_for_a_file_without(tmp_path: Path) -> None:
+    path = survey(tmp_path, pha={"ANCRFILE": "source.arf.gz", "RESPFILE": "source.rmf[MATRIX]"})
+    spectrum = read_spectrum(path)
+    assert spectrum.arf is not None
+    assert spectrum.rmf is not None
+
+
+def test_fold_is_photons_times_area_through_the_matrix(tmp_path: Path) -> None:
+    spectrum = read_spectrum(survey(tmp_path))
+    low, high = energy_edges()
+    photons = 0.01 * (high - low) * np.linspace(100, 400, len(low)) * 1000.0
+    np.testing.assert_allclose(spectrum.fold(flat), photons @ dense_matrix(), rtol=1e-6)
+    np.testing.assert_allclose(spectrum.fold(lambda _: 0.01), spectrum.fold(flat))
+
+
+def test_integral_over_bins_is_exact_for_a_steep_power_law() -> None:
+    edges = np.geomspace(0.3, 9.3, 60)
+    integral = integrate(lambda energy: energy**-3.0, edges[:-1], edges[1:])
+    np.testing.assert_allclose(integral, (edges[:-1] ** -2 - edges[1:] ** -2) / 2, rtol=1e-9)
+
+
+def test_area_on_the_grid_of_the_matrix(tmp_path: Path) -> None:
+    path = survey(tmp_path)
+    edges = np.linspace(0.5, 3.5, 31)
+    fine = arf_hdu(edges[:-1], edges[1:], np.repeat(np.linspace(100, 400, 6), 5))
+    other = read_spectrum(path, arf=to_bytes(fine))
+    np.testing.assert_allclose(other.fold(flat), read_spectrum(path).fold(flat), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "said"),
+    [
+        ("BACKFILE", "BACKFILE gone.fits not found: no background"),
+        ("ANCRFILE", "ANCRFILE gone.fits not found: no ARF"),
+        ("RESPFILE", "RESPFILE gone.fits not found: no RMF"),
+    ],
+)
+def test_a_missing_file_is_done_without(tmp_path: Path, keyword: str, said: str) -> None:
+    path = survey(tmp_path, pha={keyword: "gone.fits"})
+    with pytest.warns(UserWarning, match=said):
+        spectrum = read_spectrum(path)
+    assert spectrum.warnings == (said,)
+    missing = {"BACKFILE": "background_counts", "ANCRFILE": "arf", "RESPFILE": "rmf"}[keyword]
+    assert getattr(spectrum, missing) is None
+    np.testing.assert_array_equal(spectrum.counts, counts_of())
+
+
+def test_fold_names_what_is_missing(tmp_path: Path) -> None:
+    none = {"BACKFILE": "None", "ANCRFILE": "NONE", "RESPFILE": ""}
+    spectrum = read_spectrum(survey(tmp_path, pha=none))
+    assert spectrum.background_counts is None
+    assert spectrum.background_scale is None
+    assert spectrum.channel_energy_kev is None
+    with pytest.raises(OgipError, match=r"source\.pi: no RMF"):
+        spectrum.fold(flat)
+    with pytest.raises(OgipError, match=r"source\.pi: no ARF"):
+        read_spectrum(spectrum.path, rmf=tmp_path / "source.rmf").fold(flat)
+
+
+def test_full_matrix_needs_no_arf(tmp_path: Path) -> None:
+    path = survey(tmp_path, pha={"ANCRFILE": "none"})
+    spectrum = read_spectrum(path, rmf=rmf_bytes(HDUCLAS3="FULL"))
+    assert spectrum.fold(flat).sum() == pytest.approx(0.01 * 3.0 * 1000.0)
+    with pytest.warns(UserWarning, match="the ARF multiplies it"):
+        read_spectrum(path, arf=to_bytes(arf_hdu()), rmf=rmf_bytes(HDUCLAS3="FULL"))
+
+
+def test_overrides_take_the_place_of_named_files(tmp_path: Path) -> None:
+    path = survey(tmp_path)
+    other = write(tmp_path, "other.pi", pha_bytes(counts=SECRET, BACKSCAL=1.0))
+    spectrum = read_spectrum(path, arf=to_bytes(arf_hdu(area=np.ones(6))), background=other)
+    np.testing.assert_array_equal(spectrum.background_counts, SECRET)
+    assert spectrum.background_scale == 0.25
+    assert spectrum.arf is not None
+    assert spectrum.arf.area_cm2.max() == 1.0
+    with pytest.raises(OgipError, match=r"nowhere\.arf: cannot be read: No such file"):
+        read_spectrum(path, arf=tmp_path / "nowhere.arf")
+
+
+def test_names_never_lead_out_of_the_folder(tmp_path: Path) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    write(tmp_path, "secret.pi", pha_bytes(counts=SECRET))
+    for name in ("../secret.pi", str(tmp_path / "secret.pi"), "..\\secret.pi", ".."):
+        path = survey(inside, pha={"BACKFILE": name})
+        with pytest.warns(UserWarning, match="not found"):
+            assert read_spectrum(path).background_counts is None
+    write(inside, "secret.pi", pha_bytes(counts=BACKGROUND))
+    spectrum = read_spectrum(survey(inside, pha={"BACKFILE": "/elsewhere/secret.pi"}))
+    np.testing.assert_array_equal(spectrum.background_counts, BACKGROUND)
+
+
+def test_a_link_to_the_file_is_not_its_background(tmp_path: Path) -> None:
+    path = survey(tmp_path, pha={"BACKFILE": "link.pi"})
+    (tmp_path / "link.pi").symlink_to(path)
+    with pytest.warns(UserWarning, match="names the file itself"):
+        assert read_spectrum(path).background_counts is None
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "[" * 20_000, "a\tb", "dir/"])
+def test_names_that_no_file_can_have(tmp_path: Path, name: str) -> None:
+    assert find_beside(tmp_path / "source.pi", name) is None
+
+
+class TestCatalogProducts:
+    STEM = "acisf01575_001N{:03d}_r0085_{}3.fits"
+
+    def write_pha(self, folder: Path, *blocks: Any, version: int = 2) -> Path:
+        named = {
+            "BACKFILE": self.STEM.format(version, "pha"),
+            "ANCRFILE": self.STEM.format(version, "arf"),
+            "RESPFILE": self.STEM.format(version, "rmf"),
+        }
+        content = to_bytes(pha_hdu(**named), *blocks)
+        return write(folder, self.STEM.format(version, "pha") + ".gz", content)
+
+    def test_own_block_is_the_background(self, tmp_path: Path) -> None:
+        block = pha_hdu(counts=BACKGROUND, HDUCLAS2="BKG", BACKSCAL=2.5, BACKFILE="none")
+        path = self.write_pha(tmp_path, block)
+        write(tmp_path, self.STEM.format(2, "pha"), pha_bytes(counts=SECRET))
+        write(tmp_path, self.STEM.format(2, "arf"), to_bytes(arf_hdu()))
+        write(tmp_path, self.STEM.format(2, "rmf"), rmf_bytes())
+        spectrum = read_spectrum(path)
+        np.testing.assert_array_equal(spectrum.background_counts, BACKGROUND)
+        assert spectrum.background_scale == pytest.approx(0.1)
+
+    @pytest.mark.parametrize("version", [1, 2])
+    def test_a_file_is_never_its_own_background(self, tmp_path: Path, version: int) -> None:
+        path = self.write_pha(tmp_path)
+        write(tmp_path, self.STEM.format(version, "pha"), path.read_bytes())
+        for product, content in (("arf", to_bytes(arf_hdu())), ("rmf", rmf_bytes())):
+            write(tmp_path, self.STEM.format(2, product), content)
+        with pytest.warns(UserWarning, match="names the file itself"):
+            assert read_spectrum(path).background_counts is None
+
+    def test_any_version_of_the_same_detection_newest_first(self, tmp_path: Path) -> None:
+        path = self.write_pha(tmp_path, pha_hdu(counts=BACKGROUND, HDUCLAS2="BKG"))
+        for version in (1, 7, 3):
+            area = to_bytes(arf_hdu(area=np.full(6, float(version))))
+            write(tmp_path, self.STEM.format(version, "arf") + ".gz", area)
+        write(tmp_path, "acisf01575_001N009_r0086_arf3.fits", to_bytes(arf_hdu()))
+        write(tmp_path, self.STEM.format(1, "rmf"), rmf_bytes())
+        spectrum = read_spectrum(path)
+        assert spectrum.arf is not None
+        assert spectrum.arf.area_cm2[0] == 7.0
+        assert spectrum.rmf is not None
+
+    def test_another_catalog_file_as_background_gives_its_block(self, tmp_path: Path) -> None:
+        block = pha_hdu(counts=BACKGROUND, HDUCLAS2="BKG")
+        path = survey(tmp_path)
+        spectrum = read_spectrum(path, background=self.write_pha(tmp_path, block))
+        np.testing.assert_array_equal(spectrum.background_counts, BACKGROUND)
+
+
+def test_scale_differs_by_channel_where_a_column_does(tmp_path: Path) -> None:
+    backscal = np.linspace(1.0, 2.0, N_CHANNELS)
+    content = pha_bytes(
+        [column("BACKSCAL", "D", backscal)], counts=BACKGROUND, drop=("BACKSCAL",), EXPOSURE=2000.0
+    )
+    spectrum = read_spectrum(survey(tmp_path), background=content)
+    np.testing.assert_allclose(spectrum.background_scale, 0.25 / backscal / 2)
+
+
+def test_part_of_the_channels(tmp_path: Path) -> None:
+    path = survey(tmp_path)
+    whole = read_spectrum(path)
+    some = np.array([3, 4, 8, 15])
+    part = pha_bytes(channels=some, counts=counts_of()[some - 1], RESPFILE="source.rmf")
+    spectrum = read_spectrum(write(tmp_path, "part.pi", part), arf=tmp_path / "source.arf")
+    np.testing.assert_allclose(spectrum.fold(flat), whole.fold(flat)[some - 1])
+    assert whole.channel_energy_kev is not None
+    np.testing.assert_array_equal(spectrum.channel_energy_kev, whole.channel_energy_kev[some - 1])
+
+
+def test_channels_counted_from_elsewhere_match_in_order(tmp_path: Path) -> None:
+    path = survey(tmp_path)
+    shifted = pha_bytes(channels=np.arange(N_CHANNELS))
+    with pytest.warns(UserWarning, match="count from 0, those of the RMF from 1"):
+        spectrum = read_spectrum(
+            write(tmp_path, "zero.pi", shifted), arf=tmp_path / "source.arf", rmf=rmf_bytes()
+        )
+    np.testing.assert_array_equal(spectrum.fold(flat), read_spectrum(path).fold(flat))
+
+
+def test_channels_that_do_not_match_are_refused(tmp_path: Path) -> None:
+    path = survey(tmp_path)
+    longer = pha_bytes(counts=counts_of(N_CHANNELS + 1))
+    with pytest.raises(OgipError, match="background is on other channels"):
+        read_spectrum(path, background=longer)
+    with pytest.raises(OgipError, match="1 to 17 are not all among those of the RMF, 1 to 16"):
+        read_spectrum(write(tmp_path, "longer.pi", longer), rmf=rmf_bytes())
+
+
+def test_spectrum_survives_pickling(tmp_path: Path) -> None:
+    spectrum: Spectrum = pickle.loads(pickle.dumps(read_spectrum(survey(tmp_path))))
+    assert spectrum.fold(flat).sum() > 0
+    assert spectrum.header["HDUCLAS1"] == "SPECTRUM"
