@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from raypipe._version import __version__
@@ -110,7 +111,10 @@ def _simulate(options: argparse.Namespace, config: Config) -> Any:
 
     given = {"detections": options.detections, "seed": options.seed}
     settings = config.simulate.model_dump() | {k: v for k, v in given.items() if v is not None}
-    return simulate(options.out, catalog=options.catalog, responses=options.responses, **settings)
+    summary = simulate(
+        options.out, catalog=options.catalog, responses=options.responses, **settings
+    )
+    return asdict(summary)
 
 
 def _discover(options: argparse.Namespace, config: Config) -> Any:
@@ -213,10 +217,19 @@ def _print(answer: Any, options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(answer, default=str))
     elif isinstance(answer, dict):
-        for key, value in answer.items():
-            print(f"{key}: {value}")
+        print("\n".join(_lines(answer)))
     elif answer is not None:
         print(answer)
+
+
+def _lines(answer: dict[str, Any], indent: str = "") -> list[str]:
+    lines = []
+    for key, value in answer.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{key}:", *_lines(value, indent + "  ")]
+        else:
+            lines.append(f"{indent}{key}: {value}")
+    return lines
 
 
 if __name__ == "__main__":

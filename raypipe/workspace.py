@@ -95,7 +95,7 @@ class Workspace:
     def read_bytes(self, name: str) -> bytes:
         """Contents of a file; RaypipeError where it is absent."""
         try:
-            with self.fs.open_input_stream(self.path(name)) as stream:
+            with self.fs.open_input_stream(self.path(name), compression=None) as stream:
                 return bytes(stream.read())
         except FileNotFoundError as error:
             raise RaypipeError(f"{self.absolute_uri(name)}: no such file") from error
@@ -109,14 +109,14 @@ class Workspace:
         target = self.path(name)
         try:
             if not self.is_local:
-                with self.fs.open_output_stream(target) as stream:
+                with self.fs.open_output_stream(target, compression=None) as stream:
                     stream.write(data)
                 return
             folder, base = target.rsplit("/", 1)
             self.fs.create_dir(folder, recursive=True)
             draft = f"{folder}/.{base}.{secrets.token_hex(4)}.tmp"
             try:
-                with self.fs.open_output_stream(draft) as stream:
+                with self.fs.open_output_stream(draft, compression=None) as stream:
                     stream.write(data)
                 self.fs.move(draft, target)
             except BaseException:

@@ -12,7 +12,7 @@ __all__ = ["choose_model", "choose_release", "open_catalog"]
 
 
 def open_catalog(
-    workspace: str | Workspace, *, release: str | None = None, model: str | None = None
+    workspace: str | Path | Workspace, *, release: str | None = None, model: str | None = None
 ) -> pd.DataFrame:
     """The latent catalog of a release by a model, one row a detection.
 

@@ -38,7 +38,7 @@ _COLUMN_TYPES = {
 
 
 def discover(
-    workspace: str | Workspace,
+    workspace: str | Path | Workspace,
     *,
     source: str,
     catalog: str | Path | None = None,

@@ -34,7 +34,7 @@ SPECTRA_FINGERPRINT = "spectra_part"
 
 
 def embed(
-    workspace: str | Workspace,
+    workspace: str | Path | Workspace,
     *,
     release: str | None = None,
     model: str | None = None,

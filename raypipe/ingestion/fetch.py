@@ -33,7 +33,7 @@ def fetch(uri: str, max_bytes: int) -> bytes:
             raise FetchError(
                 uri, f"{info.size} bytes, more than ingest.max_file_mb allows", retryable=False
             )
-        with filesystem.open_input_stream(path) as stream:
+        with filesystem.open_input_stream(path, compression=None) as stream:
             return bytes(stream.read(max_bytes))
     except PermissionError as error:
         raise FetchError(uri, "no permission to read it", retryable=False) from error

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def ingest(
-    workspace: str | Workspace,
+    workspace: str | Path | Workspace,
     *,
     release: str | None = None,
     config: Config | Mapping[str, Any] | str | Path | None = None,

@@ -14,6 +14,7 @@ from raypipe.discovery.discover import discover
 from raypipe.embedding.embed import embed
 from raypipe.errors import UsageError
 from raypipe.evaluation.evaluate import evaluate
+from raypipe.evaluation.summary import headlines
 from raypipe.ingestion.ingest import ingest
 from raypipe.reporting.report import report
 from raypipe.simulation.simulate import simulate
@@ -27,7 +28,7 @@ SIMULATED = "simulated"
 
 
 def run(
-    workspace: str | Workspace,
+    workspace: str | Path | Workspace,
     *,
     source: str,
     catalog: str | Path | None = None,
@@ -42,7 +43,7 @@ def run(
     to the workspace's `survey` folder first, and its truth serves as labels. With `model`, the id
     or path of a trained bundle, nothing is trained; else the configured preset is, and beside it
     `evaluate.baseline_presets` for comparison. Returns where catalog, metrics and report are, and
-    the metrics' summary. The same command completes an interrupted run.
+    the three figures that matter, as text. The same command completes an interrupted run.
     """
     settings = as_config(config)
     workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
@@ -64,7 +65,7 @@ def run(
         "catalog": workspace.absolute_uri(catalog_folder(release, model_id)),
         "metrics": workspace.absolute_uri(f"{evaluation_folder(release, model_id)}/metrics.json"),
         "report": page,
-        "summary": metrics["summary"],
+        "figures": {line.label: f"{line.value} ({line.note})" for line in headlines(metrics)},
     }
 
 

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def train(
-    workspace: str | Workspace,
+    workspace: str | Path | Workspace,
     *,
     release: str | None = None,
     preset: str | None = None,

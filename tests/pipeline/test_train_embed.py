@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import raypipe
+from raypipe.catalog.schema import describe
+from raypipe.discovery.discover import discover
+from raypipe.embedding.embed import embed
+from raypipe.errors import RaypipeError, UsageError
+from raypipe.ingestion.ingest import ingest
+from raypipe.training.train import train
+from raypipe.workspace import Workspace
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+SETTINGS = {
+    "discover": {"part_rows": 40},
+    "model": {"width": 16, "depth": 1, "heads": 2, "decoder_width": 32},
+    "train": {"epochs": 4, "batch_size": 16, "num_workers": 2, "cpus_per_worker": 0.5},
+    "embed": {"cpus_per_actor": 0.5, "actors": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def ingested(survey: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    workspace = Workspace(tmp_path_factory.mktemp("w"))
+    discover(workspace, source=str(survey), catalog=survey / "truth.parquet", config=SETTINGS)
+    ingest(workspace, config=SETTINGS)
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def model_id(ingested: Workspace) -> str:
+    return train(ingested, config=SETTINGS)
+
+
+def test_training_leaves_a_whole_bundle(ingested: Workspace, model_id: str) -> None:
+    names = [name.rsplit("/", 1)[1] for name in ingested.files(f"models/{model_id}")]
+    assert names == ["README.md", "config.toml", "metrics.json", "model.safetensors"]
+    model = raypipe.load_model(ingested.absolute_uri(f"models/{model_id}"))
+    history = model.metrics["history"]
+    assert [entry["epoch"] for entry in history] == [0, 1, 2, 3]
+    assert history[-1]["validation_loss"] < history[0]["validation_loss"]
+    assert model.metrics["workers"] == 2
+    assert len(model.population.classes) == 8
+    card = ingested.read_bytes(f"models/{model_id}/README.md").decode()
+    assert model_id in card
+    assert model.metrics["data_fingerprint"] in card
+
+
+def test_the_same_command_trains_once(ingested: Workspace, model_id: str) -> None:
+    stamp = ingested.modified(f"models/{model_id}/model.safetensors")
+    assert train(ingested, config=SETTINGS) == model_id
+    assert ingested.modified(f"models/{model_id}/model.safetensors") == stamp
+
+
+def test_training_goes_on_from_its_checkpoint(ingested: Workspace, model_id: str) -> None:
+    """A run that died after its last epoch ends as the unbroken one did."""
+    name = f"models/{model_id}/model.safetensors"
+    before = raypipe.load_model(ingested.absolute_uri(f"models/{model_id}"))
+    ingested.delete(name)
+    assert train(ingested, config=SETTINGS) == model_id
+    after = raypipe.load_model(ingested.absolute_uri(f"models/{model_id}"))
+    assert after.metrics["history"] == before.metrics["history"]
+    for one, other in zip(before.network.parameters(), after.network.parameters(), strict=True):
+        assert np.allclose(one.detach(), other.detach())
+
+
+def test_the_catalog_has_a_described_row_for_each_spectrum(
+    ingested: Workspace, model_id: str
+) -> None:
+    assert embed(ingested, config=SETTINGS) == model_id
+    catalog = raypipe.open_catalog(ingested)
+    spectra = ingested.read_folder("spectra/sim")
+    assert catalog["detection_id"].is_unique
+    assert set(catalog["detection_id"]) == set(spectra["detection_id"].to_pylist())
+    measured = [f"z{i}" for i in range(8)] + [f"z{i}_err" for i in range(8)]
+    measured += ["total_counts", "cash", "cash_expected", "fit_zscore", "anomaly_score"]
+    assert np.isfinite(catalog[measured].to_numpy(dtype=float)).all()
+    for name in [*measured, "detection_id", "flags", "model_id", "p_AGN", "counts_b"]:
+        assert describe(name) is not None, name
+    p = catalog[[name for name in catalog if name.startswith("p_")]]
+    assert p.sum(axis=1).to_numpy() == pytest.approx(1.0)
+    per_source = catalog.groupby("name")["split"].nunique()
+    assert per_source.max() == 1
+    field = ingested.read_table(f"catalog/sim/{model_id}/part-00000.parquet").schema.field("ra")
+    assert field.metadata[b"unit"] == b"deg"
+
+
+def test_embedding_is_idempotent_and_order_does_not_matter(
+    ingested: Workspace, model_id: str
+) -> None:
+    embed(ingested, config=SETTINGS)
+    before = raypipe.open_catalog(ingested).sort_values("detection_id", ignore_index=True)
+    names = ingested.files(f"catalog/sim/{model_id}")
+    stamps = [ingested.modified(name) for name in names]
+    ingested.delete(names[2])
+    embed(ingested, config=SETTINGS)
+    changed = [n for n, s in zip(names, stamps, strict=True) if ingested.modified(n) != s]
+    assert changed == [names[2]]
+    after = raypipe.open_catalog(ingested).sort_values("detection_id", ignore_index=True)
+    z = [f"z{i}" for i in range(8)]
+    assert after[z].to_numpy() == pytest.approx(before[z].to_numpy(), abs=1e-4)
+
+
+def test_a_model_from_elsewhere_has_seen_nothing(
+    ingested: Workspace, model_id: str, shared_data: Path, tmp_path: Path
+) -> None:
+    discover(tmp_path, source=str(shared_data / "csc"))
+    ingest(tmp_path)
+    with pytest.raises(RaypipeError, match="too few to train on"):
+        train(tmp_path, config=SETTINGS)
+    with pytest.raises(UsageError, match="has no model"):
+        embed(tmp_path)
+    with pytest.raises(UsageError, match="neither a model"):
+        embed(tmp_path, model="absent")
+    embed(tmp_path, model=ingested.absolute_uri(f"models/{model_id}"), config=SETTINGS)
+    catalog = raypipe.open_catalog(tmp_path)
+    assert len(catalog) == 6
+    assert set(catalog["split"]) == {"test"}
+    shutil.rmtree(tmp_path / "catalog")
+    with pytest.raises(UsageError, match="run raypipe embed first"):
+        raypipe.open_catalog(tmp_path)

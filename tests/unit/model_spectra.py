@@ -1,0 +1,39 @@
+"""Small batches of known spectra, for tests of the model."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from raypipe.model.batch import SpectraBatch
+from raypipe.model.grid import Grid
+
+GRID = Grid()
+
+
+def gaussian_response(sigma_kev: float) -> np.ndarray:
+    energy, channel = GRID.energy_mid_kev[:, None], GRID.channel_mid_kev[None]
+    shape = np.exp(-0.5 * ((energy - channel) / sigma_kev) ** 2)
+    inside = (GRID.energy_mid_kev > 0.5) & (GRID.energy_mid_kev < 7.9)
+    return np.where(inside[:, None], shape / shape.sum(1, keepdims=True), 0.0).astype(np.float32)
+
+
+def power_laws(n: int, seed: int = 0, counts: float = 500.0) -> tuple[SpectraBatch, np.ndarray]:
+    """Power laws of indices 1 to 3 through two responses, and their expected counts (n, bins)."""
+    rng = np.random.default_rng(seed)
+    responses = np.stack([gaussian_response(0.05), gaussian_response(0.08)])
+    area = 300.0 * np.exp(-0.5 * ((GRID.energy_mid_kev - 1.5) / 1.5) ** 2)
+    index = rng.integers(0, 2, n)
+    slopes = rng.uniform(1.0, 3.0, n)[:, None]
+    rate = np.einsum("nk,nkc->nc", GRID.energy_mid_kev**-slopes * area, responses[index])
+    source = rate * (counts / rate.sum(1))[:, None]
+    background = np.full_like(source, 2.0)
+    batch = SpectraBatch(
+        counts=rng.poisson(source + 0.05 * background).astype(np.float32),
+        background_counts=rng.poisson(background).astype(np.float32),
+        background_scale=np.full(n, 0.05, np.float32),
+        exposure_s=np.full(n, 3e4, np.float32),
+        arf_cm2=np.tile(area, (n, 1)).astype(np.float32),
+        response_index=index,
+        responses=responses,
+    )
+    return batch, source + 0.05 * background

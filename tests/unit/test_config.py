@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raypipe.config import Config, as_config, load_config
+from raypipe.errors import UsageError
+
+
+def test_defaults_survive_toml(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(Config().to_toml())
+    assert load_config(file) == Config()
+
+
+def test_overrides_win_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("[train]\nepochs = 7\nseed = 3\n")
+    config = load_config(file, ["train.epochs=9", "model.preset=paper"])
+    assert (config.train.epochs, config.train.seed, config.model.preset) == (9, 3, "paper")
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("train.epoch=9", "train.epoch"),
+        ("trian.epochs=9", "trian"),
+        ("train.epochs=many", "train.epochs"),
+        ("train.epochs=0", "train.epochs"),
+        ("epochs=9", "section.key=value"),
+        ("train.epochs", "section.key=value"),
+    ],
+)
+def test_a_wrong_setting_is_named(override: str, named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        load_config(overrides=[override])
+
+
+def test_unreadable_files_are_usage_errors(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[train\n")
+    with pytest.raises(UsageError, match="not TOML"):
+        load_config(broken)
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_config(tmp_path / "absent.toml")
+
+
+def test_verbs_take_mappings() -> None:
+    assert as_config({"embed": {"refine_steps": 0}}).embed.refine_steps == 0
+    assert as_config(None) == Config()
+
+
+def test_every_setting_is_described() -> None:
+    for name, section in Config.model_fields.items():
+        for key, field in section.annotation.model_fields.items():  # type: ignore[union-attr]
+            assert field.description, f"{name}.{key}"

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from raypipe.discovery.catalog_columns import join_catalog, read_catalog
+from raypipe.discovery.discover import discover
+from raypipe.discovery.listing import csc_detections, looks_like_pha, stem
+from raypipe.discovery.manifest import choose_release, read_manifest_summary
+from raypipe.errors import RaypipeError, UsageError
+from raypipe.workspace import Workspace, manifest_folder
+
+
+def test_the_newest_version_of_each_product_wins() -> None:
+    names = [
+        "d/acisf04487_001N022_r0009_arf3.fits.gz",
+        "d/acisf04487_001N021_r0009_arf3.fits.gz",
+        "d/acisf04487_001N023_r0009_pha3.fits.gz",
+        "d/acisf04487_001N022_r0009_rmf3.fits.gz",
+        "d/acisf00010_000N001_e2_r0001_pha3.fits.gz",
+        "d/acisf00010_000N001_e1_r0001_pha3.fits.gz",
+        "d/acisf00011_000N001_r0001_arf3.fits.gz",
+        "d/readme.txt",
+    ]
+    interleaved, versions = csc_detections(names, "csc2.1")
+    assert versions.detection_id == "csc2.1:4487.1.9"
+    assert versions.pha_uri.endswith("N023_r0009_pha3.fits.gz")
+    assert str(versions.arf_uri).endswith("N022_r0009_arf3.fits.gz")
+    assert "_e1_" in interleaved.pha_uri
+    assert interleaved.arf_uri is None
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("3c273.pi", True),
+        ("q1127_src1.pi.gz", True),
+        ("source.PHA", True),
+        ("my_pha_3.fits", True),
+        ("spectrum.fits.gz", True),
+        ("3c273.arf", False),
+        ("evt2.fits", False),
+        ("picture.fits", False),
+    ],
+)
+def test_which_names_look_like_spectra(name: str, expected: bool) -> None:
+    assert looks_like_pha(name) is expected
+
+
+def test_stems() -> None:
+    assert stem("a/b/q1127_src1.pi.gz") == "q1127_src1"
+    assert stem("3c273.pi") == "3c273"
+
+
+def test_own_spectra_find_their_companions(shared_data: Path, tmp_path: Path) -> None:
+    summary = discover(tmp_path, source=str(shared_data / "ciao"))
+    rows = Workspace(tmp_path).read_folder(manifest_folder(summary["release"])).to_pandas()
+    rows = rows.set_index("detection_id")
+    assert sorted(rows.index) == [
+        f"file:{name}" for name in ("3c273", "9774", "bubble", "obs1", "obs2", "obs3", "q1127_src1")
+    ]
+    bright = rows.loc["file:q1127_src1"]
+    assert Path(bright.rmf_uri).name == "q1127_src1.wrmf.gz"
+    assert Path(bright.background_uri).name == "q1127_bkg1.pi.gz"
+
+
+def test_the_real_catalog_joins_by_detection(shared_data: Path, tmp_path: Path) -> None:
+    catalog = shared_data / "catalog" / "csc20_detections.parquet"
+    discover(tmp_path, source=str(shared_data / "csc"), catalog=catalog)
+    rows = Workspace(tmp_path).read_folder("manifest/csc2.1").to_pandas().set_index("detection_id")
+    agn = rows.loc["csc2.1:4736.0.79"]
+    assert agn["name"] == "2CXO J140515.6+542458"
+    assert agn["class"] == "AGN"
+    assert agn["ra"] == pytest.approx(211.315, abs=1e-3)
+    assert agn["dec"] == pytest.approx(54.416, abs=1e-3)
+    assert rows["name"].isna().sum() == 5
+
+
+def _manifest(*ids: str) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "detection_id": list(ids),
+            "obsid": range(1, len(ids) + 1),
+            "obi": 0,
+            "region_id": 1,
+            "name": pd.array([None] * len(ids), "string"),
+            "ra": float("nan"),
+        }
+    )
+
+
+def test_catalogs_join_by_the_best_key_they_have() -> None:
+    manifest = _manifest("a", "b")
+    by_id = join_catalog(manifest, pd.DataFrame({"detection_id": ["b"], "class": ["AGN"]}))
+    assert by_id["class"].tolist()[1] == "AGN"
+    assert by_id["class"].isna().tolist() == [True, False]
+    triple = pd.DataFrame({"obsid": [1, 1], "obi": 0, "region_id": 1, "ra": [5.0, 6.0]})
+    assert join_catalog(manifest, triple)["ra"].tolist()[0] == 5.0
+    with pytest.raises(UsageError, match="neither detection_id"):
+        join_catalog(manifest, pd.DataFrame({"source": ["x"]}))
+
+
+def test_unreadable_catalogs_are_usage_errors(tmp_path: Path) -> None:
+    (tmp_path / "c.parquet").write_text("not parquet")
+    with pytest.raises(UsageError, match="not a readable"):
+        read_catalog(tmp_path / "c.parquet")
+    with pytest.raises(UsageError, match="no such catalog"):
+        read_catalog(tmp_path / "absent.csv")
+
+
+def _touch(folder: Path, count: int) -> None:
+    folder.mkdir(exist_ok=True)
+    for i in range(count):
+        (folder / f"acisf{i:05d}_000N001_r0001_pha3.fits.gz").touch()
+
+
+def test_parts_cover_the_manifest_and_stale_ones_go(tmp_path: Path) -> None:
+    _touch(tmp_path / "s", 40)
+    workspace = Workspace(tmp_path / "w")
+    settings = {"discover": {"part_rows": 5}}
+    first = discover(workspace, source=str(tmp_path / "s"), config=settings)
+    assert first["parts"] == 8
+    again = discover(workspace, source=str(tmp_path / "s"), config=settings)
+    assert again == first
+    fewer = discover(workspace, source=str(tmp_path / "s"), config={"discover": {"part_rows": 20}})
+    assert len(workspace.files("manifest/csc2.1", ".parquet")) == fewer["parts"] == 2
+    ids = workspace.read_folder("manifest/csc2.1")["detection_id"].to_pylist()
+    assert sorted(ids) == sorted(f"csc2.1:{i}.0.1" for i in range(40))
+
+
+def test_what_cannot_be_discovered_says_why(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="no spectra there"):
+        discover(tmp_path / "w", source=str(tmp_path / "empty"))
+    with pytest.raises(UsageError, match="no such folder"):
+        discover(tmp_path / "w", source=str(tmp_path / "absent"))
+    (tmp_path / "empty" / "survey.json").write_text("{")
+    with pytest.raises(UsageError, match=r"survey\.json"):
+        discover(tmp_path / "w", source=str(tmp_path / "empty"))
+
+
+def test_releases_are_chosen_or_asked_for(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "w")
+    with pytest.raises(UsageError, match="no release"):
+        choose_release(workspace, None)
+    _touch(tmp_path / "s", 1)
+    discover(workspace, source=str(tmp_path / "s"), release="one")
+    assert choose_release(workspace, None) == "one"
+    discover(workspace, source=str(tmp_path / "s"), release="two")
+    with pytest.raises(UsageError, match="choose one with --release"):
+        choose_release(workspace, None)
+    with pytest.raises(UsageError, match="no release three"):
+        choose_release(workspace, "three")
+    workspace.delete("manifest/one/manifest.json")
+    with pytest.raises(RaypipeError, match="no whole manifest"):
+        read_manifest_summary(workspace, "one")

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from raypipe.config import ModelConfig
+from raypipe.model.encode import encode_batch, reconstruct_batch
+from raypipe.model.features import CONDITIONS, encoder_inputs, prepare
+from raypipe.model.presets import Folded, Paper, build
+from raypipe.model.refine import refine
+from raypipe.training.loop import thin
+from tests.unit.model_spectra import GRID, power_laws
+
+SMALL = ModelConfig(width=16, depth=1, heads=2, decoder_width=32)
+
+
+def _trained(preset: str, steps: int = 150) -> Folded | Paper:
+    torch.manual_seed(0)
+    network = build(SMALL.model_copy(update={"preset": preset}), GRID)
+    batch = prepare(power_laws(128)[0])
+    optimizer = torch.optim.AdamW(network.parameters(), 5e-3)
+    for _ in range(steps):
+        loss, _ = network(batch, batch)
+        optimizer.zero_grad()
+        loss.mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        network.autoencoder.whiten(network.encode(batch))
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def folded() -> Folded:
+    network = _trained("folded")
+    assert isinstance(network, Folded)
+    return network
+
+
+def test_a_trained_fold_reaches_what_the_photons_allow(folded: Folded) -> None:
+    spectra, expected = power_laws(200, seed=5)
+    columns = encode_batch(folded, spectra, refine_steps=6)
+    truth = 2 * (expected - spectra.counts + np.where(
+        spectra.counts > 0, spectra.counts * np.log(np.maximum(spectra.counts, 1) / expected), 0.0
+    )).sum(-1)
+    assert columns["cash"].mean() < truth.mean() * 1.03
+    assert abs(columns["fit_zscore"].mean()) < 0.4
+    assert columns["fit_zscore"].std() == pytest.approx(1.0, abs=0.25)
+
+
+def test_whitening_changes_the_coordinates_and_nothing_else() -> None:
+    torch.manual_seed(1)
+    network = build(SMALL, GRID).eval()
+    batch = prepare(power_laws(64)[0])
+    with torch.no_grad():
+        before = network.expected_counts(network.encode(batch), batch)
+        for _ in range(2):
+            network.autoencoder.whiten(network.encode(batch))
+        z = network.encode(batch)
+        after = network.expected_counts(z, batch)
+    assert torch.allclose(before, after, rtol=1e-3, atol=1e-4)
+    assert z.mean(0).numpy() == pytest.approx(np.zeros(8), abs=1e-3)
+    assert torch.cov(z.T).numpy() == pytest.approx(np.eye(8), abs=0.02)
+
+
+def test_refinement_never_lowers_the_posterior(folded: Folded) -> None:
+    batch = prepare(power_laws(100, seed=2)[0])
+    with torch.no_grad():
+        start = folded.encode(batch)
+
+        def objective(z: torch.Tensor) -> torch.Tensor:
+            return folded.loss(z, batch) * batch.counts.sum(-1).sqrt() + z.square().sum(-1)
+
+        polished = refine(folded, start, batch, steps=8).z
+        assert (objective(polished) <= objective(start) + 0.02).all()
+        assert objective(polished).mean() < objective(start).mean() - 0.5
+
+
+def test_errors_shrink_with_counts_and_never_exceed_the_prior(folded: Folded) -> None:
+    errors = []
+    for counts in 100.0, 5000.0:
+        batch = prepare(power_laws(40, counts=counts)[0])
+        refined = refine(folded, folded.encode(batch).detach(), batch, steps=4)
+        assert (refined.z_err <= 1.001).all()
+        assert (refined.freedom > 0.9).all()
+        assert (refined.freedom < 9.01).all()
+        errors.append(refined.z_err[:, 0].median())
+    assert errors[1] < errors[0]
+
+
+def test_no_counts_no_background_still_encodes(folded: Folded) -> None:
+    spectra, _ = power_laws(3)
+    empty = spectra.take([0, 1, 2])
+    empty.counts[0] = 0
+    empty.background_scale[1] = 0
+    columns = encode_batch(folded, empty, refine_steps=3)
+    for name, values in columns.items():
+        assert np.isfinite(values).all(), name
+    reconstruction = reconstruct_batch(folded, empty, np.zeros((3, 8), np.float32))
+    assert (reconstruction.background[1] == 0).all()
+    assert (reconstruction.total >= reconstruction.background).all()
+
+
+def test_paper_reconstructs_without_errors_or_flux() -> None:
+    network = _trained("paper", steps=40)
+    spectra, _ = power_laws(10)
+    columns = encode_batch(network, spectra, refine_steps=6)
+    assert np.isnan(columns["z0_err"]).all()
+    assert np.isfinite(columns["cash"]).all()
+    z = np.stack([columns[f"z{i}"] for i in range(8)], 1)
+    assert reconstruct_batch(network, spectra, z).flux is None
+
+
+def test_inputs_are_of_order_one_whatever_the_counts() -> None:
+    for counts in 20.0, 50_000.0:
+        features, conditions = encoder_inputs(prepare(power_laws(8, counts=counts)[0]))
+        assert features.shape == (8, 2, 256)
+        assert conditions.shape == (8, CONDITIONS)
+        assert 0.9 < features[:, 0].square().mean().sqrt() < 1.1
+        assert conditions.abs().max() < 5
+
+
+def test_thinning_is_a_shorter_exposure() -> None:
+    torch.manual_seed(0)
+    batch = prepare(power_laws(200, counts=2000.0)[0])
+    shown = thin(batch, 0.3)
+    share = shown.exposure_s / batch.exposure_s
+    assert share.min() >= 0.3
+    assert (shown.counts <= batch.counts).all()
+    assert (shown.counts.sum() / (share[:, None] * batch.counts).sum()).item() == pytest.approx(
+        1.0, abs=0.01
+    )
+    assert thin(batch, 1.0) is batch

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import raypipe
+from raypipe.config import Config, load_config
+from raypipe.errors import RaypipeError
+from raypipe.model.bundle import Model, load_model, save_model
+from raypipe.model.grid import Grid
+from raypipe.model.population import Population
+from raypipe.model.presets import build
+from raypipe.model.split import assign_splits, source_keys
+from raypipe.workspace import Workspace
+from tests.unit.model_spectra import power_laws
+
+
+@pytest.fixture
+def model() -> Model:
+    torch.manual_seed(0)
+    config: Config = load_config(
+        settings={"model": {"width": 16, "depth": 1, "heads": 2, "decoder_width": 16}}
+    )
+    rng = np.random.default_rng(0)
+    keys = np.arange(300, dtype=np.int64)
+    labels = np.array([None, "AGN", "YSO"] * 100, dtype=object)
+    z = rng.normal(size=(300, 8)) + 4.0 * (labels == "YSO")[:, None]
+    return Model(
+        model_id="folded-test",
+        config=config,
+        grid=Grid(),
+        network=build(config.model, Grid()).eval(),
+        population=Population.fit(z, labels, keys, references=150, seed=0),
+        train_sources=keys[:200],
+        validation_sources=keys[200:],
+        metrics={"release": "sim", "epochs": 1, "best_epoch": 0, "validation_loss": 1.0},
+    )
+
+
+def test_a_bundle_comes_back_whole(model: Model, tmp_path: Path) -> None:
+    save_model(model, Workspace(tmp_path), "m")
+    names = sorted(path.name for path in (tmp_path / "m").iterdir())
+    assert names == ["README.md", "config.toml", "metrics.json", "model.safetensors"]
+    loaded = load_model(tmp_path / "m")
+    spectra, _ = power_laws(5)
+    before, after = model.encode_batch(spectra), loaded.encode_batch(spectra)
+    assert before.equals(after)
+    assert loaded.split_of(np.array([1, 250, 999])).tolist() == ["train", "validation", "test"]
+    assert loaded.population.classes == ("AGN", "YSO")
+
+
+@pytest.mark.parametrize("keep", [0, 5, 100, 5000, -1])
+def test_a_cut_bundle_is_refused(model: Model, tmp_path: Path, keep: int) -> None:
+    save_model(model, Workspace(tmp_path), "m")
+    weights = tmp_path / "m" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:keep])
+    with pytest.raises(RaypipeError, match=r"model\.safetensors"):
+        load_model(tmp_path / "m")
+
+
+def test_a_model_of_another_shape_is_refused(model: Model, tmp_path: Path) -> None:
+    save_model(model, Workspace(tmp_path), "m")
+    config = tmp_path / "m" / "config.toml"
+    config.write_text(config.read_text().replace("width = 16", "width = 32"))
+    with pytest.raises(RaypipeError, match="not a whole raypipe model"):
+        load_model(tmp_path / "m")
+    with pytest.raises(RaypipeError, match="not a model bundle"):
+        load_model(tmp_path)
+
+
+def test_real_spectra_encode_as_one_reads_them(model: Model, shared_data: Path) -> None:
+    spectra = [
+        raypipe.read_spectrum(shared_data / "ciao" / name) for name in ("3c273.pi", "obs1.pi")
+    ]
+    frame = model.encode(spectra)
+    assert len(frame) == 2
+    assert frame["total_counts"].tolist() == pytest.approx([659, 49], rel=0.05)
+    assert np.isfinite(frame.to_numpy(dtype=float)).all()
+    assert len(model.encode(spectra[0])) == 1
+
+
+def test_densities_and_classes_know_the_population(model: Model) -> None:
+    near, far = np.zeros((1, 8)), np.full((1, 8), 20.0)
+    score = model.population.anomaly_score(np.concatenate([near, far]))
+    assert score[1] > score[0] + 50
+    p = model.population.class_probabilities(np.concatenate([near, np.full((1, 8), 4.0)]))
+    assert p.sum(1) == pytest.approx([1.0, 1.0])
+    assert p[0, 0] > 0.9
+    assert p[1, 1] > 0.9
+
+
+def test_a_source_has_no_vote_on_itself() -> None:
+    z = np.concatenate([np.zeros((1, 8)), np.full((40, 8), 5.0)])
+    labels = np.array(["AGN"] + ["YSO"] * 40, dtype=object)
+    keys = np.arange(41, dtype=np.int64)
+    population = Population.fit(z, labels, keys, references=100, seed=0)
+    stranger = population.class_probabilities(z[:1], np.array([99]))
+    itself = population.class_probabilities(z[:1], np.array([0]))
+    assert stranger[0, 0] > itself[0, 0]
+    assert itself[0, 0] < 0.1
+
+
+def test_splits_go_by_source_and_stay() -> None:
+    names = [f"2CXO J{i}" for i in range(4000)]
+    keys = source_keys(names, names)
+    split = assign_splits(keys, 0, 0.2, 0.1)
+    assert np.mean(split == "test") == pytest.approx(0.2, abs=0.02)
+    assert np.mean(split == "validation") == pytest.approx(0.1, abs=0.02)
+    assert (assign_splits(keys[:50], 0, 0.2, 0.1) == split[:50]).all()
+    assert (assign_splits(keys, 1, 0.2, 0.1) != split).any()
+    assert source_keys(["a", None], ["x", "y"])[0] == source_keys(["a"], ["z"])[0]
