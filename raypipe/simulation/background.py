@@ -1,0 +1,114 @@
+"""The background an ACIS spectrum is drawn over: particles, fluorescence of the camera, the sky."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from raypipe.simulation.absorption import transmission
+from raypipe.simulation.components import power_law
+from raypipe.simulation.energy import EnergyGrid, FloatArray
+from raypipe.simulation.instrument import Instrument, fold
+from raypipe.simulation.plasma import thermal_plasma
+
+FRONT_CONTINUUM = (
+    (0.12, 5.0),
+    (0.3, 200.0),
+    (0.5, 190.0),
+    (0.8, 140.0),
+    (1.2, 110.0),
+    (2.0, 100.0),
+    (3.0, 83.0),
+    (5.0, 80.0),
+    (7.0, 82.0),
+    (9.0, 120.0),
+    (12.0, 190.0),
+    (14.0, 100.0),
+    (14.9, 5.0),
+)
+BACK_CONTINUUM = (
+    (0.12, 300.0),
+    (0.3, 1500.0),
+    (0.4, 900.0),
+    (0.5, 600.0),
+    (0.9, 350.0),
+    (1.5, 330.0),
+    (2.0, 340.0),
+    (3.0, 205.0),
+    (4.5, 185.0),
+    (6.0, 320.0),
+    (7.0, 750.0),
+    (8.0, 1300.0),
+    (9.0, 1750.0),
+    (10.0, 2150.0),
+    (12.0, 2000.0),
+    (14.9, 1400.0),
+)
+"""Particle continua of front- and back-illuminated chips: energy (keV), counts per keV. Shapes of
+background spectra in the Chandra Source Catalog (see also Bartalucci et al. 2014)."""
+
+FLUORESCENCE = (
+    (1.487, 8.0, 10.0),
+    (1.740, 10.0, 40.0),
+    (2.123, 28.0, 35.0),
+    (7.478, 45.0, 60.0),
+    (8.265, 7.0, 9.0),
+    (9.713, 80.0, 60.0),
+)
+"""Lines of Al, Si, Au M, Ni K alpha and beta, Au L: energy (keV), counts on front- and
+back-illuminated chips in the unit of the continua."""
+FLUORESCENCE_SIGMA_KEV = 0.06
+
+SKY_PLASMA_KEV = 0.2
+SKY_PHOTON_INDEX = 1.4
+SKY_PLASMA_SHARE = 0.35
+SKY_NH_1E22 = 0.02
+"""The sky: Galactic plasma and the unresolved power law of De Luca & Molendi (2004)."""
+
+BACK_RATE = 55.0
+FRONT_RATE = 14.0
+"""Background counts/s from 0.5 to 7 keV per unit of BACKSCAL (the 8192 x 8192 detector plane)."""
+
+
+def background_rate(instrument: Instrument) -> float:
+    """Return the usual background counts/s, 0.5-7 keV, per unit of BACKSCAL."""
+    return BACK_RATE if instrument.back_illuminated else FRONT_RATE
+
+
+def background_shape(instrument: Instrument, grid: EnergyGrid, sky_share: FloatArray) -> FloatArray:
+    """Return expected background per channel, one count in 0.5-7 keV each: (B, n).
+
+    `sky_share` (B,) is the part of those counts that came through the mirror.
+    """
+    share = sky_share[:, None]
+    return share * _sky(instrument, grid) + (1 - share) * _particles(instrument)
+
+
+@lru_cache(maxsize=64)
+def _particles(instrument: Instrument) -> FloatArray:
+    table = BACK_CONTINUUM if instrument.back_illuminated else FRONT_CONTINUUM
+    energies, densities = np.transpose(table)
+    edges = instrument.channel_energy_kev
+    middle = edges.mean(axis=1)
+    width = edges[:, 1] - edges[:, 0]
+    density = np.interp(middle, energies, densities, left=0.0, right=0.0)
+    for energy, front, back in FLUORESCENCE:
+        z = (middle - energy) / FLUORESCENCE_SIGMA_KEV
+        counts = back if instrument.back_illuminated else front
+        density += counts * np.exp(-0.5 * z**2) / (FLUORESCENCE_SIGMA_KEV * np.sqrt(2 * np.pi))
+    return _one_count(density * width, instrument)
+
+
+@lru_cache(maxsize=64)
+def _sky(instrument: Instrument, grid: EnergyGrid) -> FloatArray:
+    one = np.ones(1)
+    flux = SKY_PLASMA_SHARE * thermal_plasma(SKY_PLASMA_KEV * one, one, grid)
+    flux += (1 - SKY_PLASMA_SHARE) * power_law(SKY_PHOTON_INDEX * one, grid)
+    flux *= transmission(SKY_NH_1E22 * one, grid)
+    area = instrument.area_cm2[None, :].astype(np.float32)
+    return _one_count(fold(instrument, grid, flux, area)[0], instrument)
+
+
+def _one_count(expected: FloatArray, instrument: Instrument) -> FloatArray:
+    return expected / expected[instrument.channels_in_band].sum()

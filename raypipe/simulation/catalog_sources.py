@@ -1,0 +1,132 @@
+"""Sources as a real table has them: best-fitting model, counts, class, position."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from astropy import units
+from astropy.coordinates import Angle
+from astropy.table import Table
+
+from raypipe.errors import UsageError
+from raypipe.simulation.energy import FloatArray
+from raypipe.simulation.sources import Sources
+from raypipe.simulation.targets import Targets
+
+MODEL_PARAMETER = {
+    "powlaw": ("powlaw_gamma", "photon_index"),
+    "bb": ("bb_kt", "kt_kev"),
+    "brems": ("brems_kt", "kt_kev"),
+}
+"""Of each fitted model, its column beside the absorption and what raypipe calls it."""
+
+CREDIBLE = {"powlaw": (-0.5, 6.0), "bb": (0.03, 5.0), "brems": (0.1, 60.0)}
+"""Fits outside (photon index; kT in keV) ran into a limit or away; they are not used."""
+HIGHEST_NH_1E20 = 5000.0
+LOWEST_NH_1E20 = 0.1
+"""Fitted columns below this are as good as none; taken as this."""
+
+CLASS_COLUMN = "muwclass_true_class"
+COUNTS_COLUMN = "src_cnts_aper90_b"
+IDENTITY_COLUMNS = ("name", "ra", "dec", "obsid", "obi", "region_id")
+FIT_COLUMNS = tuple(
+    f"{model}_{suffix}"
+    for model, (column, _) in MODEL_PARAMETER.items()
+    for suffix in (column.removeprefix(f"{model}_"), "nh", "stat")
+)
+
+
+def catalog_targets(
+    rng: np.random.Generator,
+    path: Path,
+    detections: int,
+    *,
+    counts_min: float,
+    counts_max: float,
+) -> Targets:
+    """Draw sources of a table, each as likely as the other, and a detection of each.
+
+    `path` is a Parquet, CSV, FITS or VOTable file with the columns of the archive's TAP service: a
+    row a detection. The spectrum is that of the fit with the smallest statistic among power law,
+    black body and bremsstrahlung whose parameters are credible (`CREDIBLE`); sources without one
+    are left out. Expected counts are the detection's net counts within `counts_min` and
+    `counts_max`. Sources are drawn without replacement as long as there are any, then all over
+    again. Raises UsageError for a table that cannot be read, lacks columns, or has no fits.
+    """
+    table = _read(path)
+    best = best_models(table)
+    table = table.assign(model=best)[best.notna() & (table[COUNTS_COLUMN] > 0)]
+    if table.empty:
+        raise UsageError(f"{path}: no source in it has a usable spectral fit and counts")
+    groups = [rows for _, rows in sorted(table.groupby("name").indices.items())]
+    rounds = -(-detections // len(groups))
+    order = np.concatenate([rng.permutation(len(groups)) for _ in range(rounds)])[:detections]
+    picked = np.array([rng.choice(groups[group]) for group in order], dtype=np.intp)
+    drawn = table.iloc[picked]
+    first, of_source = np.unique(order, return_index=True, return_inverse=True)[1:]
+    sources = drawn.iloc[first]
+    return Targets(
+        sources=_fitted_sources(sources),
+        label=np.array([c if isinstance(c, str) else None for c in sources[CLASS_COLUMN]], object),
+        name=sources["name"].to_numpy(dtype=str),
+        ra=_degrees(sources["ra"], units.hourangle),
+        dec=_degrees(sources["dec"], units.deg),
+        source=of_source,
+        counts=np.clip(drawn[COUNTS_COLUMN].to_numpy(float), counts_min, counts_max),
+        origin=(
+            drawn["obsid"].astype(str)
+            + "."
+            + drawn["obi"].astype(str)
+            + "."
+            + drawn["region_id"].astype(str)
+        ).to_numpy(dtype=object),
+    )
+
+
+def best_models(table: pd.DataFrame) -> pd.Series:
+    """Return the best credible model of each row, by its smallest statistic; null without one."""
+    statistics = pd.DataFrame(index=table.index)
+    for model, (column, _) in MODEL_PARAMETER.items():
+        nh, (lowest, highest) = table[f"{model}_nh"], CREDIBLE[model]
+        credible = table[column].between(lowest, highest) & nh.between(0, HIGHEST_NH_1E20)
+        statistics[model] = table[f"{model}_stat"].where(credible)
+    fitted = statistics.notna().any(axis=1)
+    return statistics[fitted].idxmin(axis=1).reindex(table.index)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        if path.suffix == ".parquet":
+            table = pd.read_parquet(path)
+        elif path.suffix == ".csv":
+            table = pd.read_csv(path)
+        else:
+            table = Table.read(path).to_pandas()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: not a readable table ({error})") from error
+    needed = (*IDENTITY_COLUMNS, CLASS_COLUMN, COUNTS_COLUMN, *FIT_COLUMNS)
+    missing = [column for column in needed if column not in table.columns]
+    if missing:
+        raise UsageError(f"{path}: columns missing: {', '.join(missing)}")
+    return table
+
+
+def _fitted_sources(rows: pd.DataFrame) -> Sources:
+    model = rows["model"].to_numpy(dtype=str)
+    parts = []
+    for name, (column, parameter) in MODEL_PARAMETER.items():
+        here = np.flatnonzero(model == name)
+        nh_1e20 = np.maximum(rows[f"{name}_nh"].to_numpy(float)[here], LOWEST_NH_1E20)
+        values = {"nh_1e22": nh_1e20 / 100.0, parameter: rows[column].to_numpy(float)[here]}
+        parts.append((here, values))
+    return Sources.assemble(model, parts)
+
+
+def _degrees(positions: pd.Series, unit: units.UnitBase) -> FloatArray:
+    """Return degrees from numbers (degrees already) or sexagesimal text in `unit`."""
+    if pd.api.types.is_numeric_dtype(positions):
+        return positions.to_numpy(float)
+    degrees: FloatArray = Angle(positions.to_numpy(dtype=str), unit=unit).degree
+    return degrees

@@ -1,0 +1,91 @@
+"""Spectral shapes, each scaled to one photon/cm2/s between 0.5 and 7 keV before absorption.
+
+Every function takes arrays of B parameters and returns (B, n) photon flux densities on the
+middles of the grid's bins, so that components add up in the ratio of their photons.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from scipy.special import k0e
+
+from raypipe.simulation.energy import EnergyGrid, FloatArray
+
+_X_TABLE = np.geomspace(1e-4, 700.0, 4000)
+_LOG_X_TABLE = np.log(_X_TABLE)
+_LOWEST_LOG = -600.0
+
+
+def normalized(flux: FloatArray, grid: EnergyGrid) -> FloatArray:
+    """Scale spectra (B, n) in place to one photon/cm2/s between 0.5 and 7 keV."""
+    photons = flux[:, grid.in_band].sum(axis=1) * grid.width_kev
+    flux /= photons[:, None]
+    return flux
+
+
+def power_law(photon_index: FloatArray, grid: EnergyGrid) -> FloatArray:
+    """Power law E^-Gamma."""
+    return normalized(np.exp(np.multiply.outer(-photon_index, np.log(grid.mid_kev))), grid)
+
+
+def black_body(kt_kev: FloatArray, grid: EnergyGrid) -> FloatArray:
+    """Planck spectrum of temperature kT: E^2 / (exp(E/kT) - 1)."""
+    x = grid.mid_kev[None, :] / kt_kev[:, None]
+    shape = np.exp(2 * np.log(x) - x) / -np.expm1(-x)
+    return normalized(shape, grid)
+
+
+def disk_black_body(kt_kev: FloatArray, grid: EnergyGrid) -> FloatArray:
+    """Multicolor disk of inner temperature kT (Mitsuda et al. 1984; Makishima et al. 1986)."""
+    return normalized(_interpolated(_disk_table(), kt_kev, grid, power=2), grid)
+
+
+def bremsstrahlung(kt_kev: FloatArray, grid: EnergyGrid) -> FloatArray:
+    """Thermal bremsstrahlung with the Born-approximation Gaunt factor, of temperature kT."""
+    return normalized(bremsstrahlung_shape(kt_kev, grid), grid)
+
+
+def bremsstrahlung_shape(kt_kev: FloatArray, grid: EnergyGrid) -> FloatArray:
+    """Return g(E/kT) exp(-E/kT) / E, not normalized: (B, n), 1/keV.
+
+    g is the thermally averaged Gaunt factor of a non-relativistic plasma in the Born
+    approximation, sqrt(3)/pi exp(x/2) K0(x/2) with x = E/kT (Greene 1959; Rybicki & Lightman
+    1979, section 5.2).
+    """
+    return _interpolated(_bremsstrahlung_table(), kt_kev, grid, power=-1)
+
+
+def line(energy_kev: FloatArray, sigma_kev: float, grid: EnergyGrid) -> FloatArray:
+    """Gaussian line at `energy_kev` (B,) of width `sigma_kev`, one photon/cm2/s in all: (B, n)."""
+    z = (grid.mid_kev[None, :] - energy_kev[:, None]) / sigma_kev
+    shape = np.exp(-0.5 * np.minimum(z * z, 1200.0))
+    shape /= sigma_kev * np.sqrt(2 * np.pi)
+    return shape
+
+
+def _interpolated(
+    log_table: FloatArray, kt_kev: FloatArray, grid: EnergyGrid, *, power: int
+) -> FloatArray:
+    """Return E^power f(E/kT) from ln f on `_X_TABLE`."""
+    log_energy = np.log(grid.mid_kev)
+    log_x = log_energy[None, :] - np.log(kt_kev)[:, None]
+    return np.exp(np.interp(log_x, _LOG_X_TABLE, log_table) + power * log_energy[None, :])
+
+
+@cache
+def _disk_table() -> FloatArray:
+    """ln of the integral over t = T/T_in from 0 to 1 of t^(-11/3) / (exp(x/t) - 1)."""
+    nodes, weights = np.polynomial.legendre.leggauss(400)
+    log_t = 0.5 * (nodes - 1.0) * 9.0
+    t = np.exp(log_t)
+    log_occupation = -_X_TABLE[:, None] / t - np.log(-np.expm1(-_X_TABLE[:, None] / t))
+    log_terms = log_occupation - (8.0 / 3.0) * log_t + np.log(weights * 4.5)
+    return np.maximum(np.logaddexp.reduce(log_terms, axis=1), _LOWEST_LOG)
+
+
+@cache
+def _bremsstrahlung_table() -> FloatArray:
+    gaunt = np.sqrt(3.0) / np.pi * k0e(0.5 * _X_TABLE)
+    return np.maximum(np.log(gaunt) - _X_TABLE, _LOWEST_LOG)

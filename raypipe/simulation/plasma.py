@@ -1,0 +1,149 @@
+"""Optically thin thermal plasma in collisional ionization equilibrium.
+
+Bremsstrahlung of hydrogen and helium plus the lines of the strongest ions between 0.35 and 8 keV.
+Line energies are those of the AtomDB line list (Foster et al. 2012). Each line's emissivity peaks
+at the temperature where its ion is most common and falls off as a log-normal in temperature on
+either side; peak values approximate AtomDB's at solar abundance to some tens of percent. Weak
+lines, recombination edges and two-photon emission are left out: what is kept, line complexes that
+move with temperature and scale with abundance, is what a CCD resolves.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from raypipe.simulation.components import bremsstrahlung_shape, normalized
+from raypipe.simulation.energy import EnergyGrid, FloatArray
+
+KELVIN_PER_KEV = 1.160452e7
+TEMPERATURES_KEV = np.geomspace(0.05, 90.0, 160)
+BREMSSTRAHLUNG_EMISSIVITY = 1.03e-11
+"""Photons cm3 / s / keV at 1 keV, 1 K and unit Gaunt factor, for one electron and one proton
+(Rybicki & Lightman 1979, equation 5.14b, per photon)."""
+CHARGE_SQUARED_PER_HYDROGEN = 1.42
+"""Sum of Z^2 over the ions per hydrogen nucleus at solar abundance."""
+
+
+class Line(NamedTuple):
+    """A line: its ion, energy in keV, emissivity at the peak (1e-17 photons cm3/s), log10 of the
+    peak temperature in K, and the widths in dex below and above it.
+    """
+
+    ion: str
+    energy_kev: float
+    emissivity: float
+    log_t: float
+    below: float = 0.15
+    above: float = 0.32
+
+
+def _fe_l(ion: str, energy_kev: float, emissivity: float, log_t: float) -> Line:
+    """Return a line of an iron L-shell ion, which lives in a narrow range of temperature."""
+    return Line(ion, energy_kev, emissivity, log_t, below=0.13, above=0.19)
+
+
+LINES = (
+    Line("C VI", 0.3675, 100.0, 6.10),
+    Line("N VI", 0.4307, 12.0, 6.20),
+    Line("N VII", 0.5003, 24.0, 6.32),
+    Line("O VII", 0.5610, 45.0, 6.30),
+    Line("O VII", 0.5686, 10.0, 6.30),
+    Line("O VII", 0.5739, 65.0, 6.30),
+    Line("O VIII", 0.6536, 140.0, 6.50),
+    Line("O VII", 0.6656, 8.0, 6.35),
+    Line("O VIII", 0.7746, 18.0, 6.52),
+    _fe_l("Fe XVII", 0.7252, 85.0, 6.75),
+    _fe_l("Fe XVII", 0.7271, 90.0, 6.75),
+    _fe_l("Fe XVII", 0.7389, 65.0, 6.75),
+    _fe_l("Fe XVIII", 0.7715, 30.0, 6.85),
+    _fe_l("Fe XVII", 0.8120, 40.0, 6.77),
+    _fe_l("Fe XVII", 0.8258, 130.0, 6.77),
+    _fe_l("Fe XVIII", 0.8625, 25.0, 6.86),
+    _fe_l("Fe XVIII", 0.8727, 60.0, 6.86),
+    _fe_l("Fe XIX", 0.9172, 45.0, 6.92),
+    _fe_l("Fe XIX", 0.9226, 20.0, 6.92),
+    _fe_l("Fe XX", 0.9652, 40.0, 7.00),
+    _fe_l("Fe XXI", 1.0090, 50.0, 7.04),
+    _fe_l("Fe XXII", 1.0534, 30.0, 7.10),
+    _fe_l("Fe XXIV", 1.1098, 25.0, 7.26),
+    _fe_l("Fe XXIII", 1.1286, 20.0, 7.17),
+    _fe_l("Fe XXIV", 1.1675, 25.0, 7.28),
+    Line("Ne IX", 0.9051, 13.0, 6.58),
+    Line("Ne IX", 0.9148, 3.5, 6.58),
+    Line("Ne IX", 0.9220, 20.0, 6.60),
+    Line("Ne X", 1.0219, 35.0, 6.76),
+    Line("Ne X", 1.2109, 5.0, 6.80),
+    Line("Mg XI", 1.3312, 7.0, 6.80),
+    Line("Mg XI", 1.3431, 2.0, 6.80),
+    Line("Mg XI", 1.3523, 12.0, 6.81),
+    Line("Mg XII", 1.4724, 13.0, 7.00),
+    Line("Mg XII", 1.7447, 1.8, 7.02),
+    Line("Si XIII", 1.8395, 7.5, 7.00),
+    Line("Si XIII", 1.8538, 2.0, 7.00),
+    Line("Si XIII", 1.8650, 12.0, 7.01),
+    Line("Si XIV", 2.0055, 11.0, 7.20),
+    Line("Si XIII", 2.1825, 1.6, 7.05),
+    Line("Si XIV", 2.3765, 1.6, 7.22),
+    Line("S XV", 2.4303, 2.8, 7.18),
+    Line("S XV", 2.4606, 5.0, 7.20),
+    Line("S XVI", 2.6218, 4.2, 7.40),
+    Line("S XVI", 3.1067, 0.6, 7.42),
+    Line("Ar XVII", 3.1042, 0.6, 7.34),
+    Line("Ar XVII", 3.1396, 1.1, 7.36),
+    Line("Ar XVIII", 3.3211, 0.8, 7.58),
+    Line("Ca XIX", 3.8612, 0.4, 7.48),
+    Line("Ca XIX", 3.9024, 0.7, 7.50),
+    Line("Ca XX", 4.1052, 0.45, 7.75),
+    Line("Fe XXV", 6.6366, 1.4, 7.74, below=0.18),
+    Line("Fe XXV", 6.6740, 1.0, 7.78, below=0.18),
+    Line("Fe XXV", 6.7004, 3.4, 7.80, below=0.18),
+    Line("Fe XXVI", 6.9660, 2.4, 8.15, below=0.20),
+    Line("Fe XXV", 7.8810, 0.6, 7.85, below=0.16),
+)
+
+
+def thermal_plasma(kt_kev: FloatArray, abundance: FloatArray, grid: EnergyGrid) -> FloatArray:
+    """Return plasma spectra, one photon/cm2/s between 0.5 and 7 keV each: (B, n).
+
+    `kt_kev` (B,) is the temperature, 0.05-90 keV, and `abundance` (B,) that of the metals
+    relative to solar. Spectra are interpolated in log kT between 160 temperatures.
+    """
+    continuum, lines = _emissivity_tables(grid)
+    position = np.interp(
+        np.log(kt_kev), np.log(TEMPERATURES_KEV), np.arange(len(TEMPERATURES_KEV), dtype=float)
+    )
+    lower = np.minimum(position.astype(int), len(TEMPERATURES_KEV) - 2)
+    share = (position - lower)[:, None]
+    flux = (1 - share) * continuum[lower] + share * continuum[lower + 1]
+    metals = (1 - share) * lines[lower] + share * lines[lower + 1]
+    metals *= abundance[:, None]
+    flux += metals
+    return normalized(flux, grid)
+
+
+@cache
+def _emissivity_tables(grid: EnergyGrid) -> tuple[FloatArray, FloatArray]:
+    """Continuum and solar-abundance lines, each (160, n), in 1e-17 photons cm3 / s / keV."""
+    kelvin = TEMPERATURES_KEV * KELVIN_PER_KEV
+    scale = 1e17 * BREMSSTRAHLUNG_EMISSIVITY * CHARGE_SQUARED_PER_HYDROGEN / np.sqrt(kelvin)
+    continuum = scale[:, None] * bremsstrahlung_shape(TEMPERATURES_KEV, grid)
+    lines = np.zeros((len(TEMPERATURES_KEV), grid.n))
+    for each in LINES:
+        bins, shares = _shared_bins(each.energy_kev, grid)
+        offset = np.log10(kelvin) - each.log_t
+        width = np.where(offset < 0, each.below, each.above)
+        emissivity = each.emissivity * np.exp(-0.5 * (offset / width) ** 2)
+        lines[:, bins] += np.outer(emissivity, shares) / grid.width_kev
+    return continuum, lines
+
+
+def _shared_bins(energy_kev: float, grid: EnergyGrid) -> tuple[list[int], list[float]]:
+    """Return the two bins around an energy and their shares, so that the mean energy is kept."""
+    position = (energy_kev - grid.mid_kev[0]) / grid.width_kev
+    lower = int(np.floor(position))
+    pair = [(lower, 1 - (position - lower)), (lower + 1, position - lower)]
+    inside = [(index, share) for index, share in pair if 0 <= index < grid.n]
+    return [index for index, _ in inside], [share for _, share in inside]

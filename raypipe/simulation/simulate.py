@@ -1,0 +1,247 @@
+"""The verb `simulate`: a survey of simulated detections, written as the catalog's products."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raypipe._version import __version__
+from raypipe.errors import UsageError
+from raypipe.model.grid import NATIVE_CHANNELS
+from raypipe.simulation.products import arf_file, pha_file, product_name, rmf_file
+from raypipe.simulation.survey import RELEASE, Plan, Survey, draw_batch, plan_survey
+
+logger = logging.getLogger(__name__)
+
+TRUTH_FILE = "truth.parquet"
+SURVEY_FILE = "survey.json"
+_RESPONSES_FOLDER = ".responses"
+_PARTIAL_SUFFIX = ".partial"
+_BATCHES_AHEAD = 2
+"""Batches under way for every worker: enough to keep it busy, few to keep in memory."""
+_PRODUCT_NAME = re.compile(r"acisf\d+_\d+N\d+_r\d+_(pha3|arf3|rmf3)\.fits\.gz(\.partial)?")
+_TRUTH_LEAVES_OUT = {"exposure_s", "backscal", "background_backscal"}
+"""Columns of `Survey.table` that the PHA holds."""
+
+Progress = Callable[[int, int], None]
+"""Called with detections written so far and in all."""
+
+
+@dataclass(frozen=True)
+class SimulationSummary:
+    """What `simulate` wrote: the folder, how many detections and sources, the time it took."""
+
+    path: Path
+    detections: int
+    sources: int
+    seconds: float
+    fingerprint: str
+
+
+def simulate(
+    out: str | Path,
+    *,
+    detections: int = 4000,
+    seed: int = 0,
+    catalog: str | Path | None = None,
+    responses: str | Path | None = None,
+    counts_min: float = 50.0,
+    counts_max: float = 5000.0,
+    overwrite: bool = False,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> SimulationSummary:
+    """Write a survey of simulated detections into the folder `out`.
+
+    Each detection has a pha3 (with its background), an arf3 and an rmf3 file, named and laid out as
+    in the Chandra Source Catalog; detections of one instrument share their RMF by hard links.
+    `truth.parquet` holds the classes, parameters and expected counts, `survey.json` what made the
+    survey. Sources are the built-in population, or those of the table `catalog`; instruments the
+    built-in ones, or the ARF/RMF pairs in the folder `responses`; expected source counts (0.5-7
+    keV) lie within `counts_min` and `counts_max`.
+
+    The same arguments give the same bytes, whatever `workers` (threads; all CPUs by default).
+    A survey already in `out` is replaced, an interrupted one completed. Raises UsageError for a
+    folder that holds something else (unless `overwrite`), and as `plan_survey` does.
+    """
+    started = time.monotonic()
+    out = Path(out)
+    settings = {
+        "detections": detections,
+        "seed": seed,
+        "counts_min": counts_min,
+        "counts_max": counts_max,
+        "catalog": None if catalog is None else Path(catalog).name,
+        "responses": None if responses is None else Path(responses).name,
+    }
+    plan = plan_survey(
+        detections,
+        seed,
+        counts_min=counts_min,
+        counts_max=counts_max,
+        catalog=catalog,
+        responses=responses,
+    )
+    _prepare(out, overwrite=overwrite)
+    _write_description(out, settings, complete=False, fingerprint=None)
+    fingerprint = _write(plan, out, workers or os.cpu_count() or 1, progress)
+    _write_description(out, settings, complete=True, fingerprint=fingerprint)
+    return SimulationSummary(
+        path=out,
+        detections=len(plan),
+        sources=len(plan.targets.sources),
+        seconds=time.monotonic() - started,
+        fingerprint=fingerprint,
+    )
+
+
+def _prepare(out: Path, *, overwrite: bool) -> None:
+    """Make sure `out` is a folder for a survey, without the products of an earlier one."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out}: is a file, expected a folder for the survey")
+    holds_survey = _holds_survey(out)
+    if out.is_dir() and any(out.iterdir()) and not holds_survey and not overwrite:
+        raise UsageError(f"{out}: not empty and no simulated survey; choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    if holds_survey:
+        (out / TRUTH_FILE).unlink(missing_ok=True)
+        for path in out.iterdir():
+            if _PRODUCT_NAME.fullmatch(path.name):
+                path.unlink()
+
+
+def _holds_survey(folder: Path) -> bool:
+    """Tell whether a folder holds a simulated survey, complete or interrupted."""
+    try:
+        return json.loads((folder / SURVEY_FILE).read_text()).get("release") == RELEASE
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _write(plan: Plan, out: Path, workers: int, progress: Progress | None) -> str:
+    """Write products and truth of a plan; return the fingerprint of its counts."""
+    folder = out / _RESPONSES_FOLDER
+    folder.mkdir(exist_ok=True)
+    for index in sorted(set(plan.instrument.tolist())):
+        _publish(_response_path(folder, index), rmf_file(plan.instruments[index]))
+    partial = out / (TRUTH_FILE + _PARTIAL_SUFFIX)
+    digest = hashlib.sha256()
+    done = 0
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(workers))
+        truth = None
+        batches = stack.enter_context(
+            contextlib.closing(_in_order(pool, plan, out, ahead=_BATCHES_AHEAD * workers))
+        )
+        for survey in batches:
+            table = truth_table(survey)
+            if truth is None:
+                truth = stack.enter_context(pq.ParquetWriter(partial, table.schema))
+            truth.write_table(table)
+            digest.update(survey.counts.tobytes() + survey.background_counts.tobytes())
+            done += len(survey)
+            logger.info("simulated %d of %d detections", done, len(plan))
+            if progress is not None:
+                progress(done, len(plan))
+    partial.replace(out / TRUTH_FILE)
+    shutil.rmtree(folder)
+    return digest.hexdigest()[:16]
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, plan: Plan, out: Path, *, ahead: int
+) -> Generator[Survey, None, None]:
+    """Draw and write batches in the pool; yield them in order, `ahead` of them under way."""
+    under_way = [pool.submit(_write_batch, plan, b, out) for b in range(min(ahead, plan.batches))]
+    try:
+        for batch in range(plan.batches):
+            survey = under_way.pop(0).result()
+            if batch + ahead < plan.batches:
+                under_way.append(pool.submit(_write_batch, plan, batch + ahead, out))
+            yield survey
+    finally:
+        for future in under_way:
+            future.cancel()
+
+
+def _write_batch(plan: Plan, batch: int, out: Path) -> Survey:
+    survey = draw_batch(plan, batch)
+    names = list(survey.table)
+    for i, values in enumerate(zip(*survey.table.values(), strict=True)):
+        row = dict(zip(names, values, strict=True))
+        index = int(survey.instrument[i])
+        instrument = survey.instruments[index]
+        pha = pha_file(instrument, row, survey.counts[i], survey.background_counts[i])
+        _publish(out / product_name(row, "arf3"), arf_file(instrument, row, survey.area_cm2[i]))
+        _link(_response_path(out / _RESPONSES_FOLDER, index), out / product_name(row, "rmf3"))
+        _publish(out / product_name(row, "pha3"), pha)
+    return survey
+
+
+def _response_path(folder: Path, index: int) -> Path:
+    return folder / f"{index}.rmf.gz"
+
+
+def _publish(path: Path, data: bytes) -> None:
+    """Write a file so that it is there in full or not at all."""
+    partial = path.with_name(path.name + _PARTIAL_SUFFIX)
+    partial.write_bytes(data)
+    partial.replace(path)
+
+
+def _link(existing: Path, path: Path) -> None:
+    """Give a file a second name, or copy it where the file system knows no links."""
+    path.unlink(missing_ok=True)
+    try:
+        path.hardlink_to(existing)
+    except OSError:
+        _publish(path, existing.read_bytes())
+
+
+def truth_table(survey: Survey) -> pa.Table:
+    """Return the truth of a survey: identity, class, parameters, expected counts.
+
+    `model_counts` is what was expected in the source region (source and background),
+    `background_model_counts` the background's part of it: (1024,) float32 each.
+    """
+    columns: dict[str, Any] = {
+        name: pa.array(values, from_pandas=True, type=_arrow_type(name))
+        for name, values in survey.table.items()
+        if name not in _TRUTH_LEAVES_OUT
+    }
+    for name in ("model_counts", "background_model_counts"):
+        flat = pa.array(getattr(survey, name).reshape(-1), type=pa.float32())
+        columns[name] = pa.FixedSizeListArray.from_arrays(flat, NATIVE_CHANNELS)
+    return pa.table(columns)
+
+
+def _arrow_type(name: str) -> pa.DataType | None:
+    """Text columns that may be null throughout need their type said."""
+    return pa.string() if name in {"class", "catalog_detection"} else None
+
+
+def _write_description(
+    out: Path, settings: dict[str, Any], *, complete: bool, fingerprint: str | None
+) -> None:
+    description = {
+        "release": RELEASE,
+        "raypipe_version": __version__,
+        "complete": complete,
+        **settings,
+        "fingerprint": fingerprint,
+    }
+    _publish(out / SURVEY_FILE, (json.dumps(description, indent=2) + "\n").encode())

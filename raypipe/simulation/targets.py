@@ -1,0 +1,73 @@
+"""Which sources a survey looks at, and how often: a population of the eight classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from raypipe.simulation.energy import FloatArray
+from raypipe.simulation.sources import Sources, draw_population
+
+REPEATS = 0.3
+"""Mean number of detections of a source beyond its first."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """K sources and N detections of them.
+
+    Of each source (K,): `sources` (spectra), `label` (class or None), `name`, `ra`, `dec` (deg).
+    Of each detection (N,): `source` (row of the source), `counts` (expected source counts,
+    0.5-7 keV), `origin` (detection of a real catalog it is modeled on, or None).
+    """
+
+    sources: Sources
+    label: npt.NDArray[np.object_]
+    name: npt.NDArray[np.str_]
+    ra: FloatArray
+    dec: FloatArray
+    source: npt.NDArray[np.intp]
+    counts: FloatArray
+    origin: npt.NDArray[np.object_]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+def population_targets(
+    rng: np.random.Generator, detections: int, *, counts_min: float, counts_max: float
+) -> Targets:
+    """Draw `detections` of sources of the eight classes, a source 1.3 times on average.
+
+    Counts are log-uniform from `counts_min` to `counts_max`; sources lie anywhere on the sky.
+    """
+    repeats = 1 + rng.poisson(REPEATS, detections)
+    source = np.repeat(np.arange(detections), repeats)[:detections]
+    sources = draw_population(rng, int(source[-1]) + 1)
+    ra = rng.uniform(0.0, 360.0, len(sources))
+    dec = np.degrees(np.arcsin(rng.uniform(-1.0, 1.0, len(sources))))
+    return Targets(
+        sources=sources,
+        label=sources.model.astype(object),
+        name=np.array([catalog_name(r, d) for r, d in zip(ra, dec, strict=True)]),
+        ra=ra,
+        dec=dec,
+        source=source,
+        counts=np.exp(rng.uniform(np.log(counts_min), np.log(counts_max), detections)),
+        origin=np.full(detections, None, dtype=object),
+    )
+
+
+def catalog_name(ra: float, dec: float) -> str:
+    """Return the name "2CXO JHHMMSS.s+DDMMSS" of a position in degrees, digits cut off."""
+    tenths = int(ra / 15.0 * 36000.0) % 864000
+    hours, rest = divmod(tenths, 36000)
+    minutes, tenths = divmod(rest, 600)
+    seconds = int(abs(dec) * 3600.0)
+    sign = "-" if dec < 0 else "+"
+    return (
+        f"2CXO J{hours:02d}{minutes:02d}{tenths // 10:02d}.{tenths % 10}"
+        f"{sign}{seconds // 3600:02d}{seconds // 60 % 60:02d}{seconds % 60:02d}"
+    )
