@@ -50,8 +50,12 @@ def ray_session(config: RayConfig) -> Iterator[None]:
 
 def quiet_ray_data() -> None:
     """Leave progress to raypipe's own lines."""
-    for name in "ray.data", "ray.train", "ray._private":
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in "ray.data", "ray.train":
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, logging.StreamHandler) and not isinstance(
+                handler, logging.FileHandler
+            ):
+                handler.setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

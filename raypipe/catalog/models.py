@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from raypipe.errors import UsageError
+from raypipe.errors import RaypipeError, UsageError
+from raypipe.model.bundle import load_model
 from raypipe.workspace import Workspace, catalog_folder, model_folder, part_name
 
 _WEIGHTS = "model.safetensors"
+_DESCRIPTION = ("config.toml", "metrics.json", "README.md")
 _DEFAULT_PRESET = "folded"
 
 
@@ -29,6 +31,29 @@ def resolve_model(workspace: Workspace, model: str | None) -> str:
         return Workspace(model).absolute_uri()
     known = ", ".join(workspace.folders("models")) or "none"
     raise UsageError(f"{model}: neither a model of {workspace.uri} ({known}) nor a bundle's folder")
+
+
+def adopt_model(workspace: Workspace, uri: str) -> str:
+    """Have the bundle at `uri` in the workspace, copied where it is not, and return its id.
+
+    A catalog keeps the model that made it beside it. Raises RaypipeError where the bundle is not
+    whole, and where the workspace has another model of that id.
+    """
+    bundle = Workspace(uri)
+    model_id = load_model(uri).model_id
+    folder = model_folder(model_id)
+    weights = bundle.read_bytes(_WEIGHTS)
+    if _is_whole(workspace, model_id):
+        if workspace.read_bytes(f"{folder}/{_WEIGHTS}") != weights:
+            raise RaypipeError(
+                f"{uri}: {workspace.absolute_uri(folder)} is another model of the same id; "
+                "use another workspace"
+            )
+        return model_id
+    for name in _DESCRIPTION:
+        workspace.write_bytes(f"{folder}/{name}", bundle.read_bytes(name))
+    workspace.write_bytes(f"{folder}/{_WEIGHTS}", weights)
+    return model_id
 
 
 def choose_model(workspace: Workspace, release: str, model: str | None) -> str:

@@ -14,7 +14,7 @@ import ray
 from ray.data import ActorPoolStrategy
 
 from raypipe._version import __version__
-from raypipe.catalog.models import resolve_model
+from raypipe.catalog.models import adopt_model, resolve_model
 from raypipe.catalog.schema import catalog_table
 from raypipe.cluster import ray_session
 from raypipe.config import Config, EmbedConfig, as_config
@@ -25,7 +25,13 @@ from raypipe.model.batch import SpectraBatch
 from raypipe.model.bundle import Model, load_model
 from raypipe.model.split import source_keys
 from raypipe.runs import record_run
-from raypipe.workspace import Workspace, catalog_folder, part_name, spectra_folder
+from raypipe.workspace import (
+    Workspace,
+    catalog_folder,
+    model_folder,
+    part_name,
+    spectra_folder,
+)
 
 log = logging.getLogger(__name__)
 
@@ -42,15 +48,15 @@ def embed(
 ) -> str:
     """Write the latent catalog of a release by a model and return the model's id.
 
-    `model` is the id of a model of the workspace, or the path or URI of a bundle; by default the
-    newest one of the workspace. Only parts that are missing or whose spectra have changed are
+    `model` is the id of a model of the workspace, or the path or URI of a bundle, which is copied
+    into the workspace; by default the newest one of the workspace. Only parts that are missing or whose spectra have changed are
     done: the same command completes an interrupted run.
     """
     settings = as_config(config)
     workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
     release = choose_release(workspace, release)
-    uri = resolve_model(workspace, model)
-    model_id = load_model(uri).model_id
+    model_id = adopt_model(workspace, resolve_model(workspace, model))
+    uri = workspace.absolute_uri(model_folder(model_id))
     with record_run(workspace, "embed", settings) as figures:
         todo = _parts_to_do(workspace, release, model_id, settings.embed)
         log.info("embed: %s on %s, %d parts to do", model_id, release, len(todo))

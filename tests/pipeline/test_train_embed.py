@@ -122,6 +122,7 @@ def test_a_model_from_elsewhere_has_seen_nothing(
     catalog = raypipe.open_catalog(tmp_path)
     assert len(catalog) == 6
     assert set(catalog["split"]) == {"test"}
+    assert Workspace(tmp_path).folders("models") == [model_id]
     shutil.rmtree(tmp_path / "catalog")
     with pytest.raises(UsageError, match="run raypipe embed first"):
         raypipe.open_catalog(tmp_path)
