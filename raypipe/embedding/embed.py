@@ -49,8 +49,8 @@ def embed(
     """Write the latent catalog of a release by a model and return the model's id.
 
     `model` is the id of a model of the workspace, or the path or URI of a bundle, which is copied
-    into the workspace; by default the newest one of the workspace. Only parts that are missing or whose spectra have changed are
-    done: the same command completes an interrupted run.
+    into the workspace; by default the newest one of the workspace. Only parts that are missing or
+    whose spectra have changed are done: the same command completes an interrupted run.
     """
     settings = as_config(config)
     workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)

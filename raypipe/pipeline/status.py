@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from raypipe.discovery.manifest import read_manifest_summary
@@ -18,7 +19,7 @@ from raypipe.workspace import (
 )
 
 
-def status(workspace: str | Workspace) -> dict[str, Any]:
+def status(workspace: str | Path | Workspace) -> dict[str, Any]:
     """What each release of a workspace has come to, and which models there are.
 
     Of a release: rows of manifest, spectra and rejects and whether they add up, rejects by

@@ -28,15 +28,15 @@ def _rows(workspace: Workspace, release: str) -> tuple[pd.DataFrame, pd.DataFram
 
 def test_a_survey_arrives_as_it_was_drawn(survey: Path, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    discover(
-        workspace, source=str(survey), catalog=survey / "truth.parquet", config=SETTINGS
-    )
+    discover(workspace, source=str(survey), catalog=survey / "truth.parquet", config=SETTINGS)
     totals = ingest(workspace, config=SETTINGS)
     assert totals == {"manifest": 160, "spectra": 160, "rejects": 0}
     truth = pd.read_parquet(survey / "truth.parquet").set_index("detection_id")
     table = workspace.read_folder("spectra/sim")
     counts = vectors(table["counts"]).sum(1)
-    expected = np.array([truth.loc[i, "model_counts"].sum() for i in table["detection_id"].to_pylist()])
+    expected = np.array(
+        [truth.loc[i, "model_counts"].sum() for i in table["detection_id"].to_pylist()]
+    )
     pulls = (counts - expected) / np.sqrt(expected)
     assert np.abs(pulls).max() < 5
     assert pulls.std() == pytest.approx(1.0, abs=0.2)

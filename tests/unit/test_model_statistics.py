@@ -27,4 +27,6 @@ def test_moments_agree_with_the_published_approximation() -> None:
     published = -0.25 * faint**3 + 1.38 * faint**2 - 2 * faint * np.log(faint)
     assert cash_moments(faint)[0] == pytest.approx(published, rel=0.01)
     bright = np.array([12.0, 50.0, 300.0])
-    assert cash_moments(bright)[0] == pytest.approx(1 + 0.1649 / bright + 0.226 / bright**2, rel=2e-3)
+    assert cash_moments(bright)[0] == pytest.approx(
+        1 + 0.1649 / bright + 0.226 / bright**2, rel=2e-3
+    )
