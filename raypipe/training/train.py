@@ -101,7 +101,7 @@ def _fit(workspace: Workspace, release: str, model_id: str, settings: Config) ->
         ),
         run_config=ray.train.RunConfig(
             name=model_id,
-            storage_path=workspace.absolute_uri("runs/train"),
+            storage_path=workspace.absolute_uri("checkpoints"),
             failure_config=ray.train.FailureConfig(max_failures=settings.train.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             callbacks=[_Reporter(reports)],

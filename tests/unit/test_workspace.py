@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import gzip
-import os
 import pickle
+import resource
 from pathlib import Path
 
 import pyarrow as pa
@@ -52,11 +52,17 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
         Workspace("ftp://host/folder")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_workspace_says_so(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(RaypipeError, match="cannot be written"):
-        Workspace(tmp_path).write_bytes("a.txt", b"")
+def test_a_disk_that_fills_leaves_nothing_half_written(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 10, hard))
+    try:
+        with pytest.raises(RaypipeError, match="cannot be written"):
+            workspace.write_bytes("t/a.bin", bytes(1 << 20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list((tmp_path / "t").iterdir()) == []
+    workspace.write_bytes("t/a.bin", bytes(1 << 20))
 
 
 def test_a_file_in_the_way_says_so(tmp_path: Path) -> None:

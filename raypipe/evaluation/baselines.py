@@ -1,0 +1,168 @@
+"""Representations to compare with, and the one table that compares them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.decomposition import PCA
+
+from raypipe.config import EvaluateConfig
+from raypipe.evaluation.classification import classify
+from raypipe.evaluation.clustering import (
+    PUBLISHED_AGN_COMPACT,
+    PUBLISHED_EIGHT_CLASSES,
+    PUBLISHED_REFERENCE,
+    cluster_scores,
+)
+from raypipe.evaluation.regression import HARDNESS_PAIRS, Target, hardness_ratios, regress
+from raypipe.evaluation.selection import HELD_OUT, BinnedSpectra, latents_of
+from raypipe.evaluation.validation import FloatArray, TextArray, fitting_threads
+
+PCA_COMPONENTS = 8
+"""Components of the PCA baselines: as many as the model has latents by default."""
+
+MIN_PCA_ROWS = 50
+"""Fewest spectra a PCA is fitted to."""
+
+CLASSIFIERS = ("knn", "boosting")
+R2_TARGETS = ("log_nh", "photon_index", "log_kt", *HARDNESS_PAIRS)
+
+
+@dataclass(frozen=True)
+class Representation:
+    """Numbers that stand for spectra: `features` (n, d), with what they are.
+
+    `kind` is "model", "pca" or "hardness"; `note` says what a reader must know to compare.
+    """
+
+    name: str
+    kind: str
+    features: FloatArray
+    model_id: str | None = None
+    preset: str | None = None
+    note: str = ""
+
+
+def min_max_rates(spectra: BinnedSpectra) -> FloatArray:
+    """Net count rates scaled to 0-1 in each spectrum, (n, bins); the exposure cancels."""
+    net = (spectra.counts - spectra.background).astype(np.float64)
+    low = net.min(axis=1, keepdims=True)
+    span = np.maximum(net.max(axis=1, keepdims=True) - low, 1e-12)
+    rates: FloatArray = (net - low) / span
+    return rates
+
+
+def root_shares(spectra: BinnedSpectra) -> FloatArray:
+    """Square roots of each bin's share of the counts, (n, bins)."""
+    counts = spectra.counts.astype(np.float64)
+    shares: FloatArray = np.sqrt(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1.0))
+    return shares
+
+
+def pca_representations(
+    spectra: BinnedSpectra, fitted_to: BinnedSpectra | None, seed: int
+) -> list[Representation]:
+    """PCA of two scalings of the spectra.
+
+    Fitted to the spectra the model was trained on where they are given, else to the judged ones
+    themselves: no class or quantity is used either way, but the latter flatters the baseline.
+    """
+    training = spectra if fitted_to is None else fitted_to
+    note = "fitted to the judged spectra" if fitted_to is None else "fitted to training spectra"
+    representations = []
+    for name, scale in (("min-max rates", min_max_rates), ("sqrt shares", root_shares)):
+        pca = PCA(PCA_COMPONENTS, random_state=seed).fit(scale(training))
+        features = pca.transform(scale(spectra))
+        label = f"PCA-{PCA_COMPONENTS} of {name}"
+        representations.append(Representation(label, "pca", features, note=note))
+    return representations
+
+
+def model_representation(frame: pd.DataFrame, model_id: str, preset: str | None) -> Representation:
+    """The latents of a catalog's rows; the note counts the rows the model has seen."""
+    note = ""
+    if "split" in frame:
+        seen = int((~frame["split"].isin(HELD_OUT)).sum())
+        note = f"{seen} of the detections are of sources it was trained on" if seen else ""
+    name = f"latents ({preset or model_id})"
+    return Representation(name, "model", latents_of(frame), model_id, preset, note)
+
+
+def hardness_representation(frame: pd.DataFrame) -> Representation:
+    """The three hardness ratios alone; 0 where a ratio has no counts."""
+    features = np.nan_to_num(hardness_ratios(frame).to_numpy())
+    return Representation("hardness ratios", "hardness", features)
+
+
+def score_representation(
+    representation: Representation,
+    classes: TextArray,
+    targets: dict[str, Target | None],
+    sources: TextArray,
+    config: EvaluateConfig,
+) -> dict[str, Any]:
+    """Clustering, classification and regression of one representation, all on the same rows."""
+    features = representation.features
+    with fitting_threads(len(features)):
+        return {
+            "clustering": cluster_scores(features, classes, sources, config),
+            "classification": classify(features, classes, sources, config),
+            "regression": regress(features, targets, sources, config),
+        }
+
+
+def comparison_row(
+    representation: Representation,
+    scores: dict[str, Any],
+    reconstruction: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """A row of the comparison table; None where a figure was not measured.
+
+    Keys: `representation`, `kind`, `model_id`, `preset`, `dimensions`, `note`; `cash_per_bin`,
+    `excess_cash_per_bin`, `divergence_per_bin`; `cluster_balanced_accuracy`,
+    `cluster_agn_compact_balanced_accuracy`, `knn_balanced_accuracy`,
+    `boosting_balanced_accuracy`, each with `_error`; `r2_<quantity>` with `_error`, by boosting
+    (of hardness ratios not for themselves).
+    """
+    row: dict[str, Any] = {
+        "representation": representation.name,
+        "kind": representation.kind,
+        "model_id": representation.model_id,
+        "preset": representation.preset,
+        "dimensions": representation.features.shape[1],
+        "note": representation.note,
+    }
+    for key in ("cash_per_bin", "excess_cash_per_bin", "divergence_per_bin"):
+        row[key] = None if reconstruction is None else reconstruction[key]
+    clustering = scores["clustering"]
+    for name, task in (("cluster", "all_classes"), ("cluster_agn_compact", "agn_compact")):
+        _put(row, f"{name}_balanced_accuracy", clustering[task], "balanced_accuracy")
+    for name in CLASSIFIERS:
+        _put(row, f"{name}_balanced_accuracy", scores["classification"][name], "balanced_accuracy")
+    own = set(HARDNESS_PAIRS) if representation.kind == "hardness" else set()
+    for name in R2_TARGETS:
+        if name not in own:
+            _put(row, f"r2_{name}", scores["regression"][name]["boosting"], "r2")
+    return row
+
+
+def published_row() -> dict[str, Any]:
+    """The published figures as a row of the comparison table: other data, for orientation."""
+    return {
+        "representation": f"published ({PUBLISHED_REFERENCE})",
+        "kind": "published",
+        "model_id": None,
+        "preset": None,
+        "dimensions": 8,
+        "note": "real CSC sources: another sample than the rows above",
+        "cluster_balanced_accuracy": PUBLISHED_EIGHT_CLASSES,
+        "cluster_agn_compact_balanced_accuracy": PUBLISHED_AGN_COMPACT,
+    }
+
+
+def _put(row: dict[str, Any], name: str, scores: dict[str, Any], key: str) -> None:
+    row[name] = scores[key]
+    row[f"{name}_error"] = scores[f"{key}_error"]

@@ -1,0 +1,120 @@
+"""How well the classes can be told apart from a representation, by two plain classifiers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from raypipe.config import EvaluateConfig
+from raypipe.evaluation.validation import (
+    FloatArray,
+    IntArray,
+    LabeledRows,
+    TextArray,
+    grouped_folds,
+    labeled_rows,
+    score_classes,
+    unscored,
+)
+
+BOOSTING = {
+    "max_iter": 40,
+    "learning_rate": 0.15,
+    "max_leaf_nodes": 15,
+    "min_samples_leaf": 10,
+    "early_stopping": False,
+}
+"""Settings of the gradient boosting, classifier and regressor alike."""
+
+
+def classify(
+    features: FloatArray, classes: TextArray, sources: TextArray, config: EvaluateConfig
+) -> dict[str, Any]:
+    """Cross-validated scores of kNN and gradient boosting on a representation.
+
+    `features` (n, d), `classes` and `sources` (n,). Folds never share a source. Both classifiers
+    give every class the same weight, however rare. Classes with fewer sources than folds are left
+    out and named; without two classes the scores are None, with the reason.
+    """
+    labeled = labeled_rows(classes, sources, config.folds)
+    section: dict[str, Any] = {
+        "classes": list(labeled.classes),
+        "left_out": labeled.left_out,
+        "n_rows": len(labeled.rows),
+        "n_sources": len(set(labeled.sources.tolist())),
+        "reason": labeled.reason,
+    }
+    if labeled.reason:
+        return section | {"knn": unscored(labeled.reason), "boosting": unscored(labeled.reason)}
+    kept = features[labeled.rows]
+    return section | {
+        "knn": _cross_validate(predict_knn, kept, labeled, config),
+        "boosting": _cross_validate(predict_boosting, kept, labeled, config),
+    }
+
+
+def predict_knn(
+    features: FloatArray, codes: IntArray, new_features: FloatArray, config: EvaluateConfig
+) -> IntArray:
+    """Class codes by the votes of the nearest neighbors in standardized features.
+
+    A vote weighs as much less as its class is more frequent among the training rows.
+    """
+    neighbors = min(config.neighbors, len(codes))
+    model = make_pipeline(StandardScaler(), KNeighborsClassifier(neighbors)).fit(features, codes)
+    frequency = np.bincount(codes)[model.classes_]
+    votes = model.predict_proba(new_features) / frequency
+    predicted: IntArray = model.classes_[votes.argmax(axis=1)]
+    return predicted
+
+
+def predict_boosting(
+    features: FloatArray, codes: IntArray, new_features: FloatArray, config: EvaluateConfig
+) -> IntArray:
+    """Class codes by gradient-boosted trees with balanced class weights."""
+    model = HistGradientBoostingClassifier(
+        class_weight="balanced", random_state=config.seed, **BOOSTING
+    )
+    predicted: IntArray = model.fit(features, codes).predict(new_features)
+    return predicted
+
+
+def score_probabilities(
+    frame: pd.DataFrame, classes: TextArray, sources: TextArray, config: EvaluateConfig
+) -> dict[str, Any]:
+    """Scores of the catalog's own class probabilities, its columns `p_<class>`, as they are.
+
+    The most probable of all the catalog's classes is the prediction; the same classes are judged
+    as by `classify`. Adds `log_loss` (nats; 0 is perfect) of the true class's probability.
+    """
+    labeled = labeled_rows(classes, sources, config.folds)
+    columns = [name for name in frame if str(name).startswith("p_")]
+    judged = [f"p_{name}" for name in labeled.classes]
+    reason = labeled.reason
+    if reason is None and not set(judged) <= set(columns):
+        unknown = sorted(set(judged).difference(columns))
+        reason = f"the catalog has no columns {', '.join(unknown)}"
+    if reason:
+        return unscored(reason) | {"log_loss": None}
+    probabilities = frame[columns].to_numpy(dtype=np.float64)[labeled.rows]
+    code_of = np.array([judged.index(name) if name in judged else -1 for name in columns])
+    predicted = code_of[probabilities.argmax(axis=1)]
+    scores = score_classes(labeled.codes, predicted, labeled.sources, labeled.classes, config.seed)
+    position = np.array([columns.index(name) for name in judged])[labeled.codes]
+    of_true = probabilities[np.arange(len(position)), position]
+    return scores | {"log_loss": float(-np.log(np.clip(of_true, 1e-6, 1)).mean())}
+
+
+def _cross_validate(
+    predict: Any, features: FloatArray, labeled: LabeledRows, config: EvaluateConfig
+) -> dict[str, Any]:
+    predicted = np.full(len(labeled.codes), -1, dtype=np.int64)
+    for train, test in grouped_folds(labeled.codes, labeled.sources, config.folds, config.seed):
+        predicted[test] = predict(features[train], labeled.codes[train], features[test], config)
+    return score_classes(labeled.codes, predicted, labeled.sources, labeled.classes, config.seed)

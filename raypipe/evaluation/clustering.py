@@ -1,0 +1,113 @@
+"""How far classes fall into clusters of a representation that were found without them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.mixture import GaussianMixture
+from sklearn.preprocessing import StandardScaler
+
+from raypipe.config import EvaluateConfig
+from raypipe.evaluation.validation import (
+    FloatArray,
+    IntArray,
+    TextArray,
+    grouped_folds,
+    labeled_rows,
+    score_classes,
+    unscored,
+)
+
+PUBLISHED_REFERENCE = "arXiv:2510.14102"
+"""Pinciroli Vago, Martinez-Galarza & Amato: the published figures, on real CSC sources."""
+
+PUBLISHED_EIGHT_CLASSES = 0.40
+"""Its balanced accuracy of clusters on eight classes."""
+
+PUBLISHED_AGN_COMPACT = 0.69
+"""Its balanced accuracy of clusters on AGN against stellar-mass compact objects."""
+
+COMPACT_CLASSES = ("HMXB", "LMXB", "NS")
+"""Stellar-mass compact objects: accreting binaries and neutron stars, no white dwarfs (CV)."""
+
+ROWS_PER_COMPONENT = 10
+"""Fewest rows a component of the mixture is fitted to."""
+
+
+def cluster_scores(
+    features: FloatArray, classes: TextArray, sources: TextArray, config: EvaluateConfig
+) -> dict[str, Any]:
+    """Scores of clusters on all classes, and on AGN against stellar-mass compact objects.
+
+    `features` (n, d), `classes` and `sources` (n,). The second task clusters the rows of its
+    classes alone, as published.
+    """
+    compact = merge_compact(classes)
+    rows = np.array([value is not None for value in compact], dtype=bool)
+    return {
+        "all_classes": score_clusters(features, classes, sources, config),
+        "agn_compact": score_clusters(features[rows], compact[rows], sources[rows], config)
+        | {"compact_classes": list(COMPACT_CLASSES)},
+    }
+
+
+def merge_compact(classes: TextArray) -> TextArray:
+    """`AGN`, `compact` or None for each class."""
+    merged = np.full(len(classes), None, dtype=object)
+    merged[classes == "AGN"] = "AGN"
+    merged[np.isin(classes, np.array(COMPACT_CLASSES, dtype=object))] = "compact"
+    return merged
+
+
+def score_clusters(
+    features: FloatArray, classes: TextArray, sources: TextArray, config: EvaluateConfig
+) -> dict[str, Any]:
+    """Balanced accuracy of a Gaussian mixture whose clusters stand for classes.
+
+    The mixture is fitted to the standardized features of all rows without their classes. Which
+    class a cluster stands for is learned on some sources and judged on the others, in turn: the
+    class with the largest share of its own rows there. A cluster that no such row fell into
+    stands for none, and its rows count as wrong.
+    """
+    labeled = labeled_rows(classes, sources, config.folds)
+    components = min(config.mixture_components, len(features) // ROWS_PER_COMPONENT)
+    reason = labeled.reason
+    if reason is None and components < 2:
+        reason = f"fewer than {2 * ROWS_PER_COMPONENT} rows"
+    section = {
+        "components": None if reason else components,
+        "classes": list(labeled.classes),
+        "left_out": labeled.left_out,
+        "n_rows": len(labeled.rows),
+    }
+    if reason:
+        return section | unscored(reason)
+    clusters = fit_clusters(features, components, config.seed)[labeled.rows]
+    predicted = np.full(len(clusters), -1, dtype=np.int64)
+    for train, test in grouped_folds(labeled.codes, labeled.sources, config.folds, config.seed):
+        meaning = map_clusters(clusters[train], labeled.codes[train], components)
+        predicted[test] = meaning[clusters[test]]
+    return section | score_classes(
+        labeled.codes, predicted, labeled.sources, labeled.classes, config.seed
+    )
+
+
+def fit_clusters(features: FloatArray, components: int, seed: int) -> IntArray:
+    """The component of a Gaussian mixture that each row of `features` (n, d) belongs to, (n,)."""
+    standardized = StandardScaler().fit_transform(features)
+    mixture = GaussianMixture(components, n_init=3, reg_covar=1e-3, random_state=seed)
+    clusters: IntArray = mixture.fit_predict(standardized)
+    return clusters
+
+
+def map_clusters(clusters: IntArray, codes: IntArray, components: int) -> IntArray:
+    """The class each cluster stands for, (components,): -1 for a cluster without rows.
+
+    A row weighs one over the number of rows of its class, so that a frequent class does not claim
+    every cluster.
+    """
+    shares = np.zeros((components, int(codes.max()) + 1))
+    np.add.at(shares, (clusters, codes), 1 / np.bincount(codes)[codes])
+    meaning: IntArray = np.where(shares.sum(axis=1) > 0, shares.argmax(axis=1), -1)
+    return meaning

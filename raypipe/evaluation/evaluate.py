@@ -1,0 +1,222 @@
+"""The verb evaluate: a catalog's metrics."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from raypipe.config import Config, EvaluateConfig, as_config
+from raypipe.evaluation.baselines import (
+    MIN_PCA_ROWS,
+    Representation,
+    comparison_row,
+    hardness_representation,
+    model_representation,
+    pca_representations,
+    published_row,
+    score_representation,
+)
+from raypipe.evaluation.classification import score_probabilities
+from raypipe.evaluation.labels import TRUE_COUNTS, true_counts
+from raypipe.evaluation.reconstruction import score_reconstruction, score_truth
+from raypipe.evaluation.regression import regression_targets
+from raypipe.evaluation.selection import (
+    BinnedSpectra,
+    choose_rows,
+    has_latents,
+    latent_columns,
+    read_spectra,
+)
+from raypipe.evaluation.subject import (
+    Subject,
+    choose_subject,
+    labeled_catalog,
+    metrics_name,
+    open_bundle,
+)
+from raypipe.evaluation.summary import (
+    describe_data,
+    describe_making,
+    headlines,
+    plain,
+    published,
+    summarize,
+)
+from raypipe.evaluation.validation import FloatArray, sources_of
+from raypipe.model.bundle import Model
+from raypipe.model.grid import Grid
+from raypipe.runs import record_run
+from raypipe.workspace import Workspace, catalog_folder
+
+log = logging.getLogger(__name__)
+
+MAX_PCA_ROWS = 20_000
+"""Most training spectra a PCA baseline is fitted to, drawn at random."""
+
+
+def evaluate(
+    workspace: str | Path | Workspace,
+    *,
+    release: str | None = None,
+    model: str | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    config: Config | Mapping[str, Any] | str | Path | None = None,
+) -> dict[str, Any]:
+    """Measure how good the latents of a catalog are and write `metrics.json`; returns the metrics.
+
+    `model` is the id of one with a catalog of the release, or the path of its bundle; by default
+    the newest. `labels` is a table with classes and, from the simulator, true parameters and
+    counts; without it the catalog's own column `class` serves. What cannot be measured is None in
+    the metrics, with the reason beside it. Raises UsageError for labels that match no detection
+    and where there is no such catalog.
+    """
+    settings = as_config(config)
+    store = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    subject = choose_subject(store, release, model)
+    with record_run(store, "evaluate", settings) as figures:
+        metrics = plain(_metrics(store, subject, labels, settings.evaluate))
+        store.write_json(metrics_name(subject.release, subject.model_id), metrics)
+        figures.update(metrics["summary"])
+    for headline in headlines(metrics):
+        log.info("evaluate: %s: %s (%s)", headline.label, headline.value, headline.note)
+    return metrics
+
+
+def _preset(bundle: Model | None) -> str | None:
+    return None if bundle is None else bundle.preset
+
+
+def _metrics(
+    store: Workspace,
+    subject: Subject,
+    labels: str | os.PathLike[str] | None,
+    settings: EvaluateConfig,
+) -> dict[str, Any]:
+    catalog, label_source = labeled_catalog(store, subject.release, subject.model_id, labels)
+    n_rows, catalog = len(catalog), catalog.loc[has_latents(catalog)]
+    judged, rows, why = choose_rows(catalog)
+    frame = catalog[judged].reset_index(drop=True)
+    log.info("evaluate: %s, %d detections (%s: %s)", subject.model_id, len(frame), rows, why)
+    metrics = {
+        "made_by": describe_making(settings),
+        "release": subject.release,
+        "model_id": subject.model_id,
+        "preset": _preset(subject.model),
+        "data": describe_data(frame, rows, why, label_source)
+        | {"n_catalog_rows": n_rows, "n_rows_without_latents": n_rows - len(catalog)},
+        "published": published(),
+    }
+    metrics |= _measure(store, subject, catalog, frame, settings)
+    return metrics | {"summary": summarize(metrics)}
+
+
+def _measure(
+    store: Workspace,
+    subject: Subject,
+    catalog: pd.DataFrame,
+    frame: pd.DataFrame,
+    settings: EvaluateConfig,
+) -> dict[str, Any]:
+    expected = true_counts(frame)
+    classes = (
+        frame["class"].to_numpy(dtype=object) if "class" in frame else np.full(len(frame), None)
+    )
+    sources, targets = sources_of(frame), regression_targets(frame)
+
+    def score(representation: Representation) -> dict[str, Any]:
+        log.info("evaluate: %s", representation.name)
+        return score_representation(representation, classes, targets, sources, settings)
+
+    main = model_representation(frame, subject.model_id, _preset(subject.model))
+    reconstruction = _reconstruction(store, subject, frame, expected)
+    scores = score(main)
+    table = [comparison_row(main, scores, reconstruction)]
+    for other_id, other_frame in _other_catalogs(store, subject, frame):
+        other = Subject(subject.release, other_id, open_bundle(store, other_id))
+        representation = model_representation(other_frame, other_id, _preset(other.model))
+        fit = _reconstruction(store, other, other_frame, expected)
+        table.append(comparison_row(representation, score(representation), fit))
+    baselines, reason = _baselines(store, subject.release, catalog, frame, settings)
+    table += [comparison_row(baseline, score(baseline), None) for baseline in baselines]
+    scores["classification"]["catalog_probabilities"] = score_probabilities(
+        frame, classes, sources, settings
+    )
+    return {
+        "reconstruction": reconstruction,
+        **scores,
+        "comparison": [*table, published_row()],
+        "comparison_reason": reason,
+    }
+
+
+def _reconstruction(
+    store: Workspace, subject: Subject, frame: pd.DataFrame, expected: FloatArray | None
+) -> dict[str, Any]:
+    """Scores of a model's fits, against the truth's `expected` counts where they are known."""
+    grid = Grid() if subject.model is None else subject.model.grid
+    truth, reason = None, None
+    if expected is None:
+        reason = f"no labels with true expected counts ({TRUE_COUNTS}): only simulations have them"
+    elif (spectra := read_spectra(store, subject.release, frame, subject.model)) is None:
+        reason = "the workspace does not hold the spectra of all judged detections"
+    else:
+        truth = score_truth(spectra.counts, grid.bin_channels(expected), spectra.model_counts)
+    scores = score_reconstruction(frame, grid.n_channel_bins, truth)
+    return scores | {"reason": reason}
+
+
+def _other_catalogs(
+    store: Workspace, subject: Subject, frame: pd.DataFrame
+) -> list[tuple[str, pd.DataFrame]]:
+    """Every other model's catalog of this release that has all the judged detections."""
+    found = []
+    for other_id in store.folders(f"catalog/{subject.release}"):
+        folder = catalog_folder(subject.release, other_id)
+        if other_id == subject.model_id or not store.files(folder, ".parquet"):
+            continue
+        other = store.read_folder(folder).to_pandas()
+        other = other.set_index("detection_id").reindex(frame["detection_id"]).reset_index()
+        if not other[latent_columns(other)].isna().any(axis=None):
+            found.append((other_id, other))
+    return found
+
+
+def _baselines(
+    store: Workspace,
+    release: str,
+    catalog: pd.DataFrame,
+    frame: pd.DataFrame,
+    settings: EvaluateConfig,
+) -> tuple[list[Representation], str | None]:
+    """Baselines on the judged rows, and why one is missing (None where none is)."""
+    baselines: list[Representation] = []
+    reason = None
+    spectra = read_spectra(store, release, frame)
+    if spectra is None:
+        reason = "no PCA: the workspace does not hold the spectra of all judged detections"
+    elif len(frame) < MIN_PCA_ROWS:
+        reason = f"no PCA: fewer than {MIN_PCA_ROWS} detections"
+    else:
+        training = _training_spectra(store, release, catalog, settings.seed)
+        baselines += pca_representations(spectra, training, settings.seed)
+    if "counts_s" in frame:
+        baselines.append(hardness_representation(frame))
+    return baselines, reason
+
+
+def _training_spectra(
+    store: Workspace, release: str, catalog: pd.DataFrame, seed: int
+) -> BinnedSpectra | None:
+    if "split" not in catalog:
+        return None
+    training = catalog[catalog["split"] == "train"]
+    if len(training) < MIN_PCA_ROWS:
+        return None
+    chosen = training.sample(min(len(training), MAX_PCA_ROWS), random_state=seed)
+    return read_spectra(store, release, chosen.reset_index(drop=True))

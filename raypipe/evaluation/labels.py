@@ -1,0 +1,135 @@
+"""Labels from a table of one's own, put beside the rows of a catalog."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow.parquet as pq
+
+from raypipe.discovery.catalog_columns import read_catalog
+from raypipe.errors import UsageError
+from raypipe.evaluation.validation import TextArray
+from raypipe.model.batch import vectors
+
+QUANTITY_COLUMNS = ("log_nh", "photon_index", "kt_kev", "powlaw_nh", "powlaw_gamma")
+"""Quantities to compare with; see `raypipe.evaluation.regression.regression_targets`."""
+
+TRUE_COUNTS = "model_counts"
+"""The simulator's expected counts in the source region on native channels: a vector a detection."""
+
+JOIN_KEYS = (("detection_id",), ("obsid", "obi", "region_id"), ("name",))
+"""What a row of labels is recognized by; the first that matches any row is used."""
+
+
+def read_labels(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read a table of labels: Parquet, CSV, FITS or VOTable, by the file's ending.
+
+    Identity, class (as `class`), quantities and, from Parquet, the simulator's expected counts
+    are kept. Raises UsageError where the file cannot be read or says nothing of any detection.
+    """
+    file = Path(path)
+    frame = read_catalog(file)
+    if _has_true_counts(file):
+        frame[TRUE_COUNTS] = list(vectors(pq.read_table(file, columns=[TRUE_COUNTS])[TRUE_COUNTS]))
+    carried = [name for name in ("class", *QUANTITY_COLUMNS, TRUE_COUNTS) if name in frame]
+    keys = list(dict.fromkeys(name for key in JOIN_KEYS for name in key if name in frame))
+    if not carried:
+        wanted = ", ".join(("class", *QUANTITY_COLUMNS))
+        raise UsageError(f"{file}: no labels there; expected a column of {wanted}")
+    if not any(set(key) <= set(keys) for key in JOIN_KEYS):
+        raise UsageError(f"{file}: labels need detection_id, or obsid, obi and region_id, or name")
+    return frame[[*keys, *carried]]
+
+
+def join_labels(catalog: pd.DataFrame, labels: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Put labels beside a catalog's rows; returns both as one and the columns they met on.
+
+    The labels' columns replace those of the catalog; rows without labels get missing values. A
+    join on `name` takes the class alone, for quantities and counts belong to detections. Raises
+    UsageError where no row matches, or where one key has several rows that disagree.
+    """
+    for key in JOIN_KEYS:
+        columns = list(key)
+        if not set(columns) <= set(catalog) & set(labels):
+            continue
+        carried = [name for name in labels if name in _carried_by(key)]
+        left, right = _keys(catalog[columns]), _keys(labels[columns])
+        known = right.isin(left) & (right != "")
+        if carried and known.any():
+            found = _one_row_a_key(labels.loc[known, carried].set_axis(right[known]), columns)
+            positions = found.index.get_indexer(left)
+            joined = catalog.drop(columns=[name for name in carried if name in catalog])
+            for name in carried:
+                joined[name] = _take(found[name].to_numpy(), positions)
+            return joined, ", ".join(columns)
+    tried = ", nor by ".join(" and ".join(key) for key in JOIN_KEYS)
+    raise UsageError(f"labels: no row matches a detection of the catalog, neither by {tried}")
+
+
+def clean_classes(column: pd.Series[Any]) -> TextArray:
+    """Classes as text (n,), None where missing, blank or spelled out as not a number."""
+    text = column.astype("string").str.strip()
+    missing = text.isna() | text.str.lower().isin(["", "nan", "none", "null"])
+    return np.array(
+        [None if gone else value for value, gone in zip(text, missing, strict=True)], dtype=object
+    )
+
+
+def true_counts(frame: pd.DataFrame) -> npt.NDArray[np.float64] | None:
+    """The simulator's expected counts in the source region, (n, channels), background included.
+
+    NaN in rows without a truth; None where the frame has no such column.
+    """
+    if TRUE_COUNTS not in frame or frame[TRUE_COUNTS].isna().all():
+        return None
+    present = frame[TRUE_COUNTS].notna().to_numpy()
+    rows = np.stack(frame.loc[present, TRUE_COUNTS].to_list())
+    matrix = np.full((len(frame), rows.shape[1]), np.nan)
+    matrix[present] = rows
+    return matrix
+
+
+def _has_true_counts(file: Path) -> bool:
+    is_parquet = bool({suffix.lower() for suffix in file.suffixes} & {".parquet", ".pq"})
+    return is_parquet and TRUE_COUNTS in pq.read_schema(file).names
+
+
+def _carried_by(key: tuple[str, ...]) -> tuple[str, ...]:
+    return ("class",) if key == ("name",) else ("class", *QUANTITY_COLUMNS, TRUE_COUNTS)
+
+
+def _keys(columns: pd.DataFrame) -> pd.Index[str]:
+    """One text a row, blank where any part of the key is missing."""
+    parts = [
+        column.astype("Int64").astype("string")
+        if pd.api.types.is_numeric_dtype(column)
+        else column.astype("string").str.strip()
+        for _, column in columns.items()
+    ]
+    joined = parts[0]
+    for part in parts[1:]:
+        joined = joined + "." + part
+    return pd.Index(joined.fillna("").astype(object))
+
+
+def _one_row_a_key(labels: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    repeated = labels[labels.index.duplicated(keep=False)]
+    scalars = [name for name in labels if name != TRUE_COUNTS]
+    disagree = (repeated[scalars].groupby(level=0).nunique(dropna=False) > 1).any(axis=1)
+    if disagree.any():
+        raise UsageError(
+            f"labels: rows of the same {', '.join(columns)} disagree, "
+            f"for instance of {disagree.index[disagree][0]}"
+        )
+    return labels[~labels.index.duplicated()]
+
+
+def _take(values: npt.NDArray[Any], positions: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+    taken = values[positions] if values.dtype == object else values[positions].astype(np.float64)
+    taken[positions < 0] = None if values.dtype == object else np.nan
+    return taken

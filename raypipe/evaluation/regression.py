@@ -1,0 +1,181 @@
+"""How much of the physics a representation holds: column density, slope, temperature, hardness."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.neighbors import KNeighborsRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from raypipe.config import EvaluateConfig
+from raypipe.evaluation.classification import BOOSTING
+from raypipe.evaluation.validation import (
+    FloatArray,
+    TextArray,
+    bootstrap_weights,
+    grouped_folds,
+)
+
+MIN_ROWS = 50
+"""Fewest rows with a value for a coefficient of determination to be worth giving."""
+
+HARDNESS_PAIRS = {"hard_ms": ("m", "s"), "hard_hm": ("h", "m"), "hard_hs": ("h", "s")}
+"""CSC hardness ratios: hard_xy compares band x with the softer band y."""
+
+CSC_NH_UNIT_LOG_CM2 = 20.0
+"""The CSC's `powlaw_nh` is in 1e20 cm^-2."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A quantity to predict: its values (n,), NaN where unknown, and where they come from."""
+
+    values: FloatArray
+    definition: str
+
+
+def hardness_ratios(frame: pd.DataFrame) -> pd.DataFrame:
+    """Hardness ratios (x - y) / (x + y) of background-subtracted counts in the CSC bands.
+
+    Needs `counts_s|m|h`, `background_counts_s|m|h` and `background_scale`. Net counts below zero
+    are taken as zero, so that a ratio stays within -1 and 1; NaN where neither band has any. The
+    CSC gives ratios of fluxes: these are ratios of counts as detected.
+    """
+    net = {band: _net_counts(frame, band) for band in "smh"}
+    ratios = {}
+    for name, (harder, softer) in HARDNESS_PAIRS.items():
+        total = net[harder] + net[softer]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratios[name] = np.where(total > 0, (net[harder] - net[softer]) / total, np.nan)
+    return pd.DataFrame(ratios, index=frame.index)
+
+
+def regression_targets(frame: pd.DataFrame) -> dict[str, Target | None]:
+    """The quantities to predict, None for each that the frame has no column for.
+
+    `log_nh` (log10 cm^-2) and `photon_index` come from the simulator's truth, else from the CSC's
+    power-law fits; `log_kt` (log10 keV) from `kt_kev`; hardness ratios from the counts.
+    """
+    targets: dict[str, Target | None] = {
+        "log_nh": _column(frame, "log_nh"),
+        "photon_index": _column(frame, "photon_index") or _column(frame, "powlaw_gamma"),
+        "log_kt": _logarithm(frame, "kt_kev", 0.0, "log10(kt_kev)"),
+    }
+    if targets["log_nh"] is None:
+        targets["log_nh"] = _logarithm(
+            frame, "powlaw_nh", CSC_NH_UNIT_LOG_CM2, "20 + log10(powlaw_nh)"
+        )
+    has_bands = all(f"counts_{band}" in frame for band in "smh")
+    ratios = hardness_ratios(frame) if has_bands else None
+    for name, (harder, softer) in HARDNESS_PAIRS.items():
+        definition = f"({harder} - {softer}) / ({harder} + {softer}) of net counts"
+        values = None if ratios is None else ratios[name].to_numpy()
+        targets[name] = None if values is None else Target(values, definition)
+    return targets
+
+
+def regress(
+    features: FloatArray,
+    targets: dict[str, Target | None],
+    sources: TextArray,
+    config: EvaluateConfig,
+) -> dict[str, Any]:
+    """Cross-validated coefficients of determination of each target, by kNN and boosting.
+
+    `features` (n, d), `sources` (n,). A target's entry has `knn` and `boosting`, each with `r2`
+    and `r2_error`, and `reason` where it could not be measured.
+    """
+    return {
+        name: _regress_one(features, target, sources, config) for name, target in targets.items()
+    }
+
+
+def r_squared(
+    values: FloatArray, predicted: FloatArray, sources: TextArray, seed: int
+) -> dict[str, float]:
+    """1 - (residual / total sum of squares), with its error over resampled sources."""
+    weights = np.vstack([np.ones(len(values)), bootstrap_weights(sources, seed)])
+    residual = weights @ (values - predicted) ** 2
+    mean = weights @ values / weights.sum(axis=1)
+    total = weights @ values**2 - weights.sum(axis=1) * mean**2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r2 = 1 - residual / total
+    resampled = r2[1:][np.isfinite(r2[1:])]
+    return {"r2": float(r2[0]), "r2_error": float(resampled.std(ddof=1))}
+
+
+def _regress_one(
+    features: FloatArray, target: Target | None, sources: TextArray, config: EvaluateConfig
+) -> dict[str, Any]:
+    unmeasured: dict[str, Any] = {"r2": None, "r2_error": None}
+    rows = (
+        np.array([], dtype=np.int64)
+        if target is None
+        else np.flatnonzero(np.isfinite(target.values))
+    )
+    section: dict[str, Any] = {
+        "target": None if target is None else target.definition,
+        "n_rows": len(rows),
+        "n_sources": len(set(sources[rows].tolist())),
+        "reason": None,
+    }
+    if target is None:
+        section["reason"] = "no such column in the catalog or the labels"
+    elif len(rows) < MIN_ROWS or section["n_sources"] < config.folds:
+        section["reason"] = f"only {len(rows)} rows have a value; at least {MIN_ROWS} are needed"
+    elif np.ptp(target.values[rows]) == 0:
+        section["reason"] = "all rows have the same value"
+    if target is None or section["reason"]:
+        return section | {"knn": unmeasured, "boosting": unmeasured}
+    values = target.values[rows]
+    predictions = _predict(features[rows], values, sources[rows], config)
+    return section | {
+        name: r_squared(values, predicted, sources[rows], config.seed)
+        for name, predicted in predictions.items()
+    }
+
+
+def _predict(
+    features: FloatArray, values: FloatArray, sources: TextArray, config: EvaluateConfig
+) -> dict[str, FloatArray]:
+    quintile = np.searchsorted(np.quantile(values, [0.2, 0.4, 0.6, 0.8]), values)
+    predictions = {"knn": np.empty(len(values)), "boosting": np.empty(len(values))}
+    for train, test in grouped_folds(quintile, sources, config.folds, config.seed):
+        neighbors = KNeighborsRegressor(min(config.neighbors, len(train)), weights="distance")
+        models = {
+            "knn": make_pipeline(StandardScaler(), neighbors),
+            "boosting": HistGradientBoostingRegressor(random_state=config.seed, **BOOSTING),
+        }
+        for name, model in models.items():
+            predictions[name][test] = model.fit(features[train], values[train]).predict(
+                features[test]
+            )
+    return predictions
+
+
+def _net_counts(frame: pd.DataFrame, band: str) -> FloatArray:
+    counts = frame[f"counts_{band}"].to_numpy(dtype=np.float64)
+    if f"background_counts_{band}" in frame and "background_scale" in frame:
+        background = frame[f"background_counts_{band}"].to_numpy(dtype=np.float64)
+        scale = frame["background_scale"].to_numpy(dtype=np.float64)
+        counts = counts - np.nan_to_num(background * scale)
+    return np.maximum(counts, 0.0)
+
+
+def _column(frame: pd.DataFrame, name: str) -> Target | None:
+    if name not in frame or not frame[name].notna().any():
+        return None
+    return Target(frame[name].to_numpy(dtype=np.float64), name)
+
+
+def _logarithm(frame: pd.DataFrame, name: str, offset: float, definition: str) -> Target | None:
+    column = _column(frame, name)
+    if column is None:
+        return None
+    positive = np.where(column.values > 0, column.values, np.nan)
+    return Target(offset + np.log10(positive), definition)

@@ -1,0 +1,134 @@
+"""Which detections are judged, and their spectra."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raypipe.ingestion.responses import ResponseLibrary
+from raypipe.model.batch import COLUMNS, SpectraBatch, vectors
+from raypipe.model.bundle import Model
+from raypipe.model.grid import Grid
+from raypipe.workspace import Workspace, spectra_folder
+
+MIN_HELD_OUT = 50
+"""Fewest detections of sources the model never saw that are judged on their own."""
+
+HELD_OUT = ("test", "unseen")
+"""Splits whose sources the model never saw."""
+
+
+BATCH_ROWS = 256
+"""Spectra reconstructed at once."""
+
+
+@dataclass(frozen=True)
+class BinnedSpectra:
+    """Spectra in the model's channel bins, aligned with the frame they were asked for.
+
+    `counts` and `background` (n, bins), the latter the background region's counts scaled to the
+    source region; `model_counts` and `model_background` (n, bins) what a model expects in all and
+    of the background, None without a model.
+    """
+
+    counts: npt.NDArray[np.float32]
+    background: npt.NDArray[np.float32]
+    model_counts: npt.NDArray[np.float32] | None = None
+    model_background: npt.NDArray[np.float32] | None = None
+
+
+def choose_rows(catalog: pd.DataFrame) -> tuple[npt.NDArray[np.bool_], str, str]:
+    """Which rows are judged: a mask (n,), its name and why.
+
+    Held-out rows ("test", or "unseen" for data the model's training never met) where there are
+    at least MIN_HELD_OUT of them or nothing else; else "all".
+    """
+    if "split" not in catalog:
+        return np.ones(len(catalog), dtype=bool), "all", "the catalog has no column split"
+    split = catalog["split"].astype(str).to_numpy()
+    held_out = np.isin(split, HELD_OUT)
+    if held_out.sum() < MIN_HELD_OUT and not held_out.all():
+        why = (
+            f"only {held_out.sum()} detections are of sources the model never saw "
+            f"(at least {MIN_HELD_OUT} are needed): figures include sources it was trained on"
+        )
+        return np.ones(len(catalog), dtype=bool), "all", why
+    names = "+".join(name for name in HELD_OUT if (split == name).any())
+    return held_out, names or "all", "detections of sources the model never saw"
+
+
+def latent_columns(frame: pd.DataFrame) -> list[str]:
+    """Names of the latents a catalog has: z0, z1, ..."""
+    columns: list[str] = []
+    while f"z{len(columns)}" in frame:
+        columns.append(f"z{len(columns)}")
+    return columns
+
+
+def latents_of(frame: pd.DataFrame) -> npt.NDArray[np.float64]:
+    """The latents of a catalog's rows, (n, latents)."""
+    return frame[latent_columns(frame)].to_numpy(dtype=np.float64)
+
+
+def has_latents(frame: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Whether all latents of a catalog's rows are numbers, (n,)."""
+    finite: npt.NDArray[np.bool_] = np.isfinite(latents_of(frame)).all(axis=1)
+    return finite
+
+
+def iterate_spectra(
+    workspace: Workspace, release: str, detection_ids: Sequence[str], columns: list[str]
+) -> Iterator[pa.Table]:
+    """Rows of those detections from the spectra table, part by part, `detection_id` included."""
+    wanted = pa.array(list(detection_ids), pa.string())
+    for name in workspace.files(spectra_folder(release), ".parquet"):
+        identity = workspace.read_table(name, ["detection_id"])
+        if pc.any(pc.is_in(identity["detection_id"].cast(pa.string()), wanted)).as_py():
+            table = workspace.read_table(name, ["detection_id", *columns])
+            yield table.filter(pc.is_in(table["detection_id"].cast(pa.string()), wanted))
+
+
+def read_spectra(
+    workspace: Workspace, release: str, frame: pd.DataFrame, model: Model | None = None
+) -> BinnedSpectra | None:
+    """Binned spectra of a catalog's rows, with what `model` expects of them where it is given.
+
+    None where the workspace does not hold the spectrum of every row.
+    """
+    grid = Grid() if model is None else model.grid
+    pair = (2, len(frame), grid.n_channel_bins)
+    measured = np.zeros(pair, np.float32)
+    expected = np.zeros(pair if model is not None else (2, 0, 0), np.float32)
+    library = ResponseLibrary(workspace)
+    index = pd.Index(frame["detection_id"].astype(str))
+    columns = COLUMNS if model is not None else COLUMNS[:3]
+    found = 0
+    for table in iterate_spectra(workspace, release, index.tolist(), columns):
+        rows = index.get_indexer(pd.Index(table["detection_id"].to_pylist()))
+        scale = np.nan_to_num(table["background_scale"].to_numpy(zero_copy_only=False))
+        measured[0, rows] = grid.bin_channels(vectors(table["counts"]))
+        measured[1, rows] = grid.bin_channels(vectors(table["background_counts"])) * scale[:, None]
+        if model is not None:
+            expected[:, rows] = _expected_counts(model, table, library, latents_of(frame)[rows])
+        found += len(rows)
+    if found < len(frame):
+        return None
+    return BinnedSpectra(*measured) if model is None else BinnedSpectra(*measured, *expected)
+
+
+def _expected_counts(
+    model: Model, table: pa.Table, library: ResponseLibrary, z: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float32]:
+    """Expected counts in all and of the background, (2, rows, bins)."""
+    pieces = []
+    for start in range(0, table.num_rows, BATCH_ROWS):
+        batch = SpectraBatch.from_table(table.slice(start, BATCH_ROWS), library, model.grid)
+        expected = model.reconstruct(batch, z[start : start + BATCH_ROWS])
+        pieces.append(np.stack([expected.total, expected.background]))
+    return np.concatenate(pieces, axis=1)

@@ -1,0 +1,150 @@
+"""What a metrics file opens and closes with: where it comes from, and the figures that matter."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from raypipe.config import EvaluateConfig
+from raypipe.evaluation.clustering import (
+    PUBLISHED_AGN_COMPACT,
+    PUBLISHED_EIGHT_CLASSES,
+    PUBLISHED_REFERENCE,
+)
+from raypipe.evaluation.validation import sources_of
+from raypipe.runs import made_by
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A figure worth a headline: its name, its value as text, and a line that places it."""
+
+    label: str
+    value: str
+    note: str
+
+
+def describe_making(settings: EvaluateConfig) -> dict[str, Any]:
+    """Versions and settings behind the metrics."""
+    return made_by() | {"config": {"evaluate": settings.model_dump()}}
+
+
+def describe_data(frame: pd.DataFrame, rows: str, why: str, labels: str | None) -> dict[str, Any]:
+    """The judged rows: which, why those, how many, their labels and a fingerprint."""
+    classes = frame["class"].value_counts() if "class" in frame else pd.Series(dtype=np.int64)
+    return {
+        "rows": rows,
+        "rows_reason": why,
+        "n_rows": len(frame),
+        "n_sources": len(set(sources_of(frame).tolist())),
+        "labels": labels,
+        "classes": {str(name): int(count) for name, count in sorted(classes.items())},
+        "fingerprint": fingerprint(frame["detection_id"].astype(str).tolist()),
+    }
+
+
+def fingerprint(detection_ids: list[str]) -> str:
+    """SHA-256 over the sorted detection ids, one a line: the same rows give the same text."""
+    return hashlib.sha256("\n".join(sorted(detection_ids)).encode()).hexdigest()
+
+
+def published() -> dict[str, Any]:
+    """The published figures of clusters in a latent space, on real CSC sources."""
+    return {
+        "reference": PUBLISHED_REFERENCE,
+        "cluster_balanced_accuracy": PUBLISHED_EIGHT_CLASSES,
+        "cluster_agn_compact_balanced_accuracy": PUBLISHED_AGN_COMPACT,
+    }
+
+
+def summarize(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures that matter, each with `value`, `error` and, where it is None, `reason`."""
+    reconstruction = metrics["reconstruction"]
+    classification = metrics["classification"]
+    log_nh = metrics["regression"]["log_nh"]
+    width = reconstruction["fit_zscore"]["width"]
+    summary = {
+        "excess_cash_per_bin": _figure(
+            reconstruction["excess_cash_per_bin"],
+            reconstruction["excess_cash_per_bin_error"],
+            reconstruction["reason"],
+        ),
+        "divergence_per_bin": _figure(
+            reconstruction["divergence_per_bin"], None, reconstruction["reason"]
+        ),
+        "fit_zscore_width": _figure(width, None, "fewer than two fits"),
+    }
+    for name in ("knn", "boosting"):
+        scores = classification[name]
+        summary[f"{name}_balanced_accuracy"] = _figure(
+            scores["balanced_accuracy"], scores["balanced_accuracy_error"], scores["reason"]
+        ) | {"n_classes": len(classification["classes"])}
+    best = log_nh["boosting"]
+    summary["r2_log_nh"] = _figure(best["r2"], best["r2_error"], log_nh["reason"])
+    return summary
+
+
+def headlines(metrics: Mapping[str, Any]) -> list[Headline]:
+    """The three figures that matter as text, for the last lines of a run and a report's top."""
+    summary = metrics["summary"]
+    return [_reconstruction_headline(summary), _class_headline(summary), _nh_headline(summary)]
+
+
+def plain(value: Any) -> Any:
+    """The same with only what JSON has: plain numbers, None for what is not finite."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _figure(value: float | None, error: float | None, reason: str | None) -> dict[str, Any]:
+    return {"value": value, "error": error, "reason": reason if value is None else None}
+
+
+def _text(figure: Mapping[str, Any], digits: int, sign: str = "") -> str:
+    if figure["value"] is None:
+        return "not measured"
+    text = f"{figure['value']:{sign}.{digits}f}"
+    return text if figure["error"] is None else f"{text} ± {figure['error']:.{digits}f}"
+
+
+def _reconstruction_headline(summary: Mapping[str, Any]) -> Headline:
+    excess, width = summary["excess_cash_per_bin"], summary["fit_zscore_width"]
+    if excess["value"] is not None:
+        note = "the model's Cash statistic less that of the truth; below 0 where fits follow noise"
+        divergence = summary["divergence_per_bin"]
+        if divergence["value"] is not None:
+            note += f". Without noise: {_text(divergence, 4)} from the truth"
+        return Headline("Excess Cash per bin", _text(excess, 4, "+"), note)
+    note = "1: every spectrum explained to within its noise"
+    return Headline("Width of the Cash z-scores", _text(width, 2), width["reason"] or note)
+
+
+def _class_headline(summary: Mapping[str, Any]) -> Headline:
+    knn, boosting = summary["knn_balanced_accuracy"], summary["boosting_balanced_accuracy"]
+    if knn["value"] is None:
+        return Headline("Balanced accuracy", _text(knn, 3), knn["reason"])
+    n_classes = knn["n_classes"]
+    note = (
+        f"nearest neighbors; gradient boosting {_text(boosting, 3)}; "
+        f"a guess gives {1 / n_classes:.3f}"
+    )
+    return Headline(f"Balanced accuracy, {n_classes} classes", _text(knn, 3), note)
+
+
+def _nh_headline(summary: Mapping[str, Any]) -> Headline:
+    r2 = summary["r2_log_nh"]
+    note = r2["reason"] or "gradient boosting; 1: column density fully determined, 0: not at all"
+    return Headline("R² of log N_H", _text(r2, 3), note)

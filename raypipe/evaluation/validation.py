@@ -1,0 +1,155 @@
+"""What every metric shares: folds that keep a source whole, and errors that resample sources."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+TextArray = npt.NDArray[np.object_]
+
+BOOTSTRAP_DRAWS = 400
+"""Resamplings of the sources behind each error."""
+
+
+ONE_THREAD_ROWS = 20_000
+"""Up to so many rows scikit-learn's fits are faster on one thread than on several."""
+
+
+def fitting_threads(rows: int) -> AbstractContextManager[object]:
+    """Threads that suit fits to so many rows: small ones lose more to waiting than they gain."""
+    limits: AbstractContextManager[object] = threadpool_limits(
+        1 if rows <= ONE_THREAD_ROWS else None
+    )
+    return limits
+
+
+@dataclass(frozen=True)
+class LabeledRows:
+    """The rows a classifier can be judged on.
+
+    `rows` are their indices, `codes` index into `classes`, `left_out` counts the sources of each
+    class with too few of them, `reason` says why nothing can be measured (None where it can).
+    """
+
+    rows: IntArray
+    codes: IntArray
+    sources: TextArray
+    classes: tuple[str, ...]
+    left_out: dict[str, int]
+    reason: str | None
+
+
+def sources_of(frame: pd.DataFrame) -> TextArray:
+    """The source of each detection, (n,): its `name`, or its `detection_id` where it has none."""
+    identity = frame["detection_id"].astype(str)
+    if "name" not in frame:
+        return identity.to_numpy(dtype=object)
+    names = frame["name"].astype("string").str.strip()
+    return names.where(names.notna() & (names != ""), identity).to_numpy(dtype=object)
+
+
+def ordered_classes(classes: TextArray) -> tuple[str, ...]:
+    """Classes present, by name."""
+    return tuple(sorted({str(value) for value in classes if isinstance(value, str) and value}))
+
+
+def labeled_rows(classes: TextArray, sources: TextArray, folds: int) -> LabeledRows:
+    """Rows with a class of at least `folds` sources, so that every fold can hold one.
+
+    `classes` and `sources` are (n,); a missing class is None or NaN.
+    """
+    counts = {
+        name: len(set(sources[classes == name].tolist())) for name in ordered_classes(classes)
+    }
+    kept = tuple(name for name, count in counts.items() if count >= folds)
+    left_out = {name: count for name, count in counts.items() if count < folds}
+    reason = None
+    if not counts:
+        reason = "no row has a class"
+    elif len(kept) < 2:
+        reason = f"fewer than two classes with at least {folds} sources each"
+    rows = np.flatnonzero(np.isin(classes, np.array(kept, dtype=object))) if kept else np.array([])
+    rows = rows.astype(np.int64)
+    index = {name: code for code, name in enumerate(kept)}
+    codes = np.array([index[name] for name in classes[rows]], dtype=np.int64)
+    return LabeledRows(rows, codes, sources[rows], kept, left_out, reason)
+
+
+def grouped_folds(
+    strata: IntArray, sources: TextArray, folds: int, seed: int
+) -> list[tuple[IntArray, IntArray]]:
+    """Train and test indices of each fold; no source is in both, strata are spread evenly."""
+    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
+    return list(splitter.split(np.zeros((len(strata), 1)), strata, groups=sources))
+
+
+def bootstrap_weights(sources: TextArray, seed: int) -> FloatArray:
+    """Weights (BOOTSTRAP_DRAWS, n) of rows when whole sources are drawn with replacement."""
+    names, codes = np.unique(sources.astype(str), return_inverse=True)
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=BOOTSTRAP_DRAWS)
+    return draws[:, codes].astype(np.float64)
+
+
+def score_classes(
+    codes: IntArray, predicted: IntArray, sources: TextArray, classes: tuple[str, ...], seed: int
+) -> dict[str, Any]:
+    """Balanced accuracy (mean recall of the classes) with its error, recalls and confusion.
+
+    `codes` and `predicted` (n,) index into `classes`; a prediction of -1 (none) counts as wrong.
+    The error is the standard deviation over resampled sources. Rows of the confusion matrix are
+    true classes, columns predicted ones.
+    """
+    right = codes == predicted
+    recalls = _recalls(codes, right[None].astype(np.float64), len(classes))[0]
+    weights = bootstrap_weights(sources, seed)
+    totals = _class_sums(codes, weights, len(classes))
+    hits = _class_sums(codes, weights * right, len(classes))
+    with np.errstate(invalid="ignore"):
+        resampled = np.nanmean(hits / totals, axis=1)
+    confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    assigned = predicted >= 0
+    np.add.at(confusion, (codes[assigned], predicted[assigned]), 1)
+    return {
+        "balanced_accuracy": float(recalls.mean()),
+        "balanced_accuracy_error": float(resampled.std(ddof=1)),
+        "accuracy": float(right.mean()),
+        "recall": {name: float(value) for name, value in zip(classes, recalls, strict=True)},
+        "confusion": {"classes": list(classes), "matrix": confusion.tolist()},
+        "unassigned": int((~assigned).sum()),
+        "reason": None,
+    }
+
+
+def unscored(reason: str | None) -> dict[str, Any]:
+    """The shape of `score_classes` where nothing could be measured."""
+    return {
+        "balanced_accuracy": None,
+        "balanced_accuracy_error": None,
+        "accuracy": None,
+        "recall": None,
+        "confusion": None,
+        "unassigned": None,
+        "reason": reason,
+    }
+
+
+def _class_sums(codes: IntArray, values: FloatArray, n_classes: int) -> FloatArray:
+    one_hot = np.eye(n_classes)[codes]
+    sums: FloatArray = values @ one_hot
+    return sums
+
+
+def _recalls(codes: IntArray, right: FloatArray, n_classes: int) -> FloatArray:
+    totals = np.bincount(codes, minlength=n_classes)
+    recalls: FloatArray = _class_sums(codes, right, n_classes) / totals
+    return recalls

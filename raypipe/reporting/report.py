@@ -1,0 +1,76 @@
+"""The verb report: one self-contained HTML page about a catalog."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from raypipe._version import __version__
+from raypipe.config import Config, as_config
+from raypipe.evaluation.subject import choose_subject
+from raypipe.reporting import scores, sections
+from raypipe.reporting.material import Material, gather
+from raypipe.reporting.page import Html, count_of, page, section
+from raypipe.runs import record_run
+from raypipe.workspace import Workspace, report_name
+
+log = logging.getLogger(__name__)
+
+SECTIONS = (
+    ("summary", "Summary", scores.summary_section),
+    ("spectra", "Spectra and their reconstructions", sections.spectra_section),
+    ("latents", "Latents", sections.latents_section),
+    ("evaluation", "Evaluation", scores.evaluation_section),
+    ("training", "Training", sections.training_section),
+    ("anomalies", "Anomalies", sections.anomalies_section),
+    ("data", "Data", sections.data_section),
+    ("provenance", "Provenance", sections.provenance_section),
+)
+"""Anchor, title and maker of each section, in the order of the page."""
+
+
+def report(
+    workspace: str | Path | Workspace,
+    *,
+    release: str | None = None,
+    model: str | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    config: Config | Mapping[str, Any] | str | Path | None = None,
+) -> str:
+    """Write the page about a catalog, `reports/<release>/<model_id>.html`, and return its URI.
+
+    `model` is the id of one with a catalog of the release, or the path of its bundle. Shows what
+    there is: metrics where `evaluate` has run, reconstructions where the model's bundle and the
+    spectra are there, classes from `labels` or the catalog. Raises UsageError for labels that
+    match no detection and where there is no such catalog.
+    """
+    settings = as_config(config)
+    store = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    subject = choose_subject(store, release, model)
+    name = report_name(subject.release, subject.model_id)
+    with record_run(store, "report", settings) as figures:
+        text = build_page(gather(store, subject, labels, settings.report))
+        store.write_bytes(name, text.encode())
+        figures["bytes"] = len(text.encode())
+    uri = store.absolute_uri(name)
+    log.info("report: %s", uri)
+    return uri
+
+
+def build_page(material: Material) -> Html:
+    """The page's HTML from what was gathered."""
+    made = [
+        (anchor, title, section(anchor, title, build(material)))
+        for anchor, title, build in SECTIONS
+    ]
+    preset = f", preset {material.model.preset}" if material.model is not None else ""
+    return page(
+        title=f"Latent catalog of {material.release}",
+        lead=f"{count_of(len(material.catalog), 'detection')} by {material.model_id}{preset}",
+        sections=made,
+        footer=f"raypipe {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+    )

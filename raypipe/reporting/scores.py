@@ -1,0 +1,217 @@
+"""The sections of a report on metrics: headline figures, comparison, classes, quantities, fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from raypipe.evaluation.summary import headlines
+from raypipe.reporting import figures
+from raypipe.reporting.material import Material
+from raypipe.reporting.page import (
+    Html,
+    cards,
+    count_of,
+    figure,
+    grid,
+    heading,
+    join,
+    minus,
+    number_cell,
+    paragraph,
+    table,
+    text_cell,
+)
+from raypipe.reporting.sections import QUANTITY_LABELS
+
+LOWER, HIGHER = "lower", "higher"
+
+FIT_AND_CLASS_COLUMNS: Sequence[tuple[str, str, str, str]] = (
+    ("cash_per_bin", "Cash per bin", ".3f", LOWER),
+    ("excess_cash_per_bin", "excess over truth", "+.4f", ""),
+    ("divergence_per_bin", "divergence from truth", ".4f", LOWER),
+    ("cluster_balanced_accuracy", "clusters, all classes", ".3f", HIGHER),
+    ("cluster_agn_compact_balanced_accuracy", "clusters, AGN / compact", ".3f", HIGHER),
+    ("knn_balanced_accuracy", "nearest neighbors", ".3f", HIGHER),
+    ("boosting_balanced_accuracy", "gradient boosting", ".3f", HIGHER),
+)
+"""Key, title, format and better direction of the columns on fits and classes."""
+
+QUANTITY_COLUMNS: Sequence[tuple[str, str, str, str]] = tuple(
+    (f"r2_{name}", f"R² of {label}", ".3f", HIGHER) for name, label in QUANTITY_LABELS.items()
+)
+"""The same on physical quantities."""
+
+FIT_COLUMNS: Sequence[tuple[str, str, str]] = (
+    ("cash_per_bin", "Cash per bin", ".3f"),
+    ("cash_expected_per_bin", "expected", ".3f"),
+    ("truth_cash_per_bin", "of the truth", ".3f"),
+    ("excess_cash_per_bin", "excess over truth", "+.4f"),
+    ("divergence_per_bin", "divergence from truth", ".4f"),
+    ("fit_zscore.mean", "mean z-score", "+.2f"),
+    ("fit_zscore.width", "width of z-scores", ".2f"),
+    ("fit_zscore.beyond_3", "beyond 3", ".1%"),
+)
+"""Key, title and format of each column on goodness of fit by counts."""
+
+NOT_EVALUATED = (
+    "This catalog has not been evaluated: run raypipe evaluate for scores against labels, "
+    "baselines and published figures."
+)
+
+
+def summary_section(material: Material) -> Html:
+    """The three figures that matter, or what a catalog alone says."""
+    if material.metrics is None:
+        zscores = material.catalog["fit_zscore"].to_numpy(np.float64)
+        zscores = zscores[np.isfinite(zscores)]
+        share = float((np.abs(zscores) < 3).mean()) if len(zscores) else float("nan")
+        items = [
+            ("Detections", f"{len(material.catalog):,}", f"release {material.release}"),
+            ("Explained within 3σ", f"{share:.0%}", "share of Cash z-scores between −3 and 3"),
+        ]
+        return join([cards(items), paragraph(NOT_EVALUATED, "note")])
+    data = material.metrics["data"]
+    figures_that_matter = [(h.label, minus(h.value), h.note) for h in headlines(material.metrics)]
+    note = (
+        f"Measured on {data['n_rows']:,} detections of {data['n_sources']:,} sources "
+        f"({data['rows']}): {data['rows_reason']}. Labels: {data['labels'] or 'none'}. "
+        "Errors are standard deviations over resampled sources, those of Cash over detections."
+    )
+    return join([cards(figures_that_matter), paragraph(note, "note")])
+
+
+def evaluation_section(material: Material) -> Html:
+    """Comparison with baselines, classes, quantities and goodness of fit by counts."""
+    metrics = material.metrics
+    if metrics is None:
+        return paragraph(NOT_EVALUATED)
+    parts = [_comparison(metrics)]
+    drawn = _confusions(metrics)
+    if drawn:
+        parts += [heading("Classes"), grid(drawn)]
+    else:
+        parts += [
+            heading("Classes"),
+            paragraph(f"Not measured: {metrics['classification']['reason']}."),
+        ]
+    left_out = metrics["classification"]["left_out"]
+    if left_out:
+        listed = ", ".join(
+            f"{name} ({count_of(count, 'source')})" for name, count in left_out.items()
+        )
+        parts.append(paragraph(f"Left out for too few sources: {listed}.", "note"))
+    return join([*parts, heading("Goodness of fit by counts"), _by_counts(metrics)])
+
+
+def _comparison(metrics: Mapping[str, Any]) -> Html:
+    caption = (
+        "Every row is judged on the same detections with the same folds, which never split a "
+        "source. Accuracies are balanced (mean recall of the classes); clusters are a Gaussian "
+        "mixture fitted without labels, whose meaning is learned on other sources than it is "
+        "judged on; compact are HMXB, LMXB and NS. R² is that of gradient boosting. The best of "
+        "each column is bold; published figures are of other data and not in the running."
+    )
+    rows = metrics["comparison"]
+    own = [row for row in rows if row["kind"] != "published"]
+    reason = metrics.get("comparison_reason")
+    return join(
+        [
+            paragraph(caption, "note"),
+            _comparison_table(rows, FIT_AND_CLASS_COLUMNS),
+            _comparison_table(own, QUANTITY_COLUMNS),
+            *([paragraph(f"{reason}.", "note")] if reason else []),
+        ]
+    )
+
+
+def _comparison_table(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, str, str]]
+) -> Html:
+    """Only columns that a row of our own has a value in, and rows that have one."""
+    measured = [row for row in rows if row["kind"] != "published"]
+    columns = [c for c in columns if any(row.get(c[0]) is not None for row in measured)]
+    rows = [row for row in rows if any(row.get(c[0]) is not None for c in columns)]
+    if not rows:
+        return Html("")
+    bests = {key: _best(measured, key, better) for key, _, _, better in columns}
+    cells = []
+    for row in rows:
+        small = "; ".join(part for part in (row["model_id"], row["note"]) if part)
+        cells.append([text_cell(row["representation"], small, wide=True)])
+        for key, _, form, _ in columns:
+            value = row.get(key)
+            best = value is not None and value == bests[key]
+            cells[-1].append(number_cell(value, form, row.get(f"{key}_error"), best))
+    headers = ("", *(title for _, title, _, _ in columns))
+    return table(headers, cells, numbers=range(1, len(headers)))
+
+
+def _best(rows: Sequence[Mapping[str, Any]], key: str, better: str) -> float | None:
+    values = [row[key] for row in rows if row.get(key) is not None]
+    if not better or len(values) < 2:
+        return None
+    return float(min(values) if better == LOWER else max(values))
+
+
+def _confusions(metrics: Mapping[str, Any]) -> list[Html]:
+    classification, clusters = metrics["classification"], metrics["clustering"]["all_classes"]
+    candidates = (
+        ("Nearest neighbors", classification["knn"], ""),
+        ("Gradient boosting", classification["boosting"], ""),
+        ("The catalog's own probabilities", classification["catalog_probabilities"], ""),
+        ("Clusters", clusters, f"{clusters['components']} components of a Gaussian mixture. "),
+    )
+    drawn = []
+    for title, scores, remark in candidates:
+        if scores["confusion"] is None:
+            continue
+        confusion = scores["confusion"]
+        drawing = figures.confusion_matrix(np.array(confusion["matrix"]), confusion["classes"])
+        caption = (
+            f"{remark}Percent of each true class (its detections in brackets) by predicted class; "
+            "blue is right, red is wrong."
+        )
+        subtitle = (
+            f"balanced accuracy {scores['balanced_accuracy']:.3f} "
+            f"± {scores['balanced_accuracy_error']:.3f}"
+        )
+        drawn.append(figure(drawing, caption, title=title, subtitle=subtitle))
+    return drawn
+
+
+def _by_counts(metrics: Mapping[str, Any]) -> Html:
+    reconstruction = metrics["reconstruction"]
+    columns = [
+        column
+        for column in FIT_COLUMNS
+        if any(_entry(row, column[0]) is not None for row in reconstruction["by_counts"])
+    ]
+    cells = []
+    for row in (*reconstruction["by_counts"], reconstruction):
+        label = f"{row['counts_min']:,}–{row['counts_max']:,}" if "counts_min" in row else "all"
+        cells.append([text_cell(label), number_cell(row["n_rows"], ",d")])
+        for key, _, form in columns:
+            cells[-1].append(number_cell(_entry(row, key), form, row.get(f"{key}_error")))
+    headers = ("counts", "detections", *(title for _, title, _ in columns))
+    note = (
+        "Latents are fitted to each detection's own counts, noise included, so that a perfect "
+        "model's Cash lies a little below that of the truth; the divergence (the Cash statistic "
+        "the model would have if there were no noise) is free of that. Expectations take the "
+        "fitted parameters into account: z-scores of a perfect model have mean 0 and width 1."
+    )
+    reason = reconstruction["reason"]
+    remark = f" Not measured against the truth: {reason}." if reason else ""
+    return join(
+        [table(headers, cells, numbers=range(1, len(headers))), paragraph(note + remark, "note")]
+    )
+
+
+def _entry(row: Mapping[str, Any], key: str) -> float | None:
+    """A figure of a row; `fit_zscore.width` looks inside."""
+    value: Any = row
+    for part in key.split("."):
+        value = value[part]
+    return None if value is None else float(value)

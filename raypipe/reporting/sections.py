@@ -1,0 +1,325 @@
+"""The sections of a report on detections: spectra, latents, anomalies, data, provenance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from raypipe.evaluation.regression import hardness_ratios, regression_targets
+from raypipe.evaluation.selection import latent_columns, latents_of
+from raypipe.evaluation.validation import sources_of
+from raypipe.reporting import figures
+from raypipe.reporting.material import SHOW_ALL_ROWS, Example, Material
+from raypipe.reporting.page import (
+    Html,
+    block,
+    count_of,
+    details,
+    facts,
+    figure,
+    grid,
+    heading,
+    join,
+    minus,
+    number_cell,
+    paragraph,
+    preformatted,
+    table,
+    text_cell,
+)
+from raypipe.reporting.spectrum_figure import spectrum_figure
+
+ANOMALIES_SHOWN = 10
+"""Rows in each list of anomalies."""
+
+MIN_CORRELATION_ROWS = 30
+"""Fewest detections for rank correlations worth showing."""
+
+MAX_NAMED_POINTS = 20
+"""Up to so many points of the latent map carry their names."""
+
+QUANTITY_LABELS = {
+    "log_nh": "log N_H",
+    "photon_index": "photon index",
+    "log_kt": "log kT",
+    "hard_ms": "hardness m/s",
+    "hard_hm": "hardness h/m",
+    "hard_hs": "hardness h/s",
+}
+"""How quantities are called on the page."""
+
+
+def spectra_section(material: Material) -> Html:
+    """Example reconstructions, or why there are none."""
+    if material.model is None:
+        return paragraph(
+            f"The bundle of {material.model_id} is not in this workspace: give its path as the "
+            "model of raypipe report to see reconstructions."
+        )
+    if not material.examples:
+        return paragraph("The spectra of this catalog's detections are not in this workspace.")
+    everyone = len(material.catalog) <= SHOW_ALL_ROWS
+    intro = (
+        "Every detection of this catalog, brightest first. "
+        if everyone
+        else "A spread of brightness and class, drawn at random. "
+    )
+    intro += (
+        "Crosses are counts with 68% Poisson intervals, grouped for the plot only; the red line is "
+        "the reconstruction from the latents alone, folded through the detection's own response, "
+        "background included; the dashed line is the expected background. A good fit scatters "
+        "around zero in the lower panel and has a Cash z-score within about 3 of 0."
+    )
+    parts = [paragraph(intro), grid(_example(example) for example in material.examples)]
+    if material.worst:
+        parts += [
+            heading("The worst explained"),
+            paragraph(
+                "The largest Cash z-scores of the catalog: where the eight numbers are not enough, "
+                "or the data are not what the model expects."
+            ),
+            grid(_example(example) for example in material.worst),
+        ]
+    return join(parts)
+
+
+def latents_section(material: Material) -> Html:
+    """The map of latents by class and hardness, and what each latent goes with."""
+    chart = material.latent_map
+    rows = material.catalog.iloc[chart.rows]
+    classes = _classes(rows)
+    labeled = any(isinstance(value, str) for value in classes)
+    names = _short_names(rows) if len(rows) <= MAX_NAMED_POINTS else []
+    by_class = "One point a detection, colored by class: " if labeled else "One point a detection: "
+    parts = [
+        figure(
+            figures.latent_map(chart.positions, classes, names),
+            by_class + "neighbors have similar spectra. Axes have no unit: only nearness counts.",
+            title="By class" if labeled else "The detections",
+        )
+    ]
+    if "counts_s" in rows:
+        hardness = hardness_ratios(rows)["hard_hs"].to_numpy()
+        known = np.isfinite(hardness)
+    if "counts_s" in rows and known.any():
+        parts.append(
+            figure(
+                figures.hardness_map(chart.positions[known], hardness[known]),
+                "The same map colored by hardness ratio: a smooth gradient means that the latents "
+                "hold the spectrum's overall slope.",
+                title="By hardness",
+            )
+        )
+    if labeled and len(rows) > SHOW_ALL_ROWS:
+        parts.append(
+            figure(
+                figures.class_panels(chart.positions, classes),
+                "One panel a class with its number of detections: a class that spreads over the "
+                "whole map cannot be told by its spectrum alone.",
+                title="Class by class",
+                wide=True,
+            )
+        )
+    if len(material.catalog) >= MIN_CORRELATION_ROWS:
+        parts.append(_correlations(material.catalog))
+    return join([paragraph(f"The map is {chart.method}."), grid(parts)])
+
+
+def anomalies_section(material: Material) -> Html:
+    """Detections that are explained badly, and those far out in latent space."""
+    catalog = material.catalog
+    shown = min(ANOMALIES_SHOWN, len(catalog))
+    lists = (
+        (
+            "fit_zscore",
+            "Explained worst",
+            "Largest Cash z-score: the reconstruction misses counts.",
+        ),
+        (
+            "anomaly_score",
+            "Farthest out",
+            "Largest anomaly score (minus the log density of the training population, nats): "
+            "explained or not, few training spectra look like this.",
+        ),
+    )
+    parts = []
+    for column, title, caption in lists:
+        ranked = catalog.sort_values(column, ascending=False, kind="stable").head(shown)
+        parts.append(block(heading(title), paragraph(caption, "note"), _anomaly_table(ranked)))
+    return grid(parts)
+
+
+def data_section(material: Material) -> Html:
+    """What became of the manifest, and how bright the detections are."""
+    totals = material.totals
+    whole = totals["manifest"] == totals["spectra"] + totals["rejects"]
+    balance = (
+        f"{count_of(totals['manifest'], 'detection')} in the manifest = {totals['spectra']:,} "
+        f"spectra + {count_of(totals['rejects'], 'reject')}."
+        if whole
+        else f"{totals['manifest']:,} detections in the manifest, but {totals['spectra']:,} "
+        f"spectra and {totals['rejects']:,} rejects so far: run raypipe ingest again."
+    )
+    sources = len(set(sources_of(material.catalog).tolist()))
+    parts = [
+        paragraph(balance),
+        paragraph(
+            f"The catalog has {count_of(len(material.catalog), 'detection')} of "
+            f"{count_of(sources, 'source')}."
+        ),
+    ]
+    if len(material.catalog) > SHOW_ALL_ROWS:
+        counts = material.catalog["total_counts"].to_numpy(np.float64)
+        zscores = material.catalog["fit_zscore"].to_numpy(np.float64)
+        parts.append(
+            grid(
+                [
+                    figure(
+                        figures.counts_histogram(counts),
+                        f"Counts a detection; the median is {np.median(counts):,.0f}.",
+                        title="Brightness",
+                    ),
+                    figure(
+                        figures.zscore_histogram(zscores),
+                        "All detections; the curve is what a perfect model gives. A tail to the "
+                        "right holds spectra the model cannot explain.",
+                        title="Goodness of fit",
+                    ),
+                ]
+            )
+        )
+    return join([*parts, heading("Rejects"), _rejects(material.rejects)])
+
+
+def provenance_section(material: Material) -> Html:
+    """Versions, settings and fingerprints: what made the page."""
+    record = material.training.get(material.model_id, {})
+    metrics = material.metrics or {}
+    items = [
+        ("release", material.release),
+        ("manifest from", material.manifest.get("source", "not recorded")),
+        ("manifest fingerprint", material.manifest.get("fingerprint", "not recorded")),
+        ("model", material.model_id),
+        ("model trained on release", record.get("release", "not recorded in this workspace")),
+        ("model trained with", _versions(record.get("made_by", {}))),
+        ("labels", material.labels or "none"),
+        ("evaluated with", _versions(metrics.get("made_by", {}))),
+        ("judged detections fingerprint", metrics.get("data", {}).get("fingerprint", "–")),
+    ]
+    parts = [facts(items)]
+    if material.model is not None:
+        parts.append(details("The model's settings", preformatted(material.model.config.to_toml())))
+    return join(parts)
+
+
+def training_section(material: Material) -> Html:
+    """Learning curves of the models of this release."""
+    parts = []
+    for model_id, record in material.training.items():
+        history = record.get("history")
+        if not history:
+            continue
+        spectra = record.get("spectra", {})
+        caption = (
+            f"Trained on {spectra.get('train', 0):,} spectra, judged on "
+            f"{spectra.get('validation', 0):,} others each epoch; the dashed line marks the epoch "
+            "kept. Losses of different presets are not comparable."
+        )
+        drawing = figures.learning_curve(history, record.get("best_epoch"))
+        parts.append(figure(drawing, caption, title=model_id))
+    if not parts:
+        return paragraph("No learning curve: the model's records are not in this workspace.")
+    return grid(parts)
+
+
+def _example(example: Example) -> Html:
+    row = example.row
+    parts = [
+        _remarks(row),
+        f"{int(row['total_counts']):,} counts",
+        f"Cash z-score {minus(format(row['fit_zscore'], '+.2f'))}",
+    ]
+    subtitle = " · ".join(part for part in parts if part)
+    drawing = spectrum_figure(example.spectrum)
+    return figure(drawing, "", title=str(row["detection_id"]), subtitle=subtitle)
+
+
+def _correlations(catalog: pd.DataFrame) -> Html:
+    latents = pd.DataFrame(latents_of(catalog), columns=latent_columns(catalog))
+    quantities = {"log counts": np.log10(np.maximum(catalog["total_counts"].to_numpy(float), 1))}
+    for name, target in regression_targets(catalog).items():
+        if target is not None and np.isfinite(target.values).sum() >= MIN_CORRELATION_ROWS:
+            quantities[QUANTITY_LABELS[name]] = target.values
+    values = np.array(
+        [[_rank_correlation(z, q) for _, z in latents.items()] for q in quantities.values()]
+    )
+    return figure(
+        figures.correlation_map(values, list(quantities), latent_columns(catalog)),
+        "Rank correlation of each latent with measured or true quantities, all detections. Strong "
+        "color: the latent alone orders detections by that quantity. The first row should have "
+        "little: latents describe the shape of a spectrum, not its brightness.",
+        title="What the latents go with",
+        wide=True,
+    )
+
+
+def _rank_correlation(latent: pd.Series[Any], quantity: npt.NDArray[np.float64]) -> float:
+    return float(latent.corr(pd.Series(quantity), method="spearman"))
+
+
+def _anomaly_table(rows: pd.DataFrame) -> Html:
+    headers = ("detection", "counts", "Cash z-score", "anomaly score")
+    cells = (
+        [
+            text_cell(row["detection_id"], _remarks(row)),
+            number_cell(row["total_counts"], ",.0f"),
+            number_cell(row["fit_zscore"], "+.2f"),
+            number_cell(row["anomaly_score"], ".2f"),
+        ]
+        for _, row in rows.iterrows()
+    )
+    return table(headers, cells, numbers=(1, 2, 3))
+
+
+def _remarks(row: pd.Series[Any]) -> str:
+    """Name, class and flags of a detection, as far as it has them."""
+    texts = [row.get(column) for column in ("name", "class", "flags")]
+    return " · ".join(text.replace("|", ", ") for text in texts if isinstance(text, str) and text)
+
+
+def _rejects(rejects: pd.DataFrame) -> Html:
+    if rejects.empty:
+        return paragraph("None: every detection of the manifest has a spectrum.")
+    grouped = rejects.groupby(["stage", "reason", "retryable"], dropna=False)
+    found = grouped["detection_id"].agg(["size", "first"]).reset_index()
+    found = found.sort_values("size", ascending=False, kind="stable")
+    cells = (
+        [
+            number_cell(row["size"], ",d"),
+            text_cell(row["stage"]),
+            text_cell(row["reason"]),
+            text_cell("yes" if row["retryable"] else "no"),
+            text_cell(row["first"]),
+        ]
+        for _, row in found.iterrows()
+    )
+    headers = ("detections", "stage", "reason", "worth a retry", "for instance")
+    return table(headers, cells, numbers=(0,))
+
+
+def _classes(rows: pd.DataFrame) -> npt.NDArray[np.object_]:
+    if "class" not in rows:
+        return np.full(len(rows), None, dtype=object)
+    return np.array([v if isinstance(v, str) else None for v in rows["class"]], dtype=object)
+
+
+def _short_names(rows: pd.DataFrame) -> list[str]:
+    return [str(identifier).split(":", 1)[-1] for identifier in rows["detection_id"]]
+
+
+def _versions(made_by: dict[str, Any]) -> str:
+    versions = [f"{name} {value}" for name, value in made_by.items() if isinstance(value, str)]
+    return ", ".join(versions) or "not recorded in this workspace"
