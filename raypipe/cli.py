@@ -40,6 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except Exception as error:
+        if options.json:
+            print(json.dumps({"error": repr(error), "exit_code": FAILED}))
+        raise
     _print(answer, options)
     return DONE
 
@@ -201,9 +205,10 @@ def _status(options: argparse.Namespace, config: Config) -> Any:
 def _log_to_stderr(verbose: bool, quiet: bool) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
     log.addHandler(handler)
     log.propagate = False
-    log.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
+    log.setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
 def _fail(error: RaypipeError, code: int, options: argparse.Namespace) -> int:

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from raypipe.errors import UsageError
+
+PRESET_BINS = {"folded": 256, "paper": 400}
+"""Bins of the spectrum that each preset's encoder reads."""
 
 
 class _Section(BaseModel):
@@ -50,11 +53,24 @@ class ModelConfig(_Section):
 
     preset: Literal["folded", "paper"] = Field("folded", description="recipe of model and loss")
     latents: int = Field(8, ge=1, le=8, description="numbers that describe a spectrum")
-    width: int = Field(64, ge=8, description="width of a token")
-    depth: int = Field(3, ge=1, description="transformer layers of the encoder")
+    width: int = Field(64, ge=8, le=4096, description="width of a token")
+    depth: int = Field(3, ge=1, le=64, description="transformer layers of the encoder")
     heads: int = Field(4, ge=1, description="attention heads")
     patch: int = Field(8, ge=1, description="channel bins a token")
-    decoder_width: int = Field(256, ge=8, description="width of the decoder's hidden layers")
+    decoder_width: int = Field(
+        256, ge=8, le=8192, description="width of the decoder's hidden layers"
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ModelConfig:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} does not divide into {self.heads} heads")
+        bins = PRESET_BINS[self.preset]
+        if bins % self.patch:
+            raise ValueError(
+                f"patch {self.patch} does not divide the {bins} bins of preset {self.preset}"
+            )
+        return self
 
 
 class TrainConfig(_Section):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,16 @@ import pyarrow.parquet as pq
 from raypipe.errors import RaypipeError, UsageError
 
 _PARQUET_COMPRESSION = "zstd"
+_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*")
+
+
+def check_name(name: str, what: str) -> str:
+    """Return the name of a release or model if it can be a folder's, else raise UsageError."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{what} {name!r}: expected letters, digits, '.', '_' and '-', a letter or digit first"
+        )
+    return name
 
 
 def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -58,6 +69,8 @@ class Workspace:
 
     def path(self, name: str) -> str:
         """Path of a file in the workspace, as its file system wants it."""
+        if ".." in name.split("/"):
+            raise UsageError(f"{name}: leads out of the workspace")
         return f"{self.root}/{name}" if name else self.root
 
     def absolute_uri(self, name: str = "") -> str:

@@ -14,11 +14,12 @@ import pyarrow.fs as pafs
 
 from raypipe.config import Config, as_config
 from raypipe.discovery.catalog_columns import join_catalog, read_catalog
-from raypipe.discovery.listing import csc_detections, is_csc_name, looks_like_pha
+from raypipe.discovery.listing import Detection, csc_detections, is_csc_name, looks_like_pha
 from raypipe.discovery.manifest import write_manifest
 from raypipe.discovery.own_files import own_detections
 from raypipe.errors import UsageError
-from raypipe.workspace import Workspace
+from raypipe.runs import record_run
+from raypipe.workspace import Workspace, check_name
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ _COLUMN_TYPES = {
     "arf_uri": "string",
     "rmf_uri": "string",
     "background_uri": "string",
+    "files_stamp": "string",
 }
 
 
@@ -55,8 +57,10 @@ def discover(
     settings = as_config(config)
     workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
     folder = Workspace(source)
-    files = _all_files(folder)
+    stamps = _all_files(folder)
+    files = sorted(stamps)
     release = release or _survey_release(folder, files) or settings.discover.release
+    check_name(release, "release")
     candidates = [name for name in files if not is_csc_name(name) and looks_like_pha(name)]
     uris = [folder.absolute_uri(name) for name in files]
     detections = [
@@ -68,25 +72,36 @@ def discover(
             f"{source}: no spectra there (CSC names, .pi or .pha files) among {len(files)} files"
         )
     rows = pd.DataFrame([asdict(detection) for detection in detections])
+    rows["files_stamp"] = [_stamp(detection, folder, stamps) for detection in detections]
     rows = rows.reindex(columns=list(_COLUMN_TYPES)).astype(_COLUMN_TYPES)
     if catalog is not None:
-        rows = join_catalog(rows, read_catalog(catalog))
-    summary = write_manifest(
-        workspace, release, rows, settings.discover.part_rows, folder.absolute_uri()
-    )
+        rows = join_catalog(rows, read_catalog(catalog)).astype(_COLUMN_TYPES)
+    with record_run(workspace, "discover", settings) as figures:
+        summary = write_manifest(
+            workspace, release, rows, settings.discover.part_rows, folder.absolute_uri()
+        )
+        figures.update(summary)
     log.info("discover: %d detections of %s in %s", len(rows), release, source)
     return summary
 
 
-def _all_files(folder: Workspace) -> list[str]:
+def _all_files(folder: Workspace) -> dict[str, str]:
+    """Names of all files in a folder, with size and time of each."""
     if not folder.exists(""):
         raise UsageError(f"{folder.uri}: no such folder")
     selector = pafs.FileSelector(folder.root, recursive=True)
-    return sorted(
-        info.path.removeprefix(folder.root).lstrip("/")
+    return {
+        info.path.removeprefix(folder.root).lstrip("/"): f"{info.size}@{info.mtime_ns}"
         for info in folder.fs.get_file_info(selector)
         if info.type == pafs.FileType.File and not info.base_name.startswith(".")
-    )
+    }
+
+
+def _stamp(detection: Detection, folder: Workspace, stamps: dict[str, str]) -> str:
+    """Sizes and times of a detection's files: another stamp, and it is ingested again."""
+    uris = detection.pha_uri, detection.arf_uri, detection.rmf_uri, detection.background_uri
+    root = f"{folder.absolute_uri()}/"
+    return " ".join(stamps.get(uri.removeprefix(root), "") if uri else "" for uri in uris)
 
 
 def _survey_release(folder: Workspace, files: list[str]) -> str | None:

@@ -15,6 +15,7 @@ class FetchError(RaypipeError):
 
     def __init__(self, uri: str, problem: str, *, retryable: bool) -> None:
         super().__init__(f"{uri}: {problem}")
+        self.problem = problem
         self.retryable = retryable
 
 

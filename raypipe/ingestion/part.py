@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -19,7 +19,13 @@ from raypipe.config import IngestConfig
 from raypipe.errors import OgipError
 from raypipe.ingestion.fetch import FetchError, fetch
 from raypipe.ingestion.responses import ResponseLibrary, redistribution_on_grid
-from raypipe.ingestion.spectra import BANDS_KEV, GriddedSpectrum, put_on_grid
+from raypipe.ingestion.spectra import (
+    BACKGROUND_MISSING,
+    BAD_QUALITY,
+    BANDS_KEV,
+    GriddedSpectrum,
+    put_on_grid,
+)
 from raypipe.model.grid import NATIVE_CHANNELS, Grid
 from raypipe.ogip import Rmf, read_arf, read_pha, read_rmf
 from raypipe.ogip.spectrum import assemble
@@ -35,6 +41,7 @@ FINGERPRINT = "manifest_part_sha256"
 """Key of a spectra part's metadata that says which manifest rows it was made of."""
 
 _URIS = ["pha_uri", "arf_uri", "rmf_uri", "background_uri"]
+_OF_FILES = [*_URIS, "files_stamp"]
 _IDENTITY = ["detection_id", "obsid", "obi", "region_id", "name", "ra", "dec"]
 
 _SPECTRUM_FIELDS = [
@@ -51,6 +58,7 @@ _SPECTRUM_FIELDS = [
     ),
     pa.field("flags", pa.string()),
     pa.field("pha_sha256", pa.string()),
+    pa.field("content_sha256", pa.string()),
     pa.field("source_uri", pa.string()),
 ]
 _REJECT_FIELDS = [
@@ -111,7 +119,7 @@ def ingest_part(workspace: Workspace, release: str, part: int, config: IngestCon
     )
     workspace.write_table(part_name(rejects_folder(release), part), rejects, metadata)
     spectra = _with_columns(
-        manifest.drop_columns(_URIS),
+        manifest.drop_columns([name for name in _OF_FILES if name in manifest.column_names]),
         [row.index for row in good],
         _SPECTRUM_FIELDS,
         [row.spectrum or {} for row in good],
@@ -142,6 +150,17 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
+def _reject(error: Exception, stage: str, uri: str) -> dict[str, Any]:
+    """What the rejects table says of an error; the file's name is in `uri`, not in `reason`."""
+    reason, retryable = f"internal error {error!r}; please report it", False
+    if isinstance(error, OgipError):
+        uri = error.path
+        reason = f"[{error.hdu}] {error.problem}" if error.hdu else error.problem
+    elif isinstance(error, FetchError):
+        reason, retryable = error.problem, error.retryable
+    return {"stage": stage, "reason": reason, "retryable": retryable, "uri": uri}
+
+
 class _Reader:
     """Reads the detections of a part, several fetches at once."""
 
@@ -167,17 +186,11 @@ class _Reader:
                     uri = row[key]
                     files[key] = fetch(uri, self.config.max_file_mb << 20)
             uri, stage = row["pha_uri"], "read"
-            gridded, rmf_id = self._parse(row, files)
+            gridded = self._parse(row, files)
         except MemoryError:
             raise
         except Exception as error:
-            known = isinstance(error, FetchError | OgipError)
-            reject = {
-                "stage": stage,
-                "reason": str(error) if known else f"{uri}: internal error {error!r}; report it",
-                "retryable": isinstance(error, FetchError) and error.retryable,
-                "uri": uri,
-            }
+            reject = _reject(error, stage, uri)
             return _Row(index, None, reject, sum(map(len, files.values())))
         spectrum = {
             "exposure_s": gridded.exposure_s,
@@ -185,15 +198,16 @@ class _Reader:
             "background_counts": gridded.background_counts,
             "background_scale": gridded.background_scale,
             "arf_cm2": gridded.arf_cm2,
-            "rmf_id": rmf_id,
+            "rmf_id": self.library.add(gridded.redistribution),
             **gridded.band_counts(),
             "flags": "|".join(gridded.flags),
             "pha_sha256": hashlib.sha256(files["pha_uri"]).hexdigest(),
+            "content_sha256": gridded.fingerprint(),
             "source_uri": row["pha_uri"],
         }
         return _Row(index, spectrum, None, sum(map(len, files.values())))
 
-    def _parse(self, row: dict[str, Any], files: dict[str, bytes]) -> tuple[GriddedSpectrum, str]:
+    def _parse(self, row: dict[str, Any], files: dict[str, bytes]) -> GriddedSpectrum:
         pha = read_pha(files["pha_uri"], name=row["pha_uri"])
         background = pha.background
         if background is None and "background_uri" in files:
@@ -205,7 +219,12 @@ class _Reader:
             rmf, redistribution = _gridded_rmf(_Named(files["rmf_uri"], row["rmf_uri"]), self.grid)
         spectrum = assemble(row["pha_uri"], pha, background, arf, rmf)
         gridded = put_on_grid(spectrum, self.grid, redistribution)
-        return gridded, self.library.add(gridded.redistribution)
+        flags = [
+            *gridded.flags,
+            *([BACKGROUND_MISSING] if background is None and pha.backfile else []),
+            *([BAD_QUALITY] if pha.quality is not None and pha.quality.any() else []),
+        ]
+        return replace(gridded, flags=tuple(flags))
 
 
 class _Named(bytes):
@@ -222,4 +241,4 @@ class _Named(bytes):
 @lru_cache(maxsize=16)
 def _gridded_rmf(data: _Named, grid: Grid) -> tuple[Rmf, npt.NDArray[np.float32]]:
     rmf = read_rmf(bytes(data), name=data.name)
-    return rmf, redistribution_on_grid(rmf, grid)
+    return rmf, redistribution_on_grid(rmf, grid, data.name)

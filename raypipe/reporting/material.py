@@ -17,7 +17,7 @@ from raypipe.discovery.manifest import read_manifest_summary
 from raypipe.evaluation.selection import choose_rows, has_latents, latents_of, read_spectra
 from raypipe.evaluation.subject import Subject, labeled_catalog, metrics_name
 from raypipe.evaluation.validation import fitting_threads, on_one_scale
-from raypipe.ingestion.ingest import count_rows
+from raypipe.ingestion.progress import count_rows
 from raypipe.model.bundle import Model
 from raypipe.model.grid import Grid
 from raypipe.reporting.spectrum_figure import ExampleSpectrum
