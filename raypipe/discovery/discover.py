@@ -1,4 +1,4 @@
-"""discover: from a folder or bucket to a manifest."""
+"""discover: from a folder, a bucket or the archive to a manifest."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import pandas as pd
 import pyarrow.fs as pafs
 
 from raypipe.config import Config, as_config
+from raypipe.discovery.archive import is_release_name
+from raypipe.discovery.archive_pages import archive_detections
 from raypipe.discovery.catalog_columns import join_catalog, read_catalog
 from raypipe.discovery.listing import csc_detections, is_csc_name, looks_like_pha
 from raypipe.discovery.manifest import write_manifest
@@ -41,22 +43,42 @@ def discover(
     workspace: str | Path | Workspace,
     *,
     source: str,
+    where: str | None = None,
     catalog: str | Path | None = None,
     release: str | None = None,
     config: Config | Mapping[str, Any] | str | Path | None = None,
 ) -> dict[str, Any]:
     """List a source's detections into the manifest of a release and return its summary.
 
-    `source` is a folder or s3:// prefix, searched with all its subfolders; `catalog` a table
-    whose columns and class labels are joined to the detections. A simulated survey names its
-    release itself; other folders are taken for `release` or `discover.release` of the
-    configuration. Raises UsageError where there are no spectra.
+    `source` is a folder or s3:// prefix, searched with all its subfolders, or the name of a release
+    of the archive (csc2.1), of which `where`, an ADQL condition, may choose a part; `catalog` is a
+    table whose columns and class labels are joined to the detections. The manifest is that of
+    `release`; by default a simulated survey and a release of the archive name theirs themselves,
+    other folders are taken for `discover.release` of the configuration. Raises UsageError where
+    there are no spectra, ServiceError where the archive fails: the same call goes on from there.
     """
     settings = as_config(config)
     workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
-    folder = Workspace(source)
-    files = _all_files(folder)
-    release = release or _survey_release(folder, files) or settings.discover.release
+    if is_release_name(source):
+        release = release or source
+        rows, origin = archive_detections(workspace, source, release, where, settings.discover)
+    elif where is not None:
+        raise UsageError(f"--where chooses from a release of the archive (csc2.1), not {source}")
+    else:
+        folder = Workspace(source)
+        files = _all_files(folder)
+        release = release or _survey_release(folder, files) or settings.discover.release
+        rows, origin = _listed_detections(folder, files, release), folder.absolute_uri()
+    columns = dict.fromkeys([*_COLUMN_TYPES, *rows.columns])
+    rows = rows.reindex(columns=list(columns)).astype(_COLUMN_TYPES)
+    if catalog is not None:
+        rows = join_catalog(rows, read_catalog(catalog))
+    summary = write_manifest(workspace, release, rows, settings.discover.part_rows, origin)
+    log.info("discover: %d detections of %s in %s", len(rows), release, source)
+    return summary
+
+
+def _listed_detections(folder: Workspace, files: list[str], release: str) -> pd.DataFrame:
     candidates = [name for name in files if not is_csc_name(name) and looks_like_pha(name)]
     uris = [folder.absolute_uri(name) for name in files]
     detections = [
@@ -65,17 +87,10 @@ def discover(
     ]
     if not detections:
         raise UsageError(
-            f"{source}: no spectra there (CSC names, .pi or .pha files) among {len(files)} files"
+            f"{folder.uri}: no spectra there (CSC names, .pi or .pha files) "
+            f"among {len(files)} files"
         )
-    rows = pd.DataFrame([asdict(detection) for detection in detections])
-    rows = rows.reindex(columns=list(_COLUMN_TYPES)).astype(_COLUMN_TYPES)
-    if catalog is not None:
-        rows = join_catalog(rows, read_catalog(catalog))
-    summary = write_manifest(
-        workspace, release, rows, settings.discover.part_rows, folder.absolute_uri()
-    )
-    log.info("discover: %d detections of %s in %s", len(rows), release, source)
-    return summary
+    return pd.DataFrame([asdict(detection) for detection in detections])
 
 
 def _all_files(folder: Workspace) -> list[str]:

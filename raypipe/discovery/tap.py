@@ -1,0 +1,173 @@
+"""Queries to a TAP service: synchronous or as UWS jobs, as Arrow tables, overflow told."""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from xml.parsers.expat import ExpatError
+
+import numpy as np
+import pyarrow as pa
+import pyvo
+import requests
+from astropy.io.votable import parse as parse_votable
+from astropy.io.votable.exceptions import VOTableSpecError
+from astropy.table import Column as AstropyColumn
+from pyvo.dal import AsyncTAPJob, DALFormatError, DALQueryError, DALServiceError
+from pyvo.dal.exceptions import DALAccessError
+from pyvo.dal.tap import TAPResults
+
+from raypipe.config import DiscoverConfig
+from raypipe.errors import RaypipeError, ServiceError
+from raypipe.web import Patience, PoliteSession
+
+log = logging.getLogger(__name__)
+
+_UNREADABLE = (DALFormatError, ExpatError, VOTableSpecError, ValueError, OSError)
+_LONGEST_POLL_S = 30.0
+_POLL_GROWTH = 1.5
+
+
+class QueryRefused(RaypipeError):
+    """The service's own word on why it does not answer a query."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Rows of a query, columns in lower case; `overflow` where the service cut them off."""
+
+    table: pa.Table
+    overflow: bool
+
+
+class TapService:
+    """A TAP service asked politely; `session.requests_sent` counts what it was asked."""
+
+    def __init__(self, url: str, settings: DiscoverConfig) -> None:
+        self.url = url.rstrip("/")
+        self.settings = settings
+        self.session = PoliteSession(
+            Patience(
+                attempts=settings.attempts,
+                silence_s=settings.silence_s,
+                answer_s=settings.answer_s,
+                backoff_s=settings.backoff_s,
+            )
+        )
+        self._service = pyvo.dal.TAPService(self.url, session=self.session)
+
+    def row_limit(self) -> int | None:
+        """Most rows the service gives at once by its capabilities; None where it does not say."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return int(self._service.hardlimit)
+        except (DALAccessError, ServiceError, *_UNREADABLE) as error:
+            log.info("%s: no row limit told (%s)", self.url, str(error).partition("\n")[0])
+            return None
+
+    def search(self, adql: str, rows: int) -> Answer:
+        """Rows of a query of which at most `rows` are expected.
+
+        Up to `sync_rows` they are asked for synchronously, more as a job that is deleted
+        afterwards. Raises QueryRefused with the service's error document, ServiceError where no
+        whole answer comes.
+        """
+        try:
+            if rows <= self.settings.sync_rows:
+                query = self._service.create_query(adql, maxrec=rows + 1)
+                return self._read(query.submit)
+            return self._run_job(adql, rows + 1)
+        except DALQueryError as error:
+            raise QueryRefused(f"{self.url}: {str(error).strip()}") from error
+        except DALServiceError as error:
+            raise ServiceError(f"{self.url}: {str(error).strip()}") from error
+
+    def _run_job(self, adql: str, maxrec: int) -> Answer:
+        job = self._service.submit_job(adql, maxrec=maxrec)
+        url = job.url
+        log.debug("%s: created", url)
+        try:
+            self._start(job)
+            self._wait(job)
+            return self._read(lambda: self.session.get(job.result_uri))
+        finally:
+            try:
+                job.delete()
+            except (DALServiceError, ServiceError) as error:
+                log.warning("%s: the job could not be deleted (%s)", url, error)
+
+    def _start(self, job: AsyncTAPJob) -> None:
+        """Run a job; a start whose answer was lost is refused when repeated, yet has started it."""
+        try:
+            job.run()
+        except DALServiceError:
+            if job.phase == "PENDING":
+                raise
+
+    def _wait(self, job: AsyncTAPJob) -> None:
+        end = time.monotonic() + self.settings.job_s
+        pause = self.settings.poll_s
+        while (phase := job.phase) not in {"COMPLETED", "ERROR", "ABORTED", "ARCHIVED"}:
+            if time.monotonic() > end:
+                raise ServiceError(
+                    f"{job.url}: still {phase} after {self.settings.job_s:.0f} s; run the same "
+                    "command again, with a smaller discover.page_rows or a longer discover.job_s"
+                )
+            time.sleep(pause)
+            pause = min(pause * _POLL_GROWTH, _LONGEST_POLL_S)
+        job.raise_if_error()
+        if job.result_uri is None:
+            raise ServiceError(f"{job.url}: {phase}, but without a result")
+
+    def _read(self, ask: Callable[[], requests.Response]) -> Answer:
+        """Ask until the answer is a whole VOTable; an error document raises DALQueryError."""
+        for attempt in range(1, self.settings.attempts + 1):
+            response = ask()
+            try:
+                return _read_votable(response)
+            except _UNREADABLE as error:
+                if not response.ok:
+                    raise ServiceError(
+                        f"{self.url}: HTTP {response.status_code} {response.reason}: "
+                        f"{_opening(response)}"
+                    ) from error
+                problem = f"an answer that is no whole VOTable ({error}): {_opening(response)}"
+                log.info("%s: %s; attempt %d", self.url, problem, attempt)
+            if attempt < self.settings.attempts:
+                self.session.pause(attempt)
+        raise ServiceError(f"{self.url}: {problem}")
+
+
+def _read_votable(response: requests.Response) -> Answer:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        results = TAPResults(parse_votable(io.BytesIO(response.content)), url=response.url)
+        table = results.to_table()
+    columns = {name.lower(): _to_arrow(table[name]) for name in table.colnames}
+    return Answer(pa.table(columns), overflow=(results.query_status or "").upper() == "OVERFLOW")
+
+
+def _to_arrow(column: AstropyColumn) -> pa.Array:
+    """Booleans, 64-bit integers, 64-bit floats or text, masked values and NaN as nulls."""
+    values = np.ma.getdata(column)
+    mask = np.ma.getmaskarray(np.ma.asarray(column))
+    kinds = {"b": pa.bool_(), "i": pa.int64(), "u": pa.int64(), "f": pa.float64()}
+    kind = kinds.get(values.dtype.kind)
+    if kind is not None:
+        return pa.array(np.asarray(values), type=kind, mask=mask, from_pandas=True)
+    texts = (
+        value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+        for value in values.tolist()
+    )
+    cleaned = [None if masked else text.strip() for text, masked in zip(texts, mask, strict=True)]
+    return pa.array([text or None for text in cleaned], type=pa.string())
+
+
+def _opening(response: requests.Response) -> str:
+    text = " ".join(response.content[:300].decode("utf-8", "replace").split())
+    return f"{response.headers.get('Content-Type', 'unknown type')}, {text[:160]!r}"
