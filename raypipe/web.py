@@ -72,6 +72,7 @@ class PoliteSession(requests.Session):
         where = f"{request.method} {(request.url or '').partition('?')[0]}"
         for attempt in range(1, self.patience.attempts + 1):
             asked_pause = 0.0
+            self.requests_sent += 1
             try:
                 response = super().send(request, **options)
                 if not response._content_consumed:
@@ -102,7 +103,6 @@ class PoliteSession(requests.Session):
 
     def _read_whole(self, response: requests.Response) -> None:
         """Read the body now, so that a break in it counts as a failed attempt."""
-        self.requests_sent += 1
         end = time.monotonic() + self.patience.answer_s
         body = bytearray()
         while chunk := response.raw.read1(_CHUNK, decode_content=True):

@@ -131,7 +131,13 @@ class ReleasePages:
         chosen = choose_columns(pairs, self.service.url)
         absent = [column.name for column in COLUMNS if column not in chosen]
         if absent:
-            log.warning("%s has no %s", self.service.url, ", ".join(absent))
+            log.warning(
+                "%s has %d of %d columns, not %s",
+                self.service.url,
+                len(chosen),
+                len(COLUMNS),
+                ", ".join(absent),
+            )
         return chosen
 
     def _count(self) -> Counts:
@@ -140,7 +146,7 @@ class ReleasePages:
         while True:
             after = counts[-1][0] if counts else None
             answer = self.service.search(self.query.counts_by_obsid(after), _MOST_OBSIDS)
-            obsids, numbers = answer.table["obsid"].to_pylist(), answer.table["n"].to_pylist()
+            obsids, numbers = answer.table["observation"].to_pylist(), answer.table["n"].to_pylist()
             counts += zip(obsids, numbers, strict=True)
             if not (answer.overflow and obsids):
                 break

@@ -101,10 +101,10 @@ class Query:
         return self._select(", ".join(column.selected for column in columns), *conditions)
 
     def counts_by_obsid(self, after: int | None = None) -> str:
-        """ADQL for the number of detections `n` of each obsid above `after`, in order of obsid."""
+        """ADQL for the detections `n` of each `observation` (obsid) above `after`, in order."""
         conditions = [] if after is None else [f"o.obsid > {after}"]
-        select = self._select("o.obsid, COUNT(*) AS n", *conditions)
-        return f"{select} GROUP BY o.obsid ORDER BY obsid"
+        select = self._select("o.obsid AS observation, COUNT(*) AS n", *conditions)
+        return f"{select} GROUP BY o.obsid ORDER BY observation"
 
     def total(self, *conditions: str) -> str:
         """ADQL for the number of detections `n` and the largest region_id, `largest`."""

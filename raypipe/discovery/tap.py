@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 from xml.parsers.expat import ExpatError
 
 import numpy as np
@@ -19,15 +20,19 @@ from astropy.io.votable.exceptions import VOTableSpecError
 from astropy.table import Column as AstropyColumn
 from pyvo.dal import AsyncTAPJob, DALFormatError, DALQueryError, DALServiceError
 from pyvo.dal.exceptions import DALAccessError
-from pyvo.dal.tap import TAPResults
+from pyvo.dal.tap import TAPQuery, TAPResults
 
 from raypipe.config import DiscoverConfig
 from raypipe.errors import RaypipeError, ServiceError
 from raypipe.web import Patience, PoliteSession
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
 
 _UNREADABLE = (DALFormatError, ExpatError, VOTableSpecError, ValueError, OSError)
+_ENDED = {"COMPLETED", "ERROR", "ABORTED", "ARCHIVED"}
+_PHASES = _ENDED | {"PENDING", "QUEUED", "EXECUTING", "HELD", "SUSPENDED", "UNKNOWN"}
 _LONGEST_POLL_S = 30.0
 _POLL_GROWTH = 1.5
 
@@ -78,23 +83,24 @@ class TapService:
         whole answer comes.
         """
         try:
-            if rows <= self.settings.sync_rows:
-                query = self._service.create_query(adql, maxrec=rows + 1)
-                return self._read(query.submit)
-            return self._run_job(adql, rows + 1)
+            if rows > self.settings.sync_rows:
+                return self._run_job(adql, rows + 1)
+            query = TAPQuery(self.url, adql, maxrec=rows + 1, session=self.session)
+            return self._until_readable(lambda: _read_votable(query.submit()))
         except DALQueryError as error:
             raise QueryRefused(f"{self.url}: {str(error).strip()}") from error
         except DALServiceError as error:
             raise ServiceError(f"{self.url}: {str(error).strip()}") from error
 
     def _run_job(self, adql: str, maxrec: int) -> Answer:
-        job = self._service.submit_job(adql, maxrec=maxrec)
-        url = job.url
+        query = TAPQuery(self.url, adql, mode="async", maxrec=maxrec, session=self.session)
+        url = self._until_readable(lambda: _read_job_url(query.submit()))
         log.debug("%s: created", url)
+        job = self._until_readable(lambda: AsyncTAPJob(url, session=self.session))
         try:
             self._start(job)
             self._wait(job)
-            return self._read(lambda: self.session.get(job.result_uri))
+            return self._until_readable(lambda: _read_votable(self.session.get(job.result_uri)))
         finally:
             try:
                 job.delete()
@@ -106,13 +112,13 @@ class TapService:
         try:
             job.run()
         except DALServiceError:
-            if job.phase == "PENDING":
+            if self._phase(job) == "PENDING":
                 raise
 
     def _wait(self, job: AsyncTAPJob) -> None:
         end = time.monotonic() + self.settings.job_s
         pause = self.settings.poll_s
-        while (phase := job.phase) not in {"COMPLETED", "ERROR", "ABORTED", "ARCHIVED"}:
+        while (phase := self._phase(job)) not in _ENDED:
             if time.monotonic() > end:
                 raise ServiceError(
                     f"{job.url}: still {phase} after {self.settings.job_s:.0f} s; run the same "
@@ -124,32 +130,53 @@ class TapService:
         if job.result_uri is None:
             raise ServiceError(f"{job.url}: {phase}, but without a result")
 
-    def _read(self, ask: Callable[[], requests.Response]) -> Answer:
-        """Ask until the answer is a whole VOTable; an error document raises DALQueryError."""
+    def _phase(self, job: AsyncTAPJob) -> str:
+        def look() -> str:
+            phase = job.phase
+            if phase not in _PHASES:
+                raise ValueError(f"no job's description at {job.url}")
+            return str(phase)
+
+        return self._until_readable(look)
+
+    def _until_readable(self, ask: Callable[[], T]) -> T:
+        """What `ask` returns, asked again while its answer cannot be read."""
         for attempt in range(1, self.settings.attempts + 1):
-            response = ask()
             try:
-                return _read_votable(response)
+                return ask()
             except _UNREADABLE as error:
-                if not response.ok:
-                    raise ServiceError(
-                        f"{self.url}: HTTP {response.status_code} {response.reason}: "
-                        f"{_opening(response)}"
-                    ) from error
-                problem = f"an answer that is no whole VOTable ({error}): {_opening(response)}"
-                log.info("%s: %s; attempt %d", self.url, problem, attempt)
+                problem = f"an unreadable answer ({' '.join(str(error).split())})"
+            log.info("%s: %s; asking again", self.url, problem)
             if attempt < self.settings.attempts:
                 self.session.pause(attempt)
-        raise ServiceError(f"{self.url}: {problem}")
+        raise ServiceError(
+            f"{self.url}: {problem} at the last of {self.settings.attempts} attempts; "
+            "run the same command again later"
+        )
 
 
 def _read_votable(response: requests.Response) -> Answer:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        results = TAPResults(parse_votable(io.BytesIO(response.content)), url=response.url)
-        table = results.to_table()
+    """A table; DALQueryError for an error document, ValueError for what is no whole VOTable."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            results = TAPResults(parse_votable(io.BytesIO(response.content)), url=response.url)
+            table = results.to_table()
+    except _UNREADABLE as error:
+        if not response.ok:
+            status = f"HTTP {response.status_code} {response.reason}"
+            raise ServiceError(f"{response.url}: {status}: {_opening(response)}") from error
+        raise ValueError(f"no whole VOTable: {error}: {_opening(response)}") from error
     columns = {name.lower(): _to_arrow(table[name]) for name in table.colnames}
     return Answer(pa.table(columns), overflow=(results.query_status or "").upper() == "OVERFLOW")
+
+
+def _read_job_url(response: requests.Response) -> str:
+    """Where a job was made: where the service redirects to."""
+    if response.history and response.ok:
+        return str(response.url)
+    _read_votable(response)
+    raise ValueError("a table instead of a job")
 
 
 def _to_arrow(column: AstropyColumn) -> pa.Array:
