@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow.fs as pafs
 
 from raypipe.config import Config, as_config
 from raypipe.discovery.archive import is_release_name
@@ -66,7 +65,9 @@ def discover(
         raise UsageError(f"--where chooses from a release of the archive (csc2.1), not {source}")
     else:
         folder = Workspace(source)
-        files = _all_files(folder)
+        if not folder.exists(""):
+            raise UsageError(f"{folder.uri}: no such folder")
+        files = folder.all_files()
         release = release or _survey_release(folder, files) or settings.discover.release
         rows, origin = _listed_detections(folder, files, release), folder.absolute_uri()
     columns = dict.fromkeys([*_COLUMN_TYPES, *rows.columns])
@@ -91,17 +92,6 @@ def _listed_detections(folder: Workspace, files: list[str], release: str) -> pd.
             f"among {len(files)} files"
         )
     return pd.DataFrame([asdict(detection) for detection in detections])
-
-
-def _all_files(folder: Workspace) -> list[str]:
-    if not folder.exists(""):
-        raise UsageError(f"{folder.uri}: no such folder")
-    selector = pafs.FileSelector(folder.root, recursive=True)
-    return sorted(
-        info.path.removeprefix(folder.root).lstrip("/")
-        for info in folder.fs.get_file_info(selector)
-        if info.type == pafs.FileType.File and not info.base_name.startswith(".")
-    )
 
 
 def _survey_release(folder: Workspace, files: list[str]) -> str | None:

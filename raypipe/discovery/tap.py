@@ -108,12 +108,17 @@ class TapService:
                 log.warning("%s: the job could not be deleted (%s)", url, error)
 
     def _start(self, job: AsyncTAPJob) -> None:
-        """Run a job; a start whose answer was lost is refused when repeated, yet has started it."""
-        try:
-            job.run()
-        except DALServiceError:
-            if self._phase(job) == "PENDING":
-                raise
+        """Run a job; only its phase tells whether it runs, whatever the answer to that."""
+        problem = "it stays PENDING"
+        for attempt in range(1, self.settings.attempts + 1):
+            try:
+                job.run()
+            except DALServiceError as error:
+                problem = str(error).strip()
+            if self._phase(job) != "PENDING":
+                return
+            self.session.pause(attempt)
+        raise ServiceError(f"{job.url}: the job does not start ({problem})")
 
     def _wait(self, job: AsyncTAPJob) -> None:
         end = time.monotonic() + self.settings.job_s

@@ -242,16 +242,17 @@ class _Handler(BaseHTTPRequestHandler):
         dies = faults.dies_after_pages
         dead = faults.dead or (dies is not None and len(service.pages) >= dies)
         every = service.fault_every
-        number = len(service.requests)
-        if dead or faults.take("resets") or (every and number % (2 * every) == 0):
+        number, off = divmod(len(service.requests), every or 1)
+        kind = ("reset", "busy", "web page")[number % 3] if every and not off else None
+        if dead or kind == "reset" or faults.take("resets"):
             self._reset()
-        elif every and number % (2 * every) == every:
+        elif kind == "busy":
             self._send(503, b"busy", "text/plain")
+        elif kind == "web page" or faults.take("web_pages"):
+            self._send(200, b"<html><body>Maintenance</body></html>", "text/html")
         elif faults.take("busy"):
             extra = {"Retry-After": faults.retry_after} if faults.retry_after else {}
             self._send(faults.busy_status, b"busy", "text/plain", extra)
-        elif faults.take("web_pages"):
-            self._send(200, b"<html><body>Maintenance</body></html>", "text/html")
         elif path == "/sync":
             self._answer(form.get("QUERY", ""), int(form.get("MAXREC", "2000")))
         elif path == "/capabilities":

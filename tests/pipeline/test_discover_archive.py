@@ -160,11 +160,12 @@ def test_passing_faults_do_not_show(faults: Faults, tmp_path: Path) -> None:
         assert time.monotonic() - started > float(faults.retry_after)
 
 
-def test_a_storm_passes(archive: Archive, tmp_path: Path) -> None:
-    """A fault at every third request."""
-    with TapServer(archive) as server:
-        server.fault_every = 3
-        discover(tmp_path, source="csc2.1", config=settings(server, attempts=8, backoff_s=0.001))
+@pytest.mark.parametrize("every", [2, 3, 5])
+def test_a_storm_passes(every: int, archive: Archive, tmp_path: Path) -> None:
+    """Resets, 503s and web pages in turn, one at every few requests of whatever kind."""
+    with TapServer(archive, fault_every=every) as server:
+        config = settings(server, attempts=12, backoff_s=0.001, page_rows=120)
+        discover(tmp_path, source="csc2.1", config=config)
     assert_true(manifest(tmp_path), archive.truth)
 
 
