@@ -96,16 +96,22 @@ class TapService:
         query = TAPQuery(self.url, adql, mode="async", maxrec=maxrec, session=self.session)
         url = self._until_readable(lambda: _read_job_url(query.submit()))
         log.debug("%s: created", url)
-        job = self._until_readable(lambda: AsyncTAPJob(url, session=self.session))
         try:
+            job = self._until_readable(lambda: AsyncTAPJob(url, session=self.session))
             self._start(job)
             self._wait(job)
             return self._until_readable(lambda: _read_votable(self.session.get(job.result_uri)))
         finally:
-            try:
-                job.delete()
-            except (DALServiceError, ServiceError) as error:
-                log.warning("%s: the job could not be deleted (%s)", url, error)
+            self._delete(url)
+
+    def _delete(self, job_url: str) -> None:
+        """Remove a job without much ado: this may stand between an interrupt and the end."""
+        hasty = PoliteSession(Patience(attempts=3, silence_s=3.0, answer_s=3.0, backoff_s=0.2))
+        try:
+            hasty.delete(job_url, allow_redirects=False).raise_for_status()
+        except (requests.RequestException, ServiceError) as error:
+            log.warning("%s: the job could not be deleted (%s)", job_url, error)
+        self.session.requests_sent += hasty.requests_sent
 
     def _start(self, job: AsyncTAPJob) -> None:
         """Run a job; only its phase tells whether it runs, whatever the answer to that."""
