@@ -105,7 +105,10 @@ def _verb(verbs: Any, name: str, function: Verb, summary: str) -> argparse.Argum
 
 
 def _source_options(parser: argparse.ArgumentParser, extra: str = "") -> None:
-    parser.add_argument("--source", required=True, help=f"folder or s3:// prefix{extra}")
+    parser.add_argument(
+        "--source", required=True, help=f"folder, s3:// prefix, release of the archive{extra}"
+    )
+    parser.add_argument("--where", metavar="ADQL", help="which detections of an archive's release")
     parser.add_argument("--catalog", help="table whose columns and labels are joined")
     parser.add_argument("--release", help="name of the release")
 
@@ -127,6 +130,7 @@ def _discover(options: argparse.Namespace, config: Config) -> Any:
     return discover(
         options.workspace,
         source=options.source,
+        where=options.where,
         catalog=options.catalog,
         release=options.release,
         config=config,
@@ -187,6 +191,7 @@ def _run(options: argparse.Namespace, config: Config) -> Any:
     return run(
         options.workspace,
         source=options.source,
+        where=options.where,
         catalog=options.catalog,
         labels=options.labels,
         release=options.release,

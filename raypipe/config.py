@@ -38,6 +38,22 @@ class DiscoverConfig(_Section):
         description="release that a folder of CSC files is taken for",
     )
     part_rows: int = Field(500, ge=1, description="detections a part aims at")
+    tap_url: str | None = Field(
+        None, pattern=r"^https?://", description="TAP service; by default the release's own"
+    )
+    package_url: str | None = Field(
+        None, pattern=r"^https?://", description="package service; by default the release's own"
+    )
+    page_rows: int = Field(5000, ge=1, description="most detections asked of TAP at once")
+    sync_rows: int = Field(
+        500, ge=0, description="most rows asked for synchronously, more as an asynchronous job"
+    )
+    attempts: int = Field(6, ge=1, description="attempts a request to the archive gets")
+    backoff_s: float = Field(1.0, ge=0, description="first pause between attempts, s; doubles")
+    silence_s: float = Field(120.0, gt=0, description="longest silence within an answer, s")
+    answer_s: float = Field(1800.0, gt=0, description="longest time a whole answer may take, s")
+    poll_s: float = Field(2.0, gt=0, description="first pause between looks at a job, s; grows")
+    job_s: float = Field(7200.0, gt=0, description="longest time an asynchronous job may take, s")
 
 
 class IngestConfig(_Section):

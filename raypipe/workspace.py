@@ -79,20 +79,16 @@ class Workspace:
 
     def exists(self, name: str) -> bool:
         """Whether a file or folder of that name is there."""
-        return bool(self.fs.get_file_info(self.path(name)).type != pafs.FileType.NotFound)
+        return bool(self._look(self.path(name)).type != pafs.FileType.NotFound)
 
     def modified(self, name: str) -> float:
         """When a file was last written, seconds since 1970; 0 where it is absent."""
-        return float((self.fs.get_file_info(self.path(name)).mtime_ns or 0) / 1e9)
+        return float((self._look(self.path(name)).mtime_ns or 0) / 1e9)
 
     def files(self, folder: str, suffix: str = "") -> list[str]:
         """Names of the published files directly in `folder`, sorted; [] where it is absent."""
         selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
-        names = (
-            info.base_name
-            for info in self.fs.get_file_info(selector)
-            if info.type == pafs.FileType.File
-        )
+        names = (info.base_name for info in self._look(selector) if info.type == pafs.FileType.File)
         return sorted(
             f"{folder}/{name}"
             for name in names
@@ -102,16 +98,24 @@ class Workspace:
     def folders(self, folder: str) -> list[str]:
         """Names of the folders directly in `folder`, sorted; [] where it is absent."""
         selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
-        infos = self.fs.get_file_info(selector)
+        infos = self._look(selector)
         return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
+
+    def all_files(self) -> dict[str, str]:
+        """Names of all files in the root and its subfolders, with "size@time" of each."""
+        return {
+            info.path.removeprefix(self.root).lstrip("/"): f"{info.size}@{info.mtime_ns}"
+            for info in self._look(pafs.FileSelector(self.root, recursive=True))
+            if info.type == pafs.FileType.File and not info.base_name.startswith(".")
+        }
 
     def read_bytes(self, name: str) -> bytes:
         """Contents of a file; RaypipeError where it is absent."""
         try:
             with self.fs.open_input_stream(self.path(name), compression=None) as stream:
                 return bytes(stream.read())
-        except FileNotFoundError as error:
-            raise RaypipeError(f"{self.absolute_uri(name)}: no such file") from error
+        except OSError as error:
+            raise self._unreadable(self.path(name), error) from error
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Publish a file in one step, replacing any of that name.
@@ -193,11 +197,25 @@ class Workspace:
         )
         self.write_bytes(name, sink.getvalue().to_pybytes())
 
+    def _look(self, what: str | pafs.FileSelector) -> Any:
+        """What is at a path or in a folder; RaypipeError where the store does not answer."""
+        try:
+            return self.fs.get_file_info(what)
+        except OSError as error:
+            path = what if isinstance(what, str) else what.base_dir
+            raise self._unreadable(path, error) from error
+
+    def _unreadable(self, path: str, error: OSError) -> RaypipeError:
+        uri = path if self.is_local else f"s3://{path}"
+        if isinstance(error, FileNotFoundError):
+            return RaypipeError(f"{uri}: no such file")
+        return RaypipeError(f"{uri}: cannot be read ({error})")
+
     def _parquet(self, name: str) -> pq.ParquetFile:
         try:
             return pq.ParquetFile(self.path(name), filesystem=self.fs)
-        except FileNotFoundError as error:
-            raise RaypipeError(f"{self.absolute_uri(name)}: no such file") from error
+        except OSError as error:
+            raise self._unreadable(self.path(name), error) from error
         except pa.ArrowInvalid as error:
             raise RaypipeError(
                 f"{self.absolute_uri(name)}: not a whole Parquet file ({error}); "

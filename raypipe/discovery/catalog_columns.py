@@ -39,10 +39,17 @@ def read_catalog(path: str | Path) -> pd.DataFrame:
     for name in CLASS_COLUMNS:
         if name in table and "class" not in table:
             table = table.rename(columns={name: "class"})
-    for name, unit in ("ra", "hourangle"), ("dec", "deg"):
-        if name in table and not pd.api.types.is_numeric_dtype(table[name]):
-            table[name] = Angle(table[name].astype(str).to_list(), unit=unit).deg
-    return table
+    return positions_in_degrees(table)
+
+
+def positions_in_degrees(table: pd.DataFrame) -> pd.DataFrame:
+    """A table whose sexagesimal `ra` (hours) and `dec` are degrees; numbers are left alone."""
+    texts = {
+        name: Angle(table[name].astype(str).to_list(), unit=unit).deg
+        for name, unit in (("ra", "hourangle"), ("dec", "deg"))
+        if name in table and not pd.api.types.is_numeric_dtype(table[name])
+    }
+    return table.assign(**texts)
 
 
 def join_catalog(manifest: pd.DataFrame, catalog: pd.DataFrame) -> pd.DataFrame:

@@ -33,8 +33,9 @@ def write_manifest(
     part = np.array([_part_of(identifier, parts) for identifier in rows["detection_id"]], dtype=int)
     workspace.delete(f"{folder}/{_SUMMARY}")
     schema = pa.Schema.from_pandas(rows, preserve_index=False).remove_metadata()
-    for number in range(parts):
-        table = pa.Table.from_pandas(rows[part == number], schema, preserve_index=False)
+    ends = np.cumsum(np.bincount(part, minlength=parts))
+    for number, places in enumerate(np.split(np.argsort(part, kind="stable"), ends[:-1])):
+        table = pa.Table.from_pandas(rows.iloc[places], schema, preserve_index=False)
         workspace.write_table(part_name(folder, number), table.replace_schema_metadata(None))
     for name in workspace.files(folder, ".parquet"):
         if name >= part_name(folder, parts):
