@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private.log import PlainRayHandler
 
 from raypipe.config import RayConfig
 from raypipe.errors import RaypipeError, UsageError
@@ -137,15 +138,13 @@ def require_resources(what: str, cpus: float, gpus: float) -> None:
 
 def quiet_ray_data() -> None:
     """Leave progress to raypipe's own lines."""
-    for name in "ray.data", "ray.train":
-        for handler in logging.getLogger(name).handlers:
-            if isinstance(handler, logging.StreamHandler) and not isinstance(
-                handler, logging.FileHandler
-            ):
-                handler.setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    for name in "ray.data", "ray.train":
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, PlainRayHandler):
+                handler.setLevel(logging.ERROR)
 
 
 def _resources() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -22,6 +21,11 @@ SMALL = [
     *("--set", "model.decoder_width=32", "--set", "train.epochs=3", "--set", "train.batch_size=16"),
     *("--set", "evaluate.folds=2", "--set", "ray.num_cpus=2"),
 ]
+
+
+def _take_interrupts() -> None:
+    """A test run in the background ignores SIGINT, and hands that on."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _raypipe(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -107,7 +111,7 @@ def test_an_interrupted_ingest_is_completed_by_the_same_command(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ,
+        preexec_fn=_take_interrupts,
     )
     deadline = time.monotonic() + 120
     while not workspace.files("spectra/sim") and time.monotonic() < deadline:
