@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray._private.log import PlainRayHandler
 
 from raypipe.config import RayConfig
 from raypipe.errors import RaypipeError, UsageError
@@ -143,7 +142,7 @@ def quiet_ray_data() -> None:
     context.print_on_execution_start = False
     for name in "ray.data", "ray.train":
         for handler in logging.getLogger(name).handlers:
-            if isinstance(handler, PlainRayHandler):
+            if type(handler).__module__.startswith("ray."):
                 handler.setLevel(logging.ERROR)
 
 
