@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from raypipe.cluster import ray_session
 from raypipe.config import Config, IngestConfig, as_config
 from raypipe.discovery.manifest import choose_release, read_manifest_summary
 from raypipe.errors import RaypipeError
-from raypipe.ingestion.part import FINGERPRINT, Outcome, ingest_part, manifest_fingerprint
+from raypipe.ingestion.part import Outcome, ingest_part, is_done
 from raypipe.runs import record_run
 from raypipe.workspace import (
     Workspace,
@@ -37,8 +37,9 @@ def ingest(
     """Read a release's files into spectra; return the numbers of manifest, spectra, rejects.
 
     Only parts that are missing, whose manifest rows have changed, or that have rejects worth a
-    retry are done: the same command completes an interrupted run. At the end every detection of
-    the manifest is a row of spectra or of rejects, or RaypipeError is raised.
+    retry are done, and of these only the rows that are not published: the same command completes
+    an interrupted run. At the end every detection of the manifest is a row of spectra or of
+    rejects, or RaypipeError is raised.
     """
     settings = as_config(config)
     workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
@@ -46,11 +47,13 @@ def ingest(
     with record_run(workspace, "ingest", settings) as figures:
         parts = int(read_manifest_summary(workspace, release)["parts"])
         _drop_parts_beyond(workspace, release, parts)
-        todo = [part for part in range(parts) if not _is_done(workspace, release, part)]
+        todo = [
+            part for part in range(parts) if not is_done(workspace, release, part, settings.ingest)
+        ]
         log.info("ingest: %d of %d parts to do", len(todo), parts)
         if todo:
             with ray_session(settings.ray):
-                _run_parts(workspace, release, todo, settings.ingest)
+                figures.update(_run_parts(workspace, release, todo, settings.ingest))
         totals = count_rows(workspace, release)
         figures.update(totals)
         check_totals(workspace, release, totals)
@@ -80,7 +83,11 @@ def check_totals(workspace: Workspace, release: str, totals: dict[str, int]) -> 
         )
 
 
-def _run_parts(workspace: Workspace, release: str, parts: list[int], config: IngestConfig) -> None:
+def _run_parts(
+    workspace: Workspace, release: str, parts: list[int], config: IngestConfig
+) -> dict[str, int]:
+    """Do the parts on Ray; returns what was asked of servers, and what that brought."""
+
     def work(batch: dict[str, Any]) -> dict[str, list[int]]:
         outcomes = [ingest_part(workspace, release, int(part), config) for part in batch["part"]]
         return {key: [getattr(o, key) for o in outcomes] for key in Outcome.__dataclass_fields__}
@@ -89,33 +96,23 @@ def _run_parts(workspace: Workspace, release: str, parts: list[int], config: Ing
         [{"part": part} for part in parts], override_num_blocks=len(parts)
     ).map_batches(work, batch_size=1, num_cpus=config.cpus_per_task, zero_copy_batch=False)
     started = time.monotonic()
-    done = {"spectra": 0, "rejects": 0, "bytes_read": 0}
+    done = Counter[str]()
     for number, row in enumerate(tasks.iter_rows(), 1):
-        outcome = Outcome(**{key: int(row[key]) for key in Outcome.__dataclass_fields__})
-        for key in done:
-            done[key] += asdict(outcome)[key]
+        done.update({key: int(row[key]) for key in Outcome.__dataclass_fields__})
         seconds = max(time.monotonic() - started, 1e-3)
-        rows = done["spectra"] + done["rejects"]
         log.info(
-            "ingest: %d/%d parts, %d spectra, %d rejects, %.0f detections/s, %.1f MB/s",
+            "ingest: %d/%d parts, %d spectra, %d rejects, %.0f detections/s, %.1f MB/s, "
+            "%d requests (%d of them again)",
             number,
             len(parts),
             done["spectra"],
             done["rejects"],
-            rows / seconds,
+            (done["spectra"] + done["rejects"] - done["kept"]) / seconds,
             done["bytes_read"] / seconds / 1e6,
+            done["requests"],
+            done["retries"],
         )
-
-
-def _is_done(workspace: Workspace, release: str, part: int) -> bool:
-    spectra = part_name(spectra_folder(release), part)
-    if not workspace.exists(spectra):
-        return False
-    manifest = workspace.read_table(part_name(manifest_folder(release), part))
-    if workspace.read_metadata(spectra).get(FINGERPRINT) != manifest_fingerprint(manifest):
-        return False
-    rejects = workspace.read_table(part_name(rejects_folder(release), part), ["retryable"])
-    return not any(rejects["retryable"].to_pylist())
+    return {key: done[key] for key in ("kept", "requests", "retries", "bytes_read")}
 
 
 def _drop_parts_beyond(workspace: Workspace, release: str, parts: int) -> None:

@@ -1,0 +1,125 @@
+"""The Chandra archive: its releases, the form of a product's URI, the package service's request.
+
+A product that is still in the archive has a URI of the form
+
+    csc:RELEASE/OBSID.OBI.REGION/PRODUCT        csc:csc2.1/1575.1.85/pha3
+
+with PRODUCT one of pha3, arf3, rmf3. Such a URI names no server: where the release's package
+service answers is in RELEASES here, and `discover.package_url` of the configuration overrides it.
+The service hands out many products a request, as one tar: `package_url` makes the request of a
+batch of keys,
+
+    BASE?version=VERSION&packageset=1575.1.85/spectrum/b,1575.1.85/arf/b,...
+
+where the last part of an entry is the energy band (b: the whole file of an ACIS detection).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from raypipe.errors import UsageError
+
+SCHEME = "csc:"
+
+PRODUCTS = {"pha3": "spectrum", "arf3": "arf", "rmf3": "rmf"}
+"""Our products (as in the archive's file names) and the package service's names for them."""
+
+BAND = "b"
+"""Energy band that the package service is asked for."""
+
+_RELEASE_NAME = re.compile(r"csc\d+\.\d+")
+_URI = re.compile(
+    r"csc:(?P<release>csc\d+\.\d+)/(?P<obsid>\d+)\.(?P<obi>\d+)\.(?P<region>\d+)/(?P<product>\w+)"
+)
+
+
+@dataclass(frozen=True)
+class Release:
+    """Where the archive serves a release: TAP service, schema of its tables, package service."""
+
+    tap_url: str
+    schema: str
+    package_url: str
+    package_version: str
+
+
+RELEASES = {
+    "csc2.0": Release(
+        tap_url="http://cda.cfa.harvard.edu/csc2tap",
+        schema="csc2",
+        package_url="http://cda.cfa.harvard.edu/csccli/retrieve",
+        package_version="rel2.0",
+    ),
+    "csc2.1": Release(
+        tap_url="http://cda.cfa.harvard.edu/csc21tap",
+        schema="csc21",
+        package_url="http://cda.cfa.harvard.edu/csccli/retrieve",
+        package_version="cur",
+    ),
+}
+"""The releases that can be discovered by name."""
+
+
+@dataclass(frozen=True, order=True)
+class ProductKey:
+    """What identifies a product in the archive; `product` is a key of PRODUCTS."""
+
+    release: str
+    obsid: int
+    obi: int
+    region_id: int
+    product: str
+
+
+def is_release_name(source: str) -> bool:
+    """Whether a source is the name of a catalog release (csc2.1), known or not."""
+    return _RELEASE_NAME.fullmatch(source) is not None
+
+
+def find_release(name: str) -> Release:
+    """Where the archive serves a release; UsageError for one that is not known."""
+    if name not in RELEASES:
+        raise UsageError(f"{name}: not a release known here; known are {', '.join(RELEASES)}")
+    return RELEASES[name]
+
+
+def is_product_uri(uri: str) -> bool:
+    """Whether a URI names a product in the archive rather than a file or object."""
+    return uri.startswith(SCHEME)
+
+
+def product_uri(release: str, obsid: int, obi: int, region_id: int, product: str) -> str:
+    """URI of a product in the archive; UsageError for an unknown product."""
+    if product not in PRODUCTS:
+        raise UsageError(f"{product}: not a product of the archive ({', '.join(PRODUCTS)})")
+    return f"{SCHEME}{release}/{obsid}.{obi}.{region_id}/{product}"
+
+
+def parse_product_uri(uri: str) -> ProductKey:
+    """The key of an archive product's URI; UsageError for any other text."""
+    match = _URI.fullmatch(uri)
+    if match is None or match["product"] not in PRODUCTS:
+        raise UsageError(f"{uri}: not of the form {SCHEME}RELEASE/OBSID.OBI.REGION/PRODUCT")
+    return ProductKey(
+        release=match["release"],
+        obsid=int(match["obsid"]),
+        obi=int(match["obi"]),
+        region_id=int(match["region"]),
+        product=match["product"],
+    )
+
+
+def package_url(base_url: str, version: str, keys: Iterable[ProductKey]) -> str:
+    """The package service's request of a batch of products, in the order given.
+
+    `base_url` and `version` are `package_url` and `package_version` of the keys' release. The
+    service takes some 50 detections a request and answers a tar.
+    """
+    entries = ",".join(
+        f"{key.obsid}.{key.obi}.{key.region_id}/{PRODUCTS[key.product]}/{BAND}" for key in keys
+    )
+    return f"{base_url}?version={quote(version)}&packageset={quote(entries, safe='/,.')}"
