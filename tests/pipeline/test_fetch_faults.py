@@ -439,3 +439,36 @@ def test_names_with_odd_characters(folder: Path, tmp_path: Path) -> None:
         outcome = ingest_part(workspace, RELEASE, 0, QUICK)
     assert (outcome.spectra, outcome.rejects, outcome.retryable) == (1, 1, 0)
     assert "internal error" not in _rejects(workspace).reason.iloc[0]
+
+
+def test_a_rerun_killed_between_rejects_and_spectra_loses_nothing(
+    server: FileServer, folder: Path, tmp_path: Path, unbroken: pa.Table
+) -> None:
+    workspace = Workspace(tmp_path)
+    write_remote_manifest(workspace, folder, server)
+    server.fail(file_server.status(503), "acisf00003_")
+    assert _ingest(workspace, QUICK).retryable == 1
+    name = part_name(spectra_folder(RELEASE), 0)
+    spectra_of_first_run = workspace.read_bytes(name)
+    server.faults.clear()
+    assert _ingest(workspace, QUICK).kept == DETECTIONS - 1
+    workspace.write_bytes(name, spectra_of_first_run)
+    assert not is_done(workspace, RELEASE, 0, QUICK)
+    _expect_unbroken(workspace, QUICK, unbroken)
+
+
+def test_only_new_rows_of_a_manifest_are_fetched(
+    server: FileServer, folder: Path, tmp_path: Path, unbroken: pa.Table
+) -> None:
+    workspace = Workspace(tmp_path)
+    write_remote_manifest(workspace, folder, server, limit=DETECTIONS - 2)
+    ingest_part(workspace, RELEASE, 0, QUICK)
+    rows = write_remote_manifest(workspace, folder, server)
+    server.log.clear()
+    assert not is_done(workspace, RELEASE, 0, QUICK)
+    assert _ingest(workspace, QUICK).kept == DETECTIONS - 2
+    assert sorted(server.log) == sorted(
+        f"/files/{uri.rsplit('/', 1)[1]}"
+        for uri in rows[["pha_uri", "arf_uri", "rmf_uri"]].iloc[-2:].to_numpy().ravel()
+    )
+    assert _spectra(workspace).drop_columns("source_uri").equals(unbroken)
