@@ -95,8 +95,24 @@ def shared_connections(concurrency: int) -> Connections:
     return Connections(concurrency)
 
 
+class _Session(requests.Session):
+    """Looks up proxies and certificates of the environment once for a host, not for each file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._environment: dict[tuple[str, str], Any] = {}
+
+    def merge_environment_settings(self, url: Any, *args: Any, **keywords: Any) -> Any:
+        parts = urlsplit(url)
+        host = parts.scheme, parts.netloc
+        if host not in self._environment:
+            settings = super().merge_environment_settings(url, *args, **keywords)
+            self._environment[host] = settings
+        return self._environment[host]
+
+
 def _new_session() -> requests.Session:
-    session = requests.Session()
+    session = _Session()
     for scheme in "http://", "https://":
         session.mount(scheme, _TimedAdapter())
     return session

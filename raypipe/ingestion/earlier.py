@@ -50,7 +50,9 @@ def earlier_rejects(
     metadata: Mapping[str, str],
     config: IngestConfig,
 ) -> Earlier:
-    """Rejects of a part that this version of raypipe has settled."""
+    """Rejects of a published part that this version of raypipe has settled."""
+    if not workspace.exists(part_name(spectra_folder(release), part)):
+        return _nothing(pa.schema(REJECT_FIELDS))
     name = part_name(rejects_folder(release), part)
     earlier = _load(workspace, name, REJECT_FIELDS, metadata, ["raypipe_version"])
     settled = [
@@ -70,16 +72,19 @@ def _load(
     same: list[str],
 ) -> Earlier:
     schema = pa.schema(fields)
-    nothing = Earlier(schema.empty_table(), {})
     if not workspace.exists(name):
-        return nothing
+        return _nothing(schema)
     known = workspace.read_metadata(name)
     keys = json.loads(known.get(ROW_KEYS, "[]"))
     if any(known.get(key) != metadata[key] for key in same):
-        return nothing
+        return _nothing(schema)
     table = workspace.read_table(name, schema.names)
     if table.column_names != schema.names or table.num_rows != len(keys):
-        return nothing
+        return _nothing(schema)
     return Earlier(
         table.replace_schema_metadata(None).cast(schema), {key: i for i, key in enumerate(keys)}
     )
+
+
+def _nothing(schema: pa.Schema) -> Earlier:
+    return Earlier(schema.empty_table(), {})

@@ -29,6 +29,7 @@ class Exchange(BaseHTTPRequestHandler):
     """One connection; `give` answers with what a fault or the folder provides."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: FileServer
 
     def do_GET(self) -> None:
@@ -72,6 +73,7 @@ class FileServer(ThreadingHTTPServer):
         self.folder = folder
         self.latency_s = latency_s
         self.log: list[str] = []
+        self.moments: list[float] = []
         self.connections = 0
         self.at_once = 0
         self.most_at_once = 0
@@ -110,6 +112,7 @@ class FileServer(ThreadingHTTPServer):
         path = unquote(exchange.path)
         with self._lock:
             self.log.append(path)
+            self.moments.append(time.monotonic())
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
         try:

@@ -13,6 +13,8 @@ import pyarrow as pa
 import pytest
 
 from raypipe.config import IngestConfig
+from raypipe.ingestion.fetch import Fetcher
+from raypipe.ingestion.fetch_error import FetchError
 from raypipe.ingestion.ingest import check_totals, count_rows
 from raypipe.ingestion.part import Outcome, ingest_part, is_done
 from raypipe.simulation.simulate import simulate
@@ -141,6 +143,34 @@ def test_a_storm_that_passes_is_waited_out(
     assert outcome.requests == len(server.log) == 3 * 3 * DETECTIONS
     assert outcome.retries == 2 * 3 * DETECTIONS
     assert _spectra(workspace).drop_columns("source_uri").equals(unbroken)
+
+
+def test_a_server_is_asked_again_when_it_said(
+    server: FileServer, folder: Path, tmp_path: Path
+) -> None:
+    workspace = Workspace(tmp_path)
+    rows = write_remote_manifest(workspace, folder, server)
+    name = rows["pha_uri"][0].rsplit("/", 1)[1]
+    server.fail(file_server.status(429, Retry_After="1"), name, times=1)
+    assert _ingest(workspace, QUICK).rejects == 0
+    asked = zip(server.moments, server.log, strict=True)
+    first, second = (moment for moment, path in asked if name in path)
+    assert second - first > 1
+    quiet = [moment for moment in server.moments if first + 0.5 < moment < first + 1]
+    assert not quiet, "the host is left alone, not the file"
+
+
+def test_proxies_are_used_and_watched(
+    server: FileServer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", server.url)
+    name = next(folder.glob("*pha3*")).name
+    fetcher = Fetcher(QUICK)
+    assert fetcher.fetch(f"http://archive.example/files/{name}") == (folder / name).read_bytes()
+    assert server.log == [f"http://archive.example/files/{name}"]
+    server.fail(file_server.drip_body)
+    with pytest.raises(FetchError, match="no whole answer in time"):
+        fetcher.fetch(f"http://archive.example/files/{name}")
 
 
 def test_files_the_server_does_not_have_are_not_asked_for_again(

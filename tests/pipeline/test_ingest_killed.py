@@ -78,6 +78,7 @@ def test_killed_drivers(survey: Path, tmp_path: Path) -> None:
             assert not _asked(server.log) & before
         server.log.clear()
         before = _published(workspace)
+        print(f"{len(before)} of {len(rows)} published by {KILLS} killed runs")
         assert _start(tmp_path / "w").wait(120) == 0
         assert not _asked(server.log) & before
         assert _asked(server.log) == set(rows["obsid"]) - before
