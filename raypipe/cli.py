@@ -40,6 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except Exception as error:
+        if options.json:
+            print(json.dumps({"error": repr(error), "exit_code": FAILED}))
+        raise
     _print(answer, options)
     return DONE
 
@@ -101,7 +105,10 @@ def _verb(verbs: Any, name: str, function: Verb, summary: str) -> argparse.Argum
 
 
 def _source_options(parser: argparse.ArgumentParser, extra: str = "") -> None:
-    parser.add_argument("--source", required=True, help=f"folder or s3:// prefix{extra}")
+    parser.add_argument(
+        "--source", required=True, help=f"folder, s3:// prefix, release of the archive{extra}"
+    )
+    parser.add_argument("--where", metavar="ADQL", help="which detections of an archive's release")
     parser.add_argument("--catalog", help="table whose columns and labels are joined")
     parser.add_argument("--release", help="name of the release")
 
@@ -123,6 +130,7 @@ def _discover(options: argparse.Namespace, config: Config) -> Any:
     return discover(
         options.workspace,
         source=options.source,
+        where=options.where,
         catalog=options.catalog,
         release=options.release,
         config=config,
@@ -183,6 +191,7 @@ def _run(options: argparse.Namespace, config: Config) -> Any:
     return run(
         options.workspace,
         source=options.source,
+        where=options.where,
         catalog=options.catalog,
         labels=options.labels,
         release=options.release,
@@ -201,9 +210,10 @@ def _status(options: argparse.Namespace, config: Config) -> Any:
 def _log_to_stderr(verbose: bool, quiet: bool) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
     log.addHandler(handler)
     log.propagate = False
-    log.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
+    log.setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
 def _fail(error: RaypipeError, code: int, options: argparse.Namespace) -> int:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 
 from raypipe.config import RayConfig
+from raypipe.errors import RaypipeError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +49,90 @@ def ray_session(config: RayConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def map_parts(
+    parts: Sequence[int], work: Callable[[int], dict[str, int]] | type, **options: Any
+) -> Iterator[dict[str, int]]:
+    """Run `work` on each part number as a task of Ray Data; yield its answers as they come.
+
+    `work` is a function of a part, or, for a pool of actors, a class whose instances are one;
+    `options` are those of `Dataset.map_batches`. A RaypipeError of a worker is raised here as
+    itself: Ray would hand on its text alone, inside its own error.
+    """
+    if isinstance(work, type):
+
+        class Answering(work):  # type: ignore[misc, valid-type]
+            def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+                return _answer(super().__call__, batch)
+
+        task: Any = Answering
+    else:
+
+        def task(batch: dict[str, Any]) -> dict[str, list[str]]:
+            return _answer(work, batch)
+
+    dataset = ray.data.from_items(
+        [{"part": part} for part in parts], override_num_blocks=len(parts)
+    ).map_batches(task, batch_size=1, **options)
+    for row in dataset.iter_rows():
+        answer = json.loads(row["answer"])
+        if "error" in answer:
+            raise RaypipeError(answer["error"])
+        yield answer
+
+
+def _answer(work: Callable[[int], dict[str, int]], batch: dict[str, Any]) -> dict[str, list[str]]:
+    try:
+        answers: list[dict[str, Any]] = [work(int(part)) for part in batch["part"]]
+    except RaypipeError as error:
+        answers = [{"error": str(error)}]
+    return {"answer": [json.dumps(answer) for answer in answers]}
+
+
+@contextmanager
+def own_errors() -> Iterator[None]:
+    """Raise a RaypipeError of a training worker as itself, without Ray Train's around it."""
+    try:
+        yield
+    except RaypipeError:
+        raise
+    except Exception as error:
+        if (ours := _find_own(error)) is not None:
+            raise ours from error
+        raise
+
+
+def _find_own(error: BaseException) -> RaypipeError | None:
+    """The first RaypipeError among an exception and all that caused it."""
+    waiting, seen = [error], set()
+    while waiting:
+        current = waiting.pop(0)
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, RaypipeError):
+            return current
+        linked = [current.__cause__, current.__context__, getattr(current, "cause", None)]
+        linked += list(getattr(current, "worker_failures", {}).values())
+        waiting += [each for each in linked if isinstance(each, BaseException)]
+    return None
+
+
+def require_resources(what: str, cpus: float, gpus: float) -> None:
+    """Raise UsageError where the running cluster never had so many CPUs and GPUs.
+
+    A cluster that scales by itself is taken at its word: it may grow when asked.
+    """
+    if os.environ.get("RAY_ADDRESS") or ray.cluster_resources().get("CPU", 0) == 0:
+        return
+    have = ray.cluster_resources()
+    for name, wanted in ("CPU", cpus), ("GPU", gpus):
+        if wanted > have.get(name, 0) + 1e-6:
+            raise UsageError(
+                f"{what} asks for {wanted:g} {name}s and Ray has {have.get(name, 0):g}: lower "
+                "train.num_workers or train.cpus_per_worker, or raise ray.num_cpus"
+            )
 
 
 def quiet_ray_data() -> None:

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from raypipe.errors import UsageError
+
+PRESET_BINS = {"folded": 256, "paper": 400}
+"""Bins of the spectrum that each preset's encoder reads."""
 
 
 class _Section(BaseModel):
@@ -35,6 +38,19 @@ class DiscoverConfig(_Section):
         description="release that a folder of CSC files is taken for",
     )
     part_rows: int = Field(500, ge=1, description="detections a part aims at")
+    tap_url: str | None = Field(
+        None, pattern=r"^https?://", description="TAP service; by default the release's own"
+    )
+    page_rows: int = Field(5000, ge=1, description="most detections asked of TAP at once")
+    sync_rows: int = Field(
+        500, ge=0, description="most rows asked for synchronously, more as an asynchronous job"
+    )
+    attempts: int = Field(6, ge=1, description="attempts a request to the archive gets")
+    backoff_s: float = Field(1.0, ge=0, description="first pause between attempts, s; doubles")
+    silence_s: float = Field(120.0, gt=0, description="longest silence within an answer, s")
+    answer_s: float = Field(1800.0, gt=0, description="longest time a whole answer may take, s")
+    poll_s: float = Field(2.0, gt=0, description="first pause between looks at a job, s; grows")
+    job_s: float = Field(7200.0, gt=0, description="longest time an asynchronous job may take, s")
 
 
 class IngestConfig(_Section):
@@ -44,7 +60,7 @@ class IngestConfig(_Section):
     cpus_per_task: float = Field(1.0, gt=0, description="CPUs a task asks Ray for")
     max_file_mb: int = Field(64, ge=1, description="largest file read, MB as stored")
     package_url: str | None = Field(
-        None, description="the archive's package service; by default the release's own"
+        None, pattern=r"^https?://", description="package service; by default the release's own"
     )
     package_batch: int = Field(
         50, ge=1, le=50, description="detections asked of the package service at once"
@@ -77,11 +93,24 @@ class ModelConfig(_Section):
 
     preset: Literal["folded", "paper"] = Field("folded", description="recipe of model and loss")
     latents: int = Field(8, ge=1, le=8, description="numbers that describe a spectrum")
-    width: int = Field(64, ge=8, description="width of a token")
-    depth: int = Field(3, ge=1, description="transformer layers of the encoder")
+    width: int = Field(64, ge=8, le=4096, description="width of a token")
+    depth: int = Field(3, ge=1, le=64, description="transformer layers of the encoder")
     heads: int = Field(4, ge=1, description="attention heads")
     patch: int = Field(8, ge=1, description="channel bins a token")
-    decoder_width: int = Field(256, ge=8, description="width of the decoder's hidden layers")
+    decoder_width: int = Field(
+        256, ge=8, le=8192, description="width of the decoder's hidden layers"
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ModelConfig:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} does not divide into {self.heads} heads")
+        bins = PRESET_BINS[self.preset]
+        if bins % self.patch:
+            raise ValueError(
+                f"patch {self.patch} does not divide the {bins} bins of preset {self.preset}"
+            )
+        return self
 
 
 class TrainConfig(_Section):

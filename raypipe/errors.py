@@ -9,6 +9,10 @@ class UsageError(RaypipeError):
     """A wrong option, name or configuration; the command line ends with exit code 2."""
 
 
+class ServiceError(RaypipeError):
+    """A service on the net that did not answer, or not with what it should have."""
+
+
 class OgipError(RaypipeError, ValueError):
     """Bytes that are not the OGIP product they should be.
 

@@ -51,6 +51,8 @@ def record_run(workspace: Workspace, verb: str, config: Config) -> Iterator[dict
     figures: dict[str, Any] = {}
     lines = _Lines()
     logger = logging.getLogger("raypipe")
+    level = logger.level
+    logger.setLevel(min(level or logging.INFO, logging.INFO))
     logger.addHandler(lines)
     outcome = "failed"
     try:
@@ -61,6 +63,7 @@ def record_run(workspace: Workspace, verb: str, config: Config) -> Iterator[dict
         raise
     finally:
         logger.removeHandler(lines)
+        logger.setLevel(level)
         record = {
             "verb": verb,
             "outcome": outcome,

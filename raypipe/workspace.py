@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,16 @@ import pyarrow.parquet as pq
 from raypipe.errors import RaypipeError, UsageError
 
 _PARQUET_COMPRESSION = "zstd"
+_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*")
+
+
+def check_name(name: str, what: str) -> str:
+    """Return the name of a release or model if it can be a folder's, else raise UsageError."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{what} {name!r}: expected letters, digits, '.', '_' and '-', a letter or digit first"
+        )
+    return name
 
 
 def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -58,6 +69,8 @@ class Workspace:
 
     def path(self, name: str) -> str:
         """Path of a file in the workspace, as its file system wants it."""
+        if ".." in name.split("/"):
+            raise UsageError(f"{name}: leads out of the workspace")
         return f"{self.root}/{name}" if name else self.root
 
     def absolute_uri(self, name: str = "") -> str:
@@ -66,20 +79,16 @@ class Workspace:
 
     def exists(self, name: str) -> bool:
         """Whether a file or folder of that name is there."""
-        return bool(self.fs.get_file_info(self.path(name)).type != pafs.FileType.NotFound)
+        return bool(self._look(self.path(name)).type != pafs.FileType.NotFound)
 
     def modified(self, name: str) -> float:
         """When a file was last written, seconds since 1970; 0 where it is absent."""
-        return float((self.fs.get_file_info(self.path(name)).mtime_ns or 0) / 1e9)
+        return float((self._look(self.path(name)).mtime_ns or 0) / 1e9)
 
     def files(self, folder: str, suffix: str = "") -> list[str]:
         """Names of the published files directly in `folder`, sorted; [] where it is absent."""
         selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
-        names = (
-            info.base_name
-            for info in self.fs.get_file_info(selector)
-            if info.type == pafs.FileType.File
-        )
+        names = (info.base_name for info in self._look(selector) if info.type == pafs.FileType.File)
         return sorted(
             f"{folder}/{name}"
             for name in names
@@ -89,16 +98,24 @@ class Workspace:
     def folders(self, folder: str) -> list[str]:
         """Names of the folders directly in `folder`, sorted; [] where it is absent."""
         selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
-        infos = self.fs.get_file_info(selector)
+        infos = self._look(selector)
         return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
+
+    def all_files(self) -> dict[str, str]:
+        """Names of all files in the root and its subfolders, with "size@time" of each."""
+        return {
+            info.path.removeprefix(self.root).lstrip("/"): f"{info.size}@{info.mtime_ns}"
+            for info in self._look(pafs.FileSelector(self.root, recursive=True))
+            if info.type == pafs.FileType.File and not info.base_name.startswith(".")
+        }
 
     def read_bytes(self, name: str) -> bytes:
         """Contents of a file; RaypipeError where it is absent."""
         try:
             with self.fs.open_input_stream(self.path(name), compression=None) as stream:
                 return bytes(stream.read())
-        except FileNotFoundError as error:
-            raise RaypipeError(f"{self.absolute_uri(name)}: no such file") from error
+        except OSError as error:
+            raise self._unreadable(self.path(name), error) from error
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Publish a file in one step, replacing any of that name.
@@ -180,11 +197,25 @@ class Workspace:
         )
         self.write_bytes(name, sink.getvalue().to_pybytes())
 
+    def _look(self, what: str | pafs.FileSelector) -> Any:
+        """What is at a path or in a folder; RaypipeError where the store does not answer."""
+        try:
+            return self.fs.get_file_info(what)
+        except OSError as error:
+            path = what if isinstance(what, str) else what.base_dir
+            raise self._unreadable(path, error) from error
+
+    def _unreadable(self, path: str, error: OSError) -> RaypipeError:
+        uri = path if self.is_local else f"s3://{path}"
+        if isinstance(error, FileNotFoundError):
+            return RaypipeError(f"{uri}: no such file")
+        return RaypipeError(f"{uri}: cannot be read ({error})")
+
     def _parquet(self, name: str) -> pq.ParquetFile:
         try:
             return pq.ParquetFile(self.path(name), filesystem=self.fs)
-        except FileNotFoundError as error:
-            raise RaypipeError(f"{self.absolute_uri(name)}: no such file") from error
+        except OSError as error:
+            raise self._unreadable(self.path(name), error) from error
         except pa.ArrowInvalid as error:
             raise RaypipeError(
                 f"{self.absolute_uri(name)}: not a whole Parquet file ({error}); "

@@ -64,7 +64,8 @@ def choose_model(workspace: Workspace, release: str, model: str | None) -> str:
     """
     known = workspace.folders(f"catalog/{release}")
     if model is not None:
-        model_id = model.rstrip("/").rsplit("/", 1)[-1]
+        is_bundle = "/" in model and Workspace(model).exists(_WEIGHTS)
+        model_id = load_model(model).model_id if is_bundle else model
         if model_id not in known:
             raise UsageError(
                 f"{workspace.uri} {release} has no catalog by {model_id}; "

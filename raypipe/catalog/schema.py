@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-_LEFT_OUT = {"counts", "background_counts", "arf_cm2", "pha_sha256"}
+_LEFT_OUT = {"counts", "background_counts", "arf_cm2", "pha_sha256", "content_sha256"}
 _IDENTITY = ["detection_id", "obsid", "obi", "region_id", "name", "ra", "dec"]
 
 

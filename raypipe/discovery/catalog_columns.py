@@ -14,7 +14,9 @@ from raypipe.errors import UsageError
 
 log = logging.getLogger(__name__)
 
-IDENTITY = ["detection_id", "obsid", "obi", "region_id"]
+JOIN_KEYS = (("detection_id",), ("obsid", "obi", "region_id"), ("name",))
+"""What a row of another table is recognized by; the first that matches any row is used."""
+
 CLASS_COLUMNS = ["class", "muwclass_true_class", "true_class"]
 """Names under which a class label is known; in raypipe's own tables it is `class`."""
 
@@ -37,49 +39,62 @@ def read_catalog(path: str | Path) -> pd.DataFrame:
     for name in CLASS_COLUMNS:
         if name in table and "class" not in table:
             table = table.rename(columns={name: "class"})
-    for name, unit in ("ra", "hourangle"), ("dec", "deg"):
-        if name in table and not pd.api.types.is_numeric_dtype(table[name]):
-            table[name] = Angle(table[name].astype(str).to_list(), unit=unit).deg
-    return table
+    return positions_in_degrees(table)
+
+
+def positions_in_degrees(table: pd.DataFrame) -> pd.DataFrame:
+    """A table whose sexagesimal `ra` (hours) and `dec` are degrees; numbers are left alone."""
+    texts = {
+        name: Angle(table[name].astype(str).to_list(), unit=unit).deg
+        for name, unit in (("ra", "hourangle"), ("dec", "deg"))
+        if name in table and not pd.api.types.is_numeric_dtype(table[name])
+    }
+    return table.assign(**texts)
 
 
 def join_catalog(manifest: pd.DataFrame, catalog: pd.DataFrame) -> pd.DataFrame:
-    """Add a catalog's columns to a manifest, by detection_id, else (obsid, obi, region_id), else
-    name; rows without a match keep nulls.
+    """Add a catalog's columns to a manifest, by the first of `JOIN_KEYS` that matches any row.
 
-    Of several catalog rows for one detection the first counts. Raises UsageError where the
-    catalog has none of those columns.
+    Rows without a match keep nulls; of several catalog rows for one detection the first counts.
+    Columns the manifest has values in stay its own. Raises UsageError where the catalog has none
+    of the keys' columns.
     """
-    keys = next((keys for keys in _join_keys(manifest) if set(keys) <= set(catalog)), None)
-    if keys is None:
-        raise UsageError(
-            "the catalog has neither detection_id, nor obsid, obi and region_id, nor name"
+    if not any(set(key) <= set(catalog) for key in JOIN_KEYS):
+        raise UsageError("the catalog has neither " + ", nor ".join(map(" and ".join, JOIN_KEYS)))
+    for key in JOIN_KEYS:
+        columns = list(key)
+        if not set(columns) <= set(catalog):
+            continue
+        left, right = key_texts(manifest[columns]), key_texts(catalog[columns])
+        first = ~right.duplicated()
+        positions = right[first].get_indexer(left)
+        positions[left == ""] = -1
+        if (found := int((positions >= 0).sum())) == 0:
+            continue
+        log.info("catalog: %d of %d detections found by %s", found, len(left), " and ".join(key))
+        held = {name for name in manifest if manifest[name].notna().any()}
+        new = catalog[first].reset_index(drop=True).reindex(positions).set_axis(manifest.index)
+        new = new[[name for name in catalog if name not in held]]
+        joined = pd.concat(
+            [manifest.drop(columns=manifest.columns.intersection(new.columns)), new], axis=1
         )
-    unique = catalog.dropna(subset=keys).drop_duplicates(keys)
-    if len(unique) < len(catalog):
-        log.info("catalog: %d rows, %d distinct %s", len(catalog), len(unique), ", ".join(keys))
-    held = [column for column in unique if column in manifest and column not in keys]
-    empty = [column for column in held if manifest[column].isna().all()]
-    joined = manifest.drop(columns=empty).merge(
-        unique.drop(columns=[column for column in held if column not in empty]),
-        on=keys,
-        how="left",
-        validate="many_to_one",
-    )
-    log.info("catalog: %d of %d detections found", joined_rows(manifest, unique, keys), len(joined))
-    return joined
+        return joined[[*manifest.columns, *joined.columns.difference(manifest.columns, sort=False)]]
+    log.warning("catalog: none of its rows is a detection of the manifest")
+    return manifest
 
 
-def joined_rows(manifest: pd.DataFrame, catalog: pd.DataFrame, keys: list[str]) -> int:
-    """How many rows of a manifest have a row of the same keys in a catalog."""
-    return int(
-        pd.MultiIndex.from_frame(manifest[keys]).isin(pd.MultiIndex.from_frame(catalog[keys])).sum()
-    )
-
-
-def _join_keys(manifest: pd.DataFrame) -> list[list[str]]:
-    keys = [["detection_id"], ["obsid", "obi", "region_id"]]
-    return [*keys, ["name"]] if manifest["name"].notna().any() else keys
+def key_texts(columns: pd.DataFrame) -> pd.Index[str]:
+    """One text a row to join on, blank where any part of the key is missing."""
+    parts = [
+        column.astype("Int64").astype("string")
+        if pd.api.types.is_numeric_dtype(column)
+        else column.astype("string").str.strip()
+        for _, column in columns.items()
+    ]
+    joined = parts[0]
+    for part in parts[1:]:
+        joined = joined + "." + part
+    return pd.Index(joined.fillna("").astype(object))
 
 
 def _read_table(file: Path) -> pd.DataFrame:
@@ -91,4 +106,5 @@ def _read_table(file: Path) -> pd.DataFrame:
     if ".csv" in suffixes:
         return pd.read_csv(file)
     table = Table.read(file)
+    table.convert_bytestring_to_unicode()
     return table[[name for name in table.colnames if table[name].ndim == 1]].to_pandas()

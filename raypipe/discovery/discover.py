@@ -1,24 +1,26 @@
-"""discover: from a folder or bucket to a manifest."""
+"""discover: from a folder, a bucket or the archive to a manifest."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow.fs as pafs
 
 from raypipe.config import Config, as_config
+from raypipe.discovery.archive import is_release_name
+from raypipe.discovery.archive_pages import archive_detections
 from raypipe.discovery.catalog_columns import join_catalog, read_catalog
-from raypipe.discovery.listing import csc_detections, is_csc_name, looks_like_pha
+from raypipe.discovery.listing import Detection, csc_detections, is_csc_name, looks_like_pha
 from raypipe.discovery.manifest import write_manifest
 from raypipe.discovery.own_files import own_detections
 from raypipe.errors import UsageError
-from raypipe.workspace import Workspace
+from raypipe.runs import record_run
+from raypipe.workspace import Workspace, check_name
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ _COLUMN_TYPES = {
     "arf_uri": "string",
     "rmf_uri": "string",
     "background_uri": "string",
+    "files_stamp": "string",
 }
 
 
@@ -41,22 +44,51 @@ def discover(
     workspace: str | Path | Workspace,
     *,
     source: str,
+    where: str | None = None,
     catalog: str | Path | None = None,
     release: str | None = None,
     config: Config | Mapping[str, Any] | str | Path | None = None,
 ) -> dict[str, Any]:
     """List a source's detections into the manifest of a release and return its summary.
 
-    `source` is a folder or s3:// prefix, searched with all its subfolders; `catalog` a table
-    whose columns and class labels are joined to the detections. A simulated survey names its
-    release itself; other folders are taken for `release` or `discover.release` of the
-    configuration. Raises UsageError where there are no spectra.
+    `source` is a folder or s3:// prefix, searched with all its subfolders, or the name of a release
+    of the archive (csc2.1), of which `where`, an ADQL condition, may choose a part; `catalog` is a
+    table whose columns and class labels are joined to the detections. The manifest is that of
+    `release`; by default a simulated survey and a release of the archive name theirs themselves,
+    other folders are taken for `discover.release` of the configuration. Raises UsageError where
+    there are no spectra, ServiceError where the archive fails: the same call goes on from there.
     """
     settings = as_config(config)
     workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
-    folder = Workspace(source)
-    files = _all_files(folder)
-    release = release or _survey_release(folder, files) or settings.discover.release
+    with record_run(workspace, "discover", settings) as figures:
+        if is_release_name(source):
+            release = check_name(release or source, "release")
+            rows, origin = archive_detections(workspace, source, release, where, settings.discover)
+        elif where is not None:
+            raise UsageError(
+                f"--where chooses from a release of the archive (csc2.1), not {source}"
+            )
+        else:
+            folder = Workspace(source)
+            if not folder.exists(""):
+                raise UsageError(f"{folder.uri}: no such folder")
+            stamps = folder.all_files()
+            release = release or _survey_release(folder, stamps) or settings.discover.release
+            check_name(release, "release")
+            rows, origin = _listed_detections(folder, stamps, release), folder.absolute_uri()
+        columns = dict.fromkeys([*_COLUMN_TYPES, *rows.columns])
+        rows = rows.reindex(columns=list(columns)).astype(_COLUMN_TYPES)
+        if catalog is not None:
+            rows = join_catalog(rows, read_catalog(catalog)).astype(_COLUMN_TYPES)
+        summary = write_manifest(workspace, release, rows, settings.discover.part_rows, origin)
+        figures.update(summary)
+    log.info("discover: %d detections of %s in %s", len(rows), release, source)
+    return summary
+
+
+def _listed_detections(folder: Workspace, stamps: dict[str, str], release: str) -> pd.DataFrame:
+    """Detections among a folder's files, whose sizes and times are `stamps`."""
+    files = sorted(stamps)
     candidates = [name for name in files if not is_csc_name(name) and looks_like_pha(name)]
     uris = [folder.absolute_uri(name) for name in files]
     detections = [
@@ -65,31 +97,22 @@ def discover(
     ]
     if not detections:
         raise UsageError(
-            f"{source}: no spectra there (CSC names, .pi or .pha files) among {len(files)} files"
+            f"{folder.uri}: no spectra there (CSC names, .pi or .pha files) "
+            f"among {len(files)} files"
         )
     rows = pd.DataFrame([asdict(detection) for detection in detections])
-    rows = rows.reindex(columns=list(_COLUMN_TYPES)).astype(_COLUMN_TYPES)
-    if catalog is not None:
-        rows = join_catalog(rows, read_catalog(catalog))
-    summary = write_manifest(
-        workspace, release, rows, settings.discover.part_rows, folder.absolute_uri()
-    )
-    log.info("discover: %d detections of %s in %s", len(rows), release, source)
-    return summary
+    rows["files_stamp"] = [_stamp(detection, folder, stamps) for detection in detections]
+    return rows
 
 
-def _all_files(folder: Workspace) -> list[str]:
-    if not folder.exists(""):
-        raise UsageError(f"{folder.uri}: no such folder")
-    selector = pafs.FileSelector(folder.root, recursive=True)
-    return sorted(
-        info.path.removeprefix(folder.root).lstrip("/")
-        for info in folder.fs.get_file_info(selector)
-        if info.type == pafs.FileType.File and not info.base_name.startswith(".")
-    )
+def _stamp(detection: Detection, folder: Workspace, stamps: dict[str, str]) -> str:
+    """Sizes and times of a detection's files: another stamp, and it is ingested again."""
+    uris = detection.pha_uri, detection.arf_uri, detection.rmf_uri, detection.background_uri
+    root = f"{folder.absolute_uri()}/"
+    return " ".join(stamps.get(uri.removeprefix(root), "") if uri else "" for uri in uris)
 
 
-def _survey_release(folder: Workspace, files: list[str]) -> str | None:
+def _survey_release(folder: Workspace, files: Collection[str]) -> str | None:
     if "survey.json" not in files:
         return None
     try:

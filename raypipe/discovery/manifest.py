@@ -26,13 +26,16 @@ def write_manifest(
     written last: a manifest with a summary is whole.
     """
     folder = manifest_folder(release)
+    if (repeated := rows["detection_id"].duplicated()).any():
+        raise RaypipeError(f"{rows['detection_id'][repeated].iloc[0]}: listed more than once")
     parts = 1 << max(0, int(np.ceil(np.log2(max(len(rows), 1) / part_rows))))
     rows = rows.sort_values("detection_id", kind="stable", ignore_index=True)
     part = np.array([_part_of(identifier, parts) for identifier in rows["detection_id"]], dtype=int)
     workspace.delete(f"{folder}/{_SUMMARY}")
     schema = pa.Schema.from_pandas(rows, preserve_index=False).remove_metadata()
-    for number in range(parts):
-        table = pa.Table.from_pandas(rows[part == number], schema, preserve_index=False)
+    ends = np.cumsum(np.bincount(part, minlength=parts))
+    for number, places in enumerate(np.split(np.argsort(part, kind="stable"), ends[:-1])):
+        table = pa.Table.from_pandas(rows.iloc[places], schema, preserve_index=False)
         workspace.write_table(part_name(folder, number), table.replace_schema_metadata(None))
     for name in workspace.files(folder, ".parquet"):
         if name >= part_name(folder, parts):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 
 from raypipe.discovery.listing import Detection, stem
@@ -56,10 +57,10 @@ def _beside(name: str, companion: str | None, files: set[str]) -> str | None:
 
 
 def _with_unique_ids(detections: list[Detection], folder: Workspace) -> list[Detection]:
-    """Files of the same stem in different folders get their folder's name in front."""
-    stems = [detection.detection_id for detection in detections]
+    """Files of one stem are told apart by their whole name, with the folder."""
+    stems = Counter(detection.detection_id for detection in detections)
+    root = f"{folder.absolute_uri()}/"
     for detection in detections:
-        if stems.count(detection.detection_id) > 1:
-            relative = detection.pha_uri.removeprefix(folder.absolute_uri()).lstrip("/")
-            detection.detection_id = f"file:{relative.removesuffix('.gz').rsplit('.', 1)[0]}"
+        if stems[detection.detection_id] > 1:
+            detection.detection_id = f"file:{detection.pha_uri.removeprefix(root)}"
     return detections

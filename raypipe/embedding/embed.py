@@ -9,34 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy
 
-from raypipe._version import __version__
 from raypipe.catalog.models import adopt_model, resolve_model
-from raypipe.catalog.schema import catalog_table
-from raypipe.cluster import ray_session
+from raypipe.cluster import map_parts, ray_session
 from raypipe.config import Config, EmbedConfig, as_config
-from raypipe.discovery.manifest import choose_release, read_manifest_summary
-from raypipe.errors import RaypipeError
+from raypipe.discovery.manifest import choose_release
+from raypipe.embedding.part import embed_part, is_embedded
+from raypipe.ingestion.progress import drop_parts_beyond, require_ingested
 from raypipe.ingestion.responses import ResponseLibrary
-from raypipe.model.batch import SpectraBatch
 from raypipe.model.bundle import Model, load_model
-from raypipe.model.split import source_keys
 from raypipe.runs import record_run
-from raypipe.workspace import (
-    Workspace,
-    catalog_folder,
-    model_folder,
-    part_name,
-    spectra_folder,
-)
+from raypipe.workspace import Workspace, catalog_folder, model_folder
 
 log = logging.getLogger(__name__)
-
-SPECTRA_FINGERPRINT = "spectra_part"
-"""Key of a catalog part's metadata that says which spectra and settings it was made of."""
 
 
 def embed(
@@ -57,8 +44,9 @@ def embed(
     release = choose_release(workspace, release)
     model_id = adopt_model(workspace, resolve_model(workspace, model))
     uri = workspace.absolute_uri(model_folder(model_id))
+    bundle = load_model(uri)
     with record_run(workspace, "embed", settings) as figures:
-        todo = _parts_to_do(workspace, release, model_id, settings.embed)
+        todo = _parts_to_do(workspace, release, bundle, settings.embed)
         log.info("embed: %s on %s, %d parts to do", model_id, release, len(todo))
         if todo:
             with ray_session(settings.ray):
@@ -84,86 +72,24 @@ class _Encoder:
     def __init__(self, task: _Task) -> None:
         self.task = task
         self.model = load_model(task.model_uri)
+        self.model.network.to("cuda" if task.config.gpus_per_actor else "cpu")
         self.library = ResponseLibrary(task.workspace)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[int]]:
-        rows = [
-            embed_part(
-                self.task.workspace,
-                self.task.release,
-                int(part),
-                self.model,
-                self.library,
-                self.task.config,
-            )
-            for part in batch["part"]
-        ]
-        return {"part": [int(part) for part in batch["part"]], "rows": rows}
-
-
-def embed_part(
-    workspace: Workspace,
-    release: str,
-    part: int,
-    model: Model,
-    library: ResponseLibrary,
-    config: EmbedConfig,
-) -> int:
-    """Encode a part of the spectra, publish that part of the catalog, return its rows."""
-    name = part_name(spectra_folder(release), part)
-    spectra = workspace.read_table(name)
-    by_response = spectra.sort_by([("rmf_id", "ascending"), ("detection_id", "ascending")])
-    pieces = [
-        _encode(by_response.slice(start, config.batch_size), model, library, config)
-        for start in range(0, max(spectra.num_rows, 1), config.batch_size)
-    ]
-    table = pa.concat_tables(pieces).sort_by("detection_id")
-    metadata = {
-        SPECTRA_FINGERPRINT: _fingerprint(workspace, name, config),
-        "model_id": model.model_id,
-        "raypipe_version": __version__,
-    }
-    target = part_name(catalog_folder(release, model.model_id), part)
-    workspace.write_table(target, table, metadata)
-    return int(table.num_rows)
-
-
-def _encode(
-    spectra: pa.Table, model: Model, library: ResponseLibrary, config: EmbedConfig
-) -> pa.Table:
-    keys = source_keys(spectra["name"].to_pylist(), spectra["detection_id"].to_pylist())
-    batch = SpectraBatch.from_table(spectra, library, model.grid)
-    measured = model.encode_batch(batch, keys, config.refine_steps)
-    return catalog_table(spectra, measured, model.split_of(keys), model.model_id)
+    def __call__(self, part: int) -> dict[str, int]:
+        task = self.task
+        rows = embed_part(task.workspace, task.release, part, self.model, self.library, task.config)
+        return {"part": part, "rows": rows}
 
 
 def _parts_to_do(
-    workspace: Workspace, release: str, model_id: str, config: EmbedConfig
+    workspace: Workspace, release: str, model: Model, config: EmbedConfig
 ) -> list[int]:
-    parts = int(read_manifest_summary(workspace, release)["parts"])
-    folder = catalog_folder(release, model_id)
-    for name in workspace.files(folder, ".parquet"):
-        if name >= part_name(folder, parts):
-            workspace.delete(name)
-    todo = []
-    for part in range(parts):
-        spectra, done = part_name(spectra_folder(release), part), part_name(folder, part)
-        if not workspace.exists(spectra):
-            raise RaypipeError(
-                f"{workspace.absolute_uri(spectra)}: missing; run raypipe ingest first"
-            )
-        made_of = workspace.read_metadata(done) if workspace.exists(done) else {}
-        if made_of.get(SPECTRA_FINGERPRINT) != _fingerprint(workspace, spectra, config):
-            todo.append(part)
-    return todo
-
-
-def _fingerprint(workspace: Workspace, spectra: str, config: EmbedConfig) -> str:
-    from raypipe.ingestion.part import FINGERPRINT
-
-    rows = workspace.count_rows(spectra)
-    made_of = workspace.read_metadata(spectra).get(FINGERPRINT, "")
-    return f"{made_of}:{rows}:refine_steps={config.refine_steps}"
+    parts = require_ingested(workspace, release)
+    folder = catalog_folder(release, model.model_id)
+    drop_parts_beyond(workspace, folder, parts)
+    return [
+        part for part in range(parts) if not is_embedded(workspace, release, part, model, config)
+    ]
 
 
 def _run_parts(
@@ -176,18 +102,16 @@ def _run_parts(
         else resources.get("CPU", 1) / config.cpus_per_actor
     )
     actors = min(config.actors or max(1, int(slots)), len(parts))
-    tasks = ray.data.from_items(
-        [{"part": part} for part in parts], override_num_blocks=len(parts)
-    ).map_batches(
+    outcomes = map_parts(
+        parts,
         _Encoder,
         fn_constructor_args=(_Task(workspace, release, uri, config),),
-        batch_size=1,
         compute=ActorPoolStrategy(size=actors),
         num_cpus=config.cpus_per_actor,
         num_gpus=config.gpus_per_actor,
     )
     started, rows = time.monotonic(), 0
-    for number, row in enumerate(tasks.iter_rows(), 1):
-        rows += int(row["rows"])
+    for number, outcome in enumerate(outcomes, 1):
+        rows += outcome["rows"]
         rate = rows / max(time.monotonic() - started, 1e-3)
         log.info("embed: %d/%d parts, %d detections, %.0f/s", number, len(parts), rows, rate)

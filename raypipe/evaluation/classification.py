@@ -8,8 +8,6 @@ import numpy as np
 import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from raypipe.config import EvaluateConfig
 from raypipe.evaluation.validation import (
@@ -62,12 +60,12 @@ def classify(
 def predict_knn(
     features: FloatArray, codes: IntArray, new_features: FloatArray, config: EvaluateConfig
 ) -> IntArray:
-    """Class codes by the votes of the nearest neighbors in standardized features.
+    """Class codes by the votes of the nearest neighbors, by the distances the features have.
 
     A vote weighs as much less as its class is more frequent among the training rows.
     """
     neighbors = min(config.neighbors, len(codes))
-    model = make_pipeline(StandardScaler(), KNeighborsClassifier(neighbors)).fit(features, codes)
+    model = KNeighborsClassifier(neighbors).fit(features, codes)
     frequency = np.bincount(codes)[model.classes_]
     votes = model.predict_proba(new_features) / frequency
     predicted: IntArray = model.classes_[votes.argmax(axis=1)]

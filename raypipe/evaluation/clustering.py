@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from sklearn.mixture import GaussianMixture
-from sklearn.preprocessing import StandardScaler
 
 from raypipe.config import EvaluateConfig
 from raypipe.evaluation.validation import (
@@ -15,6 +14,7 @@ from raypipe.evaluation.validation import (
     TextArray,
     grouped_folds,
     labeled_rows,
+    on_one_scale,
     score_classes,
     unscored,
 )
@@ -65,7 +65,7 @@ def score_clusters(
 ) -> dict[str, Any]:
     """Balanced accuracy of a Gaussian mixture whose clusters stand for classes.
 
-    The mixture is fitted to the standardized features of all rows without their classes. Which
+    The mixture is fitted to the features of all rows (`on_one_scale`) without their classes. Which
     class a cluster stands for is learned on some sources and judged on the others, in turn: the
     class with the largest share of its own rows there. A cluster that no such row fell into
     stands for none, and its rows count as wrong.
@@ -95,9 +95,8 @@ def score_clusters(
 
 def fit_clusters(features: FloatArray, components: int, seed: int) -> IntArray:
     """The component of a Gaussian mixture that each row of `features` (n, d) belongs to, (n,)."""
-    standardized = StandardScaler().fit_transform(features)
     mixture = GaussianMixture(components, n_init=3, reg_covar=1e-3, random_state=seed)
-    clusters: IntArray = mixture.fit_predict(standardized)
+    clusters: IntArray = mixture.fit_predict(on_one_scale(features))
     return clusters
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow.parquet as pq
 
-from raypipe.discovery.catalog_columns import read_catalog
+from raypipe.discovery.catalog_columns import JOIN_KEYS, key_texts, read_catalog
 from raypipe.errors import UsageError
 from raypipe.evaluation.validation import TextArray
 from raypipe.model.batch import vectors
@@ -21,9 +21,6 @@ QUANTITY_COLUMNS = ("log_nh", "photon_index", "kt_kev", "powlaw_nh", "powlaw_gam
 
 TRUE_COUNTS = "model_counts"
 """The simulator's expected counts in the source region on native channels: a vector a detection."""
-
-JOIN_KEYS = (("detection_id",), ("obsid", "obi", "region_id"), ("name",))
-"""What a row of labels is recognized by; the first that matches any row is used."""
 
 
 def read_labels(path: str | os.PathLike[str]) -> pd.DataFrame:
@@ -58,7 +55,7 @@ def join_labels(catalog: pd.DataFrame, labels: pd.DataFrame) -> tuple[pd.DataFra
         if not set(columns) <= set(catalog) & set(labels):
             continue
         carried = [name for name in labels if name in _carried_by(key)]
-        left, right = _keys(catalog[columns]), _keys(labels[columns])
+        left, right = key_texts(catalog[columns]), key_texts(labels[columns])
         known = right.isin(left) & (right != "")
         if carried and known.any():
             found = _one_row_a_key(labels.loc[known, carried].set_axis(right[known]), columns)
@@ -101,20 +98,6 @@ def _has_true_counts(file: Path) -> bool:
 
 def _carried_by(key: tuple[str, ...]) -> tuple[str, ...]:
     return ("class",) if key == ("name",) else ("class", *QUANTITY_COLUMNS, TRUE_COUNTS)
-
-
-def _keys(columns: pd.DataFrame) -> pd.Index[str]:
-    """One text a row, blank where any part of the key is missing."""
-    parts = [
-        column.astype("Int64").astype("string")
-        if pd.api.types.is_numeric_dtype(column)
-        else column.astype("string").str.strip()
-        for _, column in columns.items()
-    ]
-    joined = parts[0]
-    for part in parts[1:]:
-        joined = joined + "." + part
-    return pd.Index(joined.fillna("").astype(object))
 
 
 def _one_row_a_key(labels: pd.DataFrame, columns: list[str]) -> pd.DataFrame:

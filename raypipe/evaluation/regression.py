@@ -9,8 +9,6 @@ import numpy as np
 import pandas as pd
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.neighbors import KNeighborsRegressor
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from raypipe.config import EvaluateConfig
 from raypipe.evaluation.classification import BOOSTING
@@ -148,7 +146,7 @@ def _predict(
     for train, test in grouped_folds(quintile, sources, config.folds, config.seed):
         neighbors = KNeighborsRegressor(min(config.neighbors, len(train)), weights="distance")
         models = {
-            "knn": make_pipeline(StandardScaler(), neighbors),
+            "knn": neighbors,
             "boosting": HistGradientBoostingRegressor(random_state=config.seed, **BOOSTING),
         }
         for name, model in models.items():

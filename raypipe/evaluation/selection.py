@@ -78,8 +78,7 @@ def latents_of(frame: pd.DataFrame) -> npt.NDArray[np.float64]:
 
 def has_latents(frame: pd.DataFrame) -> npt.NDArray[np.bool_]:
     """Whether all latents of a catalog's rows are numbers, (n,)."""
-    finite: npt.NDArray[np.bool_] = np.isfinite(latents_of(frame)).all(axis=1)
-    return finite
+    return np.asarray(np.isfinite(latents_of(frame)).all(axis=1))
 
 
 def iterate_spectra(

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -30,6 +30,17 @@ def fitting_threads(rows: int) -> AbstractContextManager[object]:
         1 if rows <= ONE_THREAD_ROWS else None
     )
     return limits
+
+
+def on_one_scale(features: FloatArray) -> FloatArray:
+    """Features (n, d) centered and divided by one number, their mean variance becoming 1.
+
+    Distances between rows keep their proportions: a representation that gives little room to what
+    it knows little of is judged as it is. Standardizing each feature would undo that.
+    """
+    centered = features - features.mean(axis=0)
+    scale = np.sqrt((centered**2).mean())
+    return np.asarray(centered / (scale if scale > 0 else 1.0))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from raypipe.config import IngestConfig
-from raypipe.ingestion.reader import URIS
+from raypipe.ingestion.reader import OF_FILES
 from raypipe.ingestion.schema import DUPLICATE, REJECT_FIELDS, SPECTRUM_FIELDS
 from raypipe.workspace import Workspace, part_name, rejects_folder, spectra_folder
 
@@ -30,8 +30,8 @@ class Earlier:
 
 
 def row_key(row: Mapping[str, Any]) -> str:
-    """A hash of what a spectrum is made of: the detection and the URIs of its files."""
-    text = json.dumps([row["detection_id"], *(row[name] for name in URIS)])
+    """A hash of what a spectrum is made of: the detection, its files' URIs and their stamp."""
+    text = json.dumps([row["detection_id"], *(row.get(name) for name in OF_FILES)])
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:_KEY_LENGTH]
 
 

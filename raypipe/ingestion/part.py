@@ -21,7 +21,7 @@ from raypipe.ingestion.earlier import (
     row_key,
 )
 from raypipe.ingestion.fetch_error import redact
-from raypipe.ingestion.reader import URIS, Reader
+from raypipe.ingestion.reader import OF_FILES, Reader
 from raypipe.ingestion.responses import ResponseLibrary
 from raypipe.ingestion.schema import DUPLICATE, REJECT_FIELDS, SPECTRUM_FIELDS
 from raypipe.model.grid import Grid
@@ -63,24 +63,6 @@ def manifest_fingerprint(manifest: pa.Table) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def is_done(workspace: Workspace, release: str, part: int, config: IngestConfig) -> bool:
-    """Whether a part is published, of the manifest as it is, with no reject to take up again."""
-    spectra = part_name(spectra_folder(release), part)
-    rejects = part_name(rejects_folder(release), part)
-    if not workspace.exists(spectra) or not workspace.exists(rejects):
-        return False
-    manifest = workspace.read_table(part_name(manifest_folder(release), part))
-    if workspace.read_metadata(spectra).get(FINGERPRINT) != manifest_fingerprint(manifest):
-        return False
-    rejected = workspace.read_table(rejects, ["retryable", "stage"]).to_pylist()
-    if workspace.count_rows(spectra) + len(rejected) != manifest.num_rows:
-        return False
-    return not any(
-        row["retryable"] or (config.retry_rejects == "all" and row["stage"] != DUPLICATE)
-        for row in rejected
-    )
-
-
 def ingest_part(workspace: Workspace, release: str, part: int, config: IngestConfig) -> Outcome:
     """Turn a part of the manifest into a part of spectra and one of rejects.
 
@@ -114,11 +96,12 @@ def ingest_part(workspace: Workspace, release: str, part: int, config: IngestCon
         else:
             rejects.add(row.index, row.reject or {})
 
+    own = manifest.drop_columns([name for name in OF_FILES if name in manifest.column_names])
     identity = manifest.select([name for name in _IDENTITY if name in manifest.column_names])
     reject_table = rejects.beside(identity)
     for folder, table, indices in (
         (rejects_folder(release), reject_table, rejects.indices()),
-        (spectra_folder(release), spectra.beside(manifest.drop_columns(URIS)), spectra.indices()),
+        (spectra_folder(release), spectra.beside(own), spectra.indices()),
     ):
         row_keys = {ROW_KEYS: json.dumps([keys[index] for index in indices])}
         workspace.write_table(part_name(folder, part), table, metadata | row_keys)
@@ -144,7 +127,7 @@ def _duplicates(rows: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
         if row["detection_id"] in first:
             found[index] = {
                 "stage": DUPLICATE,
-                "reason": f"{uri}: duplicate of {row['detection_id']}, whose spectrum is "
+                "reason": f"duplicate of {row['detection_id']}, whose spectrum is "
                 f"{first[row['detection_id']]}; leave one of them in the source",
                 "retryable": False,
                 "uri": uri,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -19,7 +19,12 @@ from raypipe.ingestion.fetch import FITS_START, Fetcher, is_remote
 from raypipe.ingestion.fetch_error import FetchError, redact
 from raypipe.ingestion.package import Products
 from raypipe.ingestion.responses import ResponseLibrary, redistribution_on_grid
-from raypipe.ingestion.spectra import GriddedSpectrum, put_on_grid
+from raypipe.ingestion.spectra import (
+    BACKGROUND_MISSING,
+    BAD_QUALITY,
+    GriddedSpectrum,
+    put_on_grid,
+)
 from raypipe.model.grid import Grid
 from raypipe.ogip import Rmf, read_arf, read_pha, read_rmf
 from raypipe.ogip.loading import load
@@ -27,6 +32,9 @@ from raypipe.ogip.spectrum import assemble
 
 URIS = ["pha_uri", "arf_uri", "rmf_uri", "background_uri"]
 """Columns of the manifest that say where a detection's files are."""
+
+OF_FILES = [*URIS, "files_stamp"]
+"""Columns of the manifest that are about files: not carried on to spectra."""
 
 ManifestRow = Mapping[str, Any]
 
@@ -75,7 +83,7 @@ class Reader:
                 uri = row[key]
                 files[key] = self._fetch(uri, products)
             uri, stage = row["pha_uri"], "read"
-            gridded, rmf_id = self._parse(names, files)
+            gridded = self._parse(names, files)
         except MemoryError:
             raise
         except Exception as error:
@@ -90,10 +98,11 @@ class Reader:
                 "background_counts": gridded.background_counts,
                 "background_scale": gridded.background_scale,
                 "arf_cm2": gridded.arf_cm2,
-                "rmf_id": rmf_id,
+                "rmf_id": self._library.add(gridded.redistribution),
                 **gridded.band_counts(),
                 "flags": "|".join(gridded.flags),
                 "pha_sha256": hashlib.sha256(files["pha_uri"]).hexdigest(),
+                "content_sha256": gridded.fingerprint(),
                 "source_uri": names["pha_uri"],
             },
         )
@@ -106,7 +115,7 @@ class Reader:
             raise product
         return product
 
-    def _parse(self, names: dict[str, str], files: dict[str, bytes]) -> tuple[GriddedSpectrum, str]:
+    def _parse(self, names: dict[str, str], files: dict[str, bytes]) -> GriddedSpectrum:
         pha = read_pha(files["pha_uri"], name=names["pha_uri"])
         background = pha.background
         if background is None and "background_uri" in files:
@@ -120,7 +129,12 @@ class Reader:
             )
         spectrum = assemble(names["pha_uri"], pha, background, arf, rmf)
         gridded = put_on_grid(spectrum, self._grid, redistribution)
-        return gridded, self._library.add(gridded.redistribution)
+        flags = [
+            *gridded.flags,
+            *([BACKGROUND_MISSING] if background is None and pha.backfile else []),
+            *([BAD_QUALITY] if pha.quality is not None and pha.quality.any() else []),
+        ]
+        return replace(gridded, flags=tuple(flags))
 
 
 def _products(row: ManifestRow) -> list[str]:
@@ -130,16 +144,20 @@ def _products(row: ManifestRow) -> list[str]:
 def _reject(
     row: ManifestRow, uri: str, stage: str, error: Exception, files: dict[str, bytes]
 ) -> dict[str, Any]:
-    known = isinstance(error, FetchError | OgipError)
-    reason = str(error) if known else f"{redact(uri)}: internal error {error!r}; report it"
-    retryable = isinstance(error, FetchError) and error.retryable
+    """What the rejects table says of an error; the file's name is in `uri`, not in `reason`."""
+    at_fault = redact(uri)
+    reason, retryable = f"internal error {error!r}; please report it", False
     if isinstance(error, OgipError):
+        at_fault = error.path
+        reason = f"[{error.hdu}] {error.problem}" if error.hdu else error.problem
         retryable = any(is_remote(row[key]) and _is_broken(files[key]) for key in files)
+    elif isinstance(error, FetchError):
+        reason, retryable = error.problem, error.retryable
     return {
         "stage": stage,
         "reason": reason.replace(uri, redact(uri)) if uri else reason,
         "retryable": retryable,
-        "uri": redact(uri),
+        "uri": at_fault,
     }
 
 
@@ -166,4 +184,4 @@ class _Named(bytes):
 @lru_cache(maxsize=16)
 def _gridded_rmf(data: _Named, grid: Grid) -> tuple[Rmf, npt.NDArray[np.float32]]:
     rmf = read_rmf(bytes(data), name=data.name)
-    return rmf, redistribution_on_grid(rmf, grid)
+    return rmf, redistribution_on_grid(rmf, grid, data.name)

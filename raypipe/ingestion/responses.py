@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from scipy import sparse
 
-from raypipe.errors import RaypipeError
-from raypipe.model.grid import Grid
+from raypipe.errors import OgipError, RaypipeError
+from raypipe.model.grid import NATIVE_CHANNELS, Grid
 from raypipe.ogip import Rmf
 from raypipe.workspace import Workspace
 
@@ -39,15 +39,22 @@ def overlap_shares(
     return sparse.csr_array((share, (target, source)), shape=(len(edges) - 1, len(lo)))
 
 
-def redistribution_on_grid(rmf: Rmf, grid: Grid) -> FloatArray:
+def redistribution_on_grid(rmf: Rmf, grid: Grid, path: str) -> FloatArray:
     """Probability that a photon of each energy bin lands in each channel bin, (n_energy, bins).
 
-    The mean of the file's rows over each energy bin, its native channels summed.
+    The mean of the file's rows over each energy bin, its native channels summed by their place.
+    Raises OgipError, naming `path`, where it has other channels than ACIS PI.
     """
+    if len(rmf.channels) != NATIVE_CHANNELS:
+        raise OgipError(
+            path,
+            f"{len(rmf.channels)} channels, the latent model needs the {NATIVE_CHANNELS} PI "
+            "channels of ACIS",
+        )
     shares = overlap_shares(
         rmf.energy_lo_kev.astype(float), rmf.energy_hi_kev.astype(float), grid.energy_edges_kev
     )
-    start = grid.first_channel - int(rmf.channels[0])
+    start = grid.first_channel - 1
     stop = start + grid.channels_per_bin * grid.n_channel_bins
     native = (shares @ rmf.matrix[:, start:stop].astype(np.float64)).toarray()
     binned = native.reshape(grid.n_energy, grid.n_channel_bins, grid.channels_per_bin).sum(-1)

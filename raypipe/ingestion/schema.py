@@ -21,6 +21,7 @@ SPECTRUM_FIELDS = [
     ),
     pa.field("flags", pa.string()),
     pa.field("pha_sha256", pa.string()),
+    pa.field("content_sha256", pa.string()),
     pa.field("source_uri", pa.string()),
 ]
 REJECT_FIELDS = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,8 @@ BANDS_KEV = {"s": (0.5, 1.2), "m": (1.2, 2.0), "h": (2.0, 7.0), "b": (0.5, 7.0)}
 
 NO_BACKGROUND = "no_background"
 ARF_TRUNCATED = "arf_truncated"
+BACKGROUND_MISSING = "background_missing"
+BAD_QUALITY = "bad_quality_channels"
 NO_COUNTS = "no_counts"
 ZEROTH_ORDER = "grating_zeroth_order"
 
@@ -40,6 +43,15 @@ class GriddedSpectrum:
     arf_cm2: npt.NDArray[np.float32]
     redistribution: npt.NDArray[np.float32]
     flags: tuple[str, ...]
+
+    def fingerprint(self) -> str:
+        """A hash of everything the model sees of the detection."""
+        digest = hashlib.sha256()
+        for part in self.counts, self.background_counts, self.arf_cm2, self.redistribution:
+            digest.update(b"" if part is None else np.ascontiguousarray(part).tobytes())
+            digest.update(b"|")
+        digest.update(f"{self.exposure_s!r}|{self.background_scale!r}".encode())
+        return digest.hexdigest()[:16]
 
     def band_counts(self) -> dict[str, int | None]:
         """Counts and background counts in each CSC band."""
@@ -65,8 +77,8 @@ def put_on_grid(
     _require_acis_imaging(spectrum)
     _require_scales(spectrum)
     if redistribution is None:
-        redistribution = redistribution_on_grid(rmf, grid)
-    area, truncated = _area_on_grid(arf, grid)
+        redistribution = redistribution_on_grid(rmf, grid, spectrum.path)
+    area, truncated = _area_on_grid(arf, grid, spectrum.path)
     background = spectrum.background_counts
     counts = _native(spectrum.counts, spectrum)
     total = int(grid.bin_channels(counts).sum())
@@ -138,12 +150,15 @@ def _require_scales(spectrum: Spectrum) -> None:
         )
 
 
-def _area_on_grid(arf: Arf, grid: Grid) -> tuple[npt.NDArray[np.float32], bool]:
+def _area_on_grid(arf: Arf, grid: Grid, path: str) -> tuple[npt.NDArray[np.float32], bool]:
     """Mean area over each energy bin, and whether the ARF leaves part of the grid uncovered."""
     low, high = arf.energy_lo_kev.astype(float), arf.energy_hi_kev.astype(float)
     shares = overlap_shares(low, high, grid.energy_edges_kev)
     covered = shares @ np.ones(len(low))
-    return (shares @ arf.area_cm2).astype(np.float32), bool(covered.min() < _COVERED)
+    area = (shares @ arf.area_cm2).astype(np.float32)
+    if not area.any():
+        raise OgipError(path, "the ARF has no area anywhere: make it again")
+    return area, bool(covered.min() < _COVERED)
 
 
 def _native(counts: npt.NDArray[np.float64], spectrum: Spectrum) -> npt.NDArray[np.int32]:

@@ -100,11 +100,12 @@ class Autoencoder(nn.Module):
         self.decoder = Decoder(config, outputs)
 
     @torch.no_grad()
-    def whiten(self, z: Tensor) -> None:
+    def whiten(self, z: Tensor) -> Tensor:
         """Make the latents of a population, given as `z`, uncorrelated with mean 0 and variance 1.
 
         The encoder's output and the decoder's input change by one linear map and its inverse:
-        what is decoded stays as it was. Components are ordered by the variance they had.
+        what is decoded stays as it was. Components are ordered by the variance they had. Returns
+        `z` (n, latents) in the new coordinates.
         """
         shift = z.mean(0)
         values, vectors = torch.linalg.eigh(torch.cov((z - shift).T).double())
@@ -116,3 +117,4 @@ class Autoencoder(nn.Module):
         encoder.rotation.copy_(encoder.rotation @ to_white)
         decoder.shift.copy_(shift @ decoder.rotation + decoder.shift)
         decoder.rotation.copy_(from_white @ decoder.rotation)
+        return (z - shift) @ to_white

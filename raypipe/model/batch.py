@@ -112,7 +112,9 @@ def vectors(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[Any]:
     size = array.type.list_size
     matrix = np.zeros((len(array), size), array.type.value_type.to_pandas_dtype())
     valid = array.is_valid().to_numpy(zero_copy_only=False)
-    matrix[valid] = array.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, size)
+    matrix[valid] = (
+        array.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(int(valid.sum()), size)
+    )
     return matrix
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tomllib
@@ -26,7 +27,7 @@ from raypipe.model.grid import Grid
 from raypipe.model.population import Population
 from raypipe.model.presets import Folded, Paper, build
 from raypipe.ogip import Spectrum
-from raypipe.workspace import Workspace
+from raypipe.workspace import Workspace, check_name
 
 FORMAT = 1
 _MAX_WEIGHTS_BYTES = 1 << 30
@@ -45,7 +46,7 @@ class Model:
     """A trained autoencoder with the population it was trained on.
 
     `train_sources` and `validation_sources` hold the keys of the sources it has seen
-    (`raypipe.model.split.source_keys`), sorted.
+    (`raypipe.model.split.source_keys`), sorted; `fingerprint` is a hash of the file it came from.
     """
 
     model_id: str
@@ -56,6 +57,7 @@ class Model:
     train_sources: npt.NDArray[np.int64]
     validation_sources: npt.NDArray[np.int64]
     metrics: dict[str, Any] = field(default_factory=dict)
+    fingerprint: str = ""
 
     @property
     def preset(self) -> str:
@@ -144,6 +146,8 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         if header["format"] != FORMAT:
             raise RaypipeError(f"{where}: format {header['format']}, this version reads {FORMAT}")
         grid = Grid(**header["grid"])
+        if grid != Grid():
+            raise RaypipeError(f"{where}: made for another grid, {grid}; train it again")
         config = load_config(settings=tomllib.loads(bundle.read_bytes("config.toml").decode()))
         network = build(config.model, grid)
         network.load_state_dict(
@@ -157,7 +161,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
             **{name: tensors[f"population.{name}"] for name in _POPULATION_ARRAYS},
             classes=tuple(header["classes"]),
         )
-        model_id = str(header["model_id"])
+        model_id = check_name(str(header["model_id"]), "model")
         sources = tensors["sources.train"], tensors["sources.validation"]
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise RaypipeError(
@@ -165,7 +169,8 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         ) from error
     network.eval()
     metrics = bundle.read_json("metrics.json")
-    return Model(model_id, config, grid, network, population, *sources, metrics)
+    fingerprint = hashlib.sha256(data).hexdigest()
+    return Model(model_id, config, grid, network, population, *sources, metrics, fingerprint)
 
 
 def _safetensors_metadata(data: bytes) -> dict[str, str]:

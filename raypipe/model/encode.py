@@ -13,7 +13,7 @@ from raypipe.model.batch import SpectraBatch
 from raypipe.model.features import prepare
 from raypipe.model.presets import Folded, Paper
 from raypipe.model.refine import refine
-from raypipe.model.statistics import cash, cash_moments
+from raypipe.model.statistics import MU_MIN, cash, cash_moments
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,11 @@ def encode_batch(
 ) -> dict[str, npt.NDArray[Any]]:
     """Latents z0.., errors z0_err.., total_counts, cash, cash_expected and fit_zscore, (n,) each.
 
-    `cash_expected` is the expectation for the fitted model (Kaastra 2017) less the number of
-    parameters the counts determined; `fit_zscore` is the excess over it in standard deviations.
-    Presets without a likelihood have no refinement and NaN errors.
+    `cash_expected` is the expectation for the fitted model (Kaastra 2017), plus what the
+    background's own noise adds (to second order, its variance over the expected counts), less the
+    number of parameters the counts determined; `fit_zscore` is the excess over it in standard
+    deviations. Presets without a likelihood have no refinement, NaN errors, and one parameter, the
+    amplitude.
     """
     device = next(network.parameters()).device
     batch = prepare(spectra, device)
@@ -47,17 +49,19 @@ def encode_batch(
         z, z_err, freedom = refined.z, refined.z_err, refined.freedom.cpu().numpy()
     else:
         z_err = torch.full_like(z, torch.nan)
-        freedom = np.zeros(len(z))
+        freedom = np.ones(len(z))
     mu = network.expected_counts(z, batch).cpu().numpy()
     expected, variance = cash_moments(mu)
+    unsure = batch.background_variance.cpu().numpy() / np.maximum(mu, MU_MIN)
     total_cash = cash(spectra.counts, mu).sum(-1)
-    cash_expected = expected.sum(-1) - freedom
+    cash_expected = (expected + unsure).sum(-1) - freedom
+    cash_variance = (variance + 4.0 * unsure + 2.0 * unsure**2).sum(-1)
     columns = {f"z{i}": value for i, value in enumerate(z.cpu().numpy().T)}
     columns |= {f"z{i}_err": value for i, value in enumerate(z_err.cpu().numpy().T)}
     columns["total_counts"] = spectra.counts.sum(-1).astype(np.int64)
     columns["cash"] = total_cash
     columns["cash_expected"] = cash_expected
-    columns["fit_zscore"] = (total_cash - cash_expected) / np.sqrt(variance.sum(-1))
+    columns["fit_zscore"] = (total_cash - cash_expected) / np.sqrt(cash_variance)
     return columns
 
 

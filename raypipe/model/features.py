@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -26,12 +27,13 @@ _FLOOR_COUNTS = 0.5
 class Batch:
     """A SpectraBatch as tensors, with the expected background in the source region.
 
-    `counts`, `background` (n, n_channel_bins); `exposure_s` (n,); `arf_cm2` (n, n_energy);
-    `response_index` (n,) into `responses` (m, n_energy, n_channel_bins).
+    `counts`, `background` and its variance (n, n_channel_bins); `exposure_s` (n,); `arf_cm2`
+    (n, n_energy); `response_index` (n,) into `responses` (m, n_energy, n_channel_bins).
     """
 
     counts: Tensor
     background: Tensor
+    background_variance: Tensor
     exposure_s: Tensor
     arf_cm2: Tensor
     response_index: Tensor
@@ -45,6 +47,7 @@ class Batch:
         return Batch(
             self.counts[rows],
             self.background[rows],
+            self.background_variance[rows],
             self.exposure_s[rows],
             self.arf_cm2[rows],
             self.response_index[rows],
@@ -55,11 +58,11 @@ class Batch:
 def prepare(spectra: SpectraBatch, device: torch.device | str = "cpu") -> Batch:
     """Tensors of a batch, its background made smooth and free of zeros (`smooth_background`)."""
     scale = torch.from_numpy(spectra.background_scale)[:, None]
-    measured = torch.from_numpy(spectra.background_counts)
-    background = torch.where(scale > 0, scale * smooth_background(measured), 0.0)
+    expected, variance = smooth_background(torch.from_numpy(spectra.background_counts))
     return Batch(
         counts=torch.from_numpy(spectra.counts).to(device),
-        background=background.to(device),
+        background=(scale * expected).to(device),
+        background_variance=(scale**2 * variance).to(device),
         exposure_s=torch.from_numpy(spectra.exposure_s).to(device),
         arf_cm2=torch.from_numpy(spectra.arf_cm2).to(device),
         response_index=torch.from_numpy(spectra.response_index).to(device),
@@ -67,18 +70,28 @@ def prepare(spectra: SpectraBatch, device: torch.device | str = "cpu") -> Batch:
     )
 
 
-def smooth_background(counts: Tensor) -> Tensor:
-    """Expected counts of the background region from its measured ones, (n, bins), never zero.
+def smooth_background(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Expected counts of the background region from its measured ones, and their variance.
 
-    A narrow Gaussian average where the counts under it are many, a wide one where they are few,
-    blended by their number; the narrow one keeps the instrument's fluorescence lines.
+    Both (n, bins), the first never zero and of the measured total. A narrow Gaussian average where
+    counts are many, a wide one where they are few, blended by how many the wide one sees; the
+    narrow one keeps the instrument's fluorescence lines. The variance is that of the averages of
+    Poisson counts, each bin for itself.
     """
-    floor = _FLOOR_COUNTS / counts.shape[-1]
-    narrow, kernel_sum_of_squares = _gaussian_average(counts, _NARROW_BINS)
-    wide, _ = _gaussian_average(counts, _WIDE_BINS)
-    counts_under_narrow = narrow / kernel_sum_of_squares
-    trust = counts_under_narrow / (counts_under_narrow + _NARROW_WORTH_COUNTS)
-    return trust * narrow + (1.0 - trust) * wide + floor
+    narrow, wide = _gaussian_average(counts, _NARROW_BINS), _gaussian_average(counts, _WIDE_BINS)
+    trust = wide / (wide + _NARROW_WORTH_COUNTS * _overlap(_NARROW_BINS, _NARROW_BINS))
+    blend = trust * narrow + (1.0 - trust) * wide
+    total = counts.sum(-1, keepdim=True).clamp_min(_FLOOR_COUNTS)
+    even = _FLOOR_COUNTS / (total + _FLOOR_COUNTS)
+    share = blend / blend.sum(-1, keepdim=True).clamp_min(1e-12)
+    share = (1.0 - even) * share + even / counts.shape[-1]
+    expected = total * share / share.sum(-1, keepdim=True)
+    relative = (
+        trust**2 * _overlap(_NARROW_BINS, _NARROW_BINS)
+        + 2.0 * trust * (1.0 - trust) * _overlap(_NARROW_BINS, _WIDE_BINS)
+        + (1.0 - trust) ** 2 * _overlap(_WIDE_BINS, _WIDE_BINS)
+    )
+    return expected, expected * relative
 
 
 def encoder_inputs(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -108,11 +121,15 @@ def encoder_inputs(batch: Batch) -> tuple[Tensor, Tensor]:
     return (features * bins).sqrt(), conditions
 
 
-def _gaussian_average(counts: Tensor, sigma_bins: float) -> tuple[Tensor, float]:
+def _overlap(sigma_bins: float, other_sigma_bins: float) -> float:
+    """Sum over bins of the product of two Gaussian kernels; with itself, its average's variance."""
+    return 1.0 / math.sqrt(2.0 * math.pi * (sigma_bins**2 + other_sigma_bins**2))
+
+
+def _gaussian_average(counts: Tensor, sigma_bins: float) -> Tensor:
     reach = int(4 * sigma_bins) + 1
     offsets = torch.arange(-reach, reach + 1, dtype=counts.dtype)
     kernel = torch.exp(-0.5 * (offsets / sigma_bins) ** 2)
     kernel = kernel / kernel.sum()
     padded = functional.pad(counts[:, None], (reach, reach), mode="reflect")
-    smooth = functional.conv1d(padded, kernel[None, None])[:, 0]
-    return smooth, float((kernel**2).sum())
+    return functional.conv1d(padded, kernel[None, None])[:, 0]

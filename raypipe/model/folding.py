@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from raypipe.model.features import Batch
+from raypipe.model.statistics import MU_MIN
 
-_NEWTON_STEPS = 8
-_MU_MIN = 1e-6
+_AMPLITUDE_STEPS = 8
 
 
 def fold(flux: Tensor, batch: Batch, energy_width_kev: float) -> Tensor:
@@ -40,16 +40,16 @@ def redistribute(photons: Tensor, response_index: Tensor, responses: Tensor) -> 
 def best_amplitude(counts: Tensor, shape: Tensor, background: Tensor) -> Tensor:
     """Amplitude a (n, 1) that makes a * shape + background most likely for `counts`.
 
-    Newton's method on the concave Poisson likelihood in log a, from the excess over the
-    background. At this maximum the likelihood does not change with a to first order, so gradients
-    of a profile likelihood need none through it.
+    Fisher scoring in log a from the excess over the background. At this maximum the likelihood
+    does not change with a to first order, so gradients of a profile likelihood need none through
+    it.
     """
     total = shape.sum(-1, keepdim=True).clamp_min(1e-30)
     excess = (counts.sum(-1, keepdim=True) - background.sum(-1, keepdim=True)).clamp_min(0.5)
     log_a = torch.log(excess / total)
-    for _ in range(_NEWTON_STEPS):
+    for _ in range(_AMPLITUDE_STEPS):
         source = torch.exp(log_a) * shape
-        mu = (source + background).clamp_min(_MU_MIN)
+        mu = (source + background).clamp_min(MU_MIN)
         gradient = (source * (counts / mu - 1.0)).sum(-1, keepdim=True)
         information = (source**2 / mu).sum(-1, keepdim=True).clamp_min(1e-3)
         log_a = log_a + (gradient / information).clamp(-2.0, 2.0)
@@ -59,5 +59,5 @@ def best_amplitude(counts: Tensor, shape: Tensor, background: Tensor) -> Tensor:
 
 def cash_per_bin(counts: Tensor, mu: Tensor) -> Tensor:
     """Cash statistic of each bin (see `raypipe.model.statistics.cash`), differentiable in mu."""
-    mu = mu.clamp_min(_MU_MIN)
+    mu = mu.clamp_min(MU_MIN)
     return 2.0 * (mu - counts + torch.xlogy(counts, counts) - torch.xlogy(counts, mu))

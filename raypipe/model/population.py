@@ -94,7 +94,7 @@ class Population:
             return np.zeros((len(z), 0))
         neighbors = min(_NEIGHBORS, len(self.reference_z))
         _, index = cKDTree(self.reference_z).query(z, k=neighbors)
-        index = index.reshape(len(z), -1)
+        index = index.reshape(len(z), neighbors)
         frequency = np.bincount(self.reference_class, minlength=n_classes) / len(self.reference_z)
         votes = (1.0 / frequency)[self.reference_class[index]]
         if sources is not None:

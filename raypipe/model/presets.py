@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from raypipe.config import ModelConfig
+from raypipe.config import PRESET_BINS, ModelConfig
 from raypipe.model.autoencoder import Autoencoder
 from raypipe.model.features import CONDITIONS, Batch, encoder_inputs
 from raypipe.model.folding import best_amplitude, cash_per_bin, fold
@@ -18,7 +18,7 @@ from raypipe.model.grid import Grid
 
 _LOG_FLUX_LIMIT = 30.0
 _TYPICAL_PHOTON_INDEX = 1.7
-_PAPER_BINS = 400
+_PAPER_BINS = PRESET_BINS["paper"]
 
 
 class Preset(nn.Module, ABC):
@@ -108,8 +108,10 @@ class Folded(Preset):
 class Paper(Preset):
     """The published recipe: min-max scaled net count rates on 400 bins, absolute error.
 
-    Pinciroli Vago et al. (arXiv:2510.14102): no response, no likelihood. For its Cash statistic
-    the decoded spectrum is scaled back and its amplitude fitted like that of `Folded`.
+    After Pinciroli Vago et al. (arXiv:2510.14102): no response, no likelihood. Its 400 bins are
+    the common channel bins spread evenly, the background subtracted is the smoothed one, and it is
+    trained like `Folded`, thinned counts included. For its Cash statistic the decoded spectrum is
+    scaled back and its amplitude fitted like that of `Folded`.
     """
 
     name = "paper"

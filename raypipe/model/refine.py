@@ -11,8 +11,8 @@ from torch.func import jvp
 from raypipe.model.features import Batch
 from raypipe.model.folding import best_amplitude, cash_per_bin, fold, redistribute
 from raypipe.model.presets import Folded
+from raypipe.model.statistics import MU_MIN
 
-_MU_MIN = 1e-6
 _DAMPING_START = 1e-2
 _DAMPING_FACTOR = 6.0
 _DAMPING_RANGE = (1e-6, 1e8)
@@ -85,7 +85,7 @@ def _scores(model: Folded, z: Tensor, log_a: Tensor, batch: Batch) -> tuple[Tens
     to_photons = batch.arf_cm2 * (batch.exposure_s * model.grid.energy_width_kev)[:, None]
     photons = (torch.exp(log_a) * shape * to_photons)[:, None] * slopes
     jacobian = redistribute(photons, batch.response_index, batch.responses)
-    mu = (jacobian[:, -1] + batch.background).clamp_min(_MU_MIN)
+    mu = (jacobian[:, -1] + batch.background).clamp_min(MU_MIN)
     gradient = (jacobian @ (batch.counts / mu - 1.0)[..., None])[..., 0]
     gradient[:, :-1] -= z
     information = (jacobian / mu[:, None]) @ jacobian.transpose(1, 2)

@@ -10,18 +10,21 @@ from scipy.special import gammaln, xlogy
 
 FloatArray = npt.NDArray[np.float64]
 
+MU_MIN = 1e-6
+"""Fewest counts a model may expect of a bin: a count where none can be is strange, not infinite."""
+
 _TABLE_MU_MAX = 2000.0
 
 
 def cash(counts: npt.ArrayLike, mu: npt.ArrayLike) -> FloatArray:
     """Cash statistic of each bin, 2 (mu - n + n ln(n / mu)), zero where n = mu.
 
-    Cash (1979, ApJ 228, 939) in the form of XSPEC's cstat. `counts` and `mu` (expected counts,
-    above 0 where there are counts) broadcast against each other.
+    Cash (1979, ApJ 228, 939) in the form of XSPEC's cstat. `counts` and `mu`, the expected counts,
+    broadcast against each other; the logarithm takes no mu below MU_MIN.
     """
     n = np.asarray(counts, dtype=np.float64)
     expected = np.asarray(mu, dtype=np.float64)
-    return np.asarray(2.0 * (expected - n + xlogy(n, n) - xlogy(n, expected)))
+    return np.asarray(2.0 * (expected - n + xlogy(n, n) - xlogy(n, np.maximum(expected, MU_MIN))))
 
 
 def cash_moments(mu: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:

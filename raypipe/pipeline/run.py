@@ -31,6 +31,7 @@ def run(
     workspace: str | Path | Workspace,
     *,
     source: str,
+    where: str | None = None,
     catalog: str | Path | None = None,
     labels: str | Path | None = None,
     release: str | None = None,
@@ -39,18 +40,21 @@ def run(
 ) -> dict[str, Any]:
     """Take a source the whole road to a latent catalog and a report.
 
-    `source` as in `discover`, or "simulated": a survey is drawn by the configuration and written
-    to the workspace's `survey` folder first, and its truth serves as labels. With `model`, the id
-    or path of a trained bundle, nothing is trained; else the configured preset is, and beside it
-    `evaluate.baseline_presets` for comparison. Returns where catalog, metrics and report are, and
-    the three figures that matter, as text. The same command completes an interrupted run.
+    `source` and `where` as in `discover`, or "simulated": a survey is drawn by the configuration
+    and written to the workspace's `survey` folder first, and its truth serves as labels. With
+    `model`, the id or path of a trained bundle, nothing is trained; else the configured preset is,
+    and beside it `evaluate.baseline_presets` for comparison. Returns where catalog, metrics and
+    report are, and the three figures that matter, as text. The same command completes an
+    interrupted run.
     """
     settings = as_config(config)
     workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
     if source == SIMULATED:
         source = _simulated_survey(workspace, settings)
         catalog = labels = Path(source) / "truth.parquet"
-    found = discover(workspace, source=source, catalog=catalog, release=release, config=settings)
+    found = discover(
+        workspace, source=source, where=where, catalog=catalog, release=release, config=settings
+    )
     release = str(found["release"])
     with ray_session(settings.ray):
         ingest(workspace, release=release, config=settings)

@@ -11,14 +11,13 @@ import numpy.typing as npt
 import pandas as pd
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
-from sklearn.preprocessing import StandardScaler
 
 from raypipe.config import ReportConfig
 from raypipe.discovery.manifest import read_manifest_summary
 from raypipe.evaluation.selection import choose_rows, has_latents, latents_of, read_spectra
 from raypipe.evaluation.subject import Subject, labeled_catalog, metrics_name
-from raypipe.evaluation.validation import fitting_threads
-from raypipe.ingestion.ingest import count_rows
+from raypipe.evaluation.validation import fitting_threads, on_one_scale
+from raypipe.ingestion.progress import count_rows
 from raypipe.model.bundle import Model
 from raypipe.model.grid import Grid
 from raypipe.reporting.spectrum_figure import ExampleSpectrum
@@ -141,7 +140,7 @@ def choose_worst(catalog: pd.DataFrame) -> list[int]:
 
 
 def map_latents(catalog: pd.DataFrame, seed: int) -> LatentMap:
-    """Project the standardized latents to a plane: t-SNE, or PCA where there are few."""
+    """Project the latents to a plane: t-SNE, or PCA where there are few."""
     rows = np.flatnonzero(has_latents(catalog))
     which = "all detections" if len(rows) == len(catalog) else "all detections that have latents"
     if len(rows) > MAP_ROWS:
@@ -151,7 +150,7 @@ def map_latents(catalog: pd.DataFrame, seed: int) -> LatentMap:
     if len(rows) < 3 or latents.shape[1] < 3:
         plane = np.pad(latents[:, :2], ((0, 0), (0, max(0, 2 - latents.shape[1]))))
         return LatentMap(rows, plane, f"the first latents of {which}")
-    latents = StandardScaler().fit_transform(latents)
+    latents = on_one_scale(latents)
     if len(rows) < TSNE_MIN_ROWS:
         positions = PCA(2, random_state=seed).fit_transform(latents)
         return LatentMap(

@@ -35,8 +35,8 @@ h3 { font-size: 1rem; margin: 1.6rem 0 .5rem; }
 p { max-width: 46rem; margin: .5rem 0; }
 .lead { color: var(--soft); margin: 0; }
 .note { color: var(--soft); font-size: .9rem; }
-nav { margin: 1.2rem 0 0; font-size: .9rem; }
-nav a { margin-right: 1.1rem; color: var(--soft); text-underline-offset: .2em; }
+nav { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: 1.2rem 0 0; font-size: .9rem; }
+nav a { color: var(--soft); text-underline-offset: .2em; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: 1rem;
   margin: 1.8rem 0 0; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: .5rem;

@@ -44,6 +44,8 @@ QUANTITY_COLUMNS: Sequence[tuple[str, str, str, str]] = tuple(
 )
 """The same on physical quantities."""
 
+ALL_COLUMNS = (*FIT_AND_CLASS_COLUMNS, *QUANTITY_COLUMNS)
+
 FIT_COLUMNS: Sequence[tuple[str, str, str]] = (
     ("cash_per_bin", "Cash per bin", ".3f"),
     ("cash_expected_per_bin", "expected", ".3f"),
@@ -67,10 +69,10 @@ def summary_section(material: Material) -> Html:
     if material.metrics is None:
         zscores = material.catalog["fit_zscore"].to_numpy(np.float64)
         zscores = zscores[np.isfinite(zscores)]
-        share = float((np.abs(zscores) < 3).mean()) if len(zscores) else float("nan")
+        share = f"{(np.abs(zscores) < 3).mean():.0%}" if len(zscores) else "–"
         items = [
             ("Detections", f"{len(material.catalog):,}", f"release {material.release}"),
-            ("Explained within 3σ", f"{share:.0%}", "share of Cash z-scores between −3 and 3"),
+            ("Explained within 3σ", share, "share of Cash z-scores between −3 and 3"),
         ]
         return join([cards(items), paragraph(NOT_EVALUATED, "note")])
     data = material.metrics["data"]
@@ -117,12 +119,21 @@ def _comparison(metrics: Mapping[str, Any]) -> Html:
     rows = metrics["comparison"]
     own = [row for row in rows if row["kind"] != "published"]
     reason = metrics.get("comparison_reason")
+    remark = [paragraph(f"{reason}.", "note")] if reason else []
+    judged = [key for key, _, _, better in ALL_COLUMNS if better == HIGHER]
+    if not any(row.get(key) is not None for row in own for key in judged):
+        return join(
+            [
+                paragraph("No comparison: too few labels, or none, to judge representations by."),
+                *remark,
+            ]
+        )
     return join(
         [
             paragraph(caption, "note"),
             _comparison_table(rows, FIT_AND_CLASS_COLUMNS),
             _comparison_table(own, QUANTITY_COLUMNS),
-            *([paragraph(f"{reason}.", "note")] if reason else []),
+            *remark,
         ]
     )
 

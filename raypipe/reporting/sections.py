@@ -35,6 +35,9 @@ from raypipe.reporting.spectrum_figure import spectrum_figure
 ANOMALIES_SHOWN = 10
 """Rows in each list of anomalies."""
 
+REJECT_REASONS_SHOWN = 30
+"""Most rows of the table of rejects."""
+
 MIN_CORRELATION_ROWS = 30
 """Fewest detections for rank correlations worth showing."""
 
@@ -293,21 +296,38 @@ def _remarks(row: pd.Series[Any]) -> str:
 def _rejects(rejects: pd.DataFrame) -> Html:
     if rejects.empty:
         return paragraph("None: every detection of the manifest has a spectrum.")
-    grouped = rejects.groupby(["stage", "reason", "retryable"], dropna=False)
-    found = grouped["detection_id"].agg(["size", "first"]).reset_index()
-    found = found.sort_values("size", ascending=False, kind="stable")
+    found = group_rejects(rejects)
     cells = (
         [
-            number_cell(row["size"], ",d"),
+            number_cell(row["detections"], ",d"),
             text_cell(row["stage"]),
-            text_cell(row["reason"]),
+            text_cell(row["reason"], wide=True),
             text_cell("yes" if row["retryable"] else "no"),
-            text_cell(row["first"]),
+            text_cell(row["detection_id"], row["uri"] if isinstance(row["uri"], str) else ""),
         ]
-        for _, row in found.iterrows()
+        for _, row in found.head(REJECT_REASONS_SHOWN).iterrows()
     )
     headers = ("detections", "stage", "reason", "worth a retry", "for instance")
-    return table(headers, cells, numbers=(0,))
+    more = len(found) - REJECT_REASONS_SHOWN
+    remark = [paragraph(f"{count_of(more, 'further reason')} in rejects.", "note")]
+    return join([table(headers, cells, numbers=(0,)), *(remark if more > 0 else [])])
+
+
+def group_rejects(rejects: pd.DataFrame) -> pd.DataFrame:
+    """Rejects by stage, reason and whether a retry is worth it, most frequent first.
+
+    A reason that begins with the reject's own file is taken without it, so that the same problem
+    of many files is one row; `detection_id` and `uri` are those of the first of them.
+    """
+    reasons = [
+        str(reason).removeprefix(str(uri)).removeprefix(": ")
+        for reason, uri in zip(rejects["reason"], rejects["uri"], strict=True)
+    ]
+    grouped = rejects.assign(reason=reasons, detections=1).groupby(
+        ["stage", "reason", "retryable"], dropna=False, as_index=False
+    )
+    found = grouped.agg({"detections": "sum", "detection_id": "first", "uri": "first"})
+    return found.sort_values("detections", ascending=False, kind="stable")
 
 
 def _classes(rows: pd.DataFrame) -> npt.NDArray[np.object_]:

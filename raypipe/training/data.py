@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,15 @@ import pyarrow as pa
 
 from raypipe.config import TrainConfig
 from raypipe.errors import RaypipeError
+from raypipe.ingestion.progress import require_ingested
 from raypipe.ingestion.responses import ResponseLibrary
 from raypipe.model.batch import COLUMNS, SpectraBatch
 from raypipe.model.split import TEST, TRAIN, VALIDATION, assign_splits, source_keys
 from raypipe.workspace import Workspace, spectra_folder
 
 _MIN_TRAIN = 16
+_LEARNED = ["name", "class", "content_sha256"]
+"""Columns beside the identity that decide what is learned: another value, another model."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +49,14 @@ class Roster:
 
 def read_roster(workspace: Workspace, release: str, config: TrainConfig) -> Roster:
     """Decide the split of a release's spectra; RaypipeError where too few are to train on."""
-    columns = ["detection_id", "name", "counts_b", "pha_sha256"]
-    table = workspace.read_folder(spectra_folder(release), columns)
+    require_ingested(workspace, release)
+    table = workspace.read_folder(spectra_folder(release), ["detection_id", "counts_b", *_LEARNED])
     table = table.sort_by("detection_id")
     ids = table["detection_id"].to_pylist()
     keys = source_keys(table["name"].to_pylist(), ids)
     split = assign_splits(keys, config.seed, config.test_fraction, config.validation_fraction)
-    digest = hashlib.sha256("\n".join(ids + table["pha_sha256"].to_pylist()).encode())
+    learned = table.select([name for name in table.column_names if name in _LEARNED])
+    digest = hashlib.sha256(json.dumps([ids, learned.to_pydict()]).encode())
     roster = Roster(
         detection_ids=np.array(ids, dtype=object),
         keys=keys,
@@ -59,7 +64,8 @@ def read_roster(workspace: Workspace, release: str, config: TrainConfig) -> Rost
         usable=table["counts_b"].to_numpy() > 0,
         fingerprint=digest.hexdigest()[:16],
     )
-    if len(roster.rows(TRAIN)) < _MIN_TRAIN or len(roster.rows(VALIDATION)) == 0:
+    least = max(_MIN_TRAIN, config.num_workers)
+    if len(roster.rows(TRAIN)) < least or len(roster.rows(VALIDATION)) == 0:
         raise RaypipeError(
             f"{workspace.uri} {release}: {roster.sizes()} spectra are too few to train on; "
             "ingest more, or embed them with a model trained elsewhere (--model)"
@@ -78,7 +84,7 @@ def read_spectra(
         tables.append(table.filter(pa.compute.is_in(table["detection_id"], wanted)))
     table = pa.concat_tables(tables, promote_options="permissive")
     order = {identifier: i for i, identifier in enumerate(table["detection_id"].to_pylist())}
-    table = table.take(pa.array([order[identifier] for identifier in detection_ids]))
+    table = table.take(pa.array([order[i] for i in detection_ids], pa.int64()))
     labels = (
         np.array(table["class"].to_pylist(), dtype=object)
         if "class" in table.column_names

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import ray.train
 import ray.train.torch
 import torch
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 _CHECKPOINT = "checkpoint.pt"
 _WARM_UP = 0.1
+_ROWS_AT_ONCE = 4096
 
 
 def train_worker(task: dict[str, Any]) -> None:
@@ -51,10 +53,9 @@ def train_worker(task: dict[str, Any]) -> None:
     trainer = _Trainer(config, workspace, task["release"], roster, rank, world)
     trainer.resume(ray.train.get_checkpoint())
     for epoch in range(trainer.epoch, config.train.epochs):
-        metrics = trainer.run_epoch(epoch)
-        trainer.report(metrics)
         if trainer.should_stop():
             break
+        trainer.report(trainer.run_epoch(epoch))
     trainer.publish(task["model_id"])
 
 
@@ -120,12 +121,17 @@ class _Trainer:
     def run_epoch(self, epoch: int) -> dict[str, float]:
         """Take one pass over the training spectra and measure the validation loss."""
         started = time.monotonic()
+        torch.manual_seed(self._seed_of(epoch))
         self.model.train()
         total = torch.zeros((), device=self.device)
         for step, rows in enumerate(self._batches(epoch)):
             total += self._step(self.train.take(rows), epoch, step)
         train_loss = self._mean_over_workers(total, self.steps)
         validation_loss = self._validate()
+        if not math.isfinite(validation_loss):
+            raise RaypipeError(
+                f"the validation loss is not finite after epoch {epoch}; lower train.learning_rate"
+            )
         seconds = time.monotonic() - started
         metrics = {
             "epoch": float(epoch),
@@ -163,6 +169,8 @@ class _Trainer:
 
     def should_stop(self) -> bool:
         """Whether the validation loss has not improved for too long."""
+        if not self.history:
+            return False
         return len(self.history) - 1 - self.best_epoch >= self.config.train.patience
 
     def publish(self, model_id: str) -> None:
@@ -172,9 +180,13 @@ class _Trainer:
         self.network.load_state_dict(self.best_state)
         self.network.eval()
         rows = self.roster.rows(TRAIN)
-        everything, labels = self._load(rows)
-        self.network.autoencoder.whiten(self._latents(everything))
-        z = self._latents(everything).cpu().double().numpy()
+        pieces = [
+            self._encode_rows(rows[start : start + _ROWS_AT_ONCE])
+            for start in range(0, len(rows), _ROWS_AT_ONCE)
+        ]
+        latents = torch.cat([z for z, _ in pieces])
+        labels = np.concatenate([label for _, label in pieces])
+        z = self.network.autoencoder.whiten(latents).cpu().double().numpy()
         keys = self.roster.keys[rows]
         train = self.config.train
         model = Model(
@@ -208,16 +220,18 @@ class _Trainer:
             "history": self.history,
         }
 
-    def _load(self, rows: Any) -> tuple[Batch, Any]:
+    def _load(self, rows: npt.NDArray[np.int64]) -> tuple[Batch, npt.NDArray[Any]]:
         spectra, labels = read_spectra(
             self.workspace, self.release, self.roster.detection_ids[rows]
         )
         return prepare(spectra, self.device), labels
 
+    def _seed_of(self, epoch: int) -> int:
+        """The seed of this worker's order and thinning in an epoch, also after a restart."""
+        return self.config.train.seed + 1_000_003 * (epoch * self.world + self.rank)
+
     def _batches(self, epoch: int) -> Iterator[Tensor]:
-        generator = torch.Generator().manual_seed(
-            self.config.train.seed + 1_000_003 * (epoch * self.world + self.rank)
-        )
+        generator = torch.Generator().manual_seed(self._seed_of(epoch))
         order = torch.randperm(len(self.train), generator=generator)
         while len(order) < self.steps * self.local_batch:
             order = torch.cat([order, order])
@@ -251,9 +265,11 @@ class _Trainer:
         return self._mean_over_workers(total, len(self.validation))
 
     @torch.no_grad()
-    def _latents(self, batch: Batch) -> Tensor:
-        rows = torch.arange(len(batch), device=self.device).split(256)
-        return torch.cat([self.network.encode(batch.take(chunk)) for chunk in rows])
+    def _encode_rows(self, rows: npt.NDArray[np.int64]) -> tuple[Tensor, npt.NDArray[Any]]:
+        """Latents and labels of some rows of the roster."""
+        batch, labels = self._load(rows)
+        chunks = torch.arange(len(batch), device=self.device).split(256)
+        return torch.cat([self.network.encode(batch.take(chunk)) for chunk in chunks]), labels
 
     def _mean_over_workers(self, total: Tensor, count: int) -> float:
         both = torch.stack([total, torch.tensor(float(count), device=self.device)])
@@ -275,6 +291,7 @@ def thin(batch: Batch, least: float) -> Batch:
     return Batch(
         counts=counts,
         background=batch.background * share[:, None],
+        background_variance=batch.background_variance * share[:, None] ** 2,
         exposure_s=batch.exposure_s * share,
         arf_cm2=batch.arf_cm2,
         response_index=batch.response_index,

@@ -19,7 +19,7 @@ from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
 from raypipe._version import __version__
-from raypipe.cluster import ray_session
+from raypipe.cluster import own_errors, ray_session, require_resources
 from raypipe.config import Config, as_config, load_config
 from raypipe.discovery.manifest import choose_release
 from raypipe.runs import record_run
@@ -28,6 +28,9 @@ from raypipe.training.loop import train_worker
 from raypipe.workspace import Workspace, model_folder
 
 log = logging.getLogger(__name__)
+
+_EXECUTION = {"cpus_per_worker", "use_gpu", "max_failures"}
+"""Settings of where training runs, not of what it makes."""
 
 
 def train(
@@ -73,7 +76,7 @@ def model_id_of(settings: Config, roster: Roster) -> str:
     """Name of the model that these settings make of these spectra."""
     recipe = {
         "model": settings.model.model_dump(),
-        "train": settings.train.model_dump(),
+        "train": settings.train.model_dump(exclude=_EXECUTION),
         "data": roster.fingerprint,
         "version": __version__,
     }
@@ -85,6 +88,10 @@ def _fit(workspace: Workspace, release: str, model_id: str, settings: Config) ->
     use_gpu = settings.train.use_gpu
     if use_gpu is None:
         use_gpu = ray.cluster_resources().get("GPU", 0) >= settings.train.num_workers
+    workers = settings.train.num_workers
+    require_resources(
+        "training", workers * settings.train.cpus_per_worker, workers if use_gpu else 0
+    )
     reports = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
         train_worker,
@@ -107,7 +114,7 @@ def _fit(workspace: Workspace, release: str, model_id: str, settings: Config) ->
             callbacks=[_Reporter(reports)],
         ),
     )
-    with _progress_lines(reports, model_id, settings.train.epochs), _interruptible():
+    with _progress_lines(reports, model_id, settings.train.epochs), _interruptible(), own_errors():
         trainer.fit()
 
 

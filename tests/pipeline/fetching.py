@@ -6,8 +6,8 @@ import pandas as pd
 import pyarrow as pa
 
 from raypipe.config import IngestConfig
-from raypipe.ingestion.ingest import check_totals, count_rows
-from raypipe.ingestion.part import Outcome, ingest_part, is_done
+from raypipe.ingestion.part import Outcome, ingest_part
+from raypipe.ingestion.progress import check_totals, count_rows, is_done
 from raypipe.workspace import Workspace, part_name, rejects_folder, spectra_folder
 from tests.pipeline.file_server import FileServer
 

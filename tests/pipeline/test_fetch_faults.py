@@ -11,7 +11,8 @@ import pytest
 
 from raypipe.ingestion.fetch import Fetcher
 from raypipe.ingestion.fetch_error import FetchError
-from raypipe.ingestion.part import ingest_part, is_done
+from raypipe.ingestion.part import ingest_part
+from raypipe.ingestion.progress import is_done
 from raypipe.workspace import Workspace, part_name, spectra_folder
 from tests.pipeline import file_server
 from tests.pipeline.fetching import (
@@ -126,7 +127,7 @@ def test_files_the_server_does_not_have_are_not_asked_for_again(
     outcome = ingest_all(workspace, QUICK)
     assert (outcome.rejects, outcome.retryable, outcome.retries) == (2, 1, 1)
     gone = rejects_of(workspace).loc[rows["detection_id"][3]]
-    assert gone.reason == f"{rows['arf_uri'][3]}: the server answered 404 Not Found"
+    assert (gone.uri, gone.reason) == (rows["arf_uri"][3], "the server answered 404 Not Found")
     server.faults.clear()
     server.log.clear()
     assert ingest_all(workspace, QUICK).rejects == 1

@@ -10,7 +10,8 @@ import pytest
 
 from raypipe.discovery.discover import discover
 from raypipe.errors import RaypipeError
-from raypipe.ingestion.ingest import check_totals, count_rows, ingest
+from raypipe.ingestion.ingest import ingest
+from raypipe.ingestion.progress import check_totals, count_rows
 from raypipe.model.batch import vectors
 from raypipe.ogip import read_spectrum
 from raypipe.workspace import Workspace, part_name, spectra_folder
@@ -126,7 +127,8 @@ def test_nothing_is_lost_to_broken_files(survey: Path, tmp_path: Path) -> None:
     assert not set(spectra.index) & set(rejects.index)
     assert set(rejects.index) == set(reasons)
     for identifier, said in reasons.items():
-        assert said in rejects.loc[identifier].reason, identifier
+        reject = rejects.loc[identifier]
+        assert said in f"{reject.uri}: {reject.reason}", identifier
         assert "internal error" not in rejects.loc[identifier].reason
 
 

@@ -14,7 +14,8 @@ from astropy.io import fits
 
 from raypipe.config import IngestConfig
 from raypipe.discovery.discover import discover
-from raypipe.ingestion.part import ingest_part, is_done
+from raypipe.ingestion.part import ingest_part
+from raypipe.ingestion.progress import is_done
 from raypipe.simulation.simulate import simulate
 from raypipe.workspace import Workspace
 
@@ -150,7 +151,7 @@ def test_files_cut_anywhere(files: Path, product: str) -> None:
             path.write_bytes(content)
             shutil.rmtree(files.parent / "w", ignore_errors=True)
             _, rejects = _ingest(files)
-            assert product in rejects.reason[0]
+            assert product in rejects.uri[0]
             assert "internal error" not in rejects.reason[0]
 
 

@@ -2,22 +2,25 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import raypipe
 from raypipe.catalog.schema import describe
+from raypipe.config import load_config
 from raypipe.discovery.discover import discover
 from raypipe.embedding.embed import embed
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.ingestion.ingest import ingest
-from raypipe.training.train import train
+from raypipe.training.data import read_roster
+from raypipe.training.train import model_id_of, train
 from raypipe.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "discover": {"part_rows": 40},
     "model": {"width": 16, "depth": 1, "heads": 2, "decoder_width": 32},
     "train": {"epochs": 4, "batch_size": 16, "num_workers": 2, "cpus_per_worker": 0.5},
@@ -126,3 +129,65 @@ def test_a_model_from_elsewhere_has_seen_nothing(
     shutil.rmtree(tmp_path / "catalog")
     with pytest.raises(UsageError, match="run raypipe embed first"):
         raypipe.open_catalog(tmp_path)
+
+
+def test_parts_without_spectra_embed_too(
+    ingested: Workspace, model_id: str, shared_data: Path, tmp_path: Path
+) -> None:
+    small = {**SETTINGS, "discover": {"part_rows": 1}}
+    discover(tmp_path, source=str(shared_data / "csc"), config=small)
+    ingest(tmp_path, config=small)
+    workspace = Workspace(tmp_path)
+    rows = [workspace.count_rows(name) for name in workspace.files("spectra/csc2.1")]
+    assert 0 in rows
+    embed(tmp_path, model=ingested.absolute_uri(f"models/{model_id}"), config=small)
+    assert len(raypipe.open_catalog(tmp_path)) == 6
+
+
+def test_new_labels_and_names_make_another_model(survey: Path, tmp_path: Path) -> None:
+    def fingerprint(catalog: Path | None) -> str:
+        discover(tmp_path, source=str(survey), catalog=catalog, config=SETTINGS)
+        ingest(tmp_path, config=SETTINGS)
+        settings = load_config(settings=SETTINGS)
+        return model_id_of(settings, read_roster(Workspace(tmp_path), "sim", settings.train))
+
+    without, with_truth = fingerprint(None), fingerprint(survey / "truth.parquet")
+    assert without != with_truth
+    assert fingerprint(survey / "truth.parquet") == with_truth
+
+
+def test_spectra_that_are_behind_the_manifest_are_refused(survey: Path, tmp_path: Path) -> None:
+    discover(tmp_path, source=str(survey), config=SETTINGS)
+    with pytest.raises(RaypipeError, match="run raypipe ingest first"):
+        train(tmp_path, config=SETTINGS)
+
+
+def test_more_workers_than_cpus_are_refused_not_waited_for(ingested: Workspace) -> None:
+    greedy = {**SETTINGS, "train": {**SETTINGS["train"], "cpus_per_worker": 64.0, "seed": 9}}
+    with pytest.raises(UsageError, match=r"128 CPUs and Ray has 2"):
+        train(ingested, config=greedy)
+
+
+def test_an_error_in_a_worker_arrives_as_itself(
+    ingested: Workspace, model_id: str, tmp_path: Path
+) -> None:
+    broken = Workspace(tmp_path / "w")
+    shutil.copytree(ingested.root, broken.root)
+    for name in broken.files("responses"):
+        broken.delete(name)
+    shutil.rmtree(tmp_path / "w" / "catalog", ignore_errors=True)
+    with pytest.raises(RaypipeError, match="redistribution is missing"):
+        embed(broken, model=model_id, config=SETTINGS)
+
+
+def test_one_validation_spectrum_for_two_workers(survey: Path, tmp_path: Path) -> None:
+    """A worker without validation spectra takes its part in training all the same."""
+    settings = {
+        **SETTINGS,
+        "train": {**SETTINGS["train"], "epochs": 1, "validation_fraction": 0.008},
+    }
+    discover(tmp_path, source=str(survey), catalog=survey / "truth.parquet", config=settings)
+    ingest(tmp_path, config=settings)
+    roster = read_roster(Workspace(tmp_path), "sim", load_config(settings=settings).train)
+    assert roster.sizes()["validation"] == 1
+    assert train(tmp_path, config=settings).startswith("folded-")

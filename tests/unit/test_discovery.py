@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from astropy.table import Table
 
 from raypipe.discovery.catalog_columns import join_catalog, read_catalog
 from raypipe.discovery.discover import discover
@@ -96,8 +98,13 @@ def test_catalogs_join_by_the_best_key_they_have() -> None:
     by_id = join_catalog(manifest, pd.DataFrame({"detection_id": ["b"], "class": ["AGN"]}))
     assert by_id["class"].tolist()[1] == "AGN"
     assert by_id["class"].isna().tolist() == [True, False]
-    triple = pd.DataFrame({"obsid": [1, 1], "obi": 0, "region_id": 1, "ra": [5.0, 6.0]})
+    triple = pd.DataFrame({"obsid": ["1", "1"], "obi": 0, "region_id": 1, "ra": [5.0, 6.0]})
     assert join_catalog(manifest, triple)["ra"].tolist()[0] == 5.0
+    other_release = triple.assign(detection_id=["x", "y"])
+    assert join_catalog(manifest, other_release)["ra"].tolist()[0] == 5.0
+    named = manifest.assign(name=["n", None])
+    assert join_catalog(named, pd.DataFrame({"name": ["n"], "class": ["NS"]}))["class"][0] == "NS"
+    assert "class" not in join_catalog(manifest, pd.DataFrame({"name": ["n"], "class": ["NS"]}))
     with pytest.raises(UsageError, match="neither detection_id"):
         join_catalog(manifest, pd.DataFrame({"source": ["x"]}))
 
@@ -139,6 +146,35 @@ def test_what_cannot_be_discovered_says_why(tmp_path: Path) -> None:
     (tmp_path / "empty" / "survey.json").write_text("{")
     with pytest.raises(UsageError, match=r"survey\.json"):
         discover(tmp_path / "w", source=str(tmp_path / "empty"))
+
+
+def test_releases_cannot_lead_out_of_the_workspace(tmp_path: Path) -> None:
+    _touch(tmp_path / "s", 1)
+    (tmp_path / "s" / "survey.json").write_text('{"release": "../../victim"}')
+    with pytest.raises(UsageError, match="victim"):
+        discover(tmp_path / "w", source=str(tmp_path / "s"))
+    with pytest.raises(UsageError, match="release"):
+        discover(tmp_path / "w", source=str(tmp_path / "s"), release="..")
+
+
+def test_files_of_one_stem_stay_apart(tmp_path: Path) -> None:
+    for name in "a.pi", "a.pha", "b/a.pi", "c.pi.gz":
+        (tmp_path / "s" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "s" / name).write_text("not a spectrum")
+    discover(tmp_path / "w", source=str(tmp_path / "s"))
+    rows = Workspace(tmp_path / "w").read_folder("manifest/csc2.1")
+    assert sorted(rows["detection_id"].to_pylist()) == [
+        "file:a.pha",
+        "file:a.pi",
+        "file:b/a.pi",
+        "file:c",
+    ]
+
+
+def test_classes_of_fits_catalogs_are_text(tmp_path: Path) -> None:
+    table = Table({"obsid": [1], "obi": [0], "region_id": [1], "class": np.array([b"AGN"])})
+    table.write(tmp_path / "c.fits")
+    assert read_catalog(tmp_path / "c.fits")["class"].tolist() == ["AGN"]
 
 
 def test_releases_are_chosen_or_asked_for(tmp_path: Path) -> None:

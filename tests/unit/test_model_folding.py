@@ -103,9 +103,19 @@ def test_both_cash_statistics_are_one() -> None:
 
 def test_smooth_background_keeps_the_total_and_has_no_zeros() -> None:
     counts = torch.poisson(torch.full((4, 256), 0.02), generator=torch.Generator().manual_seed(0))
-    smooth = smooth_background(counts)
+    smooth, _ = smooth_background(counts)
     assert (smooth > 0).all()
-    assert smooth.sum(-1).numpy() == pytest.approx(counts.sum(-1).numpy() + 0.5, abs=1.0)
+    assert smooth.sum(-1).numpy() == pytest.approx(counts.sum(-1).numpy(), rel=1e-4)
     line = torch.full((1, 256), 50.0)
     line[0, 100] = 500.0
-    assert smooth_background(line)[0, 100] > 120.0
+    assert smooth_background(line)[0][0, 100] > 120.0
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.2, 2.0, 20.0])
+def test_smooth_background_is_right_on_average_and_knows_its_noise(rate: float) -> None:
+    torch.manual_seed(0)
+    smooth, variance = smooth_background(torch.poisson(torch.full((4000, 256), rate)))
+    inner = smooth[:, 40:-40]
+    assert inner.mean().item() == pytest.approx(rate, rel=0.05)
+    scatter = inner.var(0).mean().item()
+    assert variance[:, 40:-40].mean().item() == pytest.approx(scatter, rel=0.5)

@@ -17,6 +17,7 @@ from raypipe.reporting import figures
 from raypipe.reporting.material import choose_examples, choose_worst, map_latents
 from raypipe.reporting.page import number_cell, svg, text_cell
 from raypipe.reporting.report import report
+from raypipe.reporting.sections import group_rejects
 from raypipe.reporting.spectrum_figure import (
     ExampleSpectrum,
     group_bins,
@@ -256,3 +257,19 @@ def test_a_catalog_without_rows_has_a_page(tmp_path: Path) -> None:
     made.workspace.write_table(name, made.workspace.read_table(name).slice(0, 0))
     assert evaluate(str(tmp_path))["data"]["n_rows"] == 0
     outline_of(Path(report(str(tmp_path))).read_text())
+
+
+def test_rejects_with_the_same_problem_are_one_row() -> None:
+    rejects = pd.DataFrame(
+        {
+            "detection_id": ["a", "b", "c"],
+            "stage": "read",
+            "reason": ["x/a.fits: cut short", "x/b.fits: cut short", "x/c.fits[2]: no COUNTS"],
+            "retryable": False,
+            "uri": ["x/a.fits", "x/b.fits", "x/c.fits"],
+        }
+    )
+    found = group_rejects(rejects)
+    assert found["reason"].tolist() == ["cut short", "[2]: no COUNTS"]
+    assert found["detections"].tolist() == [2, 1]
+    assert found["uri"].tolist() == ["x/a.fits", "x/c.fits"]

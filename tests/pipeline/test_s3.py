@@ -1,0 +1,157 @@
+"""Sources and workspaces in a bucket: a real S3 server on loopback."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from raypipe.cli import main
+from raypipe.discovery.discover import discover
+from raypipe.errors import RaypipeError, UsageError
+from raypipe.ingestion.fetch import read_stored
+from raypipe.workspace import Workspace
+from tests.pipeline.tap_server import Archive, TapServer
+
+BUCKET = "archive"
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[Any]:
+    """A bucket that everything in this module finds under s3://archive."""
+    server = ThreadedMotoServer("127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "someone")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        patch.setenv("AWS_REGION", "us-east-1")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        client = boto3.client("s3")
+        client.create_bucket(Bucket=BUCKET)
+        yield client
+    server.stop()
+
+
+def pha_name(obsid: int, region: int = 1, version: int = 1, product: str = "pha3") -> str:
+    return f"acisf{obsid:05d}_000N{version:03d}_r{region:04d}_{product}.fits.gz"
+
+
+def put(bucket: Any, prefix: str, *names: str, body: bytes = b"a spectrum") -> None:
+    for name in names:
+        bucket.put_object(Bucket=BUCKET, Key=f"{prefix}/{name}", Body=body)
+
+
+def manifest(workspace: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = Workspace(workspace).read_folder("manifest/csc2.1").to_pylist()
+    return sorted(rows, key=lambda row: row["detection_id"])
+
+
+def test_more_keys_than_a_page_of_a_listing(
+    bucket: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(bucket, "many", *(f"{i % 10}/{pha_name(i)}" for i in range(1200)))
+    workspace = f"s3://{BUCKET}/workspace"
+    arguments = ["discover", "--workspace", workspace, "--source", f"s3://{BUCKET}/many", "--json"]
+    assert main(arguments) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["rows"], summary["parts"]) == (1200, 4)
+    assert [row["obsid"] for row in manifest(workspace)] == sorted(range(1200), key=str)
+    assert main([*arguments, "--set", "discover.part_rows=2000"]) == 0
+    assert len(Workspace(workspace).files("manifest/csc2.1", ".parquet")) == 1
+    assert len(manifest(workspace)) == 1200
+    capsys.readouterr()
+    assert main(["status", "--workspace", workspace, "--json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert status["releases"][0]["rows"] == {"manifest": 1200, "spectra": 0, "rejects": 0}
+    assert status["releases"][0]["source"] == f"s3://{BUCKET}/many"
+
+
+def test_the_newest_version_wins(bucket: Any, tmp_path: Path) -> None:
+    put(bucket, "versions", pha_name(1, version=2), pha_name(1, version=10))
+    put(bucket, "versions/older", pha_name(1, version=9), pha_name(1, version=9, product="arf3"))
+    discover(tmp_path, source=f"s3://{BUCKET}/versions/")
+    (row,) = manifest(str(tmp_path))
+    assert row["pha_uri"] == f"s3://{BUCKET}/versions/{pha_name(1, version=10)}"
+    assert row["arf_uri"].endswith(f"older/{pha_name(1, version=9, product='arf3')}")
+
+
+@pytest.mark.parametrize(
+    "folder",
+    ["with space", "Größe 星", "a+b", "100%", "%2Fslash", "what?x=1&y", "hash#1", "d:e", "~tilde'"],
+)
+def test_awkward_names(folder: str, bucket: Any) -> None:
+    prefix = f"odd/{folder}"
+    put(bucket, f"{prefix}/in {folder}", pha_name(7), body=folder.encode())
+    workspace = f"s3://{BUCKET}/{prefix}/work space"
+    discover(workspace, source=f"s3://{BUCKET}/{prefix}")
+    (row,) = manifest(workspace)
+    assert row["pha_uri"] == f"s3://{BUCKET}/{prefix}/in {folder}/{pha_name(7)}"
+    assert read_stored(row["pha_uri"], 1000) == folder.encode()
+    assert discover(workspace, source=f"s3://{BUCKET}/{prefix}")["rows"] == 1
+
+
+def test_awkward_names_on_a_disk(tmp_path: Path) -> None:
+    for folder in "with space", "Größe 星", "a+b", "100%", "%2Fslash", "what?x=1&y", "hash#1":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / pha_name(7)).write_bytes(folder.encode())
+        discover(tmp_path / folder / "w", source=str(tmp_path / folder))
+        (row,) = manifest(str(tmp_path / folder / "w"))
+        assert read_stored(row["pha_uri"], 1000) == folder.encode()
+
+
+def test_what_is_not_there_says_so(bucket: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such folder"):
+        discover(tmp_path, source=f"s3://{BUCKET}/nothing")
+    with pytest.raises(UsageError, match="no such folder"):
+        discover(tmp_path, source="s3://no-such-bucket/nothing")
+    put(bucket, "few", pha_name(1))
+    with pytest.raises(RaypipeError, match="cannot be written"):
+        discover("s3://no-such-bucket/w", source=f"s3://{BUCKET}/few")
+
+
+def test_a_server_that_is_gone_is_an_error(
+    bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(RaypipeError, match=r"s3://archive/few.*cannot be"):
+        discover(tmp_path, source=f"s3://{BUCKET}/few")
+
+
+def test_workspaces_in_a_bucket_work_as_on_a_disk(bucket: Any) -> None:
+    workspace = Workspace(f"s3://{BUCKET}/w")
+    workspace.write_bytes("a/b.txt", b"1")
+    workspace.write_bytes("a/b.txt", b"2")
+    workspace.write_bytes("a/.hidden/c.txt", b"3")
+    workspace.write_json("a/d.json", {"e": 1})
+    assert workspace.files("a") == ["a/b.txt", "a/d.json"]
+    assert workspace.folders("a") == [".hidden"]
+    assert workspace.files("nothing") == workspace.folders("nothing") == []
+    assert workspace.read_bytes("a/b.txt") == b"2"
+    assert workspace.modified("a/b.txt") > 0
+    workspace.delete("a/b.txt")
+    workspace.delete("a/b.txt")
+    assert not workspace.exists("a/b.txt")
+    with pytest.raises(RaypipeError, match=r"s3://archive/w/a/b\.txt: no such file"):
+        workspace.read_bytes("a/b.txt")
+    with pytest.raises(RaypipeError, match="no such file"):
+        workspace.read_table("a/none.parquet")
+
+
+def test_a_release_into_a_bucket(bucket: Any) -> None:
+    archive = Archive(stacks=6)
+    workspace = f"s3://{BUCKET}/release"
+    with TapServer(archive) as server:
+        config = {"discover": {"tap_url": server.url, "page_rows": 20, "sync_rows": 2_000_000}}
+        discover(workspace, source="csc2.1", config=config)
+        asked = len(server.requests)
+        discover(workspace, source="csc2.1", config=config)
+        assert len(server.requests) == asked
+    assert len(manifest(workspace)) == len(archive.truth)
+    assert Workspace(workspace).folders("manifest") == ["csc2.1"]
