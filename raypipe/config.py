@@ -41,9 +41,6 @@ class DiscoverConfig(_Section):
     tap_url: str | None = Field(
         None, pattern=r"^https?://", description="TAP service; by default the release's own"
     )
-    package_url: str | None = Field(
-        None, pattern=r"^https?://", description="package service; by default the release's own"
-    )
     page_rows: int = Field(5000, ge=1, description="most detections asked of TAP at once")
     sync_rows: int = Field(
         500, ge=0, description="most rows asked for synchronously, more as an asynchronous job"
@@ -59,9 +56,36 @@ class DiscoverConfig(_Section):
 class IngestConfig(_Section):
     """From files to spectra."""
 
-    fetch_threads: int = Field(8, ge=1, description="files fetched at once by a task")
+    fetch_threads: int = Field(16, ge=1, description="detections or packages in work in a task")
     cpus_per_task: float = Field(1.0, gt=0, description="CPUs a task asks Ray for")
     max_file_mb: int = Field(64, ge=1, description="largest file read, MB as stored")
+    package_url: str | None = Field(
+        None, pattern=r"^https?://", description="package service; by default the release's own"
+    )
+    package_batch: int = Field(
+        50, ge=1, le=50, description="detections asked of the package service at once"
+    )
+    max_package_mb: int = Field(512, ge=1, description="largest package read, MB as sent")
+    host_concurrency: int = Field(
+        8, ge=1, description="requests at once to one HTTP server, by each task"
+    )
+    http_timeout_s: float = Field(60.0, gt=0, description="longest silence of a server, s")
+    http_deadline_s: float = Field(
+        300.0, gt=0, description="longest an answer may take from request to last byte, s"
+    )
+    retries: int = Field(
+        5, ge=0, description="further tries after 408, 425, 429, 5xx, timeouts, broken connections"
+    )
+    backoff_s: float = Field(
+        1.0, ge=0, description="longest wait before the first retry, doubled for each next one, s"
+    )
+    cache_dir: str | None = Field(
+        None, description="local folder that keeps what was fetched over the network"
+    )
+    cache_mb: int = Field(4096, ge=1, description="size of that folder; the oldest files go, MB")
+    retry_rejects: Literal["retryable", "all"] = Field(
+        "retryable", description="rejects a rerun takes up again; all: also those since mended"
+    )
 
 
 class ModelConfig(_Section):

@@ -24,4 +24,5 @@ def isolated_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(home))
         patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("no_proxy", "127.0.0.1,localhost")
         yield home

@@ -5,7 +5,7 @@ A product that is still in the archive has a URI of the form
     csc:RELEASE/OBSID.OBI.REGION/PRODUCT        csc:csc2.1/1575.1.85/pha3
 
 with PRODUCT one of pha3, arf3, rmf3. Such a URI names no server: where the release's package
-service answers is in RELEASES here, and `discover.package_url` of the configuration overrides it.
+service answers is in RELEASES here, and `ingest.package_url` of the configuration overrides it.
 The service hands out many products a request, as one tar: `package_url` makes the request of a
 batch of keys,
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 _CSC_NAME = re.compile(
     r"(?P<instrument>acis|hrc)f(?P<obsid>\d{5,6})_(?P<obi>\d{3})N(?P<version>\d{3})"
@@ -12,6 +13,16 @@ _CSC_NAME = re.compile(
 )
 _PHA_SUFFIXES = (".pi", ".pha")
 _PHA_WORDS = re.compile(r"(^|[_.\-])(pha|pi|spec|spectrum)([_.\-0-9]|$)", re.IGNORECASE)
+
+
+class CscName(NamedTuple):
+    """What a CSC file name says; of several files of a product the one of highest `rank` counts."""
+
+    obsid: int
+    obi: int
+    region_id: int
+    product: str
+    rank: tuple[int, int]
 
 
 @dataclass
@@ -51,12 +62,11 @@ def csc_detections(uris: Iterable[str], release: str) -> list[Detection]:
     """
     groups: dict[tuple[int, int, int], _Versions] = {}
     for uri in uris:
-        match = _CSC_NAME.search(uri)
-        if match is None:
+        name = parse_csc_name(uri)
+        if name is None:
             continue
-        key = int(match["obsid"]), int(match["obi"]), int(match["region"])
-        rank = int(match["version"]), -int(match["exposure"] or 0)
-        groups.setdefault(key, _Versions()).offer(match["product"], rank, uri)
+        key = name.obsid, name.obi, name.region_id
+        groups.setdefault(key, _Versions()).offer(name.product, name.rank, uri)
     detections = []
     for (obsid, obi, region), files in sorted(groups.items()):
         pha = files.uri("pha3")
@@ -65,6 +75,19 @@ def csc_detections(uris: Iterable[str], release: str) -> list[Detection]:
             arf, rmf = files.uri("arf3"), files.uri("rmf3")
             detections.append(Detection(detection_id, obsid, obi, region, pha, arf, rmf))
     return detections
+
+
+def parse_csc_name(uri: str) -> CscName | None:
+    """What the name of a CSC spectral product says, None for other names.
+
+    The newest version N ranks highest, then the first of interleaved exposures (_e1, _e2).
+    """
+    match = _CSC_NAME.search(uri)
+    if match is None:
+        return None
+    rank = int(match["version"]), -int(match["exposure"] or 0)
+    obsid, obi, region = (int(match[part]) for part in ("obsid", "obi", "region"))
+    return CscName(obsid, obi, region, match["product"], rank)
 
 
 def is_csc_name(uri: str) -> bool:

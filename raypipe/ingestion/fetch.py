@@ -1,26 +1,85 @@
-"""File contents by URI, bounded in size."""
+"""File contents by URI: local paths, s3://, http(s):// and products of the archive."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
+from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
 
-from raypipe.errors import RaypipeError
+from raypipe.config import IngestConfig
+from raypipe.discovery.archive import is_product_uri
+from raypipe.ingestion.cache import Cache
+from raypipe.ingestion.fetch_error import FetchError
+from raypipe.ingestion.http import Body, HttpClient, Traffic, TryAgain, first_line
+from raypipe.ingestion.package import PackageService, Products
 from raypipe.workspace import open_filesystem
 
-
-class FetchError(RaypipeError):
-    """A file that could not be had; `retryable` where another try may succeed."""
-
-    def __init__(self, uri: str, problem: str, *, retryable: bool) -> None:
-        super().__init__(f"{uri}: {problem}")
-        self.problem = problem
-        self.retryable = retryable
+FITS_START = b"SIMPLE  ="
+_FILE_STARTS = (FITS_START, b"\x1f\x8b")
+"""How a plain and a gzipped FITS file begin."""
+_MESSAGE_BYTES = 4096
+_S3_REFUSALS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "HTTP status 403")
 
 
-def fetch(uri: str, max_bytes: int) -> bytes:
-    """Contents of a local file or s3:// object of at most `max_bytes`; FetchError otherwise."""
+class Fetcher:
+    """Fetches a part's files and counts what that took; several threads may use it at once."""
+
+    def __init__(self, config: IngestConfig) -> None:
+        self.traffic = Traffic()
+        self._max_bytes = config.max_file_mb << 20
+        self._http = HttpClient(config, self.traffic)
+        self._packages = PackageService(self._http, config)
+        self._cache = Cache(config.cache_dir, config.cache_mb << 20) if config.cache_dir else None
+
+    def fetch(self, uri: str) -> bytes:
+        """Content of a file; FetchError where it cannot be had."""
+        if not is_remote(uri):
+            content = read_stored(uri, self._max_bytes)
+            self.traffic.add(bytes_read=len(content))
+            return content
+        if (kept := self._from_cache(uri)) is not None:
+            return kept
+        if uri.startswith("s3://"):
+            self.traffic.add(requests=1)
+            content = read_stored(uri, self._max_bytes)
+            self.traffic.add(bytes_read=len(content))
+            return content
+        if uri.lower().startswith(("http://", "https://")):
+            return self._http.request(
+                lambda: uri, self._max_bytes, lambda body: _fits_content(uri, body)
+            )
+        raise FetchError(uri, "only paths, s3://, http(s):// and csc: are known", retryable=False)
+
+    def fetch_products(self, uris: Iterable[str]) -> Products:
+        """Products of the archive by URI, those not kept already by packages of many."""
+        answer: Products = {}
+        wanted = []
+        for uri in dict.fromkeys(uris):
+            kept = self._from_cache(uri)
+            if kept is None:
+                wanted.append(uri)
+            else:
+                answer[uri] = kept
+        return answer | self._packages.fetch(wanted) if wanted else answer
+
+    def keep(self, uri: str, content: bytes) -> None:
+        """Keep a file that turned out whole, where there is a cache and it came from far."""
+        if self._cache is not None and is_remote(uri) and uri not in self._cache:
+            self._cache.put(uri, content)
+
+    def _from_cache(self, uri: str) -> bytes | None:
+        return None if self._cache is None else self._cache.get(uri)
+
+
+def is_remote(uri: str) -> bool:
+    """Whether a file comes over the network."""
+    return is_product_uri(uri) or ("://" in uri and not uri.startswith(("/", "file://")))
+
+
+def read_stored(uri: str, max_bytes: int) -> bytes:
+    """Content of a local file or s3:// object of at most `max_bytes`; FetchError otherwise."""
     scheme = "s3" if uri.startswith("s3://") else "file"
     filesystem = _filesystem(scheme)
     path = uri.removeprefix("s3://").removeprefix("file://")
@@ -38,10 +97,24 @@ def fetch(uri: str, max_bytes: int) -> bytes:
             return bytes(stream.read(max_bytes))
     except PermissionError as error:
         raise FetchError(uri, "no permission to read it", retryable=False) from error
+    except ValueError as error:
+        raise FetchError(uri, f"not a name of a file ({error})", retryable=False) from error
     except OSError as error:
-        raise FetchError(uri, f"cannot be read ({error})", retryable=True) from error
+        refused = any(word in str(error) for word in _S3_REFUSALS)
+        raise FetchError(uri, f"cannot be read ({error})", retryable=not refused) from error
 
 
 @lru_cache(maxsize=2)
 def _filesystem(scheme: str) -> pafs.FileSystem:
     return open_filesystem("s3://" if scheme == "s3" else "/")[0]
+
+
+def _fits_content(uri: str, body: Body) -> bytes:
+    content = body.read_all()
+    if content.startswith(_FILE_STARTS):
+        return content
+    said = first_line(content[:_MESSAGE_BYTES])
+    parts = urlsplit(uri)
+    for secret in filter(None, (parts.query, parts.password)):
+        said = said.replace(secret, "...")
+    raise TryAgain(f"no FITS file but {body.content_type}: {said}")

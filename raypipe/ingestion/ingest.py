@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -35,8 +36,9 @@ def ingest(
     """Read a release's files into spectra; return the numbers of manifest, spectra, rejects.
 
     Only parts that are missing, whose manifest rows have changed, or that have rejects worth a
-    retry are done: the same command completes an interrupted run. At the end every detection of
-    the manifest is a row of spectra or of rejects, or RaypipeError is raised.
+    retry are done, and of these only the rows that are not published: the same command completes
+    an interrupted run. At the end every detection of the manifest is a row of spectra or of
+    rejects, or RaypipeError is raised.
     """
     settings = as_config(config)
     workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
@@ -45,11 +47,11 @@ def ingest(
         parts = count_parts(workspace, release)
         for folder in spectra_folder(release), rejects_folder(release):
             drop_parts_beyond(workspace, folder, parts)
-        todo = parts_to_ingest(workspace, release)
+        todo = parts_to_ingest(workspace, release, settings.ingest)
         log.info("ingest: %d of %d parts to do", len(todo), parts)
         if todo:
             with ray_session(settings.ray):
-                _run_parts(workspace, release, todo, settings.ingest)
+                figures.update(_run_parts(workspace, release, todo, settings.ingest))
         totals = count_rows(workspace, release)
         figures.update(totals)
         check_totals(workspace, release, totals)
@@ -57,24 +59,30 @@ def ingest(
     return totals
 
 
-def _run_parts(workspace: Workspace, release: str, parts: list[int], config: IngestConfig) -> None:
+def _run_parts(
+    workspace: Workspace, release: str, parts: list[int], config: IngestConfig
+) -> dict[str, int]:
+    """Do the parts on Ray; returns what was asked of servers, and what that brought."""
+
     def work(part: int) -> dict[str, int]:
         return asdict(ingest_part(workspace, release, part, config))
 
     started = time.monotonic()
-    done = {"spectra": 0, "rejects": 0, "bytes_read": 0}
+    done = Counter[str]()
     outcomes = map_parts(parts, work, num_cpus=config.cpus_per_task)
     for number, outcome in enumerate(outcomes, 1):
-        for key in done:
-            done[key] += outcome[key]
+        done.update(outcome)
         seconds = max(time.monotonic() - started, 1e-3)
-        rows = done["spectra"] + done["rejects"]
         log.info(
-            "ingest: %d/%d parts, %d spectra, %d rejects, %.0f detections/s, %.1f MB/s",
+            "ingest: %d/%d parts, %d spectra, %d rejects, %.0f detections/s, %.1f MB/s, "
+            "%d requests (%d of them again)",
             number,
             len(parts),
             done["spectra"],
             done["rejects"],
-            rows / seconds,
+            (done["spectra"] + done["rejects"] - done["kept"]) / seconds,
             done["bytes_read"] / seconds / 1e6,
+            done["requests"],
+            done["retries"],
         )
+    return {key: done[key] for key in ("kept", "requests", "retries", "bytes_read")}

@@ -1,34 +1,30 @@
-"""One part of a manifest: fetch, read, put on the grid, publish spectra and rejects."""
+"""One part of a manifest: what is not published yet is fetched and read, then all published."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from raypipe._version import __version__
 from raypipe.config import IngestConfig
-from raypipe.errors import OgipError
-from raypipe.ingestion.fetch import FetchError, fetch
-from raypipe.ingestion.responses import ResponseLibrary, redistribution_on_grid
-from raypipe.ingestion.spectra import (
-    BACKGROUND_MISSING,
-    BAD_QUALITY,
-    BANDS_KEV,
-    GriddedSpectrum,
-    put_on_grid,
+from raypipe.ingestion.earlier import (
+    ROW_KEYS,
+    Earlier,
+    earlier_rejects,
+    earlier_spectra,
+    row_key,
 )
-from raypipe.model.grid import NATIVE_CHANNELS, Grid
-from raypipe.ogip import Rmf, read_arf, read_pha, read_rmf
-from raypipe.ogip.spectrum import assemble
+from raypipe.ingestion.fetch_error import redact
+from raypipe.ingestion.reader import OF_FILES, Reader
+from raypipe.ingestion.responses import ResponseLibrary
+from raypipe.ingestion.schema import DUPLICATE, REJECT_FIELDS, SPECTRUM_FIELDS
+from raypipe.model.grid import Grid
 from raypipe.workspace import (
     Workspace,
     manifest_folder,
@@ -40,51 +36,24 @@ from raypipe.workspace import (
 FINGERPRINT = "manifest_part_sha256"
 """Key of a spectra part's metadata that says which manifest rows it was made of."""
 
-_URIS = ["pha_uri", "arf_uri", "rmf_uri", "background_uri"]
-_OF_FILES = [*_URIS, "files_stamp"]
 _IDENTITY = ["detection_id", "obsid", "obi", "region_id", "name", "ra", "dec"]
-
-_SPECTRUM_FIELDS = [
-    pa.field("exposure_s", pa.float64()),
-    pa.field("counts", pa.list_(pa.int32(), NATIVE_CHANNELS)),
-    pa.field("background_counts", pa.list_(pa.int32(), NATIVE_CHANNELS)),
-    pa.field("background_scale", pa.float64()),
-    pa.field("arf_cm2", pa.list_(pa.float32(), Grid().n_energy)),
-    pa.field("rmf_id", pa.string()),
-    *(
-        pa.field(f"{prefix}_{band}", pa.int64())
-        for prefix in ("counts", "background_counts")
-        for band in BANDS_KEV
-    ),
-    pa.field("flags", pa.string()),
-    pa.field("pha_sha256", pa.string()),
-    pa.field("content_sha256", pa.string()),
-    pa.field("source_uri", pa.string()),
-]
-_REJECT_FIELDS = [
-    pa.field("stage", pa.string()),
-    pa.field("reason", pa.string()),
-    pa.field("retryable", pa.bool_()),
-    pa.field("uri", pa.string()),
-]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a part."""
+    """What became of a part, and what that took.
+
+    `kept` rows had been published before; `requests` and `retries` count what was asked of
+    servers, `bytes_read` what came, from disk too.
+    """
 
     part: int
     spectra: int
     rejects: int
     retryable: int
-    bytes_read: int
-
-
-@dataclass(frozen=True)
-class _Row:
-    index: int
-    spectrum: dict[str, Any] | None
-    reject: dict[str, Any] | None
+    kept: int
+    requests: int
+    retries: int
     bytes_read: int
 
 
@@ -97,148 +66,120 @@ def manifest_fingerprint(manifest: pa.Table) -> str:
 def ingest_part(workspace: Workspace, release: str, part: int, config: IngestConfig) -> Outcome:
     """Turn a part of the manifest into a part of spectra and one of rejects.
 
-    Each row of the manifest becomes a row of one of the two. Rejects are published first, spectra
-    last: a part whose spectra are there is done.
+    Each row of the manifest becomes a row of one of the two, in the manifest's order. Rows that
+    an earlier run has published are taken from there, but for rejects worth another try. Rejects
+    are published first, spectra last.
     """
     manifest = workspace.read_table(part_name(manifest_folder(release), part))
-    reader = _Reader(ResponseLibrary(workspace), config)
-    rows = list(reader.read_all(manifest.to_pylist()))
-    good = [row for row in rows if row.spectrum is not None]
-    bad = [row for row in rows if row.reject is not None]
+    rows = manifest.to_pylist()
+    keys = [row_key(row) for row in rows]
     metadata = {
         FINGERPRINT: manifest_fingerprint(manifest),
         "raypipe_version": __version__,
         "energy_edges_kev": json.dumps(Grid().energy_edges_kev.round(6).tolist()),
         "first_channel": "1",
     }
-    rejects = _with_columns(
-        manifest.select([name for name in _IDENTITY if name in manifest.column_names]),
-        [row.index for row in bad],
-        _REJECT_FIELDS,
-        [row.reject or {} for row in bad],
-    )
-    workspace.write_table(part_name(rejects_folder(release), part), rejects, metadata)
-    spectra = _with_columns(
-        manifest.drop_columns([name for name in _OF_FILES if name in manifest.column_names]),
-        [row.index for row in good],
-        _SPECTRUM_FIELDS,
-        [row.spectrum or {} for row in good],
-    )
-    workspace.write_table(part_name(spectra_folder(release), part), spectra, metadata)
+    spectra = _Rows(SPECTRUM_FIELDS)
+    rejects = _Rows(REJECT_FIELDS)
+    for index, reject in _duplicates(rows).items():
+        rejects.add(index, reject)
+    todo = [index for index in range(len(rows)) if index not in rejects]
+    spectra.keep(todo, keys, earlier_spectra(workspace, release, part, metadata))
+    todo = [index for index in todo if index not in spectra]
+    rejects.keep(todo, keys, earlier_rejects(workspace, release, part, metadata, config))
+    todo = [index for index in todo if index not in rejects]
+
+    reader = Reader(ResponseLibrary(workspace), config)
+    for row in reader.read_all([(index, rows[index]) for index in todo]):
+        if row.spectrum is not None:
+            spectra.add(row.index, row.spectrum)
+        else:
+            rejects.add(row.index, row.reject or {})
+
+    own = manifest.drop_columns([name for name in OF_FILES if name in manifest.column_names])
+    identity = manifest.select([name for name in _IDENTITY if name in manifest.column_names])
+    reject_table = rejects.beside(identity)
+    for folder, table, indices in (
+        (rejects_folder(release), reject_table, rejects.indices()),
+        (spectra_folder(release), spectra.beside(own), spectra.indices()),
+    ):
+        row_keys = {ROW_KEYS: json.dumps([keys[index] for index in indices])}
+        workspace.write_table(part_name(folder, part), table, metadata | row_keys)
+    traffic = reader.fetcher.traffic
     return Outcome(
-        part,
-        len(good),
-        len(bad),
-        sum(bool(row.reject and row.reject["retryable"]) for row in bad),
-        sum(row.bytes_read for row in rows),
+        part=part,
+        spectra=len(spectra.indices()),
+        rejects=reject_table.num_rows,
+        retryable=sum(reject_table["retryable"].to_pylist()),
+        kept=len(rows) - len(todo),
+        requests=traffic.requests,
+        retries=traffic.retries,
+        bytes_read=traffic.bytes_read,
     )
 
 
-def _with_columns(
-    manifest: pa.Table, rows: list[int], fields: list[pa.Field], values: list[dict[str, Any]]
-) -> pa.Table:
-    table = manifest.take(pa.array(rows, pa.int64()))
-    for field in fields:
-        if field.name in table.column_names:
-            table = table.drop_columns([field.name])
-        column = pa.array([_plain(value[field.name]) for value in values], field.type)
-        table = table.append_column(field, column)
-    return table
+def _duplicates(rows: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Rejects, by index, of the rows whose detection an earlier row of the manifest has."""
+    first: dict[str, str] = {}
+    found = {}
+    for index, row in enumerate(rows):
+        uri = redact(row["pha_uri"] or "")
+        if row["detection_id"] in first:
+            found[index] = {
+                "stage": DUPLICATE,
+                "reason": f"duplicate of {row['detection_id']}, whose spectrum is "
+                f"{first[row['detection_id']]}; leave one of them in the source",
+                "retryable": False,
+                "uri": uri,
+            }
+        first.setdefault(row["detection_id"], uri)
+    return found
+
+
+class _Rows:
+    """Columns measured for some rows of the manifest, collected in any order."""
+
+    def __init__(self, fields: list[pa.Field]) -> None:
+        self._fields = fields
+        self._new: dict[int, Mapping[str, Any]] = {}
+        self._kept: dict[int, int] = {}
+        self._old = pa.schema(fields).empty_table()
+
+    def __contains__(self, index: int) -> bool:
+        return index in self._new or index in self._kept
+
+    def add(self, index: int, values: Mapping[str, Any]) -> None:
+        self._new[index] = values
+
+    def keep(self, indices: list[int], keys: list[str], earlier: Earlier) -> None:
+        """Take over the rows that an earlier run published under the same key."""
+        self._old = earlier.table.select([field.name for field in self._fields])
+        self._kept = {i: earlier.rows[keys[i]] for i in indices if keys[i] in earlier.rows}
+
+    def indices(self) -> list[int]:
+        """The rows of the manifest that are here, in its order."""
+        return sorted([*self._new, *self._kept])
+
+    def beside(self, manifest: pa.Table) -> pa.Table:
+        """The rows' columns beside those of the manifest, in its order."""
+        measured = pa.concat_tables(
+            [self._old.take(pa.array(list(self._kept.values()), pa.int64())), self._new_table()]
+        )
+        order = np.argsort([*self._kept, *self._new]).astype(np.int64)
+        measured = measured.take(pa.array(order)).combine_chunks()
+        names = [name for name in manifest.column_names if name not in measured.column_names]
+        table = manifest.select(names).take(pa.array(self.indices(), pa.int64()))
+        for field in self._fields:
+            table = table.append_column(field, measured[field.name])
+        return table
+
+    def _new_table(self) -> pa.Table:
+        columns = [
+            pa.array([_plain(row[field.name]) for row in self._new.values()], field.type)
+            for field in self._fields
+        ]
+        return pa.Table.from_arrays(columns, schema=pa.schema(self._fields))
 
 
 def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray) else value
-
-
-def _reject(error: Exception, stage: str, uri: str) -> dict[str, Any]:
-    """What the rejects table says of an error; the file's name is in `uri`, not in `reason`."""
-    reason, retryable = f"internal error {error!r}; please report it", False
-    if isinstance(error, OgipError):
-        uri = error.path
-        reason = f"[{error.hdu}] {error.problem}" if error.hdu else error.problem
-    elif isinstance(error, FetchError):
-        reason, retryable = error.problem, error.retryable
-    return {"stage": stage, "reason": reason, "retryable": retryable, "uri": uri}
-
-
-class _Reader:
-    """Reads the detections of a part, several fetches at once."""
-
-    def __init__(self, library: ResponseLibrary, config: IngestConfig) -> None:
-        self.library = library
-        self.config = config
-        self.grid = Grid()
-
-    def read_all(self, rows: list[dict[str, Any]]) -> Iterator[_Row]:
-        """Outcome of each row, in order; a bounded number of rows is in memory at once."""
-        ahead = 2 * self.config.fetch_threads
-        with ThreadPoolExecutor(self.config.fetch_threads) as pool:
-            for start in range(0, len(rows), ahead):
-                chunk = rows[start : start + ahead]
-                yield from pool.map(self._read, range(start, start + len(chunk)), chunk)
-
-    def _read(self, index: int, row: dict[str, Any]) -> _Row:
-        files: dict[str, bytes] = {}
-        uri, stage = row["pha_uri"], "fetch"
-        try:
-            for key in _URIS:
-                if row[key]:
-                    uri = row[key]
-                    files[key] = fetch(uri, self.config.max_file_mb << 20)
-            uri, stage = row["pha_uri"], "read"
-            gridded = self._parse(row, files)
-        except MemoryError:
-            raise
-        except Exception as error:
-            reject = _reject(error, stage, uri)
-            return _Row(index, None, reject, sum(map(len, files.values())))
-        spectrum = {
-            "exposure_s": gridded.exposure_s,
-            "counts": gridded.counts,
-            "background_counts": gridded.background_counts,
-            "background_scale": gridded.background_scale,
-            "arf_cm2": gridded.arf_cm2,
-            "rmf_id": self.library.add(gridded.redistribution),
-            **gridded.band_counts(),
-            "flags": "|".join(gridded.flags),
-            "pha_sha256": hashlib.sha256(files["pha_uri"]).hexdigest(),
-            "content_sha256": gridded.fingerprint(),
-            "source_uri": row["pha_uri"],
-        }
-        return _Row(index, spectrum, None, sum(map(len, files.values())))
-
-    def _parse(self, row: dict[str, Any], files: dict[str, bytes]) -> GriddedSpectrum:
-        pha = read_pha(files["pha_uri"], name=row["pha_uri"])
-        background = pha.background
-        if background is None and "background_uri" in files:
-            given = read_pha(files["background_uri"], name=row["background_uri"])
-            background = given.background or given
-        arf = read_arf(files["arf_uri"], name=row["arf_uri"]) if "arf_uri" in files else None
-        rmf, redistribution = None, None
-        if "rmf_uri" in files:
-            rmf, redistribution = _gridded_rmf(_Named(files["rmf_uri"], row["rmf_uri"]), self.grid)
-        spectrum = assemble(row["pha_uri"], pha, background, arf, rmf)
-        gridded = put_on_grid(spectrum, self.grid, redistribution)
-        flags = [
-            *gridded.flags,
-            *([BACKGROUND_MISSING] if background is None and pha.backfile else []),
-            *([BAD_QUALITY] if pha.quality is not None and pha.quality.any() else []),
-        ]
-        return replace(gridded, flags=tuple(flags))
-
-
-class _Named(bytes):
-    """A file's bytes, equal to any other of the same contents, with the name errors should say."""
-
-    name: str
-
-    def __new__(cls, data: bytes, name: str) -> _Named:
-        named = super().__new__(cls, data)
-        named.name = name
-        return named
-
-
-@lru_cache(maxsize=16)
-def _gridded_rmf(data: _Named, grid: Grid) -> tuple[Rmf, npt.NDArray[np.float32]]:
-    rmf = read_rmf(bytes(data), name=data.name)
-    return rmf, redistribution_on_grid(rmf, grid, data.name)

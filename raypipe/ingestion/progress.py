@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from raypipe.config import IngestConfig
 from raypipe.discovery.manifest import read_manifest_summary
 from raypipe.errors import RaypipeError
 from raypipe.ingestion.part import FINGERPRINT, manifest_fingerprint
+from raypipe.ingestion.schema import DUPLICATE
 from raypipe.workspace import (
     Workspace,
     manifest_folder,
@@ -20,26 +22,37 @@ def count_parts(workspace: Workspace, release: str) -> int:
 
 
 def is_current(workspace: Workspace, release: str, part: int) -> bool:
-    """Whether a part's spectra are there and made of the manifest's rows as they are now."""
+    """Whether a part is published whole, of the manifest's rows as they are now.
+
+    A run that ends between rejects and spectra leaves newer rejects: rows do not add up then.
+    """
     spectra = part_name(spectra_folder(release), part)
-    if not workspace.exists(spectra):
+    rejects = part_name(rejects_folder(release), part)
+    if not workspace.exists(spectra) or not workspace.exists(rejects):
         return False
     manifest = workspace.read_table(part_name(manifest_folder(release), part))
-    return workspace.read_metadata(spectra).get(FINGERPRINT) == manifest_fingerprint(manifest)
+    if workspace.read_metadata(spectra).get(FINGERPRINT) != manifest_fingerprint(manifest):
+        return False
+    return workspace.count_rows(spectra) + workspace.count_rows(rejects) == manifest.num_rows
 
 
-def is_worth_a_retry(workspace: Workspace, release: str, part: int) -> bool:
-    """Whether a part has rejects that another try may turn into spectra."""
-    rejects = workspace.read_table(part_name(rejects_folder(release), part), ["retryable"])
-    return any(rejects["retryable"].to_pylist())
+def is_done(workspace: Workspace, release: str, part: int, config: IngestConfig) -> bool:
+    """Whether a part is current and has no reject that another try may turn into a spectrum."""
+    if not is_current(workspace, release, part):
+        return False
+    rejects = workspace.read_table(part_name(rejects_folder(release), part), ["retryable", "stage"])
+    return not any(
+        row["retryable"] or (config.retry_rejects == "all" and row["stage"] != DUPLICATE)
+        for row in rejects.to_pylist()
+    )
 
 
-def parts_to_ingest(workspace: Workspace, release: str) -> list[int]:
+def parts_to_ingest(workspace: Workspace, release: str, config: IngestConfig) -> list[int]:
     """Parts that are missing, out of date, or worth a retry."""
     return [
         part
         for part in range(count_parts(workspace, release))
-        if not is_current(workspace, release, part) or is_worth_a_retry(workspace, release, part)
+        if not is_done(workspace, release, part, config)
     ]
 
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import ray
 
 from raypipe.cluster import ray_session
 from raypipe.config import RayConfig
+from raypipe.ingestion.part import ingest_part
 from raypipe.simulation.simulate import simulate
+from raypipe.workspace import Workspace
+from tests.pipeline.fetching import DETECTIONS, QUICK, RELEASE
+from tests.pipeline.file_server import FileServer, serve, write_remote_manifest
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +32,27 @@ def survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("survey")
     simulate(folder, detections=160, seed=3)
     return folder
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("served")
+    simulate(folder, detections=DETECTIONS, seed=5)
+    return folder
+
+
+@pytest.fixture
+def server(served: Path) -> Iterator[FileServer]:
+    with serve(served) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def unbroken(served: Path, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    """The spectra of a run in which nothing goes wrong."""
+    workspace = Workspace(tmp_path_factory.mktemp("unbroken"))
+    with serve(served) as server:
+        write_remote_manifest(workspace, served, server)
+        outcome = ingest_part(workspace, RELEASE, 0, QUICK)
+    assert (outcome.spectra, outcome.retries) == (DETECTIONS, 0)
+    return workspace.read_folder(f"spectra/{RELEASE}").drop_columns("source_uri")

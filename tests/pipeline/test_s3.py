@@ -14,7 +14,7 @@ from moto.server import ThreadedMotoServer
 from raypipe.cli import main
 from raypipe.discovery.discover import discover
 from raypipe.errors import RaypipeError, UsageError
-from raypipe.ingestion.fetch import fetch
+from raypipe.ingestion.fetch import read_stored
 from raypipe.workspace import Workspace
 from tests.pipeline.tap_server import Archive, TapServer
 
@@ -93,7 +93,7 @@ def test_awkward_names(folder: str, bucket: Any) -> None:
     discover(workspace, source=f"s3://{BUCKET}/{prefix}")
     (row,) = manifest(workspace)
     assert row["pha_uri"] == f"s3://{BUCKET}/{prefix}/in {folder}/{pha_name(7)}"
-    assert fetch(row["pha_uri"], 1000) == folder.encode()
+    assert read_stored(row["pha_uri"], 1000) == folder.encode()
     assert discover(workspace, source=f"s3://{BUCKET}/{prefix}")["rows"] == 1
 
 
@@ -103,7 +103,7 @@ def test_awkward_names_on_a_disk(tmp_path: Path) -> None:
         (tmp_path / folder / pha_name(7)).write_bytes(folder.encode())
         discover(tmp_path / folder / "w", source=str(tmp_path / folder))
         (row,) = manifest(str(tmp_path / folder / "w"))
-        assert fetch(row["pha_uri"], 1000) == folder.encode()
+        assert read_stored(row["pha_uri"], 1000) == folder.encode()
 
 
 def test_what_is_not_there_says_so(bucket: Any, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from raypipe.errors import RaypipeError, UsageError
-from raypipe.ingestion.fetch import FetchError, fetch
+from raypipe.ingestion.fetch import read_stored
+from raypipe.ingestion.fetch_error import FetchError
 from raypipe.workspace import Workspace, part_name
 
 
@@ -83,10 +84,10 @@ def test_gzip_files_are_left_as_they_are(tmp_path: Path) -> None:
     workspace.write_bytes("a.fits.gz", data)
     assert (tmp_path / "a.fits.gz").read_bytes() == data
     assert workspace.read_bytes("a.fits.gz") == data
-    assert fetch(workspace.absolute_uri("a.fits.gz"), 1000) == data
+    assert read_stored(workspace.absolute_uri("a.fits.gz"), 1000) == data
 
 
 def test_files_larger_than_allowed_are_not_fetched(tmp_path: Path) -> None:
     (tmp_path / "big.fits").write_bytes(bytes(2000))
     with pytest.raises(FetchError, match="more than ingest"):
-        fetch(str(tmp_path / "big.fits"), 1000)
+        read_stored(str(tmp_path / "big.fits"), 1000)

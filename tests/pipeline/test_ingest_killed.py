@@ -1,0 +1,87 @@
+"""The driver of `raypipe ingest` killed again and again: the same rows, nothing fetched twice."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from raypipe.discovery.listing import parse_csc_name
+from raypipe.workspace import Workspace
+from tests.pipeline.file_server import FileServer, serve, write_remote_manifest
+
+pytestmark = pytest.mark.slow
+
+KILLS = 3
+PART_ROWS = 10
+
+
+def _start(workspace: Path) -> subprocess.Popen[bytes]:
+    command = "import sys; from raypipe.cli import main; sys.exit(main())"
+    options = ["ingest", "--workspace", str(workspace), "--set", "ray.num_cpus=2"]
+    return subprocess.Popen([sys.executable, "-c", command, *options], start_new_session=True)
+
+
+def _wait_until(condition: Callable[[], object], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _wait_until_quiet(server: FileServer) -> None:
+    """Until workers that outlived their driver have stopped asking."""
+    seen = -1
+    deadline = time.monotonic() + 60
+    while seen != len(server.log):
+        assert time.monotonic() < deadline
+        seen = len(server.log)
+        time.sleep(2)
+
+
+def _published(workspace: Workspace) -> set[int]:
+    names = workspace.files("spectra/csc2.1", ".parquet")
+    return {obsid for name in names for obsid in workspace.read_table(name)["obsid"].to_pylist()}
+
+
+def _asked(paths: list[str]) -> set[int]:
+    return {name.obsid for path in paths if (name := parse_csc_name(path))}
+
+
+def test_killed_drivers(survey: Path, tmp_path: Path) -> None:
+    seed = int(os.environ.get("RAYPIPE_TEST_SEED", random.randrange(10**6)))
+    print(f"RAYPIPE_TEST_SEED={seed}")
+    moments = random.Random(seed)
+    with serve(survey, latency_s=0.1) as server:
+        unbroken, workspace = Workspace(tmp_path / "unbroken"), Workspace(tmp_path / "w")
+        for each in unbroken, workspace:
+            rows = write_remote_manifest(each, survey, server, part_rows=PART_ROWS)
+        assert _start(tmp_path / "unbroken").wait(120) == 0
+        killed_while_working = 0
+        for _ in range(KILLS):
+            server.log.clear()
+            before = _published(workspace)
+            driver = _start(tmp_path / "w")
+            _wait_until(lambda: server.log or driver.poll() is not None, 60)  # noqa: B023
+            time.sleep(moments.uniform(0.0, 2.0))
+            killed_while_working += driver.poll() is None
+            driver.send_signal(signal.SIGKILL)
+            driver.wait()
+            _wait_until_quiet(server)
+            assert not _asked(server.log) & before
+        server.log.clear()
+        before = _published(workspace)
+        print(f"{len(before)} of {len(rows)} published by {KILLS} killed runs")
+        assert _start(tmp_path / "w").wait(120) == 0
+        assert not _asked(server.log) & before
+        assert _asked(server.log) == set(rows["obsid"]) - before
+    assert killed_while_working
+    assert workspace.read_folder("spectra/csc2.1").equals(unbroken.read_folder("spectra/csc2.1"))
+    assert workspace.read_folder("rejects/csc2.1").num_rows == 0
