@@ -26,8 +26,6 @@ def write_manifest(
     written last: a manifest with a summary is whole.
     """
     folder = manifest_folder(release)
-    if (repeated := rows["detection_id"].duplicated()).any():
-        raise RaypipeError(f"{rows['detection_id'][repeated].iloc[0]}: listed more than once")
     parts = 1 << max(0, int(np.ceil(np.log2(max(len(rows), 1) / part_rows))))
     rows = rows.sort_values("detection_id", kind="stable", ignore_index=True)
     part = np.array([_part_of(identifier, parts) for identifier in rows["detection_id"]], dtype=int)
