@@ -116,7 +116,7 @@ class ModelConfig(_Section):
 class TrainConfig(_Section):
     """Training with Ray Train."""
 
-    epochs: int = Field(60, ge=1, description="passes over the training spectra")
+    epochs: int = Field(50, ge=1, description="passes over the training spectra")
     batch_size: int = Field(64, ge=2, description="spectra a step, all workers together")
     learning_rate: float = Field(2e-3, gt=0, description="peak of the one-cycle schedule")
     weight_decay: float = Field(0.01, ge=0, description="of AdamW")
