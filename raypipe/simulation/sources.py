@@ -4,6 +4,10 @@ Each class has a `draw` function, parameters of k sources from documented distri
 `spectrum` function, parameters -> absorbed photon flux density (k, n) in photon/cm2/s/keV with an
 arbitrary norm. The spectrum depends on nothing but the parameters: those of a truth table give the
 spectrum back. The classes overlap as real ones do; none is told from another by one parameter.
+
+The papers named below say what such sources emit and in which range their parameters lie. Centers,
+scatters, limits and shares of the distributions are our own choice within that, not fitted to any
+sample: accuracies on this population are not those on the sky.
 """
 
 from __future__ import annotations
@@ -126,9 +130,10 @@ def _draw_agn(rng: np.random.Generator, k: int) -> dict[str, FloatArray]:
 def _agn(p: Parameters, grid: EnergyGrid) -> FloatArray:
     """Active galactic nucleus: a power law, black-body soft excess, iron line, torus.
 
-    Photon indices 1.8 +- 0.25 (Nandra & Pounds 1994; Piconcelli et al. 2005), columns up to
-    10^23.8 cm^-2 with 0.3-5% of the emission scattered around the absorber (Ueda et al. 2014),
-    soft excess of kT near 0.1 keV (Gierlinski & Done 2004). The column is that seen at z = 0.
+    Photon indices between about 1.5 and 2.2 (Nandra & Pounds 1994; Piconcelli et al. 2005),
+    columns up to 10^23.8 cm^-2 (Ueda et al. 2014) with 0.3-5% of the emission scattered around the
+    absorber, soft excess of kT near 0.1 keV (Gierlinski & Done 2004). The column is that seen at
+    z = 0.
     """
     primary = power_law(p["photon_index"], grid)
     _add_second(primary, p, lambda having: black_body(having["kt_kev"], grid))
