@@ -224,6 +224,9 @@ def test_evaluate_without_truth_or_labels_says_why(tmp_path: Path) -> None:
     assert summary["knn_balanced_accuracy"]["reason"] == "no row has a class"
     assert summary["r2_log_nh"]["reason"] == "no such column in the catalog or the labels"
     assert summary["fit_zscore_width"]["value"] > 0
+    headline = headlines(metrics)[0]
+    assert headline.label == "Mean of the Cash z-scores"
+    assert f"width is {summary['fit_zscore_width']['value']:.2f}" in headline.note
     assert "fewer than" in metrics["comparison_reason"]
     assert bare.models == [metrics["model_id"]]
 
