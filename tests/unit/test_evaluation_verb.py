@@ -15,7 +15,7 @@ from raypipe.evaluation.baselines import min_max_rates, pca_representations, roo
 from raypipe.evaluation.evaluate import evaluate
 from raypipe.evaluation.labels import clean_classes, join_labels, read_labels, true_counts
 from raypipe.evaluation.reconstruction import score_reconstruction, score_truth
-from raypipe.evaluation.selection import BinnedSpectra, choose_rows
+from raypipe.evaluation.selection import BinnedSpectra, choose_rows, limit_rows
 from raypipe.evaluation.summary import fingerprint, headlines, plain
 from raypipe.model.statistics import cash, cash_moments
 from tests.unit.synthetic_workspace import RELEASE, Synthetic, make_workspace
@@ -244,3 +244,18 @@ def test_fingerprint_does_not_depend_on_order() -> None:
 def test_plain_values_are_json() -> None:
     value = {"a": np.float64("nan"), "b": np.array([1, 2]), "c": (np.int64(3), np.bool_(True))}
     assert json.dumps(plain(value), allow_nan=False) == '{"a": null, "b": [1, 2], "c": [3, true]}'
+
+
+def test_a_whole_release_is_judged_by_a_sample_with_all_its_labels() -> None:
+    catalog = pd.DataFrame({"class": [None] * 900 + ["AGN"] * 40 + [None] * 60})
+    judged = np.arange(1000) >= 100
+    kept, remark = limit_rows(catalog, judged, seed=0, most=200)
+    assert kept.sum() == 200
+    assert not kept[:100].any()
+    assert kept[900:940].all()
+    assert 50 < kept[100:500].sum() < 110
+    assert remark == "; 200 of 900 drawn at random, those with a class first"
+    assert limit_rows(catalog[[]], judged, seed=0, most=200)[0].sum() == 200
+    everything, nothing_to_say = limit_rows(catalog, judged, seed=0, most=900)
+    assert np.array_equal(everything, judged)
+    assert nothing_to_say == ""
