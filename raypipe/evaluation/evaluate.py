@@ -74,8 +74,9 @@ def evaluate(
     `model` is the id of one with a catalog of the release, or the path of its bundle; by default
     the newest. `labels` is a table with classes and, from the simulator, true parameters and
     counts; without it the catalog's own column `class` serves. What cannot be measured is None in
-    the metrics, with the reason beside it. At most `MAX_JUDGED` detections are judged. Raises UsageError for labels that match no detection
-    and where there is no such catalog.
+    the metrics, with the reason beside it; of more than `selection.MAX_JUDGED` detections a sample
+    is judged. Raises UsageError for labels that match no detection and where there is no such
+    catalog.
     """
     settings = as_config(config)
     store = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
