@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from astropy.table import Table
 
@@ -155,6 +157,28 @@ def test_tables_that_are_no_labels_are_refused(tmp_path: Path, columns: str) -> 
     (tmp_path / "labels.csv").write_text(columns + "\n")
     with pytest.raises(UsageError, match=r"labels\.csv"):
         read_labels(tmp_path / "labels.csv")
+
+
+def test_true_counts_are_read_from_any_kind_of_list(tmp_path: Path) -> None:
+    counts = [np.arange(1024.0), None]
+    frame = pd.DataFrame({"detection_id": ["a", "b"], "model_counts": counts})
+    frame.to_parquet(tmp_path / "lists.parquet")
+    fixed = pa.array([None if row is None else row.tolist() for row in counts])
+    fixed = fixed.cast(pa.list_(pa.float64(), 1024))
+    pq.write_table(
+        pa.table({"detection_id": frame["detection_id"], "model_counts": fixed}),
+        tmp_path / "fixed.parquet",
+    )
+    for name in ("lists", "fixed"):
+        matrix = true_counts(read_labels(tmp_path / f"{name}.parquet"))
+        assert matrix is not None
+        assert np.array_equal(matrix[0], counts[0])
+        assert np.isnan(matrix[1]).all()
+    pd.DataFrame({"detection_id": ["a"], "model_counts": [[1.0, 2.0]]}).to_parquet(
+        tmp_path / "short.parquet"
+    )
+    with pytest.raises(UsageError, match="has 2 values a row, expected 1024"):
+        read_labels(tmp_path / "short.parquet")
 
 
 def test_blank_classes_are_missing() -> None:
