@@ -31,6 +31,7 @@ from raypipe.evaluation.selection import (
     choose_rows,
     has_latents,
     latent_columns,
+    limit_rows,
     read_spectra,
 )
 from raypipe.evaluation.subject import (
@@ -73,8 +74,9 @@ def evaluate(
     `model` is the id of one with a catalog of the release, or the path of its bundle; by default
     the newest. `labels` is a table with classes and, from the simulator, true parameters and
     counts; without it the catalog's own column `class` serves. What cannot be measured is None in
-    the metrics, with the reason beside it. Raises UsageError for labels that match no detection
-    and where there is no such catalog.
+    the metrics, with the reason beside it; of more than `selection.MAX_JUDGED` detections a sample
+    is judged. Raises UsageError for labels that match no detection and where there is no such
+    catalog.
     """
     settings = as_config(config)
     store = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
@@ -101,6 +103,8 @@ def _metrics(
     catalog, label_source = labeled_catalog(store, subject.release, subject.model_id, labels)
     n_rows, catalog = len(catalog), catalog.loc[has_latents(catalog)]
     judged, rows, why = choose_rows(catalog)
+    judged, remark = limit_rows(catalog, judged, settings.seed)
+    why += remark
     frame = catalog[judged].reset_index(drop=True)
     log.info("evaluate: %s, %d detections (%s: %s)", subject.model_id, len(frame), rows, why)
     metrics = {

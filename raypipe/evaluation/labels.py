@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from raypipe.discovery.catalog_columns import JOIN_KEYS, key_texts, read_catalog
 from raypipe.errors import UsageError
 from raypipe.evaluation.validation import TextArray
-from raypipe.model.batch import vectors
+from raypipe.model.grid import NATIVE_CHANNELS
 
 QUANTITY_COLUMNS = ("log_nh", "photon_index", "kt_kev", "powlaw_nh", "powlaw_gamma")
 """Quantities to compare with; see `raypipe.evaluation.regression.regression_targets`."""
@@ -27,12 +27,13 @@ def read_labels(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read a table of labels: Parquet, CSV, FITS or VOTable, by the file's ending.
 
     Identity, class (as `class`), quantities and, from Parquet, the simulator's expected counts
-    are kept. Raises UsageError where the file cannot be read or says nothing of any detection.
+    are kept. Raises UsageError where the file cannot be read, says nothing of any detection, or
+    has expected counts on other than the native channels.
     """
     file = Path(path)
     frame = read_catalog(file)
     if _has_true_counts(file):
-        frame[TRUE_COUNTS] = list(vectors(pq.read_table(file, columns=[TRUE_COUNTS])[TRUE_COUNTS]))
+        frame[TRUE_COUNTS] = _read_true_counts(file)
     carried = [name for name in ("class", *QUANTITY_COLUMNS, TRUE_COUNTS) if name in frame]
     keys = list(dict.fromkeys(name for key in JOIN_KEYS for name in key if name in frame))
     if not carried:
@@ -94,6 +95,17 @@ def true_counts(frame: pd.DataFrame) -> npt.NDArray[np.float64] | None:
 def _has_true_counts(file: Path) -> bool:
     is_parquet = bool({suffix.lower() for suffix in file.suffixes} & {".parquet", ".pq"})
     return is_parquet and TRUE_COUNTS in pq.read_schema(file).names
+
+
+def _read_true_counts(file: Path) -> pd.Series[Any]:
+    column = pq.read_table(file, columns=[TRUE_COUNTS]).to_pandas()[TRUE_COUNTS]
+    lengths = set(column.dropna().map(np.size))
+    if not lengths <= {NATIVE_CHANNELS}:
+        raise UsageError(
+            f"{file}: {TRUE_COUNTS} has {', '.join(map(str, sorted(lengths)))} values a row, "
+            f"expected {NATIVE_CHANNELS}"
+        )
+    return column
 
 
 def _carried_by(key: tuple[str, ...]) -> tuple[str, ...]:

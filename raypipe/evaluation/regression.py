@@ -15,7 +15,7 @@ from raypipe.evaluation.classification import BOOSTING
 from raypipe.evaluation.validation import (
     FloatArray,
     TextArray,
-    bootstrap_weights,
+    bootstrap_sums,
     grouped_folds,
 )
 
@@ -97,14 +97,17 @@ def r_squared(
     values: FloatArray, predicted: FloatArray, sources: TextArray, seed: int
 ) -> dict[str, float]:
     """1 - (residual / total sum of squares), with its error over resampled sources."""
-    weights = np.vstack([np.ones(len(values)), bootstrap_weights(sources, seed)])
-    residual = weights @ (values - predicted) ** 2
-    mean = weights @ values / weights.sum(axis=1)
-    total = weights @ values**2 - weights.sum(axis=1) * mean**2
+    centered = values - values.mean()
+    residual = (values - predicted) ** 2
+    moments = np.column_stack([np.ones(len(values)), centered, centered**2, residual])
+    rows, first, second, residuals = bootstrap_sums(moments, sources, seed).T
     with np.errstate(invalid="ignore", divide="ignore"):
-        r2 = 1 - residual / total
-    resampled = r2[1:][np.isfinite(r2[1:])]
-    return {"r2": float(r2[0]), "r2_error": float(resampled.std(ddof=1))}
+        resampled = 1 - residuals / (second - first**2 / rows)
+    resampled = resampled[np.isfinite(resampled)]
+    return {
+        "r2": float(1 - residual.sum() / (centered**2).sum()),
+        "r2_error": float(resampled.std(ddof=1)),
+    }
 
 
 def _regress_one(

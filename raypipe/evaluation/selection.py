@@ -23,6 +23,8 @@ MIN_HELD_OUT = 50
 HELD_OUT = ("test", "unseen")
 """Splits whose sources the model never saw."""
 
+MAX_JUDGED = 100_000
+"""Most detections judged: more take memory and time, and errors are small by then."""
 
 BATCH_ROWS = 256
 """Spectra reconstructed at once."""
@@ -61,6 +63,24 @@ def choose_rows(catalog: pd.DataFrame) -> tuple[npt.NDArray[np.bool_], str, str]
         return np.ones(len(catalog), dtype=bool), "all", why
     names = "+".join(name for name in HELD_OUT if (split == name).any())
     return held_out, names or "all", "detections of sources the model never saw"
+
+
+def limit_rows(
+    catalog: pd.DataFrame, judged: npt.NDArray[np.bool_], seed: int, most: int = MAX_JUDGED
+) -> tuple[npt.NDArray[np.bool_], str]:
+    """At most `most` of the judged rows, drawn at random, labeled ones first.
+
+    Returns a mask (n,), and what is to be said of it: nothing where all rows are kept.
+    """
+    rows = np.flatnonzero(judged)
+    if len(rows) <= most:
+        return judged, ""
+    classes = catalog["class"] if "class" in catalog else pd.Series(None, catalog.index, object)
+    unlabeled = classes.isna().to_numpy()[rows]
+    order = np.lexsort([np.random.default_rng(seed).random(len(rows)), unlabeled])
+    kept = np.zeros_like(judged)
+    kept[rows[order[:most]]] = True
+    return kept, f"; {most:,} of {len(rows):,} drawn at random, those with a class first"
 
 
 def latent_columns(frame: pd.DataFrame) -> list[str]:

@@ -68,7 +68,7 @@ def summarize(metrics: Mapping[str, Any]) -> dict[str, Any]:
     reconstruction = metrics["reconstruction"]
     classification = metrics["classification"]
     log_nh = metrics["regression"]["log_nh"]
-    width = reconstruction["fit_zscore"]["width"]
+    zscores = reconstruction["fit_zscore"]
     summary = {
         "excess_cash_per_bin": _figure(
             reconstruction["excess_cash_per_bin"],
@@ -78,7 +78,8 @@ def summarize(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "divergence_per_bin": _figure(
             reconstruction["divergence_per_bin"], None, reconstruction["reason"]
         ),
-        "fit_zscore_width": _figure(width, None, "fewer than two fits"),
+        "fit_zscore_mean": _figure(zscores["mean"], None, "no fit"),
+        "fit_zscore_width": _figure(zscores["width"], None, "fewer than two fits"),
     }
     for name in ("knn", "boosting"):
         scores = classification[name]
@@ -92,7 +93,7 @@ def summarize(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 def headlines(metrics: Mapping[str, Any]) -> list[Headline]:
     """The three figures that matter as text, for the last lines of a run and a report's top."""
-    summary = metrics["summary"]
+    summary = summarize(metrics)
     return [_reconstruction_headline(summary), _class_headline(summary), _nh_headline(summary)]
 
 
@@ -121,15 +122,17 @@ def _text(figure: Mapping[str, Any], digits: int, sign: str = "") -> str:
 
 
 def _reconstruction_headline(summary: Mapping[str, Any]) -> Headline:
-    excess, width = summary["excess_cash_per_bin"], summary["fit_zscore_width"]
+    excess = summary["excess_cash_per_bin"]
     if excess["value"] is not None:
         note = "the model's Cash statistic less that of the truth; below 0 where fits follow noise"
         divergence = summary["divergence_per_bin"]
         if divergence["value"] is not None:
-            note += f". Without noise: {_text(divergence, 4)} from the truth"
+            note += f". Free of noise, the divergence from the truth is {_text(divergence, 4)}"
         return Headline("Excess Cash per bin", _text(excess, 4, "+"), note)
-    note = "1: every spectrum explained to within its noise"
-    return Headline("Width of the Cash z-scores", _text(width, 2), width["reason"] or note)
+    mean, width = summary["fit_zscore_mean"], summary["fit_zscore_width"]
+    spread = width["reason"] or f"their width is {_text(width, 2)}"
+    note = f"{spread}; mean 0 and width 1: spectra are explained to within their noise"
+    return Headline("Mean of the Cash z-scores", _text(mean, 2, "+"), mean["reason"] or note)
 
 
 def _class_headline(summary: Mapping[str, Any]) -> Headline:

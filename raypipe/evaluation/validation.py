@@ -103,12 +103,18 @@ def grouped_folds(
     return list(splitter.split(np.zeros((len(strata), 1)), strata, groups=sources))
 
 
-def bootstrap_weights(sources: TextArray, seed: int) -> FloatArray:
-    """Weights (BOOTSTRAP_DRAWS, n) of rows when whole sources are drawn with replacement."""
+def bootstrap_sums(values: FloatArray, sources: TextArray, seed: int) -> FloatArray:
+    """Sums (BOOTSTRAP_DRAWS, k) of `values` (n, k) when whole sources are drawn with replacement.
+
+    One draw is held at a time, for a release has more sources than a matrix of all draws has room.
+    """
     names, codes = np.unique(sources.astype(str), return_inverse=True)
+    by_source = np.zeros((len(names), values.shape[1]))
+    np.add.at(by_source, codes, values)
+    share = np.full(len(names), 1 / len(names))
     rng = np.random.default_rng(seed)
-    draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=BOOTSTRAP_DRAWS)
-    return draws[:, codes].astype(np.float64)
+    draws = (rng.multinomial(len(names), share) for _ in range(BOOTSTRAP_DRAWS))
+    return np.stack([draw @ by_source for draw in draws])
 
 
 def score_classes(
@@ -121,10 +127,11 @@ def score_classes(
     true classes, columns predicted ones.
     """
     right = codes == predicted
-    recalls = _recalls(codes, right[None].astype(np.float64), len(classes))[0]
-    weights = bootstrap_weights(sources, seed)
-    totals = _class_sums(codes, weights, len(classes))
-    hits = _class_sums(codes, weights * right, len(classes))
+    of_class = np.eye(len(classes))[codes]
+    of_class_and_right = of_class * right[:, None]
+    recalls = of_class_and_right.sum(axis=0) / of_class.sum(axis=0)
+    sums = bootstrap_sums(np.hstack([of_class, of_class_and_right]), sources, seed)
+    totals, hits = np.hsplit(sums, 2)
     with np.errstate(invalid="ignore"):
         resampled = np.nanmean(hits / totals, axis=1)
     confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
@@ -152,15 +159,3 @@ def unscored(reason: str | None) -> dict[str, Any]:
         "unassigned": None,
         "reason": reason,
     }
-
-
-def _class_sums(codes: IntArray, values: FloatArray, n_classes: int) -> FloatArray:
-    one_hot = np.eye(n_classes)[codes]
-    sums: FloatArray = values @ one_hot
-    return sums
-
-
-def _recalls(codes: IntArray, right: FloatArray, n_classes: int) -> FloatArray:
-    totals = np.bincount(codes, minlength=n_classes)
-    recalls: FloatArray = _class_sums(codes, right, n_classes) / totals
-    return recalls

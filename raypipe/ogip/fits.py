@@ -138,7 +138,7 @@ def _read_hdu(path: str, content: bytes, start: int, ends: list[int], index: int
 
 
 def _data_bytes(hdu: Hdu) -> int:
-    """Size of the data, equation 2 of the FITS Standard."""
+    """Size of the data as the FITS Standard defines it for any extension."""
     n_axes = hdu.integer("NAXIS", most=MAX_AXES)
     if n_axes == 0:
         return 0

@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from scipy.stats import norm
 
+from raypipe.model.grid import Grid
+from raypipe.reporting.page import minus
 from raypipe.reporting.style import (
     ACCENT,
     INK,
@@ -32,7 +34,6 @@ Arguments = ParamSpec("Arguments")
 
 _HARDNESS_COLORS = ListedColormap(colormaps["viridis"](np.linspace(0.15, 1.0, 256)))
 _POINT_AREA = 120.0
-_RASTER_DPI = 160
 
 
 def _in_style(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
@@ -55,7 +56,9 @@ def counts_histogram(total_counts: FloatArray) -> Figure:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(_plain_number))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="counts in the model's channels, 0.50–7.97 keV", ylabel="detections")
+    low_kev, high_kev = Grid().channel_edges_kev[[0, -1]]
+    channels = f"the model's channels, {low_kev:.2f}–{high_kev:.2f} keV"
+    axes.set(xlabel=f"counts in {channels}", ylabel="detections")
     light_grid(axes, "y")
     return figure
 
@@ -212,7 +215,7 @@ def correlation_map(
                 [j - 0.48, j + 0.48], i - 0.45, i + 0.45,
                 color=color, alpha=0.85 * abs(value), linewidth=0,
             )  # fmt: skip
-            axes.text(j, i, f"{value:+.2f}".replace("-", "−"), ha="center", va="center", fontsize=8)
+            axes.text(j, i, minus(f"{value:+.2f}"), ha="center", va="center", fontsize=8)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))

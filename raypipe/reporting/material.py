@@ -19,7 +19,6 @@ from raypipe.evaluation.subject import Subject, labeled_catalog, metrics_name
 from raypipe.evaluation.validation import fitting_threads, on_one_scale
 from raypipe.ingestion.progress import count_rows
 from raypipe.model.bundle import Model
-from raypipe.model.grid import Grid
 from raypipe.reporting.spectrum_figure import ExampleSpectrum
 from raypipe.workspace import Workspace, model_folder, rejects_folder
 
@@ -172,7 +171,7 @@ def _read_examples(
     spectra = read_spectra(store, release, rows, model)
     if spectra is None or spectra.model_counts is None or spectra.model_background is None:
         return []
-    edges = Grid().channel_edges_kev
+    edges = model.grid.channel_edges_kev
     return [
         Example(
             row,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 import itertools
+import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import NewType
@@ -17,6 +18,7 @@ Html = NewType("Html", str)
 """Text that is HTML already; all other text is escaped by the functions here."""
 
 _DPI = 160
+_SVG_COLUMN_DENSITY = 'N<tspan baseline-shift="sub" font-size="75%">H</tspan>'
 _figure_numbers = itertools.count(1)
 
 _CSS = """
@@ -33,6 +35,7 @@ h2 { font-size: 1.3rem; margin: 3.2rem 0 .8rem; padding-top: .9rem;
   border-top: 1px solid var(--line); }
 h3 { font-size: 1rem; margin: 1.6rem 0 .5rem; }
 p { max-width: 46rem; margin: .5rem 0; }
+sub { line-height: 0; }
 .lead { color: var(--soft); margin: 0; }
 .note { color: var(--soft); font-size: .9rem; }
 nav { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: 1.2rem 0 0; font-size: .9rem; }
@@ -144,8 +147,8 @@ def figure(
 def svg(drawing: Figure) -> Html:
     """A drawing as an inline SVG element whose ink is the page's text color.
 
-    Ids are made unique on the page, and names and links that only a file of its own needs are
-    left out.
+    The column density gets its subscript. Ids are made unique on the page, and names and links
+    that only a file of its own needs are left out.
     """
     buffer = io.StringIO()
     with styled():
@@ -165,6 +168,7 @@ def svg(drawing: Figure) -> Html:
         text,
         count=1,
     )
+    text = re.sub(r"\bN_H\b(?=[^<>]*</text>)", _SVG_COLUMN_DENSITY, text)
     return Html(text.replace(INK, "currentColor").strip())
 
 
@@ -196,8 +200,8 @@ def number_cell(
     error: float | None = None,
     best: bool = False,
 ) -> Html:
-    """A cell of a number, with its error; a dash for None."""
-    if value is None:
+    """A cell of a number, with its error; a dash for None and for what is no number."""
+    if value is None or not math.isfinite(value):
         return Html('<td class="number">–</td>')
     spread = "" if error is None else f" <small>± {escape(format(error, form.lstrip('+')))}</small>"
     style = "number best" if best else "number"

@@ -113,13 +113,19 @@ def _comparison(metrics: Mapping[str, Any]) -> Html:
         "Every row is judged on the same detections with the same folds, which never split a "
         "source. Accuracies are balanced (mean recall of the classes); clusters are a Gaussian "
         "mixture fitted without labels, whose meaning is learned on other sources than it is "
-        "judged on; compact are HMXB, LMXB and NS. R² is that of gradient boosting. The best of "
-        "each column is bold; published figures are of other data and not in the running."
+        "judged on; compact are HMXB, LMXB and NS. The best of each column is bold; published "
+        "figures are of other data and not in the running."
+    )
+    quantities_caption = (
+        "R² is that of gradient boosting. log kT is that of whatever is thermal in a source: a "
+        "plasma, a disk, a surface, a soft excess. Hardness ratios are of counts as detected, so "
+        "that they still hold the response: latents of the spectrum before the telescope (preset "
+        "folded) can predict them less well than a PCA of the same counts does."
     )
     rows = metrics["comparison"]
     own = [row for row in rows if row["kind"] != "published"]
     reason = metrics.get("comparison_reason")
-    remark = [paragraph(f"{reason}.", "note")] if reason else []
+    remark = [paragraph(f"{reason[:1].upper()}{reason[1:]}.", "note")] if reason else []
     judged = [key for key, _, _, better in ALL_COLUMNS if better == HIGHER]
     if not any(row.get(key) is not None for row in own for key in judged):
         return join(
@@ -132,10 +138,14 @@ def _comparison(metrics: Mapping[str, Any]) -> Html:
         [
             paragraph(caption, "note"),
             _comparison_table(rows, FIT_AND_CLASS_COLUMNS),
-            _comparison_table(own, QUANTITY_COLUMNS),
+            _with_caption(_comparison_table(own, QUANTITY_COLUMNS), quantities_caption),
             *remark,
         ]
     )
+
+
+def _with_caption(drawn: Html, caption: str) -> Html:
+    return join([drawn, paragraph(caption, "note")]) if drawn else drawn
 
 
 def _comparison_table(
@@ -208,16 +218,18 @@ def _by_counts(metrics: Mapping[str, Any]) -> Html:
             cells[-1].append(number_cell(_entry(row, key), form, row.get(f"{key}_error")))
     headers = ("counts", "detections", *(title for _, title, _ in columns))
     note = (
-        "Latents are fitted to each detection's own counts, noise included, so that a perfect "
-        "model's Cash lies a little below that of the truth; the divergence (the Cash statistic "
-        "the model would have if there were no noise) is free of that. Expectations take the "
-        "fitted parameters into account: z-scores of a perfect model have mean 0 and width 1."
+        "Expectations take the fitted parameters into account: z-scores of a perfect model have "
+        "mean 0 and width 1 where there are counts enough for the statistic to be normal. "
     )
-    reason = reconstruction["reason"]
-    remark = f" Not measured against the truth: {reason}." if reason else ""
-    return join(
-        [table(headers, cells, numbers=range(1, len(headers))), paragraph(note + remark, "note")]
-    )
+    if reconstruction["reason"]:
+        note += f"Not measured against the truth: {reconstruction['reason']}."
+    else:
+        note += (
+            "Latents are fitted to each detection's own counts, noise included, so that a perfect "
+            "model's Cash lies a little below that of the truth; the divergence (the Cash "
+            "statistic the model would have if there were no noise) is free of that."
+        )
+    return join([table(headers, cells, numbers=range(1, len(headers))), paragraph(note, "note")])
 
 
 def _entry(row: Mapping[str, Any], key: str) -> float | None:

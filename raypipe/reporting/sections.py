@@ -72,17 +72,19 @@ def spectra_section(material: Material) -> Html:
     )
     intro += (
         "Crosses are counts with 68% Poisson intervals, grouped for the plot only; the red line is "
-        "the reconstruction from the latents alone, folded through the detection's own response, "
-        "background included; the dashed line is the expected background. A good fit scatters "
-        "around zero in the lower panel and has a Cash z-score within about 3 of 0."
+        "the reconstruction: the shape is that of the latents alone, the amplitude is fitted to "
+        "the counts, and the background, also drawn dashed, is included. The lower panel has "
+        "counts less model over the root of the model. A good fit scatters around zero there and "
+        "has a Cash z-score within about 3 of 0."
     )
     parts = [paragraph(intro), grid(_example(example) for example in material.examples)]
     if material.worst:
+        latents = len(latent_columns(material.catalog))
         parts += [
             heading("The worst explained"),
             paragraph(
-                "The largest Cash z-scores of the catalog: where the eight numbers are not enough, "
-                "or the data are not what the model expects."
+                f"The largest Cash z-scores of the catalog: where {latents} latents are not "
+                "enough, or the data are not what the model expects."
             ),
             grid(_example(example) for example in material.worst),
         ]
@@ -139,13 +141,14 @@ def anomalies_section(material: Material) -> Html:
         (
             "fit_zscore",
             "Explained worst",
-            "Largest Cash z-score: the reconstruction misses counts.",
+            "Largest Cash z-scores first: above about 3 the reconstruction misses more than the "
+            "noise does.",
         ),
         (
             "anomaly_score",
             "Farthest out",
-            "Largest anomaly score (minus the log density of the training population, nats): "
-            "explained or not, few training spectra look like this.",
+            "Largest anomaly scores first: minus the log density (nats) of the training "
+            "population there, high where few spectra are alike.",
         ),
     )
     parts = []
@@ -208,7 +211,8 @@ def provenance_section(material: Material) -> Html:
         ("model", material.model_id),
         ("model trained on release", record.get("release", "not recorded in this workspace")),
         ("model trained with", _versions(record.get("made_by", {}))),
-        ("labels", material.labels or "none"),
+        ("classes on this page", material.labels or "none"),
+        ("labels of the evaluation", metrics.get("data", {}).get("labels") or "none"),
         ("evaluated with", _versions(metrics.get("made_by", {}))),
         ("judged detections fingerprint", metrics.get("data", {}).get("fingerprint", "–")),
     ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import chi2
 
@@ -63,52 +64,64 @@ def poisson_interval(counts: FloatArray) -> tuple[FloatArray, FloatArray]:
     return low, high
 
 
+@dataclass(frozen=True)
+class _Groups:
+    """A spectrum grouped for the plot, (groups,) each: counts with limits, and the model's parts.
+
+    `edges_kev` (groups + 1,).
+    """
+
+    edges_kev: FloatArray
+    counts: FloatArray
+    low: FloatArray
+    high: FloatArray
+    model: FloatArray
+    background: FloatArray
+
+    @classmethod
+    def of(cls, example: ExampleSpectrum) -> _Groups:
+        """Groups of at least a fortieth of the counts, within `_GROUP_COUNTS`."""
+        fewest = float(np.clip(example.counts.sum() / _GROUPS_WANTED, *_GROUP_COUNTS))
+        starts = group_bins(example.counts, fewest, _WIDEST_GROUP)
+        counts = np.add.reduceat(example.counts, starts)
+        low, high = poisson_interval(counts)
+        return cls(
+            edges_kev=np.append(example.edges_kev[starts], example.edges_kev[-1]),
+            counts=counts,
+            low=low,
+            high=high,
+            model=np.add.reduceat(example.model, starts),
+            background=np.add.reduceat(example.background, starts),
+        )
+
+    @property
+    def middle_kev(self) -> FloatArray:
+        """Geometric middles of the groups."""
+        return np.sqrt(self.edges_kev[1:] * self.edges_kev[:-1])
+
+    def draw_crosses(
+        self, axes: Axes, values: FloatArray, per_count: FloatArray, label: str | None = None
+    ) -> None:
+        """Draw `values` as crosses whose limits are those of the counts, scaled by `per_count`."""
+        middle = self.middle_kev
+        axes.errorbar(
+            middle,
+            values,
+            xerr=[middle - self.edges_kev[:-1], self.edges_kev[1:] - middle],
+            yerr=[(self.counts - self.low) * per_count, (self.high - self.counts) * per_count],
+            fmt="none", ecolor=INK, elinewidth=0.9, label=label,
+        )  # fmt: skip
+
+
 def spectrum_figure(example: ExampleSpectrum) -> Figure:
     """Counts per second and keV, grouped for the plot only, with model, background, residuals."""
     with styled():
         figure, (top, bottom) = new_figure(
             5.2, 3.7, 2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1], "hspace": 0.03}
         )
-        fewest = float(np.clip(example.counts.sum() / _GROUPS_WANTED, *_GROUP_COUNTS))
-        starts = group_bins(example.counts, fewest, _WIDEST_GROUP)
-        edges = np.append(example.edges_kev[starts], example.edges_kev[-1])
-        counts = np.add.reduceat(example.counts, starts)
-        model = np.add.reduceat(example.model, starts)
-        background = np.add.reduceat(example.background, starts)
-        per_unit = 1 / (np.diff(edges) * example.exposure_s)
-        middle, half = np.sqrt(edges[1:] * edges[:-1]), (middle_reach(edges))
-        low, high = poisson_interval(counts)
-        top.errorbar(
-            middle,
-            counts * per_unit,
-            xerr=half,
-            yerr=[(counts - low) * per_unit, (high - counts) * per_unit],
-            fmt="none", ecolor=INK, elinewidth=0.9, label="counts",
-        )  # fmt: skip
-        top.stairs(model * per_unit, edges, color=ACCENT, lw=1.5, label="model", baseline=None)
-        if background.any():
-            top.stairs(
-                background * per_unit, edges,
-                color=MUTED, lw=1.1, ls=(0, (4, 2)), label="background", baseline=None,
-            )  # fmt: skip
-        log_rate_axis(top)
-        top.set_ylim(*_rate_limits(counts, model, per_unit))
-        top.set_ylabel("counts s⁻¹ keV⁻¹")
-        handles, labels = top.get_legend_handles_labels()
-        order = np.argsort([_LEGEND.index(label) for label in labels])
-        top.legend(
-            [handles[i] for i in order], [labels[i] for i in order],
-            loc="upper right", ncols=3, columnspacing=1.0, handlelength=1.4,
-        )  # fmt: skip
-        spread = np.sqrt(np.maximum(model, 1e-9))
-        residuals = (counts - model) / spread
-        bottom.axhline(0, color=ACCENT, lw=1.2)
-        bottom.errorbar(
-            middle, residuals, xerr=half, yerr=[(counts - low) / spread, (high - counts) / spread],
-            fmt="none", ecolor=INK, elinewidth=0.9,
-        )  # fmt: skip
-        reach = float(np.clip(np.abs(residuals).max() + 1, 3.5, 12))
-        bottom.set(ylim=(-reach, reach), ylabel="Δ / σ", xlabel="energy (keV)")
+        groups = _Groups.of(example)
+        _draw_rates(top, groups, example.exposure_s)
+        _draw_residuals(bottom, groups)
         energy_axis(bottom)
         for axes in (top, bottom):
             light_grid(axes)
@@ -116,10 +129,35 @@ def spectrum_figure(example: ExampleSpectrum) -> Figure:
     return figure
 
 
-def middle_reach(edges: FloatArray) -> FloatArray:
-    """How far groups reach left and right of their geometric middles, (2, groups)."""
-    middle = np.sqrt(edges[1:] * edges[:-1])
-    return np.stack([middle - edges[:-1], edges[1:] - middle])
+def _draw_rates(axes: Axes, groups: _Groups, exposure_s: float) -> None:
+    edges = groups.edges_kev
+    per_unit = 1 / (np.diff(edges) * exposure_s)
+    groups.draw_crosses(axes, groups.counts * per_unit, per_unit, label="counts")
+    axes.stairs(groups.model * per_unit, edges, color=ACCENT, lw=1.5, label="model", baseline=None)
+    if groups.background.any():
+        axes.stairs(
+            groups.background * per_unit, edges,
+            color=MUTED, lw=1.1, ls=(0, (4, 2)), label="background", baseline=None,
+        )  # fmt: skip
+    log_rate_axis(axes)
+    axes.set_ylim(*_rate_limits(groups.counts, groups.model, per_unit))
+    axes.set_ylabel("counts s⁻¹ keV⁻¹")
+    handles, labels = axes.get_legend_handles_labels()
+    order = np.argsort([_LEGEND.index(label) for label in labels])
+    axes.legend(
+        [handles[i] for i in order], [labels[i] for i in order],
+        loc="upper right", ncols=3, columnspacing=1.0, handlelength=1.4,
+    )  # fmt: skip
+
+
+def _draw_residuals(axes: Axes, groups: _Groups) -> None:
+    """Counts less model over the root of the model."""
+    spread = np.sqrt(np.maximum(groups.model, 1e-9))
+    residuals = (groups.counts - groups.model) / spread
+    axes.axhline(0, color=ACCENT, lw=1.2)
+    groups.draw_crosses(axes, residuals, 1 / spread)
+    reach = float(np.clip(np.abs(residuals).max() + 1, 3.5, 12))
+    axes.set(ylim=(-reach, reach), ylabel="Δ / σ", xlabel="energy (keV)")
 
 
 def _rate_limits(

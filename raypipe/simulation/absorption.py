@@ -32,7 +32,8 @@ WILMS_ABUNDANCES = {
     "Co": 8.32e-8,
     "Ni": 1.12e-6,
 }
-"""Elements per hydrogen atom in the interstellar medium (Wilms, Allen & McCray 2000, table 2)."""
+"""Elements per hydrogen atom in the interstellar medium (Wilms, Allen & McCray 2000, ApJ 542, 914),
+as XSPEC's abundance table `wilm` has them."""
 
 AVOGADRO = 6.02214076e23
 HIGHEST_DEPTH = 200.0

@@ -1,8 +1,11 @@
-"""Built-in ACIS-like instruments: mirror, filter, contamination and CCD from published numbers.
+"""Built-in ACIS-like instruments: mirror, filter, contamination and CCD.
 
-Areas come out within a fifth of real ones of the Chandra X-ray Center from 0.65 to 7 keV, mostly
-within a tenth, and resolutions within a tenth. For what needs the calibration itself there are
-real responses (`raypipe.simulation.responses`).
+Cross-sections and reflectivities are computed (xraydb); the dimensions they are computed for are
+round numbers of the real telescope, and whatever is left (share of good events, dead layers,
+widths, tails, depth of the contaminant) was chosen so that areas and matrices look like those of
+real responses of 1999-2017. Areas come out within a fifth of those from 0.65 to 7 keV, mostly
+within a tenth, and resolutions within a tenth: an ACIS-like instrument, not a calibration. For
+what needs the calibration itself there are real responses (`raypipe.simulation.responses`).
 """
 
 from __future__ import annotations
@@ -23,8 +26,8 @@ CM_PER_UM = 1e-4
 ARCMIN = np.pi / (180 * 60)
 
 MIRROR_SHELLS = ((51.26, 478.0), (41.27, 305.0), (36.43, 237.0), (27.08, 131.0))
-"""Grazing angle (arcmin) and geometric area (cm2) of the four shells (Chandra Proposers'
-Observatory Guide, table 4.1)."""
+"""Mean grazing angle (arcmin) and geometric area (cm2) of the four shells; their sum is close to
+the telescope's 1,145 cm2."""
 MIRROR_OPEN_SHARE = 0.9
 MIRROR_ROUGHNESS_ANGSTROM = 4.0
 IRIDIUM_DENSITY = 22.42
@@ -37,8 +40,9 @@ SILICON = ("Si", 2.33)
 """Formula and density (g/cm3) of the layers a photon passes."""
 
 CONTAMINANT = {"C": 0.70, "O": 0.24, "F": 0.06}
-"""Atoms of the contaminant: carbon with some oxygen and fluorine (Marshall et al. 2004), in the
-shares by which real areas of 2016-2017 fall short of those of 1999-2001."""
+"""Atoms of the contaminant: carbon with some oxygen and fluorine, in the shares by which real areas
+of 2016-2017 fall short of those of 1999-2001. Marshall et al. (2004, SPIE 5165) found less oxygen
+in its first years: more than 80%, 7% and 7%."""
 CONTAMINATION_DEPTH = (
     (1999.6, 0.0),
     (2000.5, 0.15),
@@ -52,7 +56,7 @@ CONTAMINATION_DEPTH = (
     (2024.0, 3.4),
 )
 """Optical depth at 0.67 keV by year, at the aim point of ACIS-S: quick at first, slow until 2009,
-quick again (shape after Plucinsky et al. 2018, SPIE 10699)."""
+quick again (as told by Plucinsky et al. 2018, SPIE 10699); the depths are our own, see above."""
 
 ACCEPTED_EVENTS = ((0.1, 0.97), (2.5, 0.96), (4.0, 0.875), (5.0, 0.80), (6.0, 0.76), (7.0, 0.69))
 """Share of the photons stopped in the CCD that make good events within the mirror's core, by energy

@@ -45,8 +45,9 @@ BACK_CONTINUUM = (
     (12.0, 2000.0),
     (14.9, 1400.0),
 )
-"""Particle continua of front- and back-illuminated chips: energy (keV), counts per keV. Shapes of
-background spectra in the Chandra Source Catalog (see also Bartalucci et al. 2014)."""
+"""Particle continua of front- and back-illuminated chips: energy (keV), counts per keV. Drawn by
+eye after background spectra of the Chandra Source Catalog; Bartalucci et al. (2014) have a model
+fitted to the particle background itself."""
 
 FLUORESCENCE = (
     (1.487, 8.0, 10.0),
@@ -57,14 +58,15 @@ FLUORESCENCE = (
     (9.713, 80.0, 60.0),
 )
 """Lines of Al, Si, Au M, Ni K alpha and beta, Au L: energy (keV), counts on front- and
-back-illuminated chips in the unit of the continua."""
+back-illuminated chips in the unit of the continua, as roughly as these."""
 FLUORESCENCE_SIGMA_KEV = 0.06
 
 SKY_PLASMA_KEV = 0.2
 SKY_PHOTON_INDEX = 1.4
 SKY_PLASMA_SHARE = 0.35
 SKY_NH_1E22 = 0.02
-"""The sky: Galactic plasma and the unresolved power law of De Luca & Molendi (2004)."""
+"""The sky: Galactic plasma and the unresolved power law of De Luca & Molendi (2004); share and
+column are our choice."""
 
 BACK_RATE = 55.0
 FRONT_RATE = 14.0

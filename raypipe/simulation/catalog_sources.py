@@ -6,12 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from astropy import units
-from astropy.coordinates import Angle
-from astropy.table import Table
 
+from raypipe.discovery.catalog_columns import read_catalog
 from raypipe.errors import UsageError
-from raypipe.simulation.energy import FloatArray
 from raypipe.simulation.sources import Sources
 from raypipe.simulation.targets import Targets
 
@@ -28,9 +25,8 @@ HIGHEST_NH_1E20 = 5000.0
 LOWEST_NH_1E20 = 0.1
 """Fitted columns below this are as good as none; taken as this."""
 
-CLASS_COLUMN = "muwclass_true_class"
 COUNTS_COLUMN = "src_cnts_aper90_b"
-IDENTITY_COLUMNS = ("name", "ra", "dec", "obsid", "obi", "region_id")
+IDENTITY_COLUMNS = ("name", "ra", "dec", "obsid", "obi", "region_id", "class")
 FIT_COLUMNS = tuple(
     f"{model}_{suffix}"
     for model, (column, _) in MODEL_PARAMETER.items()
@@ -48,14 +44,18 @@ def catalog_targets(
 ) -> Targets:
     """Draw sources of a table, each as likely as the other, and a detection of each.
 
-    `path` is a Parquet, CSV, FITS or VOTable file with the columns of the archive's TAP service: a
+    `path` is a Parquet, CSV, FITS or VOTable file with the columns of the archive's TAP service and
+    a class label (`CLASS_COLUMNS` of `raypipe.discovery.catalog_columns`), blank where unknown: a
     row a detection. The spectrum is that of the fit with the smallest statistic among power law,
     black body and bremsstrahlung whose parameters are credible (`CREDIBLE`); sources without one
     are left out. Expected counts are the detection's net counts within `counts_min` and
     `counts_max`. Sources are drawn without replacement as long as there are any, then all over
     again. Raises UsageError for a table that cannot be read, lacks columns, or has no fits.
     """
-    table = _read(path)
+    table = read_catalog(path)
+    needed = (*IDENTITY_COLUMNS, COUNTS_COLUMN, *FIT_COLUMNS)
+    if missing := [column for column in needed if column not in table]:
+        raise UsageError(f"{path}: columns missing: {', '.join(missing)}")
     best = best_models(table)
     table = table.assign(model=best)[best.notna() & (table[COUNTS_COLUMN] > 0)]
     if table.empty:
@@ -69,10 +69,10 @@ def catalog_targets(
     sources = drawn.iloc[first]
     return Targets(
         sources=_fitted_sources(sources),
-        label=np.array([c if isinstance(c, str) else None for c in sources[CLASS_COLUMN]], object),
+        label=np.array([_label(value) for value in sources["class"]], dtype=object),
         name=sources["name"].to_numpy(dtype=str),
-        ra=_degrees(sources["ra"], units.hourangle),
-        dec=_degrees(sources["dec"], units.deg),
+        ra=sources["ra"].to_numpy(dtype=float),
+        dec=sources["dec"].to_numpy(dtype=float),
         source=of_source,
         counts=np.clip(drawn[COUNTS_COLUMN].to_numpy(float), counts_min, counts_max),
         origin=(
@@ -96,21 +96,9 @@ def best_models(table: pd.DataFrame) -> pd.Series:
     return statistics[fitted].idxmin(axis=1).reindex(table.index)
 
 
-def _read(path: Path) -> pd.DataFrame:
-    try:
-        if path.suffix == ".parquet":
-            table = pd.read_parquet(path)
-        elif path.suffix == ".csv":
-            table = pd.read_csv(path)
-        else:
-            table = Table.read(path).to_pandas()
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: not a readable table ({error})") from error
-    needed = (*IDENTITY_COLUMNS, CLASS_COLUMN, COUNTS_COLUMN, *FIT_COLUMNS)
-    missing = [column for column in needed if column not in table.columns]
-    if missing:
-        raise UsageError(f"{path}: columns missing: {', '.join(missing)}")
-    return table
+def _label(value: object) -> str | None:
+    """Return a class label, None where it is missing or blank."""
+    return (value.strip() or None) if isinstance(value, str) else None
 
 
 def _fitted_sources(rows: pd.DataFrame) -> Sources:
@@ -122,11 +110,3 @@ def _fitted_sources(rows: pd.DataFrame) -> Sources:
         values = {"nh_1e22": nh_1e20 / 100.0, parameter: rows[column].to_numpy(float)[here]}
         parts.append((here, values))
     return Sources.assemble(model, parts)
-
-
-def _degrees(positions: pd.Series, unit: units.UnitBase) -> FloatArray:
-    """Return degrees from numbers (degrees already) or sexagesimal text in `unit`."""
-    if pd.api.types.is_numeric_dtype(positions):
-        return positions.to_numpy(float)
-    degrees: FloatArray = Angle(positions.to_numpy(dtype=str), unit=unit).degree
-    return degrees

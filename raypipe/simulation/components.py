@@ -51,8 +51,8 @@ def bremsstrahlung_shape(kt_kev: FloatArray, grid: EnergyGrid) -> FloatArray:
     """Return g(E/kT) exp(-E/kT) / E, not normalized: (B, n), 1/keV.
 
     g is the thermally averaged Gaunt factor of a non-relativistic plasma in the Born
-    approximation, sqrt(3)/pi exp(x/2) K0(x/2) with x = E/kT (Greene 1959; Rybicki & Lightman
-    1979, section 5.2).
+    approximation, sqrt(3)/pi exp(x/2) K0(x/2) with x = E/kT (Greene 1959). XSPEC's bremss has
+    another approximation of the same factor.
     """
     return _interpolated(_bremsstrahlung_table(), kt_kev, grid, power=-1)
 

@@ -1,11 +1,13 @@
 """Optically thin thermal plasma in collisional ionization equilibrium.
 
-Bremsstrahlung of hydrogen and helium plus the lines of the strongest ions between 0.35 and 8 keV.
-Line energies are those of the AtomDB line list (Foster et al. 2012). Each line's emissivity peaks
-at the temperature where its ion is most common and falls off as a log-normal in temperature on
-either side; peak values approximate AtomDB's at solar abundance to some tens of percent. Weak
-lines, recombination edges and two-photon emission are left out: what is kept, line complexes that
-move with temperature and scale with abundance, is what a CCD resolves.
+Bremsstrahlung of hydrogen and helium plus the lines of the strongest ions between 0.35 and 8 keV,
+at their laboratory energies. Each line's emissivity peaks near the temperature where its ion is
+most common and falls off as a log-normal in temperature on either side. Peak emissivities, peak
+temperatures and widths are our own round numbers in the manner of a plasma code's (AtomDB, Foster
+et al. 2012), not taken from its tables nor compared with them line by line: single lines may be
+off by a factor of two. Weak lines, recombination edges and two-photon emission are left out. What
+is kept, line complexes that move with temperature and scale with abundance, is what a CCD
+resolves; a spectrum to be fitted with a plasma code needs that code.
 """
 
 from __future__ import annotations
@@ -21,10 +23,10 @@ from raypipe.simulation.energy import EnergyGrid, FloatArray
 KELVIN_PER_KEV = 1.160452e7
 TEMPERATURES_KEV = np.geomspace(0.05, 90.0, 160)
 BREMSSTRAHLUNG_EMISSIVITY = 1.03e-11
-"""Photons cm3 / s / keV at 1 keV, 1 K and unit Gaunt factor, for one electron and one proton
-(Rybicki & Lightman 1979, equation 5.14b, per photon)."""
+"""Photons cm3 / s / keV at 1 keV, 1 K and unit Gaunt factor, for one electron and one proton:
+6.8e-38 erg cm3 / s / Hz (Rybicki & Lightman 1979) in photons."""
 CHARGE_SQUARED_PER_HYDROGEN = 1.42
-"""Sum of Z^2 over the ions per hydrogen nucleus at solar abundance."""
+"""Sum of Z^2 over the ions per hydrogen nucleus: hydrogen, helium and a little of the metals."""
 
 
 class Line(NamedTuple):

@@ -4,6 +4,10 @@ Each class has a `draw` function, parameters of k sources from documented distri
 `spectrum` function, parameters -> absorbed photon flux density (k, n) in photon/cm2/s/keV with an
 arbitrary norm. The spectrum depends on nothing but the parameters: those of a truth table give the
 spectrum back. The classes overlap as real ones do; none is told from another by one parameter.
+
+The papers named below say what such sources emit and in which range their parameters lie. Centers,
+scatters, limits and shares of the distributions are our own choice within that, not fitted to any
+sample: accuracies on this population are not those on the sky.
 """
 
 from __future__ import annotations
@@ -39,7 +43,7 @@ PARAMETERS: dict[str, str] = {
     "kt2_kev": "temperature of the second plasma, keV",
     "abundance": "metals of the plasma relative to solar",
     "second_share": "photons of the second component per photon of the first, 0.5-7 keV",
-    "fe_line_ew_kev": "equivalent width of the neutral iron line, keV",
+    "fe_line_ew_kev": "equivalent width of the neutral iron line in the source's frame, keV",
     "redshift": "redshift of the iron line",
 }
 """Columns of a truth table and what they are; NaN where a source has no such parameter."""
@@ -76,11 +80,30 @@ def _where(rng: np.random.Generator, share: float, values: FloatArray) -> FloatA
     return np.where(rng.random(len(values)) < share, values, 0.0)
 
 
+def _of_second(name: str, drawn: dict[str, FloatArray]) -> dict[str, FloatArray]:
+    """Return drawn parameters, `name` being NaN in sources without the component it describes."""
+    return drawn | {name: np.where(drawn["second_share"] > 0, drawn[name], np.nan)}
+
+
+def _add_second(
+    flux: FloatArray, p: Parameters, component: Callable[[Parameters], FloatArray]
+) -> None:
+    """Add a second component, in its share, to the sources that have one, in place."""
+    rows = np.flatnonzero(p["second_share"] > 0)
+    having = {name: values[rows] for name, values in p.items()}
+    flux[rows] += having["second_share"][:, None] * component(having)
+
+
 def _iron_line(p: Parameters, continuum: FloatArray, grid: EnergyGrid) -> FloatArray:
-    """Return the neutral iron line of the parameters' equivalent width over a continuum."""
-    energy = FE_K_ALPHA_KEV / (1 + np.nan_to_num(p["redshift"]))
+    """Return the neutral iron line of the parameters' equivalent width over a continuum.
+
+    Redshift lowers its energy and its observed equivalent width alike.
+    """
+    stretch = 1 + np.nan_to_num(p["redshift"])
+    energy = FE_K_ALPHA_KEV / stretch
     nearest = np.clip(((energy - grid.lo_kev) / grid.width_kev).astype(int), 0, grid.n - 1)
-    photons = p["fe_line_ew_kev"] * np.take_along_axis(continuum, nearest[:, None], 1)[:, 0]
+    density = np.take_along_axis(continuum, nearest[:, None], 1)[:, 0]
+    photons = p["fe_line_ew_kev"] / stretch * density
     return photons[:, None] * line(energy, FE_LINE_SIGMA_KEV, grid)
 
 
@@ -91,7 +114,7 @@ def _draw_agn(rng: np.random.Generator, k: int) -> dict[str, FloatArray]:
         obscured, 10 ** (rng.uniform(22.0, 23.8, k) - 22), _column(rng, k, 20.2, 0.4)
     )
     escaping = np.where(obscured, 10 ** rng.uniform(-2.5, -1.3, k), 0.0)
-    return {
+    drawn = {
         "nh_1e22": foreground + intrinsic,
         "nh_foreground_1e22": foreground,
         "covering_fraction": 1 - escaping,
@@ -101,17 +124,19 @@ def _draw_agn(rng: np.random.Generator, k: int) -> dict[str, FloatArray]:
         "fe_line_ew_kev": _log_normal(rng, k, 0.08, 0.3, 0.0, 0.5),
         "redshift": np.clip(10 ** rng.normal(-0.3, 0.4, k), 0.003, 3.5),
     }
+    return _of_second("kt_kev", drawn)
 
 
 def _agn(p: Parameters, grid: EnergyGrid) -> FloatArray:
     """Active galactic nucleus: a power law, black-body soft excess, iron line, torus.
 
-    Photon indices 1.8 +- 0.25 (Nandra & Pounds 1994; Piconcelli et al. 2005), columns up to
-    10^23.8 cm^-2 with 0.3-5% of the emission scattered around the absorber (Ueda et al. 2014),
-    soft excess of kT near 0.1 keV (Gierlinski & Done 2004). The column is that seen at z = 0.
+    Photon indices between about 1.5 and 2.2 (Nandra & Pounds 1994; Piconcelli et al. 2005),
+    columns up to 10^23.8 cm^-2 (Ueda et al. 2014) with 0.3-5% of the emission scattered around the
+    absorber, soft excess of kT near 0.1 keV (Gierlinski & Done 2004). The column is that seen at
+    z = 0.
     """
     primary = power_law(p["photon_index"], grid)
-    primary += p["second_share"][:, None] * black_body(p["kt_kev"], grid)
+    _add_second(primary, p, lambda having: black_body(having["kt_kev"], grid))
     primary += _iron_line(p, primary, grid)
     return _partly_covered(p, primary, grid)
 
@@ -148,13 +173,14 @@ def _cv(p: Parameters, grid: EnergyGrid) -> FloatArray:
 
 
 def _draw_hm_star(rng: np.random.Generator, k: int) -> dict[str, FloatArray]:
-    return {
+    drawn = {
         "nh_1e22": _column(rng, k, 21.8, 0.3, 20.5),
         "kt_kev": _log_normal(rng, k, 0.55, 0.12, 0.2, 1.0),
         "kt2_kev": _log_normal(rng, k, 2.0, 0.15, 1.0, 4.0),
         "second_share": _where(rng, 0.5, _log_normal(rng, k, 0.5, 0.3, 0.05, 2.0)),
         "abundance": _log_normal(rng, k, 0.6, 0.2, 0.1, 2.0),
     }
+    return _of_second("kt2_kev", drawn)
 
 
 def _draw_lm_star(rng: np.random.Generator, k: int) -> dict[str, FloatArray]:
@@ -185,7 +211,9 @@ def _two_plasmas(p: Parameters, grid: EnergyGrid) -> FloatArray:
     stellar objects: 0.8 and 1.5-6 keV within their cloud, 10^21-10^23 cm^-2 (Getman et al. 2005).
     """
     flux = thermal_plasma(p["kt_kev"], p["abundance"], grid)
-    flux += p["second_share"][:, None] * thermal_plasma(p["kt2_kev"], p["abundance"], grid)
+    _add_second(
+        flux, p, lambda having: thermal_plasma(having["kt2_kev"], having["abundance"], grid)
+    )
     flux *= transmission(p["nh_1e22"], grid)
     return flux
 
@@ -212,12 +240,13 @@ def _hmxb(p: Parameters, grid: EnergyGrid) -> FloatArray:
 
 def _draw_lmxb(rng: np.random.Generator, k: int) -> dict[str, FloatArray]:
     disk_only = rng.random(k) < 0.35
-    return {
+    drawn = {
         "nh_1e22": _column(rng, k, 21.4, 0.35, 20.3),
         "kt_kev": _log_normal(rng, k, 0.8, 0.2, 0.2, 2.0),
         "photon_index": np.clip(rng.normal(1.75, 0.25, k), 1.2, 2.6),
         "second_share": np.where(disk_only, 0.0, _log_normal(rng, k, 0.35, 0.35, 0.03, 5.0)),
     }
+    return _of_second("photon_index", drawn)
 
 
 def _lmxb(p: Parameters, grid: EnergyGrid) -> FloatArray:
@@ -227,19 +256,20 @@ def _lmxb(p: Parameters, grid: EnergyGrid) -> FloatArray:
     2006), in shares from the soft state (disk only) to the hard state.
     """
     flux = disk_black_body(p["kt_kev"], grid)
-    flux += p["second_share"][:, None] * power_law(p["photon_index"], grid)
+    _add_second(flux, p, lambda having: power_law(having["photon_index"], grid))
     flux *= transmission(p["nh_1e22"], grid)
     return flux
 
 
 def _draw_ns(rng: np.random.Generator, k: int) -> dict[str, FloatArray]:
     bare = rng.random(k) < 0.25
-    return {
+    drawn = {
         "nh_1e22": _column(rng, k, 21.4, 0.45),
         "kt_kev": _log_normal(rng, k, 0.17, 0.15, 0.06, 0.5),
         "photon_index": np.clip(rng.normal(1.6, 0.3, k), 0.8, 2.6),
         "second_share": np.where(bare, 0.0, _log_normal(rng, k, 0.2, 0.5, 0.01, 5.0)),
     }
+    return _of_second("photon_index", drawn)
 
 
 def _ns(p: Parameters, grid: EnergyGrid) -> FloatArray:
@@ -249,7 +279,7 @@ def _ns(p: Parameters, grid: EnergyGrid) -> FloatArray:
     shares from purely thermal to pulsars ruled by their magnetosphere.
     """
     flux = black_body(p["kt_kev"], grid)
-    flux += p["second_share"][:, None] * power_law(p["photon_index"], grid)
+    _add_second(flux, p, lambda having: power_law(having["photon_index"], grid))
     flux *= transmission(p["nh_1e22"], grid)
     return flux
 

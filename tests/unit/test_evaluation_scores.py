@@ -23,7 +23,7 @@ from raypipe.evaluation.regression import (
     regression_targets,
 )
 from raypipe.evaluation.validation import (
-    bootstrap_weights,
+    bootstrap_sums,
     grouped_folds,
     labeled_rows,
     score_classes,
@@ -148,8 +148,9 @@ def test_error_resamples_sources_not_rows() -> None:
     scores = score_classes(codes, np.where(right, 0, -1), sources, ("AGN",), seed=0)
     assert scores["balanced_accuracy"] == 0.5
     assert scores["balanced_accuracy_error"] == pytest.approx(0.158, abs=0.02)
-    weights = bootstrap_weights(sources, 0)
-    assert np.all(weights.sum(axis=1) == 400)
+    sums = bootstrap_sums(np.column_stack([np.ones(400), right]), sources, 0)
+    assert np.all(sums[:, 0] == 400)
+    assert np.all(sums[:, 1] % 40 == 0)
 
 
 def test_knn_votes_do_not_favor_the_frequent_class() -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from astropy.table import Table
 
@@ -15,7 +17,7 @@ from raypipe.evaluation.baselines import min_max_rates, pca_representations, roo
 from raypipe.evaluation.evaluate import evaluate
 from raypipe.evaluation.labels import clean_classes, join_labels, read_labels, true_counts
 from raypipe.evaluation.reconstruction import score_reconstruction, score_truth
-from raypipe.evaluation.selection import BinnedSpectra, choose_rows
+from raypipe.evaluation.selection import BinnedSpectra, choose_rows, limit_rows
 from raypipe.evaluation.summary import fingerprint, headlines, plain
 from raypipe.model.statistics import cash, cash_moments
 from tests.unit.synthetic_workspace import RELEASE, Synthetic, make_workspace
@@ -157,6 +159,28 @@ def test_tables_that_are_no_labels_are_refused(tmp_path: Path, columns: str) -> 
         read_labels(tmp_path / "labels.csv")
 
 
+def test_true_counts_are_read_from_any_kind_of_list(tmp_path: Path) -> None:
+    counts = [np.arange(1024.0), None]
+    frame = pd.DataFrame({"detection_id": ["a", "b"], "model_counts": counts})
+    frame.to_parquet(tmp_path / "lists.parquet")
+    fixed = pa.array([None if row is None else row.tolist() for row in counts])
+    fixed = fixed.cast(pa.list_(pa.float64(), 1024))
+    pq.write_table(
+        pa.table({"detection_id": frame["detection_id"], "model_counts": fixed}),
+        tmp_path / "fixed.parquet",
+    )
+    for name in ("lists", "fixed"):
+        matrix = true_counts(read_labels(tmp_path / f"{name}.parquet"))
+        assert matrix is not None
+        assert np.array_equal(matrix[0], counts[0])
+        assert np.isnan(matrix[1]).all()
+    pd.DataFrame({"detection_id": ["a"], "model_counts": [[1.0, 2.0]]}).to_parquet(
+        tmp_path / "short.parquet"
+    )
+    with pytest.raises(UsageError, match="has 2 values a row, expected 1024"):
+        read_labels(tmp_path / "short.parquet")
+
+
 def test_blank_classes_are_missing() -> None:
     column = pd.Series(["AGN", " YSO ", "", "nan", None, np.nan])
     assert clean_classes(column).tolist() == ["AGN", "YSO", None, None, None, None]
@@ -224,6 +248,9 @@ def test_evaluate_without_truth_or_labels_says_why(tmp_path: Path) -> None:
     assert summary["knn_balanced_accuracy"]["reason"] == "no row has a class"
     assert summary["r2_log_nh"]["reason"] == "no such column in the catalog or the labels"
     assert summary["fit_zscore_width"]["value"] > 0
+    headline = headlines(metrics)[0]
+    assert headline.label == "Mean of the Cash z-scores"
+    assert f"width is {summary['fit_zscore_width']['value']:.2f}" in headline.note
     assert "fewer than" in metrics["comparison_reason"]
     assert bare.models == [metrics["model_id"]]
 
@@ -241,3 +268,18 @@ def test_fingerprint_does_not_depend_on_order() -> None:
 def test_plain_values_are_json() -> None:
     value = {"a": np.float64("nan"), "b": np.array([1, 2]), "c": (np.int64(3), np.bool_(True))}
     assert json.dumps(plain(value), allow_nan=False) == '{"a": null, "b": [1, 2], "c": [3, true]}'
+
+
+def test_a_whole_release_is_judged_by_a_sample_with_all_its_labels() -> None:
+    catalog = pd.DataFrame({"class": [None] * 900 + ["AGN"] * 40 + [None] * 60})
+    judged = np.arange(1000) >= 100
+    kept, remark = limit_rows(catalog, judged, seed=0, most=200)
+    assert kept.sum() == 200
+    assert not kept[:100].any()
+    assert kept[900:940].all()
+    assert 50 < kept[100:500].sum() < 110
+    assert remark == "; 200 of 900 drawn at random, those with a class first"
+    assert limit_rows(catalog[[]], judged, seed=0, most=200)[0].sum() == 200
+    everything, nothing_to_say = limit_rows(catalog, judged, seed=0, most=900)
+    assert np.array_equal(everything, judged)
+    assert nothing_to_say == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 from html.parser import HTMLParser
@@ -13,8 +14,14 @@ import pyarrow as pa
 import pytest
 
 from raypipe.evaluation.evaluate import evaluate
+from raypipe.evaluation.subject import choose_subject
 from raypipe.reporting import figures
-from raypipe.reporting.material import choose_examples, choose_worst, map_latents
+from raypipe.reporting.material import (
+    _read_examples,
+    choose_examples,
+    choose_worst,
+    map_latents,
+)
 from raypipe.reporting.page import number_cell, svg, text_cell
 from raypipe.reporting.report import report
 from raypipe.reporting.sections import group_rejects
@@ -130,7 +137,8 @@ def test_a_small_unlabeled_catalog_shows_every_detection(tmp_path: Path) -> None
     assert "has not been evaluated" in text
     evaluate(str(tmp_path))
     page = Path(report(str(tmp_path))).read_text()
-    assert "Width of the Cash z-scores" in page
+    assert "Mean of the Cash z-scores" in page
+    assert "is free of that" not in page
     assert "no row has a class" in page
 
 
@@ -227,13 +235,31 @@ def test_ink_follows_the_page_and_text_stays_text() -> None:
     assert "$x$" in text
 
 
+def test_the_column_density_has_its_subscript() -> None:
+    drawing = svg(figures.correlation_map(np.array([[0.5]]), ["log N_H"], ["N_HX"]))
+    assert ">log N<tspan" in drawing
+    assert "N_HX" in drawing
+    outline_of(drawing)
+
+
+def test_examples_are_drawn_on_the_grid_of_their_model(tmp_path: Path) -> None:
+    made = make_workspace(tmp_path, detections=1, seen=False)
+    subject = choose_subject(made.workspace, None, None)
+    assert subject.model is not None
+    wider = dataclasses.replace(subject.model.grid, first_channel=40)
+    catalog = made.workspace.read_folder(catalog_folder(RELEASE, "folded-test")).to_pandas()
+    model = dataclasses.replace(subject.model, grid=wider)
+    (example,) = _read_examples(made.workspace, RELEASE, catalog, model)
+    np.testing.assert_array_equal(example.spectrum.edges_kev, wider.channel_edges_kev)
+
+
 def test_every_class_has_a_look_of_its_own() -> None:
     assert len({color for color, _ in CLASS_STYLE.values()}) == 8
     assert len({marker for _, marker in CLASS_STYLE.values()}) == 8
 
 
 def test_cells() -> None:
-    assert number_cell(None) == '<td class="number">–</td>'
+    assert number_cell(None) == number_cell(float("nan")) == '<td class="number">–</td>'
     assert ">−0.50 <small>± 0.10</small><" in number_cell(-0.5, "+.2f", 0.1)
     assert "&lt;b&gt;" in text_cell("<b>", "<i>")
 

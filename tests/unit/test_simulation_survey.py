@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from astropy.table import Table
 from scipy import stats
 
 from raypipe.errors import UsageError
@@ -189,5 +190,25 @@ def test_a_table_without_the_columns_is_refused_by_name(tmp_path: Path) -> None:
     pd.DataFrame({"name": ["a"], "ra": [1.0], "bb_kt": [1.0]}).to_parquet(path)
     with pytest.raises(UsageError, match=r"columns missing: dec, obsid.*powlaw_gamma"):
         plan_survey(10, catalog=path)
-    with pytest.raises(UsageError, match="not a readable table"):
+    with pytest.raises(UsageError, match="no such catalog"):
         plan_survey(10, catalog=tmp_path / "absent.parquet")
+
+
+@pytest.mark.parametrize("ending", ["csv", "fits", "vot"])
+def test_a_table_in_any_format_keeps_its_classes(tmp_path: Path, ending: str) -> None:
+    fit = {
+        f"{name}_{suffix}": 1.0 for name in ("bb", "brems", "powlaw") for suffix in ("nh", "stat")
+    }
+    fit |= {"bb_kt": 0.5, "brems_kt": 5.0, "powlaw_gamma": 1.7}
+    rows = [
+        {"name": f"2CXO {i}", "ra": "03:32:50.1", "dec": "-27:41:35", "obsid": i, "obi": 0}
+        | {"region_id": 1, "true_class": label, "src_cnts_aper90_b": 100.0, **fit}
+        for i, label in enumerate(("AGN", "", "YSO"))
+    ]
+    path = tmp_path / f"table.{ending}"
+    Table(rows).write(path, **({"format": "votable"} if ending == "vot" else {}))
+    drawn = pd.DataFrame(draw_survey(3, catalog=path).table).set_index("name")
+    assert drawn["class"].replace({np.nan: None}).to_dict() == {
+        "2CXO 0": "AGN", "2CXO 1": None, "2CXO 2": "YSO",
+    }  # fmt: skip
+    np.testing.assert_allclose(drawn["ra"], 53.2088, atol=1e-3)
