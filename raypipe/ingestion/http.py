@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from itertools import count
 from typing import Any, TypeVar
@@ -20,17 +18,16 @@ from urllib.parse import urljoin, urlsplit
 import requests
 import urllib3
 
-from raypipe._version import __version__
 from raypipe.config import IngestConfig
 from raypipe.ingestion.connections import shared_connections, start_clock
 from raypipe.ingestion.fetch_error import FetchError, redact
+from raypipe.web import USER_AGENT, retry_after_s
 
 T = TypeVar("T")
 
 TOO_LARGE = int(http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 """Status of a FetchError about content that is larger than asked for."""
 
-USER_AGENT = f"raypipe/{__version__}"
 _HEADERS = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
 
 _CHUNK = 1 << 16
@@ -49,9 +46,9 @@ _DOWN_AFTER = 10
 class TryAgain(Exception):
     """What went wrong with an answer and may go right with the next one."""
 
-    def __init__(self, problem: str, retry_after_s: float | None = None) -> None:
+    def __init__(self, problem: str, asked_pause_s: float = 0.0) -> None:
         super().__init__(problem)
-        self.retry_after_s = retry_after_s
+        self.asked_pause_s = asked_pause_s
 
 
 @dataclass
@@ -138,8 +135,7 @@ class HttpClient:
                 host.given_up = 0
                 raise
             except TryAgain as failure:
-                if failure.retry_after_s is not None:
-                    host.hold(failure.retry_after_s)
+                host.hold(failure.asked_pause_s)
                 tries = 1 if host.given_up >= _DOWN_AFTER else self._config.retries + 1
                 if attempt + 1 >= tries:
                     host.given_up += 1
@@ -189,7 +185,8 @@ def _require_success(url: str, response: requests.Response) -> None:
         return
     problem = f"the server answered {_described(status)}"
     if status in _RETRIED or status >= 500:
-        raise TryAgain(problem, _retry_after(response.headers.get("Retry-After")))
+        asked_pause = retry_after_s(response.headers.get("Retry-After"))
+        raise TryAgain(problem, min(asked_pause, _LONGEST_RETRY_AFTER_S))
     raise FetchError(url, problem, retryable=False, status=status)
 
 
@@ -198,21 +195,6 @@ def _described(status: int) -> str:
         return f"{status} {http.HTTPStatus(status).phrase}"
     except ValueError:
         return str(status)
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Seconds of a Retry-After header, given in seconds or as a date (RFC 9110, 10.2.3)."""
-    if value is None:
-        return None
-    if value.strip().isdecimal():
-        seconds = float(value)
-    else:
-        try:
-            date = parsedate_to_datetime(value)
-        except ValueError:
-            return None
-        seconds = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_S)
 
 
 def _content_length(headers: Any) -> int | None:

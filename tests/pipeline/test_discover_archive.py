@@ -340,6 +340,7 @@ def test_conditions_are_one_condition() -> None:
 
 def test_retry_after_in_seconds_or_as_a_date() -> None:
     assert retry_after_s("7") == 7
-    assert retry_after_s(None) == retry_after_s("soon") == 0
+    assert retry_after_s(None) == retry_after_s("soon") == retry_after_s("-3") == 0
+    assert retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT") == 0
     later = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
     assert retry_after_s(later) == pytest.approx(60, abs=3)

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import threading
 import time
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,7 @@ from raypipe.ingestion.cache import Cache
 from raypipe.ingestion.connections import Host
 from raypipe.ingestion.fetch import is_remote, read_stored
 from raypipe.ingestion.fetch_error import FetchError, redact
-from raypipe.ingestion.http import _retry_after, first_line
+from raypipe.ingestion.http import first_line
 
 
 @pytest.mark.parametrize(
@@ -37,17 +35,6 @@ def test_credentials_are_left_out(uri: str, shown: str) -> None:
 def test_what_is_remote() -> None:
     assert all(map(is_remote, ["http://h/a", "s3://b/a", "csc:csc2.1/1.0.1/pha3", "ftp://h/a"]))
     assert not any(map(is_remote, ["/a/b", "/a://b", "file:///a"]))
-
-
-def test_retry_after() -> None:
-    assert _retry_after("7") == 7
-    assert _retry_after("86400") == 120
-    assert _retry_after(None) is None
-    assert _retry_after("soon") is None
-    assert _retry_after("-3") is None
-    assert _retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
-    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
-    assert _retry_after(soon) == pytest.approx(30, abs=2)
 
 
 @pytest.mark.parametrize(
