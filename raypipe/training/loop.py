@@ -78,7 +78,7 @@ class _Trainer:
         self.rank, self.world = rank, world
         self.device = ray.train.torch.get_device()
         self.local_batch = max(1, config.train.batch_size // world)
-        self.train, self.train_labels = self._load(roster.rows(TRAIN)[rank::world])
+        self.train, _ = self._load(roster.rows(TRAIN)[rank::world])
         self.validation, _ = self._load(roster.rows(VALIDATION)[rank::world])
         self.steps = max(1, len(roster.rows(TRAIN)) // (self.local_batch * world))
         network = build(config.model, Grid())
