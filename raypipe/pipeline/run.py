@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from raypipe._version import __version__
 from raypipe.catalog.models import resolve_model
 from raypipe.cluster import ray_session
 from raypipe.config import Config, as_config
@@ -17,7 +18,7 @@ from raypipe.evaluation.evaluate import evaluate
 from raypipe.evaluation.summary import headlines
 from raypipe.ingestion.ingest import ingest
 from raypipe.reporting.report import report
-from raypipe.simulation.simulate import simulate
+from raypipe.simulation.simulate import SURVEY_FILE, simulate
 from raypipe.training.train import train
 from raypipe.workspace import Workspace, catalog_folder, evaluation_folder
 
@@ -80,7 +81,13 @@ def _simulated_survey(workspace: Workspace, settings: Config) -> str:
             "survey first and upload it"
         )
     folder = workspace.path("survey")
-    simulate(folder, **settings.simulate.model_dump())
+    asked = settings.simulate.model_dump() | {"raypipe_version": __version__, "complete": True}
+    description = f"survey/{SURVEY_FILE}"
+    there = workspace.read_json(description) if workspace.exists(description) else {}
+    if there == there | asked:
+        log.info("run: the survey is there already")
+    else:
+        simulate(folder, **settings.simulate.model_dump())
     return folder
 
 

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raypipe.config import load_config
+from raypipe.errors import UsageError
+from raypipe.pipeline.run import _simulated_survey
+from raypipe.workspace import Workspace
+
+
+def test_a_survey_is_simulated_once_for_the_same_settings(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+
+    def times(seed: int) -> dict[str, int]:
+        settings = load_config(settings={"simulate": {"detections": 5, "seed": seed}})
+        folder = Path(_simulated_survey(workspace, settings))
+        return {path.name: path.stat().st_mtime_ns for path in folder.glob("*_pha3.fits.gz")}
+
+    first = times(seed=1)
+    assert len(first) == 5
+    assert times(seed=1) == first
+    assert times(seed=2) != first
+
+
+def test_a_survey_needs_a_local_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    with pytest.raises(UsageError, match="local --workspace"):
+        _simulated_survey(Workspace("s3://bucket/prefix"), load_config())
