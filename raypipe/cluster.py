@@ -16,7 +16,7 @@ from raypipe.errors import RaypipeError, UsageError
 
 log = logging.getLogger(__name__)
 
-_QUIET = {
+_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
 }
@@ -32,7 +32,7 @@ def ray_session(config: RayConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    for name, value in _QUIET.items():
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     address = config.address or os.environ.get("RAY_ADDRESS") or "local"
     local = address == "local"

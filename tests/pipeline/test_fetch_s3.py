@@ -5,6 +5,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+from moto.server import ThreadedMotoServer
 
 from raypipe.config import IngestConfig
 from raypipe.discovery.discover import discover
@@ -14,12 +15,10 @@ from raypipe.ingestion.fetch_error import FetchError
 from raypipe.ingestion.part import ingest_part
 from raypipe.workspace import Workspace
 
-moto_server = pytest.importorskip("moto.server", reason="needs moto[server]")
-
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    server = moto_server.ThreadedMotoServer(port=0, verbose=False)
+    server = ThreadedMotoServer(port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
