@@ -210,7 +210,8 @@ class Workspace:
         self, name: str, table: pa.Table, metadata: dict[str, str] | None = None
     ) -> None:
         """Publish a table as a Parquet file, with `metadata` beside what its schema carries."""
-        merged = {**(table.schema.metadata or {}), **(metadata or {})}
+        given = {key.encode(): value.encode() for key, value in (metadata or {}).items()}
+        merged = {**(table.schema.metadata or {}), **given}
         sink = pa.BufferOutputStream()
         pq.write_table(
             table.replace_schema_metadata(merged or None), sink, compression=_PARQUET_COMPRESSION

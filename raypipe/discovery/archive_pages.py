@@ -116,6 +116,9 @@ class ReleasePages:
             if not name.endswith(_PLAN):
                 self.workspace.delete(name)
         self.workspace.delete_folder(self.folder)
+        home = self.folder.rsplit("/", 1)[0]
+        if not self.workspace.folders(home):
+            self.workspace.delete_folder(home)
 
     def _pages(self) -> Iterator[pa.Table]:
         plan = self._plan()
