@@ -56,9 +56,11 @@ def redistribution_on_grid(rmf: Rmf, grid: Grid, path: str) -> FloatArray:
     )
     start = grid.first_channel - 1
     stop = start + grid.channels_per_bin * grid.n_channel_bins
-    native = (shares @ rmf.matrix[:, start:stop].astype(np.float64)).toarray()
-    binned = native.reshape(grid.n_energy, grid.n_channel_bins, grid.channels_per_bin).sum(-1)
-    return binned.astype(np.float32)
+    native = rmf.matrix.toarray()[:, start:stop]
+    binned = np.zeros((len(native), grid.n_channel_bins))
+    for channel in range(grid.channels_per_bin):
+        binned += native[:, channel :: grid.channels_per_bin]
+    return (shares @ binned).astype(np.float32)
 
 
 def rmf_id_of(redistribution: FloatArray) -> str:
