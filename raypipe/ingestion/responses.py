@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +41,24 @@ def overlap_shares(
     return sparse.csr_array((share, (target, source)), shape=(len(edges) - 1, len(lo)))
 
 
+class Overlap(NamedTuple):
+    """`overlap_shares` of a file's energy bins, and their sum where the model is covered least."""
+
+    shares: sparse.csr_array
+    least_covered: float
+
+
+def overlap_of(lo: npt.NDArray[np.float64], hi: npt.NDArray[np.float64], grid: Grid) -> Overlap:
+    """Overlap of a file's energy bins, keV, with the grid's; most files have those of another."""
+    return _overlap_of(lo.tobytes(), hi.tobytes(), grid)
+
+
+@lru_cache(maxsize=16)
+def _overlap_of(lo: bytes, hi: bytes, grid: Grid) -> Overlap:
+    shares = overlap_shares(np.frombuffer(lo), np.frombuffer(hi), grid.energy_edges_kev)
+    return Overlap(shares, float(shares.sum(axis=1).min()))
+
+
 def redistribution_on_grid(rmf: Rmf, grid: Grid, path: str) -> FloatArray:
     """Probability that a photon of each energy bin lands in each channel bin, (n_energy, bins).
 
@@ -51,9 +71,7 @@ def redistribution_on_grid(rmf: Rmf, grid: Grid, path: str) -> FloatArray:
             f"{len(rmf.channels)} channels, the latent model needs the {NATIVE_CHANNELS} PI "
             "channels of ACIS",
         )
-    shares = overlap_shares(
-        rmf.energy_lo_kev.astype(float), rmf.energy_hi_kev.astype(float), grid.energy_edges_kev
-    )
+    shares = overlap_of(rmf.energy_lo_kev, rmf.energy_hi_kev, grid).shares
     start = grid.first_channel - 1
     stop = start + grid.channels_per_bin * grid.n_channel_bins
     native = rmf.matrix.toarray()[:, start:stop]
@@ -68,6 +86,19 @@ def rmf_id_of(redistribution: FloatArray) -> str:
     return hashlib.sha256(np.ascontiguousarray(redistribution).tobytes()).hexdigest()[:_ID_LENGTH]
 
 
+@dataclass(frozen=True, eq=False)
+class _Same:
+    """An array as the key of a cache: the same only where it is the very same array."""
+
+    array: FloatArray
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.array is self.array
+
+    def __hash__(self) -> int:
+        return id(self.array)
+
+
 class ResponseLibrary:
     """The redistributions of a workspace, by `rmf_id`."""
 
@@ -75,10 +106,11 @@ class ResponseLibrary:
         self.workspace = workspace
         self._load = lru_cache(maxsize=64)(self._read)
         self._stored: set[str] = set()
+        self._id_of = lru_cache(maxsize=16)(lambda same: rmf_id_of(same.array))
 
     def add(self, redistribution: FloatArray) -> str:
         """Store a redistribution (n_energy, bins) unless it is there, and return its id."""
-        rmf_id = rmf_id_of(redistribution)
+        rmf_id: str = self._id_of(_Same(redistribution))
         if rmf_id not in self._stored:
             name = self._name(rmf_id)
             if not self.workspace.exists(name):
