@@ -189,11 +189,20 @@ class Workspace:
     def write_table(
         self, name: str, table: pa.Table, metadata: dict[str, str] | None = None
     ) -> None:
-        """Publish a table as a Parquet file, with `metadata` beside what its schema carries."""
+        """Publish a table as a Parquet file, with `metadata` beside what its schema carries.
+
+        Lists of floats, which hardly repeat, are stored byte by byte of each number, all else by
+        dictionary: smaller and written faster.
+        """
         merged = {**(table.schema.metadata or {}), **(metadata or {})}
+        leaves = {_leaf(field): _holds_floats(field) for field in table.schema}
         sink = pa.BufferOutputStream()
         pq.write_table(
-            table.replace_schema_metadata(merged or None), sink, compression=_PARQUET_COMPRESSION
+            table.replace_schema_metadata(merged or None),
+            sink,
+            compression=_PARQUET_COMPRESSION,
+            use_dictionary=[leaf for leaf, floats in leaves.items() if not floats],
+            use_byte_stream_split=[leaf for leaf, floats in leaves.items() if floats],
         )
         self.write_bytes(name, sink.getvalue().to_pybytes())
 
@@ -221,6 +230,19 @@ class Workspace:
                 f"{self.absolute_uri(name)}: not a whole Parquet file ({error}); "
                 "delete it and run the verb that makes it again"
             ) from error
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _holds_floats(field: pa.Field) -> bool:
+    return _is_list(field.type) and bool(pa.types.is_floating(field.type.value_type))
+
+
+def _leaf(field: pa.Field) -> str:
+    """A column's name within a Parquet file."""
+    return f"{field.name}.list.element" if _is_list(field.type) else field.name
 
 
 def part_name(folder: str, part: int) -> str:
