@@ -12,7 +12,8 @@ import numpy as np
 
 CARD_BYTES = 80
 _KEY_BYTES = 8
-_VALUE_START = 10
+_HAS_VALUE = "= "
+_VALUE_START = _KEY_BYTES + len(_HAS_VALUE)
 _NO_KEYWORDS = ("", "COMMENT", "HISTORY", "CONTINUE", "HIERARCH")
 _STRING = re.compile(r"\s*'([^']*(?:''[^']*)*)'")
 _INTEGER = re.compile(r"[+-]?\d+")
@@ -50,17 +51,20 @@ class Header(Mapping[str, Any]):
     def get(self, key: str, default: Any = None) -> Any:
         """Value of a keyword, `default` where the header does not have it."""
         start = self._positions.get(_code(key))
-        if start is None or not self._has_value(start):
+        if start is None:
             return default
-        text = self._text(start)
-        if "'" in text and (string := _STRING.match(text)):
-            return self._continued(_unquoted(string), start)
-        return _parse_plain(text.partition("/")[0].strip())
+        card = self._cards[start + _KEY_BYTES : start + CARD_BYTES]
+        if not card.startswith(_HAS_VALUE):
+            return default
+        if "'" in card and (string := _STRING.match(card, len(_HAS_VALUE))):
+            value = _unquoted(string)
+            return self._continued(value, start) if value.endswith("&") else value
+        return _parse_plain(card[len(_HAS_VALUE) :].partition("/")[0].strip())
 
     def __iter__(self) -> Iterator[str]:
         for position, code in sorted((at, code) for code, at in self._positions.items()):
             name = self._cards[position : position + _KEY_BYTES].rstrip()
-            if _code(name) == code and self._has_value(position):
+            if _code(name) == code and self._cards.startswith(_HAS_VALUE, position + _KEY_BYTES):
                 yield name
 
     def __len__(self) -> int:
@@ -72,19 +76,11 @@ class Header(Mapping[str, Any]):
     def __reduce__(self) -> tuple[type[Header], tuple[bytes]]:
         return Header, (self._cards.encode("latin-1"),)
 
-    def _has_value(self, start: int) -> bool:
-        return self._cards.startswith("= ", start + _KEY_BYTES)
-
-    def _text(self, start: int) -> str:
-        return self._cards[start + _VALUE_START : start + CARD_BYTES]
-
     def _continued(self, value: str, start: int) -> str:
-        if not value.endswith("&"):
-            return value
         parts = []
         while value.endswith("&"):
             start += CARD_BYTES
-            string = _STRING.match(self._text(start))
+            string = _STRING.match(self._cards, start + _VALUE_START, start + CARD_BYTES)
             if string is None or not self._cards.startswith("CONTINUE", start):
                 break
             parts.append(value[:-1])
