@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -86,19 +85,6 @@ def rmf_id_of(redistribution: FloatArray) -> str:
     return hashlib.sha256(np.ascontiguousarray(redistribution).tobytes()).hexdigest()[:_ID_LENGTH]
 
 
-@dataclass(frozen=True, eq=False)
-class _Same:
-    """An array as the key of a cache: the same only where it is the very same array."""
-
-    array: FloatArray
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.array is self.array
-
-    def __hash__(self) -> int:
-        return id(self.array)
-
-
 class ResponseLibrary:
     """The redistributions of a workspace, by `rmf_id`."""
 
@@ -106,11 +92,10 @@ class ResponseLibrary:
         self.workspace = workspace
         self._load = lru_cache(maxsize=64)(self._read)
         self._stored: set[str] = set()
-        self._id_of = lru_cache(maxsize=16)(lambda same: rmf_id_of(same.array))
 
-    def add(self, redistribution: FloatArray) -> str:
+    def add(self, redistribution: FloatArray, rmf_id: str | None = None) -> str:
         """Store a redistribution (n_energy, bins) unless it is there, and return its id."""
-        rmf_id: str = self._id_of(_Same(redistribution))
+        rmf_id = rmf_id or rmf_id_of(redistribution)
         if rmf_id not in self._stored:
             name = self._name(rmf_id)
             if not self.workspace.exists(name):
