@@ -48,6 +48,9 @@ class Header(Mapping[str, Any]):
             raise KeyError(key)
         return value
 
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and self.get(key, _ABSENT) is not _ABSENT
+
     def get(self, key: str, default: Any = None) -> Any:
         """Value of a keyword, `default` where the header does not have it."""
         start = self._positions.get(_code(key))
