@@ -64,7 +64,7 @@ def _run_parts(
 ) -> dict[str, int]:
     """Do the parts on Ray; returns what was asked of servers, and what that brought."""
 
-    def work(part: int) -> dict[str, int]:
+    def work(part: int) -> dict[str, Any]:
         return asdict(ingest_part(workspace, release, part, config))
 
     started = time.monotonic()
@@ -85,4 +85,5 @@ def _run_parts(
             done["requests"],
             done["retries"],
         )
-    return {key: done[key] for key in ("kept", "requests", "retries", "bytes_read")}
+    kept = "kept", "requests", "retries", "bytes_read", "rmfs", "rmf_bytes"
+    return {key: done[key] for key in kept}

@@ -82,6 +82,8 @@ class Reader:
             for key in names:
                 uri = row[key]
                 files[key] = self._fetch(uri, products)
+            if "rmf_uri" in files:
+                self.fetcher.traffic.add(rmfs=1, rmf_bytes=len(files["rmf_uri"]))
             uri, stage = row["pha_uri"], "read"
             gridded = self._parse(names, files)
         except MemoryError:
