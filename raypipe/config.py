@@ -56,6 +56,14 @@ class DiscoverConfig(_Section):
 class IngestConfig(_Section):
     """From files to spectra."""
 
+    rmf: Literal["chip", "exact"] = Field(
+        "chip",
+        description="chip: one RMF for each zone of a chip, for detections of the CSC; exact: each "
+        "detection's own",
+    )
+    chip_sample: int = Field(
+        1024, ge=1, description="detections looked at to choose the RMFs of chips"
+    )
     fetch_threads: int = Field(16, ge=1, description="detections or packages in work in a task")
     cpus_per_task: float = Field(1.0, gt=0, description="CPUs a task asks Ray for")
     max_file_mb: int = Field(64, ge=1, description="largest file read, MB as stored")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from urllib.parse import urlsplit
 
@@ -28,6 +29,7 @@ class Fetcher:
 
     def __init__(self, config: IngestConfig) -> None:
         self.traffic = Traffic()
+        self._threads = config.fetch_threads
         self._max_bytes = config.max_file_mb << 20
         self._http = HttpClient(config, self.traffic)
         self._packages = PackageService(self._http, config)
@@ -64,6 +66,21 @@ class Fetcher:
             else:
                 answer[uri] = kept
         return answer | self._packages.fetch(wanted) if wanted else answer
+
+    def fetch_many(self, uris: Iterable[str]) -> Products:
+        """Files and products by URI, several at once: content, or why it cannot be had."""
+        wanted = list(dict.fromkeys(uris))
+        answer = self.fetch_products([uri for uri in wanted if is_product_uri(uri)])
+        files = [uri for uri in wanted if not is_product_uri(uri)]
+        with ThreadPoolExecutor(self._threads) as pool:
+            answer.update(zip(files, pool.map(self._fetch_or_say_why, files), strict=True))
+        return answer
+
+    def _fetch_or_say_why(self, uri: str) -> bytes | FetchError:
+        try:
+            return self.fetch(uri)
+        except FetchError as error:
+            return error
 
     def keep(self, uri: str, content: bytes) -> None:
         """Keep a file that turned out whole, where there is a cache and it came from far."""

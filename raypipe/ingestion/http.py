@@ -86,6 +86,12 @@ class Traffic:
             self.rmfs += rmfs
             self.rmf_bytes += rmf_bytes
 
+    def counts(self) -> dict[str, float]:
+        """All counts by name."""
+        names = "requests", "retries", "bytes_read", "connected_s", "rmfs", "rmf_bytes"
+        with self._lock:
+            return {name: getattr(self, name) for name in names}
+
     @contextmanager
     def connected(self) -> Iterator[None]:
         """Count the time spent inside the block as that of a connection."""

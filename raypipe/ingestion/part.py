@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from raypipe._version import __version__
 from raypipe.config import IngestConfig
+from raypipe.ingestion.chip_rmfs import ChipRmfs, load_chip_rmfs
 from raypipe.ingestion.earlier import (
     ROW_KEYS,
     Earlier,
@@ -23,7 +24,7 @@ from raypipe.ingestion.earlier import (
 from raypipe.ingestion.fetch_error import redact
 from raypipe.ingestion.reader import OF_FILES, Reader
 from raypipe.ingestion.responses import ResponseLibrary
-from raypipe.ingestion.schema import DUPLICATE, REJECT_FIELDS, SPECTRUM_FIELDS
+from raypipe.ingestion.schema import DUPLICATE, REJECT_FIELDS, RMF, SPECTRUM_FIELDS
 from raypipe.model.grid import Grid
 from raypipe.workspace import (
     Workspace,
@@ -81,6 +82,7 @@ def ingest_part(workspace: Workspace, release: str, part: int, config: IngestCon
         "raypipe_version": __version__,
         "energy_edges_kev": json.dumps(Grid().energy_edges_kev.round(6).tolist()),
         "first_channel": "1",
+        RMF: config.rmf,
     }
     spectra = _Rows(SPECTRUM_FIELDS)
     rejects = _Rows(REJECT_FIELDS)
@@ -92,7 +94,8 @@ def ingest_part(workspace: Workspace, release: str, part: int, config: IngestCon
     rejects.keep(todo, keys, earlier_rejects(workspace, release, part, metadata, config))
     todo = [index for index in todo if index not in rejects]
 
-    reader = Reader(ResponseLibrary(workspace), config)
+    chips = load_chip_rmfs(workspace, release) if config.rmf == "chip" else ChipRmfs({})
+    reader = Reader(ResponseLibrary(workspace), chips, config)
     for row in reader.read_all([(index, rows[index]) for index in todo]):
         if row.spectrum is not None:
             spectra.add(row.index, row.spectrum)

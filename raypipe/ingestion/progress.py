@@ -6,7 +6,7 @@ from raypipe.config import IngestConfig
 from raypipe.discovery.manifest import read_manifest_summary
 from raypipe.errors import RaypipeError
 from raypipe.ingestion.part import FINGERPRINT, manifest_fingerprint
-from raypipe.ingestion.schema import DUPLICATE
+from raypipe.ingestion.schema import DUPLICATE, RMF
 from raypipe.workspace import (
     Workspace,
     manifest_folder,
@@ -37,8 +37,10 @@ def is_current(workspace: Workspace, release: str, part: int) -> bool:
 
 
 def is_done(workspace: Workspace, release: str, part: int, config: IngestConfig) -> bool:
-    """Whether a part is current and has no reject that another try may turn into a spectrum."""
+    """Whether a part is current, with the RMFs asked for, and no other try may mend a reject."""
     if not is_current(workspace, release, part):
+        return False
+    if workspace.read_metadata(part_name(spectra_folder(release), part)).get(RMF) != config.rmf:
         return False
     rejects = workspace.read_table(part_name(rejects_folder(release), part), ["retryable", "stage"])
     return not any(

@@ -74,9 +74,9 @@ class ResponseLibrary:
         self._load = lru_cache(maxsize=64)(self._read)
         self._stored: set[str] = set()
 
-    def add(self, redistribution: FloatArray) -> str:
+    def add(self, redistribution: FloatArray, rmf_id: str | None = None) -> str:
         """Store a redistribution (n_energy, bins) unless it is there, and return its id."""
-        rmf_id = rmf_id_of(redistribution)
+        rmf_id = rmf_id or rmf_id_of(redistribution)
         if rmf_id not in self._stored:
             name = self._name(rmf_id)
             if not self.workspace.exists(name):

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from raypipe.errors import OgipError
-from raypipe.ingestion.responses import overlap_shares, redistribution_on_grid
+from raypipe.ingestion.responses import overlap_shares
 from raypipe.model.grid import CHANNEL_WIDTH_KEV, NATIVE_CHANNELS, Grid
-from raypipe.ogip import Arf, Rmf, Spectrum
+from raypipe.ogip import Arf, Spectrum
 
 BANDS_KEV = {"s": (0.5, 1.2), "m": (1.2, 2.0), "h": (2.0, 7.0), "b": (0.5, 7.0)}
 """The CSC's energy bands (Evans et al. 2010); a channel belongs where its middle lies."""
@@ -23,6 +23,8 @@ BAD_QUALITY = "bad_quality_channels"
 NO_COUNTS = "no_counts"
 ZEROTH_ORDER = "grating_zeroth_order"
 
+NO_RMF = "no RMF with it: put the file RESPFILE names beside it"
+
 _GRID_TOLERANCE_KEV = 0.004
 _COVERED = 0.99
 
@@ -32,8 +34,7 @@ class GriddedSpectrum:
     """A detection on the model's grid.
 
     `counts`, `background_counts` (1024,) int32 on native channels, the latter None where there is
-    no background; `arf_cm2` (n_energy,); `redistribution` (n_energy, n_channel_bins); `flags` say
-    what a user should know of it.
+    no background; `arf_cm2` (n_energy,); `flags` say what a user should know of it.
     """
 
     exposure_s: float
@@ -41,13 +42,12 @@ class GriddedSpectrum:
     background_counts: npt.NDArray[np.int32] | None
     background_scale: float | None
     arf_cm2: npt.NDArray[np.float32]
-    redistribution: npt.NDArray[np.float32]
     flags: tuple[str, ...]
 
-    def fingerprint(self) -> str:
-        """A hash of everything the model sees of the detection."""
-        digest = hashlib.sha256()
-        for part in self.counts, self.background_counts, self.arf_cm2, self.redistribution:
+    def fingerprint(self, rmf_id: str) -> str:
+        """A hash of everything the model sees of the detection, through the RMF of that id."""
+        digest = hashlib.sha256(rmf_id.encode())
+        for part in self.counts, self.background_counts, self.arf_cm2:
             digest.update(b"" if part is None else np.ascontiguousarray(part).tobytes())
             digest.update(b"|")
         digest.update(f"{self.exposure_s!r}|{self.background_scale!r}".encode())
@@ -65,20 +65,17 @@ class GriddedSpectrum:
         return out
 
 
-def put_on_grid(
-    spectrum: Spectrum, grid: Grid, redistribution: npt.NDArray[np.float32] | None = None
-) -> GriddedSpectrum:
-    """Put a spectrum that has its ARF and RMF onto the model's grid.
+def put_on_grid(spectrum: Spectrum, grid: Grid) -> GriddedSpectrum:
+    """Put a spectrum that has its ARF onto the model's grid.
 
-    `redistribution` is its RMF already on the grid, where that is at hand. Raises OgipError,
-    naming the file and the mend, for what the latent model cannot use.
+    Its RMF, where there is one, has to be that of ACIS. Raises OgipError, naming the file and the
+    mend, for what the latent model cannot use.
     """
-    arf, rmf = _require_responses(spectrum)
+    if spectrum.arf is None:
+        raise OgipError(spectrum.path, "no ARF with it: put the file ANCRFILE names beside it")
     _require_acis_imaging(spectrum)
     _require_scales(spectrum)
-    if redistribution is None:
-        redistribution = redistribution_on_grid(rmf, grid, spectrum.path)
-    area, truncated = _area_on_grid(arf, grid, spectrum.path)
+    area, truncated = _area_on_grid(spectrum.arf, grid, spectrum.path)
     background = spectrum.background_counts
     counts = _native(spectrum.counts, spectrum)
     total = int(grid.bin_channels(counts).sum())
@@ -96,17 +93,8 @@ def put_on_grid(
         if spectrum.background_scale is None
         else float(spectrum.background_scale),
         arf_cm2=area,
-        redistribution=redistribution,
         flags=tuple(flags),
     )
-
-
-def _require_responses(spectrum: Spectrum) -> tuple[Arf, Rmf]:
-    if spectrum.arf is None:
-        raise OgipError(spectrum.path, "no ARF with it: put the file ANCRFILE names beside it")
-    if spectrum.rmf is None:
-        raise OgipError(spectrum.path, "no RMF with it: put the file RESPFILE names beside it")
-    return spectrum.arf, spectrum.rmf
 
 
 def _require_acis_imaging(spectrum: Spectrum) -> None:
@@ -114,15 +102,15 @@ def _require_acis_imaging(spectrum: Spectrum) -> None:
         raise OgipError(
             spectrum.path, "HRC has almost no energy resolution: outside the latent model"
         )
-    energies = spectrum.channel_energy_kev
-    if len(spectrum.channels) != NATIVE_CHANNELS or energies is None:
+    if len(spectrum.channels) != NATIVE_CHANNELS:
         raise OgipError(
             spectrum.path,
             f"{len(spectrum.channels)} channels, the latent model needs the {NATIVE_CHANNELS} PI "
             "channels of ACIS",
         )
+    energies = spectrum.channel_energy_kev
     nominal = np.arange(1, NATIVE_CHANNELS + 1) * CHANNEL_WIDTH_KEV
-    if np.abs(energies[:, 1] - nominal).max() > _GRID_TOLERANCE_KEV:
+    if energies is not None and np.abs(energies[:, 1] - nominal).max() > _GRID_TOLERANCE_KEV:
         raise OgipError(
             spectrum.path,
             f"channels of other energies than ACIS PI ({CHANNEL_WIDTH_KEV * 1e3} eV each): outside "

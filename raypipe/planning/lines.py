@@ -6,7 +6,7 @@ from typing import Any
 
 from raypipe.config import Config
 from raypipe.planning.cluster_file import Cluster
-from raypipe.planning.measurement import Measurement
+from raypipe.planning.measurement import Measurement, measurement_of
 from raypipe.planning.prediction import Cost, Prediction
 
 _REASONS_SHOWN = 3
@@ -14,7 +14,7 @@ _REASONS_SHOWN = 3
 
 def plan_lines(plan: dict[str, Any]) -> list[str]:
     """What `plan` returns, as lines of text."""
-    measured = Measurement(**plan["measured"])
+    measured = measurement_of(plan["measured"])
     rows = [
         *_sample_rows(measured),
         *_release_rows(plan["release"], Prediction(**plan["prediction"])),
@@ -36,15 +36,23 @@ def _sample_rows(measured: Measurement) -> list[tuple[str, str]]:
         (f"measured on {measured.detections} detections", ""),
         ("  spectra, rejects", f"{measured.spectra}, {rejected}"),
         *((f"    rejected {times}", reason) for reason, times in reasons),
-        ("  read a detection", f"{_bytes(others / measured.detections)} and its RMF"),
-        ("  read an RMF", _bytes(measured.rmf_bytes / max(measured.rmfs, 1))),
-        ("  RMFs", f"{measured.rmfs} fetched, {measured.distinct_rmfs} of them differ"),
+        ("  read a detection", f"{_bytes(others / measured.detections)} without its RMF"),
+        *_rmf_rows(measured),
         ("  requests, repeated", f"{measured.requests}, {measured.retries}"),
         ("  CPU time a detection", f"{measured.cpu_s * 1e3:.2f} ms"),
         ("  stored a spectrum", _bytes(measured.spectrum_bytes)),
         ("  memory of a task", _bytes(measured.task_bytes)),
         ("  memory of Ray beside", _bytes(measured.ray_bytes)),
     ]
+
+
+def _rmf_rows(measured: Measurement) -> list[tuple[str, str]]:
+    choice = measured.choice
+    fetched = measured.rmfs + choice.rmfs
+    mean = (measured.rmf_bytes + choice.rmf_bytes) / max(fetched, 1)
+    own = f"{measured.rmfs:g} for a detection, {measured.distinct_rmfs} of them different"
+    zones = f"; for {choice.zones} zones of chips" if choice.looked_at else ""
+    return [("  read an RMF", _bytes(mean)), ("  RMFs", own + zones)]
 
 
 def _release_rows(release: str, predicted: Prediction) -> list[tuple[str, str]]:
@@ -92,7 +100,7 @@ def assumptions(
     return [
         f"the {measured.detections} detections stand for all {predicted.detections:,}, of which "
         "none is ingested yet; nothing comes from ingest.cache_dir",
-        "the RMF of every detection is fetched",
+        _rmfs(measured, config),
         f"a CPU of {cluster.node_type} does what one here did with {measured.tasks} tasks at work, "
         "and writes to the workspace as fast as to a disk here",
         _network(measured, cost, config),
@@ -105,6 +113,15 @@ def assumptions(
         "not in it: training, which no sample tells" + embedding,
         "not in it: boot and installation of nodes; disks, buckets, traffic and their bills",
     ]
+
+
+def _rmfs(measured: Measurement, config: Config) -> str:
+    if not measured.choice.looked_at:
+        return "every detection brings its RMF"
+    return (
+        f"{config.ingest.chip_sample} detections (ingest.chip_sample) fall on every zone of the "
+        "chips: only those whose zone cannot be told bring their own RMF"
+    )
 
 
 def _network(measured: Measurement, cost: Cost, config: Config) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
+from typing import Any
 
 import psutil
 import pyarrow as pa
@@ -23,31 +26,53 @@ _LEAST_PIECE = 50
 
 
 @dataclass(frozen=True)
+class ChipChoice:
+    """What choosing RMFs for zones of chips took.
+
+    `looked_at` detections, whose PHAs took `look_bytes` and `look_requests`; they fell on `zones`,
+    on `zones_seen_once` of these one only. `rmfs` RMFs took `rmf_bytes` and `rmf_requests`, all of
+    it `cpu_s` of CPU time.
+    """
+
+    looked_at: int = 0
+    look_bytes: float = 0
+    look_requests: float = 0
+    zones: int = 0
+    zones_seen_once: int = 0
+    rmfs: float = 0
+    rmf_bytes: float = 0
+    rmf_requests: float = 0
+    cpu_s: float = 0
+
+
+@dataclass(frozen=True)
 class Measurement:
     """What ingesting a sample took.
 
     Of `detections`, `spectra` became spectra; the others' reasons are `reject_reasons`, the most
-    frequent first. Of all `bytes_read` and `requests`, `rmf_bytes` and `rmf_requests` were for
-    `rmfs` RMFs, of which `distinct_rmfs` differ and `rmfs_seen_once` came in one spectrum only;
-    `packages` requests were for the products of `packaged` detections. CPU and connected time, s,
-    and `spectrum_bytes` are a detection's or spectrum's; a part has `part_bytes` besides, a stored
-    RMF `stored_rmf_bytes`. `start_cpu_s` is what Ray and its processes take before and beside that.
+    frequent first. Of `bytes_read` and `requests`, `rmf_bytes` and `rmf_requests` were for `rmfs`
+    RMFs that detections brought themselves, of which `distinct_rmfs` differ and `rmfs_seen_once`
+    came in one spectrum only; `packages` requests were for the products of `packaged` detections.
+    What choosing RMFs for zones of chips took is in `choice` alone. CPU and connected time, s, and
+    `spectrum_bytes` are a detection's or spectrum's; a part has `part_bytes` besides, a stored RMF
+    `stored_rmf_bytes`. `start_cpu_s` is what Ray and its processes take before and beside that.
     Memory: of a task, and of all else on its node.
     """
 
     detections: int
     spectra: int
     reject_reasons: dict[str, int]
-    bytes_read: int
-    requests: int
-    retries: int
+    bytes_read: float
+    requests: float
+    retries: float
     packaged: int
     packages: int
-    rmfs: int
-    rmf_bytes: int
-    rmf_requests: int
+    rmfs: float
+    rmf_bytes: float
+    rmf_requests: float
     distinct_rmfs: int
     rmfs_seen_once: int
+    choice: ChipChoice
     cpu_s: float
     connected_s: float
     connections: int
@@ -80,14 +105,16 @@ def measure(sample: pa.Table, release: str, config: Config, model_uri: str | Non
         measures = [TaskMeasure(**answer) for answer in answers]
         here = tree_use(psutil.Process())
         node = ray.get_runtime_context().get_node_id()
+
+    counts = _sum(each.counts for each in measures)
     reasons = Counter(reason for each in measures for reason in each.reasons)
-    spectra_by_rmf = sum((Counter(each.spectra_by_rmf) for each in measures), Counter[str]())
-    spectra = spectra_by_rmf.total()
-    if not spectra:
+    if not counts["spectra"]:
         raise RaypipeError(_all_rejected(sample, reasons))
-    counts = sum((Counter(each.counts) for each in measures), Counter[str]())
+    spectra = int(counts["spectra"])
+    own_rmfs = _sum(each.spectra_by_rmf for each in measures)
+    share = _share_of_rmfs_alone(sample)
+    choice = _chip_choice(measures, share)
     timed = sum(each.timed for each in measures)
-    cpu_s = sum(each.cpu_s for each in measures)
     return Measurement(
         detections=sample.num_rows,
         spectra=spectra,
@@ -99,25 +126,64 @@ def measure(sample: pa.Table, release: str, config: Config, model_uri: str | Non
         packages=sum(each.packages for each in measures),
         rmfs=counts["rmfs"],
         rmf_bytes=counts["rmf_bytes"],
-        rmf_requests=_requests_of_rmfs(sample, counts["rmfs"]),
-        distinct_rmfs=len(spectra_by_rmf),
-        rmfs_seen_once=sum(times == 1 for times in spectra_by_rmf.values()),
-        cpu_s=cpu_s / timed,
+        rmf_requests=counts["rmfs"] * share,
+        distinct_rmfs=len(own_rmfs),
+        rmfs_seen_once=_seen_once(own_rmfs),
+        choice=choice,
+        cpu_s=sum(each.cpu_s for each in measures) / timed,
         connected_s=sum(each.connected_s for each in measures) / timed,
         connections=_connections(sample, config.ingest),
-        embed_cpu_s=sum(each.embed_cpu_s or 0.0 for each in measures) / timed
-        if model_uri
-        else None,
-        start_cpu_s=_start_cpu_s(measures, here, earlier),
+        embed_cpu_s=_embed_cpu_s(measures) / timed if model_uri else None,
+        start_cpu_s=_start_cpu_s(measures, here, earlier) - choice.cpu_s,
         spectrum_bytes=sum(each.rows_bytes for each in measures) / spectra,
-        part_bytes=sum(each.part_bytes for each in measures) / tasks,
-        stored_rmf_bytes=sum(each.rmf_stored_bytes for each in measures)
-        / sum(len(each.spectra_by_rmf) for each in measures),
+        part_bytes=fmean(each.part_bytes for each in measures),
+        stored_rmf_bytes=fmean(each.rmf_stored_bytes for each in measures),
         task_bytes=max(each.peak_bytes for each in measures),
         ray_bytes=_ray_bytes(measures, here, node),
         tasks=tasks,
         slots=slots,
     )
+
+
+def measurement_of(values: Mapping[str, Any]) -> Measurement:
+    """The measurement that `dataclasses.asdict` made a mapping of."""
+    return Measurement(**{**values, "choice": ChipChoice(**values["choice"])})
+
+
+def _chip_choice(measures: list[TaskMeasure], share: float) -> ChipChoice:
+    """All tasks' choices together; `share` of their RMFs took a request each."""
+    choices = [each.choice for each in measures if each.choice]
+    if not choices:
+        return ChipChoice()
+    counts = _sum(choice["counts"] for choice in choices)
+    zones = _sum(each.spectra_by_zone for each in measures)
+    rmf_requests = counts["rmfs"] * share
+    return ChipChoice(
+        looked_at=sum(choice["looked_at"] for choice in choices),
+        look_bytes=counts["bytes_read"] - counts["rmf_bytes"],
+        look_requests=counts["requests"] - rmf_requests,
+        zones=len(zones),
+        zones_seen_once=_seen_once(zones),
+        rmfs=counts["rmfs"],
+        rmf_bytes=counts["rmf_bytes"],
+        rmf_requests=rmf_requests,
+        cpu_s=sum(choice["cpu_s"] for choice in choices),
+    )
+
+
+def _sum(mappings: Iterable[Mapping[str, float]]) -> Counter[str]:
+    total = Counter[str]()
+    for mapping in mappings:
+        total.update(mapping)
+    return total
+
+
+def _seen_once(times: Counter[str]) -> int:
+    return sum(n == 1 for n in times.values())
+
+
+def _embed_cpu_s(measures: list[TaskMeasure]) -> float:
+    return sum(each.embed_cpu_s or 0.0 for each in measures)
 
 
 def _start_cpu_s(
@@ -128,7 +194,8 @@ def _start_cpu_s(
     for each in measures:
         total.setdefault(each.pid, each.node_use[str(each.pid)][0])
     before = sum(use.cpu_s for use in earlier.values())
-    return sum(total.values()) - before - sum(e.cpu_s + (e.embed_cpu_s or 0) for e in measures)
+    timed = sum(each.cpu_s for each in measures) + _embed_cpu_s(measures)
+    return sum(total.values()) - before - timed
 
 
 def _ray_bytes(measures: list[TaskMeasure], here: dict[int, Use], node: str) -> int:
@@ -147,11 +214,11 @@ def _ray_bytes(measures: list[TaskMeasure], here: dict[int, Use], node: str) -> 
     return max(totals.values())
 
 
-def _requests_of_rmfs(sample: pa.Table, rmfs: int) -> int:
-    """Requests that were for RMFs alone: none from disk, nor in packages of all products."""
+def _share_of_rmfs_alone(sample: pa.Table) -> float:
+    """Share of RMFs that take a request of their own: none from disk, nor in packages."""
     uris = [uri for uri in sample["rmf_uri"].to_pylist() if uri]
     alone = sum(is_remote(uri) and not is_product_uri(uri) for uri in uris)
-    return round(rmfs * alone / max(len(uris), 1))
+    return alone / max(len(uris), 1)
 
 
 def _connections(sample: pa.Table, config: IngestConfig) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from raypipe.config import Config, IngestConfig
 from raypipe.planning.cluster_file import Cluster
-from raypipe.planning.measurement import Measurement
+from raypipe.planning.measurement import ChipChoice, Measurement
 
 _HOUR = 3600.0
 
@@ -62,48 +62,71 @@ class Cost:
 def predict(measured: Measurement, detections: int, parts: int, config: IngestConfig) -> Prediction:
     """What a release of `detections` in `parts` takes to ingest.
 
-    Everything grows with the detections but for Ray's start, what each part has once, and packages
-    of the archive, of which each part needs so many.
+    Everything grows with the detections but for what is done once (Ray's start, the choice of RMFs
+    for zones of chips) and what each part has: its files' frames, its packages of the archive.
     """
     scale = detections / measured.detections
-    distinct = _distinct(measured, detections)
-    fetched = round(measured.rmfs * scale)
-    rmf_share = fetched / max(measured.rmfs, 1)
-    rmf_bytes = round(measured.rmf_bytes * rmf_share)
     spectra = round(measured.spectra * scale)
+    own_rmfs, own_rmf_bytes = measured.rmfs * scale, measured.rmf_bytes * scale
+    chosen = _choose(measured.choice, detections, config)
     embed = measured.embed_cpu_s
+    stored = _distinct(measured, detections) + chosen.zones
+    rest = measured.requests - measured.packages
+    packages = parts * math.ceil(measured.packaged * scale / parts / config.package_batch)
     return Prediction(
         detections=detections,
         spectra=spectra,
         rejects=detections - spectra,
-        bytes_read=round((measured.bytes_read - measured.rmf_bytes) * scale) + rmf_bytes,
-        rmf_bytes_read=rmf_bytes,
-        requests=round(
-            (measured.requests - measured.rmf_requests - measured.packages) * scale
-            + measured.rmf_requests * rmf_share
-            + parts * math.ceil(measured.packaged * scale / parts / config.package_batch)
-        ),
-        rmfs_fetched=fetched,
-        rmfs_stored=distinct,
+        bytes_read=round(measured.bytes_read * scale + chosen.look_bytes + chosen.rmf_bytes),
+        rmf_bytes_read=round(own_rmf_bytes + chosen.rmf_bytes),
+        requests=round(rest * scale + packages + chosen.look_requests + chosen.rmf_requests),
+        rmfs_fetched=round(own_rmfs + chosen.rmfs),
+        rmfs_stored=stored,
         bytes_written=round(
             spectra * measured.spectrum_bytes
             + parts * measured.part_bytes
-            + distinct * measured.stored_rmf_bytes
+            + stored * measured.stored_rmf_bytes
         ),
-        ingest_core_hours=(detections * measured.cpu_s + measured.start_cpu_s) / _HOUR,
+        ingest_core_hours=(detections * measured.cpu_s + chosen.cpu_s + measured.start_cpu_s)
+        / _HOUR,
         embed_core_hours=None if embed is None else detections * embed / _HOUR,
         memory_bytes=measured.ray_bytes + measured.slots * measured.task_bytes,
     )
 
 
-def _distinct(measured: Measurement, detections: int) -> int:
-    """Distinct RMFs of a release, at most: new ones come on at the rate the sample ended with.
+def _choose(sampled: ChipChoice, detections: int, config: IngestConfig) -> ChipChoice:
+    """What the choice of RMFs takes that looks at `ingest.chip_sample` detections of a release.
 
-    The chance that one more detection brings a new one is the share of those seen once (Good 1953).
+    Zones the sample has not met come on at the rate at which it met the last ones, as in
+    `_distinct`.
     """
-    new = measured.rmfs_seen_once / measured.spectra
-    further = (detections - measured.detections) * measured.spectra / measured.detections
-    return measured.distinct_rmfs + round(further * new)
+    if not sampled.looked_at:
+        return sampled
+    looked_at = min(config.chip_sample, detections)
+    more = looked_at / sampled.looked_at
+    new = max(0, looked_at - sampled.looked_at) * sampled.zones_seen_once / sampled.looked_at
+    zones = sampled.zones + round(new)
+    rmfs = zones / max(sampled.rmfs, 1)
+    return ChipChoice(
+        looked_at=looked_at,
+        look_bytes=sampled.look_bytes * more,
+        look_requests=sampled.look_requests * more,
+        zones=zones,
+        rmfs=zones,
+        rmf_bytes=sampled.rmf_bytes * rmfs,
+        rmf_requests=sampled.rmf_requests * rmfs,
+        cpu_s=sampled.cpu_s * more,
+    )
+
+
+def _distinct(measured: Measurement, detections: int) -> int:
+    """Distinct RMFs that detections of a release bring themselves, at most.
+
+    New ones come on at the rate the sample ended with: the chance that one more detection brings a
+    new one is the share of those seen once (Good 1953).
+    """
+    further = detections / measured.detections - 1
+    return measured.distinct_rmfs + round(further * measured.rmfs_seen_once)
 
 
 def price(

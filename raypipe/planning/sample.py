@@ -19,6 +19,8 @@ import ray
 from raypipe.config import Config
 from raypipe.discovery.archive import is_product_uri
 from raypipe.discovery.manifest import read_manifest_summary
+from raypipe.ingestion.chip_rmfs import chip_rmfs_name, choose_chip_rmfs, load_chip_rmfs
+from raypipe.ingestion.fetch import Fetcher
 from raypipe.ingestion.part import ingest_part
 from raypipe.ingestion.responses import FOLDER as RESPONSES
 from raypipe.planning.processes import own_peak_bytes, tree_use
@@ -38,27 +40,43 @@ _WHOLE = "whole.parquet"
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What choosing RMFs for zones of chips took.
+
+    `looked_at` detections of the sample; `counts` are those of `Traffic`; CPU time in s.
+    """
+
+    looked_at: int
+    counts: dict[str, float]
+    cpu_s: float
+
+
+@dataclass(frozen=True)
 class TaskMeasure:
     """What a task that ingested some of the sample measured.
 
     `counts` are sums of `Outcome` over all its detections, `packages` what they need of the
-    archive's package service. CPU and connected time, s, are of the detections after the warm-up,
-    `timed` in number. `spectra_by_rmf` counts spectra by `rmf_id`; sizes are those of files, bytes:
-    `rows_bytes` grows with the rows, `part_bytes` every part has. `peak_bytes` is the task's
-    memory, `node_use` what each process of its node takes, by pid: CPU time, s, and memory, bytes.
+    archive's package service, `choice` is a `Choice`. CPU and connected time, s, are of the
+    detections after the warm-up, `timed` in number. Spectra are counted by the zone whose RMF they
+    have, else by the `rmf_id` of their own. Sizes are those of files, bytes: `rows_bytes` grows
+    with the rows, `part_bytes` every part has, `rmf_stored_bytes` is the mean of an RMF.
+    `peak_bytes` is the task's memory, `node_use` what each process of its node takes, by pid: CPU
+    time, s, and memory, bytes.
     """
 
     pid: int
     node: str
-    counts: dict[str, int]
+    counts: dict[str, float]
     packages: int
+    choice: dict[str, Any] | None
     reasons: list[str]
     timed: int
     cpu_s: float
     connected_s: float
     embed_cpu_s: float | None
+    spectra_by_zone: dict[str, int]
     spectra_by_rmf: dict[str, int]
-    rmf_stored_bytes: int
+    rmf_stored_bytes: float
     rows_bytes: int
     part_bytes: int
     peak_bytes: int
@@ -114,16 +132,23 @@ class SampleTask:
     def _measure(self, scratch: Workspace, rows: pa.Table) -> TaskMeasure:
         cut = int(WARM_UP_SHARE * rows.num_rows)
         pieces = rows.slice(0, cut), rows.slice(cut)
+        folder = manifest_folder(self.release)
         for part, piece in zip((_WARM_UP, _TIMED), pieces, strict=True):
-            scratch.write_table(part_name(manifest_folder(self.release), part), piece)
+            scratch.write_table(part_name(folder, part), piece)
+        scratch.write_json(f"{folder}/manifest.json", {"parts": len(pieces)})
+
+        choice = self._choose(scratch) if self.config.ingest.rmf == "chip" else None
         warm_up = ingest_part(scratch, self.release, _WARM_UP, self.config.ingest)
         started = time.process_time()
         timed = ingest_part(scratch, self.release, _TIMED, self.config.ingest)
         cpu_s = time.process_time() - started
         peak_bytes = own_peak_bytes()
+
         process = psutil.Process()
         spectra = scratch.read_folder(spectra_folder(self.release))
         rejects = scratch.read_folder(rejects_folder(self.release))
+        by_zone, by_rmf = self._count_rmfs(scratch, spectra)
+        rmf_sizes = [_size(scratch, name) for name in scratch.files(RESPONSES, ".parquet")]
         rows_bytes, part_bytes = self._file_sizes(scratch, spectra)
         both = [asdict(warm_up), asdict(timed)]
         return TaskMeasure(
@@ -131,13 +156,15 @@ class SampleTask:
             node=ray.get_runtime_context().get_node_id(),
             counts={key: sum(outcome[key] for outcome in both) for key in both[0]},
             packages=sum(packages_of(piece, self.config.ingest.package_batch) for piece in pieces),
+            choice=asdict(choice) if choice else None,
             reasons=rejects["reason"].to_pylist(),
             timed=rows.num_rows - cut,
             cpu_s=cpu_s,
             connected_s=timed.connected_s,
             embed_cpu_s=self._embed(scratch, self.model_uri) if self.model_uri else None,
-            spectra_by_rmf=dict(Counter(spectra["rmf_id"].to_pylist())),
-            rmf_stored_bytes=sum(_size(scratch, name) for name in scratch.files(RESPONSES)),
+            spectra_by_zone=by_zone,
+            spectra_by_rmf=by_rmf,
+            rmf_stored_bytes=sum(rmf_sizes) / max(len(rmf_sizes), 1),
             rows_bytes=rows_bytes,
             part_bytes=part_bytes,
             peak_bytes=peak_bytes,
@@ -146,6 +173,25 @@ class SampleTask:
                 for pid, use in tree_use(process.parent() or process).items()
             },
         )
+
+    def _choose(self, scratch: Workspace) -> Choice:
+        fetcher = Fetcher(self.config.ingest)
+        started = time.process_time()
+        choose_chip_rmfs(scratch, self.release, self.config.ingest, fetcher)
+        cpu_s = time.process_time() - started
+        name = chip_rmfs_name(self.release)
+        looked_at = scratch.read_json(name)["looked_at"] if scratch.exists(name) else 0
+        return Choice(looked_at, fetcher.traffic.counts(), cpu_s)
+
+    def _count_rmfs(
+        self, scratch: Workspace, spectra: pa.Table
+    ) -> tuple[dict[str, int], dict[str, int]]:
+        """Spectra by zone, and those with RMFs of their own by `rmf_id`."""
+        zones = load_chip_rmfs(scratch, self.release).rmf_ids
+        zone_of = {rmf_id: zone for zone, rmf_id in zones.items()}
+        times = Counter(spectra["rmf_id"].to_pylist())
+        by_zone = {zone_of[rmf_id]: n for rmf_id, n in times.items() if rmf_id in zone_of}
+        return by_zone, {rmf_id: n for rmf_id, n in times.items() if rmf_id not in zone_of}
 
     def _file_sizes(self, scratch: Workspace, spectra: pa.Table) -> tuple[int, int]:
         """Bytes of a part that grow with its spectra, and those every part has."""

@@ -49,16 +49,19 @@ def _compare(workspace: Workspace, answer: dict[str, Any]) -> None:
     assert predicted["bytes_written"] == pytest.approx(_written(workspace), rel=WITHIN)
 
 
-@pytest.mark.parametrize("packages", [False, True])
+@pytest.mark.parametrize(("packages", "rmf"), [(False, "chip"), (False, "exact"), (True, "chip")])
 def test_a_sample_tells_what_a_release_on_a_server_takes(
-    survey: Path, tmp_path: Path, packages: bool
+    survey: Path, tmp_path: Path, packages: bool, rmf: str
 ) -> None:
     workspace = Workspace(tmp_path)
     with serve(survey) as server:
         write_remote_manifest(workspace, survey, server, packages=packages, part_rows=80)
-        settings = {"ingest": {"package_url": server.package_url, "package_batch": 20}}
+        ingesting = {"rmf": rmf, "package_url": server.package_url, "package_batch": 20}
+        settings = {"ingest": ingesting}
         answer = plan(workspace, sample=50, cluster=CLUSTER_FILE, config=settings)
-        assert answer["measured"]["requests"] == len(server.log)
+        choice = answer["measured"]["choice"]
+        chosen = choice["look_requests"] + choice["rmf_requests"]
+        assert answer["measured"]["requests"] + chosen == len(server.log)
         ingest(workspace, config=settings)
     _compare(workspace, answer)
     assert answer["cost"]["connections"] > 0

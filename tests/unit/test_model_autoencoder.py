@@ -10,7 +10,7 @@ from raypipe.model.features import CONDITIONS, encoder_inputs, prepare
 from raypipe.model.presets import Folded, Paper, build
 from raypipe.model.refine import refine
 from raypipe.model.statistics import cash
-from raypipe.training.loop import thin
+from raypipe.training.learner import thin
 from tests.unit.model_spectra import GRID, power_laws
 
 SMALL = ModelConfig(width=16, depth=1, heads=2, decoder_width=32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from raypipe.discovery.manifest import write_manifest
 from raypipe.errors import UsageError
 from raypipe.planning.cluster_file import Cluster, read_cluster
 from raypipe.planning.lines import assumptions, plan_lines
-from raypipe.planning.measurement import Measurement
+from raypipe.planning.measurement import ChipChoice, Measurement
 from raypipe.planning.prediction import predict, price
 from raypipe.planning.sample import draw_sample
 from raypipe.workspace import Workspace
@@ -39,6 +39,7 @@ MEASURED = Measurement(
     rmf_requests=200,
     distinct_rmfs=190,
     rmfs_seen_once=190,
+    choice=ChipChoice(),
     cpu_s=0.005,
     connected_s=0.16,
     connections=8,
@@ -163,6 +164,30 @@ def test_each_part_asks_for_its_own_packages() -> None:
     assert predicted.requests == 32 * 7
 
 
+def test_rmfs_of_zones_are_fetched_once() -> None:
+    zones = ChipChoice(
+        looked_at=200,
+        look_bytes=200 * 20_000,
+        look_requests=200,
+        zones=30,
+        zones_seen_once=1,
+        rmfs=40,
+        rmf_bytes=40_000_000,
+        rmf_requests=40,
+        cpu_s=1.0,
+    )
+    own = {"bytes_read": 200 * 40_000 + 2e6, "requests": 402, "rmfs": 2, "rmf_bytes": 2e6}
+    own |= {"rmf_requests": 2, "distinct_rmfs": 1, "rmfs_seen_once": 0}
+    measured = replace(MEASURED, choice=zones, **own)  # type: ignore[arg-type]
+    predicted = predict(measured, 100_000, 256, IngestConfig(chip_sample=1000))
+    found = 30 + 800 // 200
+    assert predicted.rmfs_fetched == 1000 + found
+    assert predicted.rmf_bytes_read == (1000 + found) * 1_000_000
+    assert predicted.bytes_read == 100_000 * 40_000 + 1000 * 20_000 + (1000 + found) * 1_000_000
+    assert predicted.requests == 200_000 + 1000 + 1000 + found
+    assert predicted.rmfs_stored == found + 1
+
+
 def _price(measured: Measurement, config: Config, cluster: Cluster = NODES) -> Any:
     predicted = predict(measured, 100_000, 4096, config.ingest)
     return price(measured, predicted, 4096, cluster, config)
@@ -200,7 +225,7 @@ def test_the_table_tells_what_matters() -> None:
     cost = price(MEASURED, predicted, 4096, NODES, config)
     answer = {
         "release": "csc2.1",
-        "measured": vars(MEASURED),
+        "measured": asdict(MEASURED),
         "prediction": vars(predicted),
         "cluster": vars(NODES),
         "cost": vars(cost),
