@@ -1,6 +1,7 @@
 """What `plan` predicts from a sample over what ingesting all of it then takes.
 
 Usage: python -m benchmarks.plan [--detections 2000] [--sample 200] [--survey FOLDER] [--served]
+                                  [--rmf chip|exact]
 
 A survey is simulated, or one that is there is taken; plan and ingest run as commands, one after
 the other. CPU time and memory of ingest are those of its process and all below it, looked at every
@@ -88,10 +89,11 @@ def _written(workspace: Workspace) -> int:
     return sum(p.stat().st_size for name in folders for p in (root / name).rglob("*.parquet"))
 
 
-def _compare(workspace: Workspace, sample: int) -> None:
-    answer, plan_cpu_s, _ = _command("plan", workspace, "--sample", str(sample))
+def _compare(workspace: Workspace, sample: int, rmf: str) -> None:
+    setting = "--set", f"ingest.rmf={rmf}"
+    answer, plan_cpu_s, _ = _command("plan", workspace, "--sample", str(sample), *setting)
     predicted = json.loads(answer)["prediction"]
-    _, cpu_s, peak = _command("ingest", workspace)
+    _, cpu_s, peak = _command("ingest", workspace, *setting)
     run = next(name for name in reversed(workspace.folders("runs")) if name.endswith("ingest"))
     figures: dict[str, Any] = workspace.read_json(f"runs/{run}/run.json")["figures"]
     print(f"{figures['manifest']} detections, a sample of {sample} ({plan_cpu_s:.0f} s of CPU)")
@@ -114,6 +116,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=200)
     parser.add_argument("--survey", type=Path, help="folder of a survey that is there")
     parser.add_argument("--served", action="store_true", help="files come over HTTP")
+    parser.add_argument("--rmf", choices=["chip", "exact"], default="chip")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         workspace = Workspace(f"{place}/w")
@@ -128,7 +131,7 @@ def main() -> None:
                 config={"discover": {"part_rows": PART_ROWS}},
             )
         with _served(folder, workspace) if options.served else nullcontext():
-            _compare(workspace, options.sample)
+            _compare(workspace, options.sample, options.rmf)
 
 
 if __name__ == "__main__":

@@ -50,9 +50,9 @@ def _rmf_rows(measured: Measurement) -> list[tuple[str, str]]:
     choice = measured.choice
     fetched = measured.rmfs + choice.rmfs
     mean = (measured.rmf_bytes + choice.rmf_bytes) / max(fetched, 1)
-    own = f"{measured.rmfs:g} for a detection, {measured.distinct_rmfs} of them different"
-    zones = f"; for {choice.zones} zones of chips" if choice.looked_at else ""
-    return [("  read an RMF", _bytes(mean)), ("  RMFs", own + zones)]
+    zones = f"{choice.zones} for zones of chips, " if choice.looked_at else ""
+    own = f"{measured.rmfs:,.0f} that detections bring, {measured.distinct_rmfs} different"
+    return [("  read an RMF", _bytes(mean)), ("  RMFs", zones + own)]
 
 
 def _release_rows(release: str, predicted: Prediction) -> list[tuple[str, str]]:

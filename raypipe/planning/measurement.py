@@ -29,9 +29,10 @@ _LEAST_PIECE = 50
 class ChipChoice:
     """What choosing RMFs for zones of chips took.
 
-    `looked_at` detections, whose PHAs took `look_bytes` and `look_requests`; they fell on `zones`,
-    on `zones_seen_once` of these one only. `rmfs` RMFs took `rmf_bytes` and `rmf_requests`, all of
-    it `cpu_s` of CPU time.
+    The PHAs of `looked_at` detections took `look_bytes` and `look_requests`. These fell on `zones`,
+    only one on each of `zones_seen_once`. The `rmfs` fetched for them took `rmf_bytes` and
+    `rmf_requests`; `distinct_share` of the zones' RMFs differ. All of it took `cpu_s` of CPU and
+    `connected_s` of connections.
     """
 
     looked_at: int = 0
@@ -39,10 +40,12 @@ class ChipChoice:
     look_requests: float = 0
     zones: int = 0
     zones_seen_once: int = 0
+    distinct_share: float = 1
     rmfs: float = 0
     rmf_bytes: float = 0
     rmf_requests: float = 0
     cpu_s: float = 0
+    connected_s: float = 0
 
 
 @dataclass(frozen=True)
@@ -97,15 +100,9 @@ def measure(sample: pa.Table, release: str, config: Config, model_uri: str | Non
     earlier = tree_use(psutil.Process()) if ray.is_initialized() else {}
     with ray_session(config.ray):
         slots = max(1, int(ray.cluster_resources().get("CPU", 0) / config.ingest.cpus_per_task))
-        tasks = min(slots, max(1, sample.num_rows // _LEAST_PIECE))
-        ends = [sample.num_rows * i // tasks for i in range(tasks + 1)]
-        pieces = [sample.slice(start, end - start) for start, end in pairwise(ends)]
-        task = SampleTask(release, pieces, config, model_uri)
-        answers = map_parts(range(tasks), task, num_cpus=config.ingest.cpus_per_task)
-        measures = [TaskMeasure(**answer) for answer in answers]
+        measures = _run_tasks(sample, release, config, model_uri, slots)
         here = tree_use(psutil.Process())
         node = ray.get_runtime_context().get_node_id()
-
     counts = _sum(each.counts for each in measures)
     reasons = Counter(reason for each in measures for reason in each.reasons)
     if not counts["spectra"]:
@@ -140,9 +137,21 @@ def measure(sample: pa.Table, release: str, config: Config, model_uri: str | Non
         stored_rmf_bytes=fmean(each.rmf_stored_bytes for each in measures),
         task_bytes=max(each.peak_bytes for each in measures),
         ray_bytes=_ray_bytes(measures, here, node),
-        tasks=tasks,
+        tasks=len(measures),
         slots=slots,
     )
+
+
+def _run_tasks(
+    sample: pa.Table, release: str, config: Config, model_uri: str | None, slots: int
+) -> list[TaskMeasure]:
+    """Ingest the sample in pieces at once, as many as there are slots and enough of it."""
+    tasks = min(slots, max(1, sample.num_rows // _LEAST_PIECE))
+    ends = [sample.num_rows * i // tasks for i in range(tasks + 1)]
+    pieces = [sample.slice(start, end - start) for start, end in pairwise(ends)]
+    task = SampleTask(release, pieces, config, model_uri)
+    answers = map_parts(range(tasks), task, num_cpus=config.ingest.cpus_per_task)
+    return [TaskMeasure(**answer) for answer in answers]
 
 
 def measurement_of(values: Mapping[str, Any]) -> Measurement:
@@ -156,18 +165,21 @@ def _chip_choice(measures: list[TaskMeasure], share: float) -> ChipChoice:
     if not choices:
         return ChipChoice()
     counts = _sum(choice["counts"] for choice in choices)
-    zones = _sum(each.spectra_by_zone for each in measures)
+    zones = {zone for choice in choices for zone in choice["zones"]}
+    distinct = sum(len(set(choice["zones"].values())) for choice in choices)
     rmf_requests = counts["rmfs"] * share
     return ChipChoice(
         looked_at=sum(choice["looked_at"] for choice in choices),
         look_bytes=counts["bytes_read"] - counts["rmf_bytes"],
         look_requests=counts["requests"] - rmf_requests,
         zones=len(zones),
-        zones_seen_once=_seen_once(zones),
+        zones_seen_once=_seen_once(_sum(each.spectra_by_zone for each in measures)),
+        distinct_share=distinct / max(sum(len(choice["zones"]) for choice in choices), 1),
         rmfs=counts["rmfs"],
         rmf_bytes=counts["rmf_bytes"],
         rmf_requests=rmf_requests,
         cpu_s=sum(choice["cpu_s"] for choice in choices),
+        connected_s=counts["connected_s"],
     )
 
 

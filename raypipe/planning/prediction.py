@@ -70,7 +70,7 @@ def predict(measured: Measurement, detections: int, parts: int, config: IngestCo
     own_rmfs, own_rmf_bytes = measured.rmfs * scale, measured.rmf_bytes * scale
     chosen = _choose(measured.choice, detections, config)
     embed = measured.embed_cpu_s
-    stored = _distinct(measured, detections) + chosen.zones
+    stored = _distinct(measured, detections) + round(chosen.zones * chosen.distinct_share)
     rest = measured.requests - measured.packages
     packages = parts * math.ceil(measured.packaged * scale / parts / config.package_batch)
     return Prediction(
@@ -112,10 +112,12 @@ def _choose(sampled: ChipChoice, detections: int, config: IngestConfig) -> ChipC
         look_bytes=sampled.look_bytes * more,
         look_requests=sampled.look_requests * more,
         zones=zones,
+        distinct_share=sampled.distinct_share,
         rmfs=zones,
         rmf_bytes=sampled.rmf_bytes * rmfs,
         rmf_requests=sampled.rmf_requests * rmfs,
         cpu_s=sampled.cpu_s * more,
+        connected_s=sampled.connected_s * more,
     )
 
 
@@ -132,21 +134,18 @@ def _distinct(measured: Measurement, detections: int) -> int:
 def price(
     measured: Measurement, predicted: Prediction, parts: int, cluster: Cluster, config: Config
 ) -> Cost:
-    """What the release takes on the nodes of a cluster, fetching while reading.
+    """What the release takes on the nodes of a cluster.
 
-    A task advances as its CPU time or its connections allow, whichever takes longer.
+    One task chooses RMFs for zones of chips before all tasks ingest; embedding comes after.
     """
     tasks = max(1, int(cluster.cpus / config.ingest.cpus_per_task))
     nodes = max(1, min(cluster.nodes, math.ceil(parts / tasks)))
-    cpu_s, network_s = measured.cpu_s, measured.connected_s / measured.connections
-    ingest_s = predicted.detections * max(cpu_s, network_s) / (nodes * tasks)
-    limit = "cpu" if cpu_s >= network_s else "network"
-    most = config.plan.source_mb_per_s
-    if most is not None and predicted.bytes_read / 1e6 / most > ingest_s:
-        ingest_s, limit = predicted.bytes_read / 1e6 / most, "source"
+    ingest_s, limit = _pace(measured, predicted, nodes * tasks, config.plan.source_mb_per_s)
+    chosen = _choose(measured.choice, predicted.detections, config.ingest)
+    choice_s = max(chosen.cpu_s, chosen.connected_s / measured.connections)
     encoders = max(1, int(cluster.cpus / config.embed.cpus_per_actor))
     embed_s = (predicted.embed_core_hours or 0.0) * _HOUR / (nodes * encoders)
-    hours = (ingest_s + embed_s) / _HOUR
+    hours = (choice_s + ingest_s + embed_s) / _HOUR
     paid = hours + cluster.idle_minutes / 60
     memory = measured.ray_bytes + tasks * measured.task_bytes
     return Cost(
@@ -162,3 +161,20 @@ def price(
         node_memory_bytes=memory,
         fits_in_memory=memory <= cluster.memory_gib * 2**30,
     )
+
+
+def _pace(
+    measured: Measurement, predicted: Prediction, tasks: int, source_mb_per_s: float | None
+) -> tuple[float, str]:
+    """How long so many tasks take, s, and what limits them: their CPUs, connections, the source.
+
+    A task fetches while it reads: it advances as the slower of the two allows.
+    """
+    network_s = measured.connected_s / measured.connections
+    limits = {
+        "cpu": predicted.detections * measured.cpu_s / tasks,
+        "network": predicted.detections * network_s / tasks,
+        "source": predicted.bytes_read / 1e6 / source_mb_per_s if source_mb_per_s else 0.0,
+    }
+    slowest = max(limits, key=lambda name: limits[name])
+    return limits[slowest], slowest

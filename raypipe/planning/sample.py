@@ -43,9 +43,11 @@ _WHOLE = "whole.parquet"
 class Choice:
     """What choosing RMFs for zones of chips took.
 
-    `looked_at` detections of the sample; `counts` are those of `Traffic`; CPU time in s.
+    `zones` by name, each with its `rmf_id`, that `looked_at` detections fell on; `counts` are those
+    of `Traffic`; CPU time in s.
     """
 
+    zones: dict[str, str]
     looked_at: int
     counts: dict[str, float]
     cpu_s: float
@@ -180,8 +182,9 @@ class SampleTask:
         choose_chip_rmfs(scratch, self.release, self.config.ingest, fetcher)
         cpu_s = time.process_time() - started
         name = chip_rmfs_name(self.release)
-        looked_at = scratch.read_json(name)["looked_at"] if scratch.exists(name) else 0
-        return Choice(looked_at, fetcher.traffic.counts(), cpu_s)
+        chosen = scratch.read_json(name) if scratch.exists(name) else {}
+        zones = dict(load_chip_rmfs(scratch, self.release).rmf_ids)
+        return Choice(zones, int(chosen.get("looked_at", 0)), fetcher.traffic.counts(), cpu_s)
 
     def _count_rmfs(
         self, scratch: Workspace, spectra: pa.Table

@@ -204,6 +204,13 @@ def test_the_slower_of_processors_and_network_sets_the_pace() -> None:
     assert (slow.limit, slow.mb_per_s) == ("source", pytest.approx(100))
 
 
+def test_one_task_chooses_the_rmfs_of_zones_before_all_others() -> None:
+    zones = ChipChoice(looked_at=200, zones=30, rmfs=30, cpu_s=1, connected_s=80)
+    without = _price(MEASURED, Config()).hours
+    chosen = _price(replace(MEASURED, choice=zones), Config())
+    assert chosen.hours == pytest.approx(without + 1024 / 200 * 80 / 8 / 3600)
+
+
 def test_money_is_for_nodes_and_head_from_start_to_idle() -> None:
     cost = _price(replace(MEASURED, cpu_s=36.0, embed_cpu_s=36.0), Config())
     assert cost.hours == pytest.approx(2 * 100_000 * 36 / 3600 / 80)
