@@ -18,6 +18,7 @@ from raypipe.config import Config, IngestConfig
 from raypipe.discovery.archive import is_product_uri
 from raypipe.errors import RaypipeError
 from raypipe.ingestion.fetch import is_remote
+from raypipe.planning.meeting import Meeting
 from raypipe.planning.processes import Use, tree_use
 from raypipe.planning.sample import SampleTask, TaskMeasure, count_packaged
 
@@ -100,8 +101,7 @@ def measure(sample: pa.Table, release: str, config: Config, model_uri: str | Non
     earlier = tree_use(psutil.Process()) if ray.is_initialized() else {}
     with ray_session(config.ray):
         slots = max(1, int(ray.cluster_resources().get("CPU", 0) / config.ingest.cpus_per_task))
-        measures = _run_tasks(sample, release, config, model_uri, slots)
-        here = tree_use(psutil.Process())
+        measures, here = _run_tasks(sample, release, config, model_uri, slots)
         node = ray.get_runtime_context().get_node_id()
     counts = _sum(each.counts for each in measures)
     reasons = Counter(reason for each in measures for reason in each.reasons)
@@ -144,14 +144,22 @@ def measure(sample: pa.Table, release: str, config: Config, model_uri: str | Non
 
 def _run_tasks(
     sample: pa.Table, release: str, config: Config, model_uri: str | None, slots: int
-) -> list[TaskMeasure]:
-    """Ingest the sample in pieces at once, as many as there are slots and enough of it."""
+) -> tuple[list[TaskMeasure], dict[int, Use]]:
+    """Ingest the sample by tasks at once, as many as there are slots and enough of it.
+
+    Returns their measures and the use of this process and those below it, without the meeting's.
+    """
     tasks = min(slots, max(1, sample.num_rows // _LEAST_PIECE))
     ends = [sample.num_rows * i // tasks for i in range(tasks + 1)]
     pieces = [sample.slice(start, end - start) for start, end in pairwise(ends)]
-    task = SampleTask(release, pieces, config, model_uri)
+    meeting = Meeting(tasks)
+    task = SampleTask(release, pieces, config, model_uri, meeting)
     answers = map_parts(range(tasks), task, num_cpus=config.ingest.cpus_per_task)
-    return [TaskMeasure(**answer) for answer in answers]
+    measures = [TaskMeasure.of(answer) for answer in answers]
+    here = tree_use(psutil.Process())
+    for use in here, *(each.node_use for each in measures):
+        use.pop(meeting.pid, None)
+    return measures, here
 
 
 def measurement_of(values: Mapping[str, Any]) -> Measurement:
@@ -164,21 +172,21 @@ def _chip_choice(measures: list[TaskMeasure], share: float) -> ChipChoice:
     choices = [each.choice for each in measures if each.choice]
     if not choices:
         return ChipChoice()
-    counts = _sum(choice["counts"] for choice in choices)
-    zones = {zone for choice in choices for zone in choice["zones"]}
-    distinct = sum(len(set(choice["zones"].values())) for choice in choices)
+    counts = _sum(choice.counts for choice in choices)
+    zones = {zone for choice in choices for zone in choice.zones}
+    distinct = sum(len(set(choice.zones.values())) for choice in choices)
     rmf_requests = counts["rmfs"] * share
     return ChipChoice(
-        looked_at=sum(choice["looked_at"] for choice in choices),
+        looked_at=sum(choice.looked_at for choice in choices),
         look_bytes=counts["bytes_read"] - counts["rmf_bytes"],
         look_requests=counts["requests"] - rmf_requests,
         zones=len(zones),
         zones_seen_once=_seen_once(_sum(each.spectra_by_zone for each in measures)),
-        distinct_share=distinct / max(sum(len(choice["zones"]) for choice in choices), 1),
+        distinct_share=distinct / max(sum(len(choice.zones) for choice in choices), 1),
         rmfs=counts["rmfs"],
         rmf_bytes=counts["rmf_bytes"],
         rmf_requests=rmf_requests,
-        cpu_s=sum(choice["cpu_s"] for choice in choices),
+        cpu_s=sum(choice.cpu_s for choice in choices),
         connected_s=counts["connected_s"],
     )
 
@@ -204,7 +212,7 @@ def _start_cpu_s(
     """CPU time of the driver, of what it started and of the tasks, but for their timed work."""
     total = {pid: use.cpu_s for pid, use in here.items()}
     for each in measures:
-        total.setdefault(each.pid, each.node_use[str(each.pid)][0])
+        total.setdefault(each.pid, each.node_use[each.pid].cpu_s)
     before = sum(use.cpu_s for use in earlier.values())
     timed = sum(each.cpu_s for each in measures) + _embed_cpu_s(measures)
     return sum(total.values()) - before - timed
@@ -213,11 +221,10 @@ def _start_cpu_s(
 def _ray_bytes(measures: list[TaskMeasure], here: dict[int, Use], node: str) -> int:
     """Memory of all that is no task on a node, the most of any node."""
     used = {
-        (each.node, int(pid)): memory
-        for each in measures
-        for pid, (_, memory) in each.node_use.items()
+        (where, pid): use.memory_bytes
+        for where, uses in (*((each.node, each.node_use) for each in measures), (node, here))
+        for pid, use in uses.items()
     }
-    used |= {(node, pid): use.memory_bytes for pid, use in here.items()}
     for each in measures:
         used.pop((each.node, each.pid), None)
     totals = Counter[str]()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +24,8 @@ from raypipe.ingestion.chip_rmfs import chip_rmfs_name, choose_chip_rmfs, load_c
 from raypipe.ingestion.fetch import Fetcher
 from raypipe.ingestion.part import ingest_part
 from raypipe.ingestion.responses import FOLDER as RESPONSES
-from raypipe.planning.processes import own_peak_bytes, tree_use
+from raypipe.planning.meeting import Meeting
+from raypipe.planning.processes import Use, own_peak_bytes, tree_use
 from raypipe.workspace import (
     Workspace,
     manifest_folder,
@@ -58,7 +60,7 @@ class TaskMeasure:
     """What a task that ingested some of the sample measured.
 
     `counts` are sums of `Outcome` over all its detections, `packages` what they need of the
-    archive's package service, `choice` is a `Choice`. CPU and connected time, s, are of the
+    archive's package service. CPU and connected time, s, are of the
     detections after the warm-up, `timed` in number. Spectra are counted by the zone whose RMF they
     have, else by the `rmf_id` of their own. Sizes are those of files, bytes: `rows_bytes` grows
     with the rows, `part_bytes` every part has, `rmf_stored_bytes` is the mean of an RMF.
@@ -70,7 +72,7 @@ class TaskMeasure:
     node: str
     counts: dict[str, float]
     packages: int
-    choice: dict[str, Any] | None
+    choice: Choice | None
     reasons: list[str]
     timed: int
     cpu_s: float
@@ -82,7 +84,14 @@ class TaskMeasure:
     rows_bytes: int
     part_bytes: int
     peak_bytes: int
-    node_use: dict[str, tuple[float, int]]
+    node_use: dict[int, Use]
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> TaskMeasure:
+        """The measure that a task answered, as JSON brings it."""
+        choice = answer["choice"] and Choice(**answer["choice"])
+        node_use = {int(pid): Use(**use) for pid, use in answer["node_use"].items()}
+        return cls(**{**answer, "choice": choice, "node_use": node_use})
 
 
 def draw_sample(workspace: Workspace, release: str, size: int, seed: int) -> pa.Table:
@@ -118,13 +127,15 @@ def _by_part(places: np.ndarray, ends: np.ndarray) -> list[np.ndarray]:
 class SampleTask:
     """Ingests pieces of a sample into folders of its own, which are removed again.
 
-    With a model their spectra are embedded as well.
+    With a model their spectra are embedded as well. After the warm-up a task waits for all others:
+    a CPU does less while those that share its core and memory work.
     """
 
     release: str
     pieces: list[pa.Table]
     config: Config
     model_uri: str | None
+    meeting: Meeting
 
     def __call__(self, number: int) -> dict[str, Any]:
         """Ingest a piece and measure."""
@@ -141,6 +152,7 @@ class SampleTask:
 
         choice = self._choose(scratch) if self.config.ingest.rmf == "chip" else None
         warm_up = ingest_part(scratch, self.release, _WARM_UP, self.config.ingest)
+        self.meeting.join()
         started = time.process_time()
         timed = ingest_part(scratch, self.release, _TIMED, self.config.ingest)
         cpu_s = time.process_time() - started
@@ -158,7 +170,7 @@ class SampleTask:
             node=ray.get_runtime_context().get_node_id(),
             counts={key: sum(outcome[key] for outcome in both) for key in both[0]},
             packages=sum(packages_of(piece, self.config.ingest.package_batch) for piece in pieces),
-            choice=asdict(choice) if choice else None,
+            choice=choice,
             reasons=rejects["reason"].to_pylist(),
             timed=rows.num_rows - cut,
             cpu_s=cpu_s,
@@ -170,10 +182,7 @@ class SampleTask:
             rows_bytes=rows_bytes,
             part_bytes=part_bytes,
             peak_bytes=peak_bytes,
-            node_use={
-                str(pid): (use.cpu_s, use.memory_bytes)
-                for pid, use in tree_use(process.parent() or process).items()
-            },
+            node_use=tree_use(process.parent() or process),
         )
 
     def _choose(self, scratch: Workspace) -> Choice:
