@@ -184,11 +184,19 @@ class _Rows:
 
     def _new_table(self) -> pa.Table:
         columns = [
-            pa.array([_plain(row[field.name]) for row in self._new.values()], field.type)
+            _column([row[field.name] for row in self._new.values()], field.type)
             for field in self._fields
         ]
         return pa.Table.from_arrays(columns, schema=pa.schema(self._fields))
 
 
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray) else value
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """A column of plain values, or of arrays (or None) where rows hold lists of one length."""
+    if not pa.types.is_fixed_size_list(kind):
+        return pa.array(values, kind)
+    matrix = np.zeros((len(values), kind.list_size), kind.value_type.to_pandas_dtype())
+    for row, value in zip(matrix, values, strict=True):
+        if value is not None:
+            row[:] = value
+    absent = pa.array([value is None for value in values], pa.bool_())
+    return pa.FixedSizeListArray.from_arrays(matrix.ravel(), type=kind, mask=absent)
