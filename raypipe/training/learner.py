@@ -191,6 +191,7 @@ def thin(batch: Batch, least: float) -> Batch:
         counts=counts,
         background=batch.background * share[:, None],
         background_variance=batch.background_variance * share[:, None] ** 2,
+        background_scale=batch.background_scale * share[:, None],
         exposure_s=batch.exposure_s * share,
         arf_cm2=batch.arf_cm2,
         response_index=batch.response_index,
