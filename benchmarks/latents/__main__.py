@@ -18,6 +18,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +26,41 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from benchmarks.latents import figures, information, limits, networks, reconstruction, rivals
+from benchmarks.latents import (
+    clusters,
+    errors,
+    figures,
+    information,
+    instrument,
+    limits,
+    networks,
+    reconstruction,
+    rivals,
+    speed,
+    surveys,
+)
+from benchmarks.latents.errors import Repeats
 from benchmarks.latents.figures import CEILING, TRUTH
+from benchmarks.latents.instrument import Views
 from benchmarks.latents.networks import Teacher
+from benchmarks.latents.responses import collect_responses
 from benchmarks.latents.rivals import RIVALS, Latents, Rival, make_rivals
 from benchmarks.latents.surveys import (
     Survey,
     catalog_survey,
     code_of,
-    collect_responses,
     digest,
     population_survey,
 )
 from benchmarks.latents.table import Figure, render
 from raypipe.config import Config, load_config
+from raypipe.model.presets import Folded
 
 log = logging.getLogger("benchmarks.latents")
 
-PARTS = ("cash", "information")
+PARTS = ("cash", "information", "clusters", "instrument", "errors", "speed")
 SURVEYS = ("population", "catalog")
-PARTS_OF_CATALOG = ("cash", "information")
+PARTS_OF_CATALOG = ("cash", "information", "clusters")
 SUPERVISED = "supervised"
 
 
@@ -101,6 +117,58 @@ class Judge:
                 code_of(information, networks),
             )
         return figures.information_figures(self.survey.name, scores)
+
+    def clusters(self) -> Iterator[Figure]:
+        """How far classes fall into clusters."""
+        code = code_of(clusters, information, rivals)
+        scores = {
+            rival.name: self._recall(rival, clusters.measure_clusters, code)
+            for rival in self.rivals
+        }
+        return figures.cluster_figures(self.survey.name, scores)
+
+    def instrument(self) -> Iterator[Figure]:
+        """What is left of the instrument."""
+        code = code_of(instrument, surveys, rivals)
+        scores = {rival.name: self._recall(rival, self._instrument, code) for rival in self.rivals}
+        return figures.instrument_figures(self.survey.name, scores)
+
+    def errors(self) -> Iterator[Figure]:
+        """Pulls of the latents and the width of the goodness of fit."""
+        code = code_of(errors, surveys, rivals)
+        scores = {
+            rival.name: self._recall(rival, self._errors, code)
+            for rival in self.rivals
+            if isinstance(rival, Latents) and isinstance(rival.network, Folded)
+        }
+        yield from figures.pull_figures(self.survey.name, scores)
+        yield from figures.zscore_figures(self.survey.name, scores)
+
+    def speed(self) -> Iterator[Figure]:
+        """Spectra a second; never remembered."""
+        scores = {
+            rival.name: speed.measure_speed(rival)
+            for rival in self.rivals
+            if isinstance(rival, Latents)
+        }
+        return figures.speed_figures(self.survey.name, scores)
+
+    @cached_property
+    def _views(self) -> Views:
+        return instrument.observe_views(self.survey)
+
+    @cached_property
+    def _repeats(self) -> Repeats:
+        return errors.observe_repeats(self.survey)
+
+    def _instrument(self, rival: Rival) -> dict[str, Any]:
+        return instrument.measure_instrument(rival, self._views)
+
+    def _errors(self, rival: Latents) -> dict[str, Any]:
+        return {
+            "pulls": errors.measure_pulls(rival, self._repeats),
+            "zscore": errors.measure_zscore(rival),
+        }
 
     def _recall(
         self, rival: Rival, measure: Callable[[Any], dict[str, Any]], code: str

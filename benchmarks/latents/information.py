@@ -48,10 +48,9 @@ def measure_information(rival: Rival) -> dict[str, Any]:
         scores = _classify(survey, rival.trained, rival.judged)
         scores["r2"] = _regress(survey, rival.trained, rival.judged)
         if isinstance(rival, Latents) and np.isfinite(rival.explained.z_err).all():
-            features = [_with_errors(rival, sample) for sample in (survey.train, survey.judged)]
-            scores["boosting_with_errors"] = _classify(survey, *features, names=("boosting",))[
-                "boosting"
-            ]
+            trained, judged = _with_errors(rival, survey.train), _with_errors(rival, survey.judged)
+            with_errors = _classify(survey, trained, judged, ("boosting",))
+            scores["boosting_with_errors"] = with_errors["boosting"]
     return scores
 
 
@@ -65,7 +64,7 @@ def measure_ceiling(teacher: Teacher) -> dict[str, Any]:
     predicted = _outputs(regressor, survey.judged) * width.numpy() + mean.numpy()
     known = quantities(survey.judged)
     return {
-        "supervised": _score_classes(survey, codes),
+        "supervised": score_predictions(survey, codes),
         "r2": {
             name: {"supervised": _score_values(survey, known[:, i], predicted[:, i])}
             for i, name in enumerate(QUANTITIES)
@@ -91,7 +90,9 @@ def _classify(
     known = codes >= 0
     predict = {"knn": predict_knn, "boosting": _boost}
     return {
-        name: _score_classes(survey, predict[name](trained[known], codes[known], judged, SETTINGS))
+        name: score_predictions(
+            survey, predict[name](trained[known], codes[known], judged, SETTINGS)
+        )
         for name in names
     }
 
@@ -126,7 +127,7 @@ def _regress(survey: Survey, trained: FloatArray, judged: FloatArray) -> dict[st
     return scores
 
 
-def _score_classes(survey: Survey, predicted: IntArray) -> dict[str, Any]:
+def score_predictions(survey: Survey, predicted: IntArray) -> dict[str, Any]:
     """Balanced accuracy over the rows of `classes_of`; by count decade of the classes there."""
     judged, classes = survey.judged, classes_of(survey)
     index = {name: code for code, name in enumerate(classes)}

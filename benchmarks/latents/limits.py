@@ -8,7 +8,8 @@ import pandas as pd
 import torch
 
 from benchmarks.latents.networks import BATCH_ROWS
-from benchmarks.latents.surveys import GRID, Sample
+from benchmarks.latents.responses import GRID
+from benchmarks.latents.surveys import Sample
 from raypipe.model.features import prepare
 from raypipe.model.folding import fold
 from raypipe.simulation.energy import EnergyGrid

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.latents.surveys import GRID, VALIDATION_SHARE, Sample, Survey, code_of, digest
+from benchmarks.latents.responses import GRID
+from benchmarks.latents.surveys import VALIDATION_SHARE, Sample, Survey, code_of, digest
 from raypipe.config import Config, ModelConfig
 from raypipe.model import autoencoder, features, folding, presets
 from raypipe.model.autoencoder import Encoder
@@ -90,7 +92,7 @@ class Teacher:
         model = self.config.model.model_copy(update={"preset": preset})
         torch.manual_seed(self.config.train.seed)
         network = build(model, GRID)
-        made_of = [model.model_dump()]
+        made_of: list[object] = [model.model_dump()]
         if preset == "folded":
             made_of.append(code_of(autoencoder, features, folding, presets, learner))
         fitting, validating = self._parts()
@@ -130,7 +132,11 @@ class Teacher:
         return network, torch.tensor(mean), torch.tensor(width)
 
     def _supervised(
-        self, name: str, outputs: int, weights: Tensor | None, answers: object
+        self,
+        name: str,
+        outputs: int,
+        weights: Tensor | None,
+        answers: Callable[[Sample], Tensor],
     ) -> Supervised:
         torch.manual_seed(self.config.train.seed)
         network = Supervised(self.config.model, outputs, weights)
@@ -138,7 +144,7 @@ class Teacher:
 
         def answered(sample: Sample) -> Answered:
             batch = prepare(sample.spectra)
-            return Answered(**vars(batch), answers=answers(sample))  # type: ignore[operator]
+            return Answered(**vars(batch), answers=answers(sample))
 
         def fit() -> None:
             self._learn(name, network, answered(fitting), answered(validating))
@@ -172,13 +178,15 @@ class Teacher:
             )
         course.keep_best()
 
-    def _kept(self, name: str, network: Network, made_of: list[object], fit: object) -> Network:
+    def _kept(
+        self, name: str, network: Network, made_of: Sequence[object], fit: Callable[[], None]
+    ) -> Network:
         key = digest([self.survey.key, self.config.train.model_dump(), made_of])
         path = self.folder / f"{self.survey.name}-{name}-{key}.safetensors"
         if path.exists() and name not in self.again:
             network.load_state_dict(load_file(path))
         else:
-            fit()  # type: ignore[operator]
+            fit()
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file({k: v.contiguous() for k, v in network.state_dict().items()}, path)
         network.eval()

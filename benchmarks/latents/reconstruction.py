@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.latents.limits import least_excess
+from benchmarks.latents.responses import GRID
 from benchmarks.latents.rivals import Latents
-from benchmarks.latents.surveys import GRID, Survey
+from benchmarks.latents.surveys import Survey
 from benchmarks.latents.table import mean_of, scored
 from raypipe.evaluation.reconstruction import score_truth
 from raypipe.model.statistics import cash

@@ -16,7 +16,8 @@ from sklearn.decomposition import PCA
 
 import raypipe.model
 from benchmarks.latents.networks import BATCH_ROWS, Teacher
-from benchmarks.latents.surveys import GRID, Sample, Survey, code_of, digest
+from benchmarks.latents.responses import GRID
+from benchmarks.latents.surveys import Sample, Survey, code_of, digest
 from raypipe.evaluation.baselines import hardness_representation, min_max_rates, root_shares
 from raypipe.evaluation.selection import BinnedSpectra
 from raypipe.ingestion.spectra import BANDS_KEV
@@ -105,9 +106,15 @@ class Latents(Rival):
             z_err = np.stack([columns[f"z{i}_err"] for i in range(size)], 1)
             fit = reconstruct_batch(self.network, spectra, z.astype(np.float32))
             parts.append((z, z_err, columns["fit_zscore"], fit.total, fit.background, fit.flux))
-        *arrays, fluxes = zip(*parts, strict=True)
-        flux = None if fluxes[0] is None else np.concatenate(fluxes)
-        return Explained(*(np.concatenate(each) for each in arrays), flux=flux)
+        z, z_err, zscore, mu, background, flux = zip(*parts, strict=True)
+        return Explained(
+            np.concatenate(z),
+            np.concatenate(z_err),
+            np.concatenate(zscore),
+            np.concatenate(mu),
+            np.concatenate(background),
+            None if flux[0] is None else np.concatenate(flux),
+        )
 
     @cached_property
     def explained(self) -> Explained:

@@ -12,8 +12,7 @@ import json
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from fnmatch import fnmatch
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +21,23 @@ import numpy.typing as npt
 import pandas as pd
 
 import raypipe.simulation
+from benchmarks.latents.responses import GRID, area_on_grid, redistribution
 from raypipe.discovery.catalog_columns import read_catalog
-from raypipe.ingestion.responses import overlap_shares, redistribution_on_grid
 from raypipe.model.batch import SpectraBatch
-from raypipe.model.grid import NATIVE_CHANNELS, Grid
-from raypipe.ogip import Rmf
 from raypipe.simulation.background import background_rate
 from raypipe.simulation.catalog_sources import COUNTS_COLUMN, best_models
-from raypipe.simulation.instrument import Instrument
-from raypipe.simulation.responses import RESPONSE_NAME, read_responses
 from raypipe.simulation.survey import Plan, draw_batches, plan_survey
 
 log = logging.getLogger("benchmarks.latents")
 
 FloatArray = npt.NDArray[np.float32]
 
-GRID = Grid()
 DECADES = (20.0, 50.0, 158.0, 500.0, 1580.0, 5000.0)
 """Edges of the bins of expected source counts that figures are also given in."""
 COUNTS = (DECADES[1], DECADES[-1])
 """Expected source counts of the detections trained on and judged; the first bin is extra."""
 VALIDATION_SHARE = 1 / 17
 TEST_SHARE_OF_CATALOG = 0.5
-SAME_RESPONSE = 0.015
-"""Responses whose spectra of the same source differ by less are one."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +73,12 @@ class Sample:
 
     def take(self, rows: npt.ArrayLike) -> Sample:
         """The detections of those indices."""
-        rows = np.asarray(rows)
+        chosen = np.asarray(rows)
         return Sample(
-            self.spectra.take(rows),
-            self.truth[rows],
-            self.truth_background[rows],
-            self.table.iloc[rows].reset_index(drop=True),
+            self.spectra.take(chosen),
+            self.truth[chosen],
+            self.truth_background[chosen],
+            self.table.iloc[chosen].reset_index(drop=True),
         )
 
     def with_counts(
@@ -97,15 +89,13 @@ class Sample:
         `background` is the expected background in the source region. With `seed` None the counts
         are the expectations themselves: an observation without noise.
         """
-        scale = np.where(self.spectra.background_scale > 0, self.spectra.background_scale, 1.0)
-        aside = background / scale[:, None]
+        pair = [expected, background / self.spectra.background_scale[:, None]]
         if seed is not None:
             rng = np.random.default_rng(seed)
-            expected, aside = rng.poisson(expected), rng.poisson(aside)
+            pair = [rng.poisson(each) for each in pair]
+        counts, background_counts = (each.astype(np.float32) for each in pair)
         spectra = dataclasses.replace(
-            self.spectra,
-            counts=expected.astype(np.float32),
-            background_counts=aside.astype(np.float32),
+            self.spectra, counts=counts, background_counts=background_counts
         )
         return dataclasses.replace(self, spectra=spectra)
 
@@ -133,41 +123,6 @@ class Survey:
     def in_range(self) -> npt.NDArray[np.bool_]:
         """Which judged detections are within `COUNTS`, (n,)."""
         return np.arange(len(self.judged)) < len(self.plan)
-
-
-def collect_responses(data: Path, folder: Path) -> Path:
-    """Link every ARF/RMF pair below `data` that is unlike all others into one folder.
-
-    Of those alike the catalog's own are kept.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.iterdir():
-        path.unlink()
-    files = [path for path in sorted(data.rglob("*")) if RESPONSE_NAME.fullmatch(path.name)]
-    for path in files:
-        (folder / path.name).symlink_to(path.resolve())
-    kept: list[tuple[Instrument, FloatArray]] = []
-    for instrument in sorted(read_responses(folder), key=lambda each: each.vignettes):
-        effective = area_on_grid(instrument)[:, None] * redistribution(instrument)
-        if all(_difference(effective, other) >= SAME_RESPONSE for _, other in kept):
-            kept.append((instrument, effective))
-    patterns = [f"{instrument.name.replace('_r', '*_r')}*" for instrument, _ in kept]
-    for path in folder.iterdir():
-        if not any(fnmatch(path.name, pattern) for pattern in patterns):
-            path.unlink()
-    log.info("%d responses: %s", len(kept), ", ".join(instrument.name for instrument, _ in kept))
-    return folder
-
-
-def _difference(one: FloatArray, other: FloatArray) -> float:
-    """Share of the counts that two responses put elsewhere, for a hard or a soft power law."""
-    energy = GRID.energy_mid_kev[:, None]
-    worst = 0.0
-    for slope in 1.0, 3.0:
-        spectra = [(energy**-slope * each).sum(0) for each in (one, other)]
-        shares = [spectrum / spectrum.sum() for spectrum in spectra]
-        worst = max(worst, 0.5 * float(np.abs(shares[0] - shares[1]).sum()))
-    return worst
 
 
 def population_survey(
@@ -360,34 +315,6 @@ def load(folder: Path) -> Sample:
     return Sample(
         SpectraBatch(**arrays), truth, background, pd.read_parquet(folder / "table.parquet")
     )
-
-
-@lru_cache(maxsize=64)
-def redistribution(instrument: Instrument) -> FloatArray:
-    """An instrument's redistribution on the model's grid, as ingest makes it."""
-    edges = instrument.energy_edges_kev
-    rmf = Rmf(
-        edges[:-1],
-        edges[1:],
-        np.arange(1, NATIVE_CHANNELS + 1),
-        instrument.channel_energy_kev,
-        instrument.redistribution,
-        False,
-        {},
-    )
-    return redistribution_on_grid(rmf, GRID, instrument.name)
-
-
-def area_on_grid(instrument: Instrument, area_cm2: npt.NDArray[Any] | None = None) -> FloatArray:
-    """An area on an instrument's bins (its own on-axis one by default) on the model's grid, cm2."""
-    area = instrument.area_cm2 if area_cm2 is None else area_cm2
-    return np.asarray(_shares(instrument) @ area, dtype=np.float32)
-
-
-@lru_cache(maxsize=64)
-def _shares(instrument: Instrument) -> Any:
-    edges = instrument.energy_edges_kev
-    return overlap_shares(edges[:-1], edges[1:], GRID.energy_edges_kev)
 
 
 def digest(value: Any) -> str:
