@@ -19,6 +19,7 @@ Scores = dict[str, dict[str, Any]]
 CEILING = "supervised on full spectra"
 TRUTH = "truth"
 LIMIT = "limit of the photons"
+MEASURED = "true source, measured background"
 
 EXCESS = 0.004
 SHARE_OF_ACCURACY = 0.98
@@ -39,9 +40,11 @@ def fit_figures(survey: str, scores: Scores) -> Iterator[Figure]:
     for name, each in rivals.items():
         yield Figure(survey, "Cash per bin", name, **each["cash"])
     same, new = "Cash per bin above the truth's", "the same on new counts of the same source"
+    yield Figure(survey, same, MEASURED, **truth["measured_background"])
     for name, each in rivals.items():
         yield Figure(survey, same, name, **each["excess"], most=_aim(name, EXCESS))
     yield Figure(survey, new, LIMIT, **truth["excess_on_new"])
+    yield Figure(survey, new, MEASURED, **truth["measured_background_on_new"])
     for name, each in rivals.items():
         yield Figure(survey, new, name, **each["excess_on_new"], most=_aim(name, EXCESS))
     for name, each in rivals.items():

@@ -12,6 +12,7 @@ from benchmarks.latents.rivals import Latents
 from benchmarks.latents.surveys import Survey
 from benchmarks.latents.table import mean_of, scored
 from raypipe.evaluation.reconstruction import score_truth
+from raypipe.model.features import prepare
 from raypipe.model.statistics import cash
 
 BINS = GRID.n_channel_bins
@@ -39,13 +40,23 @@ def measure_fit(rival: Latents) -> dict[str, Any]:
 
 
 def measure_truth(survey: Survey) -> dict[str, Any]:
-    """The truth's own Cash per bin, and the least excess any model has on new counts."""
+    """The truth's own Cash per bin, and the least excess any model has on new counts.
+
+    `measured_background` and `measured_background_on_new`: what it costs to know the source but
+    take the background as the model does, smoothed from the background region's counts.
+    """
     judged = survey.judged
-    own = score_truth(judged.spectra.counts, judged.truth, None).truth_cash
-    least = least_excess(judged, survey.train.table)
+    counts = judged.spectra.counts
+    background = prepare(judged.spectra).background.numpy()
+    source = judged.truth - judged.truth_background
+    truth = score_truth(counts, judged.truth, source + background)
+    assert truth.divergence is not None
+    with_measured = cash(counts, source + background).sum(1) - truth.truth_cash
     return {
-        "cash": _by_counts(survey, own / BINS),
-        "excess_on_new": _by_counts(survey, least / BINS),
+        "cash": _by_counts(survey, truth.truth_cash / BINS),
+        "excess_on_new": _by_counts(survey, least_excess(judged, survey.train.table) / BINS),
+        "measured_background": _by_counts(survey, with_measured / BINS),
+        "measured_background_on_new": _by_counts(survey, truth.divergence / BINS),
     }
 
 
