@@ -113,7 +113,7 @@ class Judge:
             scores[CEILING] = self.memory.recall(
                 lambda: information.measure_ceiling(teacher),
                 self.survey.key,
-                teacher.config.model_dump(),
+                teacher.shared_recipe,
                 code_of(information, networks),
             )
         return figures.information_figures(self.survey.name, scores)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,13 @@ log = logging.getLogger("benchmarks.latents")
 BATCH_ROWS = 512
 QUANTITIES = ("log_nh", "photon_index", "log_kt")
 """What the regressors predict, each on the sources that have it."""
+
+SHARED_SETTINGS = (
+    *("latents", "width", "depth", "heads", "patch", "decoder_width"),
+    *("epochs", "batch_size", "learning_rate", "weight_decay", "gradient_clip"),
+    *("thinning_min", "latent_penalty", "patience", "seed"),
+)
+"""Settings of model and training that the rivals of `folded` and the ceilings share with it."""
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -87,14 +94,21 @@ class Teacher:
     folder: Path
     again: frozenset[str]
 
+    @property
+    def shared_recipe(self) -> dict[str, Any]:
+        """The settings that every network is made by; others are of `folded` alone."""
+        settings = self.config.model.model_dump() | self.config.train.model_dump()
+        return {name: settings[name] for name in SHARED_SETTINGS}
+
     def autoencoder(self, preset: str) -> Folded | Paper:
         """A trained autoencoder, its latents whitened over the training spectra."""
         model = self.config.model.model_copy(update={"preset": preset})
         torch.manual_seed(self.config.train.seed)
         network = build(model, GRID)
-        made_of: list[object] = [model.model_dump()]
+        made_of: object = self.shared_recipe
         if preset == "folded":
-            made_of.append(code_of(autoencoder, features, folding, presets, learner))
+            code = code_of(autoencoder, features, folding, presets, learner)
+            made_of = [model.model_dump(), self.config.train.model_dump(), code]
         fitting, validating = self._parts()
 
         def fit() -> None:
@@ -149,7 +163,7 @@ class Teacher:
         def fit() -> None:
             self._learn(name, network, answered(fitting), answered(validating))
 
-        return self._kept(name, network, [self.config.model.model_dump()], fit)
+        return self._kept(name, network, self.shared_recipe, fit)
 
     def _parts(self) -> tuple[Sample, Sample]:
         """Detections to fit to and, of other sources, to stop early by."""
@@ -179,9 +193,9 @@ class Teacher:
         course.keep_best()
 
     def _kept(
-        self, name: str, network: Network, made_of: Sequence[object], fit: Callable[[], None]
+        self, name: str, network: Network, made_of: object, fit: Callable[[], None]
     ) -> Network:
-        key = digest([self.survey.key, self.config.train.model_dump(), made_of])
+        key = digest([self.survey.key, made_of])
         path = self.folder / f"{self.survey.name}-{name}-{key}.safetensors"
         if path.exists() and name not in self.again:
             network.load_state_dict(load_file(path))
