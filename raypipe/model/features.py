@@ -28,7 +28,8 @@ class Batch:
     """A SpectraBatch as tensors, with the expected background in the source region.
 
     `counts`, `background` and its variance (n, n_channel_bins); `background_scale` (n, 1);
-    `exposure_s` (n,); `arf_cm2` (n, n_energy); `response_index` (n,) into `responses` (m, n_energy, n_channel_bins).
+    `exposure_s` (n,); `arf_cm2` (n, n_energy); `response_index` (n,) into `responses`
+    (m, n_energy, n_channel_bins).
     """
 
     counts: Tensor

@@ -61,14 +61,6 @@ class Learner:
         """The model without its DDP wrapper."""
         return cast(nn.Module, getattr(self.model, "module", self.model))
 
-    def run(self) -> None:
-        """Take all epochs that are left and keep the best state: training without checkpoints."""
-        for epoch in range(len(self.history), self.config.epochs):
-            if self.should_stop():
-                break
-            self.run_epoch(epoch)
-        self.keep_best()
-
     def run_epoch(self, epoch: int) -> dict[str, float]:
         """Take one pass over the training spectra and measure the validation loss."""
         started = time.monotonic()
