@@ -83,8 +83,9 @@ def chip_of(header: Mapping[str, Any]) -> Chip | None:
     """
     if str(header.get("INSTRUME", "")).strip().upper() != "ACIS":
         return None
-    named = _chips_named(header)
-    place = _place_mm(header)
+    subspace = _subspace(header)
+    named = _chips_named(subspace)
+    place = _place_mm(header, subspace)
     if place is None:
         return Chip(named[0]) if len(named) == 1 else None
     distances = {ccd: _distance_mm(_PLACES[ccd], *place) for ccd in named or _PLACES}
@@ -94,25 +95,34 @@ def chip_of(header: Mapping[str, Any]) -> Chip | None:
     return Chip(nearest, _row(_PLACES[nearest], *place))
 
 
-def _chips_named(header: Mapping[str, Any]) -> list[int]:
+def _chips_named(subspace: Mapping[str, list[str]]) -> list[int]:
     """CCD_IDs of the header's data subspace, in order."""
-    texts = " ".join(_subspace(header, "ccd_id"))
+    texts = " ".join(subspace["ccd_id"])
     return sorted({int(number) for number in re.findall(r"\d+", texts)} & _PLACES.keys())
 
 
-def _subspace(header: Mapping[str, Any], axis: str) -> list[str]:
-    """What the data subspace says of an axis, component by component (DSTYPn, DSVALn, 2DSVALn)."""
-    found = []
-    for number in itertools.takewhile(lambda n: f"DSTYP{n}" in header, itertools.count(1)):
-        if str(header[f"DSTYP{number}"]).strip().lower().startswith(axis):
-            names = (f"{'' if n == 1 else n}DSVAL{number}" for n in itertools.count(1))
-            found += [str(header[name]) for name in itertools.takewhile(header.__contains__, names)]
-    return found
+def _subspace(header: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What the data subspace says of chips and of the sky, component by component.
+
+    (DSTYPn names an axis; DSVALn, 2DSVALn, 3DSVALn ... are what the components say of it.)
+    """
+    found: dict[str, list[str]] = {"ccd_id": [], "sky": []}
+    for number in itertools.count(1):
+        if (kind := header.get(f"DSTYP{number}")) is None:
+            return found
+        for axis, said in found.items():
+            if str(kind).strip().lower().startswith(axis):
+                names = (f"{'' if n == 1 else n}DSVAL{number}" for n in itertools.count(1))
+                values = map(header.get, names)
+                said += map(str, itertools.takewhile(lambda value: value is not None, values))
+    raise AssertionError("unreachable")
 
 
-def _place_mm(header: Mapping[str, Any]) -> tuple[float, float] | None:
+def _place_mm(
+    header: Mapping[str, Any], subspace: Mapping[str, list[str]]
+) -> tuple[float, float] | None:
     """Y and Z of the source in the instrument's frame, mm."""
-    sky = _sky_pixels(header)
+    sky = _sky_pixels(subspace)
     roll_deg, sim_z_mm = _number(header, "ROLL_NOM"), _number(header, "SIM_Z")
     if sky is None or roll_deg is None or sim_z_mm is None:
         return None
@@ -121,9 +131,9 @@ def _place_mm(header: Mapping[str, Any]) -> tuple[float, float] | None:
     return west * cos - north * sin, -(west * sin + north * cos) - sim_z_mm - STAGE_OFFSET_MM
 
 
-def _sky_pixels(header: Mapping[str, Any]) -> tuple[float, float] | None:
+def _sky_pixels(subspace: Mapping[str, list[str]]) -> tuple[float, float] | None:
     """Center of the source's region, in sky pixels (x to the west, y to the north)."""
-    for text in _subspace(header, "sky"):
+    for text in subspace["sky"]:
         if match := _REGION_CENTER.search(text):
             return float(match[1]), float(match[2])
     return None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
@@ -97,21 +99,11 @@ def is_remote(uri: str) -> bool:
 
 def read_stored(uri: str, max_bytes: int) -> bytes:
     """Content of a local file or s3:// object of at most `max_bytes`; FetchError otherwise."""
-    scheme = "s3" if uri.startswith("s3://") else "file"
-    filesystem = _filesystem(scheme)
-    path = uri.removeprefix("s3://").removeprefix("file://")
+    read = _read_object if uri.startswith("s3://") else _read_file
     try:
-        info = filesystem.get_file_info(path)
-        if info.type == pafs.FileType.NotFound:
-            raise FetchError(uri, "no such file", retryable=False)
-        if info.type != pafs.FileType.File:
-            raise FetchError(uri, "not a file", retryable=False)
-        if info.size > max_bytes:
-            raise FetchError(
-                uri, f"{info.size} bytes, more than ingest.max_file_mb allows", retryable=False
-            )
-        with filesystem.open_input_stream(path, compression=None) as stream:
-            return bytes(stream.read(max_bytes))
+        return read(uri, max_bytes)
+    except FileNotFoundError as error:
+        raise FetchError(uri, "no such file", retryable=False) from error
     except PermissionError as error:
         raise FetchError(uri, "no permission to read it", retryable=False) from error
     except ValueError as error:
@@ -121,9 +113,34 @@ def read_stored(uri: str, max_bytes: int) -> bytes:
         raise FetchError(uri, f"cannot be read ({error})", retryable=not refused) from error
 
 
-@lru_cache(maxsize=2)
-def _filesystem(scheme: str) -> pafs.FileSystem:
-    return open_filesystem("s3://" if scheme == "s3" else "/")[0]
+def _read_file(uri: str, max_bytes: int) -> bytes:
+    path = Path(uri.removeprefix("file://"))
+    status = path.stat()
+    _require_file(uri, stat.S_ISREG(status.st_mode), status.st_size, max_bytes)
+    with path.open("rb", buffering=0) as file:
+        return file.readall()
+
+
+def _read_object(uri: str, max_bytes: int) -> bytes:
+    path = uri.removeprefix("s3://")
+    info = _s3().get_file_info(path)
+    if info.type == pafs.FileType.NotFound:
+        raise FileNotFoundError(uri)
+    _require_file(uri, info.type == pafs.FileType.File, info.size, max_bytes)
+    with _s3().open_input_stream(path, compression=None) as stream:
+        return bytes(stream.read(max_bytes))
+
+
+def _require_file(uri: str, is_file: bool, size: int, max_bytes: int) -> None:
+    if not is_file:
+        raise FetchError(uri, "not a file", retryable=False)
+    if size > max_bytes:
+        raise FetchError(uri, f"{size} bytes, more than ingest.max_file_mb allows", retryable=False)
+
+
+@lru_cache(maxsize=1)
+def _s3() -> pafs.FileSystem:
+    return open_filesystem("s3://")[0]
 
 
 def _fits_content(uri: str, body: Body) -> bytes:

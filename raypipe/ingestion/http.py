@@ -17,6 +17,7 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
+from urllib3 import BaseHTTPResponse
 
 from raypipe.config import IngestConfig
 from raypipe.ingestion.connections import shared_connections, start_clock
@@ -30,7 +31,7 @@ TOO_LARGE = int(http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
 _HEADERS = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
 
-_CHUNK = 1 << 16
+_CHUNK = 1 << 20
 _LONGEST_CONNECT_S = 10.0
 _LONGEST_BACKOFF_S = 60.0
 _LONGEST_RETRY_AFTER_S = 120.0
@@ -71,10 +72,12 @@ class Traffic:
 class Body:
     """The content of an answer as the server sent it, at most `max_bytes` of it."""
 
-    def __init__(self, url: str, response: Any, max_bytes: int, traffic: Traffic) -> None:
+    def __init__(
+        self, url: str, response: BaseHTTPResponse, max_bytes: int, traffic: Traffic
+    ) -> None:
         self.content_type: str = response.headers.get("Content-Type", "no content type")
         self._url = url
-        self._raw = response.raw
+        self._response = response
         self._max_bytes = max_bytes
         self._traffic = traffic
         self._size = _content_length(response.headers)
@@ -84,7 +87,7 @@ class Body:
 
     def read(self, size: int) -> bytes:
         """Up to `size` more bytes, b"" at the end; TryAgain where the server stopped early."""
-        data = bytes(self._raw.read(size, decode_content=False))
+        data = self._response.read(size)
         self._read += len(data)
         self._traffic.add(bytes_read=len(data))
         if self._read > self._max_bytes:
@@ -96,7 +99,7 @@ class Body:
     def read_all(self) -> bytes:
         """All of it."""
         pieces = []
-        while piece := self.read(_CHUNK):
+        while piece := self.read(self._size or _CHUNK):
             pieces.append(piece)
         return b"".join(pieces)
 
@@ -149,38 +152,34 @@ class HttpClient:
     def _attempt(self, url: str, max_bytes: int, consume: Callable[[Body], T]) -> T:
         start_clock(self._config.http_deadline_s, self._config.http_timeout_s)
         asked = url
-        with self._shared.session() as session:
-            for _ in range(_MOST_REDIRECTS + 1):
-                with _explained(url), self._get(session, asked) as response:
-                    target = response.headers.get("Location")
-                    if response.status_code not in _REDIRECTED or target is None:
-                        _require_success(url, response)
-                        return consume(Body(url, response, max_bytes, self._traffic))
-                    asked = urljoin(asked, target)
-                if urlsplit(asked).scheme not in ("http", "https"):
-                    raise FetchError(
-                        url, f"redirected to {redact(asked)}, not http(s)", retryable=True
-                    )
+        for _ in range(_MOST_REDIRECTS + 1):
+            with _explained(url), self._get(asked) as response:
+                target = response.headers.get("Location")
+                if response.status not in _REDIRECTED or target is None:
+                    _require_success(url, response)
+                    return consume(Body(url, response, max_bytes, self._traffic))
+                asked = urljoin(asked, target)
+            if urlsplit(asked).scheme not in ("http", "https"):
+                raise FetchError(url, f"redirected to {redact(asked)}, not http(s)", retryable=True)
         raise FetchError(url, f"more than {_MOST_REDIRECTS} redirects", retryable=True)
 
-    def _get(self, session: requests.Session, url: str) -> requests.Response:
+    @contextmanager
+    def _get(self, url: str) -> Iterator[BaseHTTPResponse]:
         self._traffic.add(requests=1)
         patience = self._config.http_timeout_s
-        return session.get(
-            url,
-            stream=True,
-            allow_redirects=False,
-            headers=_HEADERS,
-            timeout=(min(patience, _LONGEST_CONNECT_S), patience),
-        )
+        response = self._shared.get(url, _HEADERS, min(patience, _LONGEST_CONNECT_S), patience)
+        try:
+            yield response
+        finally:
+            response.close()
 
     def _backoff(self, attempt: int) -> float:
         longest = min(_LONGEST_BACKOFF_S, self._config.backoff_s * 2**attempt)
         return random.uniform(0.0, longest)
 
 
-def _require_success(url: str, response: requests.Response) -> None:
-    status = response.status_code
+def _require_success(url: str, response: BaseHTTPResponse) -> None:
+    status = response.status
     if status == http.HTTPStatus.OK:
         return
     problem = f"the server answered {_described(status)}"
@@ -222,9 +221,11 @@ def _explained(url: str) -> Iterator[None]:
     """Turn what the HTTP library raises into TryAgain or FetchError; its texts hold whole URLs."""
     try:
         yield
-    except (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError) as error:
+    except urllib3.exceptions.NewConnectionError as error:
+        raise TryAgain(f"the connection failed ({_root_cause(error)})") from error
+    except (urllib3.exceptions.TimeoutError, TimeoutError) as error:
         raise TryAgain("no whole answer in time") from error
-    except requests.exceptions.SSLError as error:
+    except urllib3.exceptions.SSLError as error:
         if "CERTIFICATE_VERIFY_FAILED" not in str(error):
             raise TryAgain("the encrypted connection broke") from error
         raise FetchError(url, "its certificate is not trusted", retryable=False) from error
@@ -236,8 +237,8 @@ def _explained(url: str) -> Iterator[None]:
         UnicodeError,
     ) as error:
         raise FetchError(url, "not a URL that can be asked", retryable=False) from error
-    except (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError) as e:
-        raise TryAgain(f"the connection failed ({_root_cause(e)})") from e
+    except (urllib3.exceptions.HTTPError, HTTPException, OSError) as error:
+        raise TryAgain(f"the connection failed ({_root_cause(error)})") from error
 
 
 def _root_cause(error: BaseException) -> str:
