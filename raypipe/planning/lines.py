@@ -101,11 +101,11 @@ def assumptions(
         f"the {measured.detections} detections stand for all {predicted.detections:,}, of which "
         "none is ingested yet; nothing comes from ingest.cache_dir",
         _rmfs(measured, config),
-        f"a CPU of {cluster.node_type} does what one here did with {measured.tasks} tasks at work, "
-        "and writes to the workspace as fast as to a disk here",
+        f"a CPU of {cluster.node_type} does what one did here (tasks at work together: "
+        f"{measured.tasks}), and writes to the workspace as fast as to a disk here",
         _network(measured, cost, config),
-        f"{cost.tasks_per_node} tasks a node (ingest.cpus_per_task) on {cost.nodes} nodes "
-        "(max_workers, as far as there are parts) from first to last, then "
+        f"tasks a node: {cost.tasks_per_node} (ingest.cpus_per_task); nodes: {cost.nodes} "
+        "(max_workers, as far as there are parts), all at work from first to last, then "
         f"{cluster.idle_minutes:g} minutes idle (idle_timeout_minutes)",
         f"${cluster.usd_per_hour:g} an hour for {cluster.node_type}, "
         f"${cluster.head_usd_per_hour:g} for the head: {cluster.path} as of "

@@ -156,9 +156,9 @@ def _run_tasks(
     task = SampleTask(release, pieces, config, model_uri, meeting)
     answers = map_parts(range(tasks), task, num_cpus=config.ingest.cpus_per_task)
     measures = [TaskMeasure.of(answer) for answer in answers]
-    here = tree_use(psutil.Process())
+    here, meeting_pid = tree_use(psutil.Process()), meeting.pid
     for use in here, *(each.node_use for each in measures):
-        use.pop(meeting.pid, None)
+        use.pop(meeting_pid, None)
     return measures, here
 
 
