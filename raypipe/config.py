@@ -56,6 +56,14 @@ class DiscoverConfig(_Section):
 class IngestConfig(_Section):
     """From files to spectra."""
 
+    rmf: Literal["chip", "exact"] = Field(
+        "chip",
+        description="chip: one RMF for each zone of a chip, for detections of the CSC; exact: each "
+        "detection's own",
+    )
+    chip_sample: int = Field(
+        1024, ge=1, description="detections looked at to choose the RMFs of chips"
+    )
     fetch_threads: int = Field(16, ge=1, description="detections or packages in work in a task")
     cpus_per_task: float = Field(1.0, gt=0, description="CPUs a task asks Ray for")
     max_file_mb: int = Field(64, ge=1, description="largest file read, MB as stored")
@@ -169,6 +177,19 @@ class ReportConfig(_Section):
     seed: int = Field(0, ge=0, description="seed of the choice of examples")
 
 
+class PlanConfig(_Section):
+    """What ingesting a release takes, from a sample."""
+
+    sample: int = Field(200, ge=1, description="detections that are really ingested")
+    seed: int = Field(0, ge=0, description="seed of the choice of them")
+    cluster_file: str = Field(
+        "cluster.yaml", description="launcher file of Ray, with prices: the nodes to plan for"
+    )
+    source_mb_per_s: float | None = Field(
+        None, gt=0, description="most the source gives all nodes together, MB/s; default: no limit"
+    )
+
+
 class RayConfig(_Section):
     """The Ray cluster to run on."""
 
@@ -189,6 +210,7 @@ class Config(_Section):
     embed: EmbedConfig = EmbedConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportConfig = ReportConfig()
+    plan: PlanConfig = PlanConfig()
     ray: RayConfig = RayConfig()
 
     def to_toml(self) -> str:

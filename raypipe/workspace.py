@@ -209,12 +209,21 @@ class Workspace:
     def write_table(
         self, name: str, table: pa.Table, metadata: dict[str, str] | None = None
     ) -> None:
-        """Publish a table as a Parquet file, with `metadata` beside what its schema carries."""
+        """Publish a table as a Parquet file, with `metadata` beside what its schema carries.
+
+        Lists of integers are stored by their differences, lists of floats byte by byte of each
+        number, all else by dictionary: smaller and written faster.
+        """
         given = {key.encode(): value.encode() for key, value in (metadata or {}).items()}
         merged = {**(table.schema.metadata or {}), **given}
+        encodings = dict(filter(None, map(_list_encoding, table.schema)))
         sink = pa.BufferOutputStream()
         pq.write_table(
-            table.replace_schema_metadata(merged or None), sink, compression=_PARQUET_COMPRESSION
+            table.replace_schema_metadata(merged or None),
+            sink,
+            compression=_PARQUET_COMPRESSION,
+            use_dictionary=[name for name in map(_leaf, table.schema) if name not in encodings],
+            column_encoding=encodings or None,
         )
         self.write_bytes(name, sink.getvalue().to_pybytes())
 
@@ -245,6 +254,23 @@ class Workspace:
             f"{self.absolute_uri(name)}: not a whole Parquet file ({error}); "
             "delete it and run the verb that makes it again"
         )
+
+
+def _list_encoding(field: pa.Field) -> tuple[str, str] | None:
+    """The leaf of a column of lists of numbers and how it is stored; None for other columns."""
+    if _leaf(field) == field.name:
+        return None
+    if pa.types.is_floating(field.type.value_type):
+        return _leaf(field), "BYTE_STREAM_SPLIT"
+    if pa.types.is_integer(field.type.value_type):
+        return _leaf(field), "DELTA_BINARY_PACKED"
+    return None
+
+
+def _leaf(field: pa.Field) -> str:
+    """Name of a column's values within a Parquet file."""
+    is_list = pa.types.is_list(field.type) or pa.types.is_fixed_size_list(field.type)
+    return f"{field.name}.list.element" if is_list else str(field.name)
 
 
 def part_name(folder: str, part: int) -> str:

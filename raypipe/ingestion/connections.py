@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import io
-import queue
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from http.client import HTTPResponse
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.utils import get_auth_from_url, get_netrc_auth, urldefragauth
+from urllib3 import BaseHTTPResponse, Timeout
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.util import make_headers
 
 from raypipe.ingestion.fetch_error import FetchError
 
 _BUFFER = 1 << 16
+_MOST_HOSTS = 1000
 
 _clock = threading.local()
 """`deadline` (monotonic) and `patience` (seconds) of the request this thread waits for."""
@@ -59,12 +62,13 @@ class Host:
 
 
 class Connections:
-    """Hosts and idle sessions of this process; a session serves one thread at a time."""
+    """Hosts of this process, and the connections to them that are kept open."""
 
     def __init__(self, concurrency: int) -> None:
         self._concurrency = concurrency
         self._hosts: dict[str, Host] = {}
-        self._idle: queue.LifoQueue[requests.Session] = queue.LifoQueue()
+        self._routes: dict[tuple[str, str], _Route] = {}
+        self._adapter = _TimedAdapter(pool_connections=_MOST_HOSTS, pool_maxsize=concurrency)
         self._lock = threading.Lock()
 
     def host(self, url: str) -> Host:
@@ -76,17 +80,38 @@ class Connections:
         with self._lock:
             return self._hosts.setdefault(name, Host(self._concurrency))
 
-    @contextmanager
-    def session(self) -> Iterator[requests.Session]:
-        """A session of this thread alone."""
-        try:
-            session = self._idle.get_nowait()
-        except queue.Empty:
-            session = _new_session()
-        try:
-            yield session
-        finally:
-            self._idle.put(session)
+    def get(
+        self, url: str, headers: Mapping[str, str], connect_s: float, patience_s: float
+    ) -> BaseHTTPResponse:
+        """The answer to a GET, not read yet, redirects not followed.
+
+        Raises what requests says of URLs, and urllib3 of connections.
+        """
+        request = requests.PreparedRequest()
+        request.prepare_url(url, None)
+        whole_url = str(request.url)
+        route = self._route(request)
+        user, password = get_auth_from_url(whole_url)
+        own = make_headers(basic_auth=f"{user}:{password}") if user or password else route.headers
+        return route.pool.urlopen(
+            "GET",
+            urldefragauth(whole_url) if route.by_proxy else request.path_url,
+            headers={**headers, **own},
+            retries=False,
+            redirect=False,
+            assert_same_host=False,
+            preload_content=False,
+            decode_content=False,
+            timeout=Timeout(connect=connect_s, read=patience_s),
+        )
+
+    def _route(self, request: requests.PreparedRequest) -> _Route:
+        parts = urlsplit(str(request.url))
+        server = parts.scheme, parts.netloc
+        with self._lock:
+            if server not in self._routes:
+                self._routes[server] = self._adapter.route(request)
+            return self._routes[server]
 
 
 @lru_cache(maxsize=4)
@@ -95,27 +120,12 @@ def shared_connections(concurrency: int) -> Connections:
     return Connections(concurrency)
 
 
-class _Session(requests.Session):
-    """Looks up proxies and certificates of the environment once for a host, not for each file."""
+class _Route(NamedTuple):
+    """How a server is reached: what the environment says of proxies, certificates and .netrc."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._environment: dict[tuple[str, str], Any] = {}
-
-    def merge_environment_settings(self, url: Any, *args: Any, **keywords: Any) -> Any:
-        parts = urlsplit(url)
-        host = parts.scheme, parts.netloc
-        if host not in self._environment:
-            settings = super().merge_environment_settings(url, *args, **keywords)
-            self._environment[host] = settings
-        return self._environment[host]
-
-
-def _new_session() -> requests.Session:
-    session = _Session()
-    for scheme in "http://", "https://":
-        session.mount(scheme, _TimedAdapter())
-    return session
+    pool: HTTPConnectionPool
+    by_proxy: bool
+    headers: dict[str, str]
 
 
 class _TimedReader(io.RawIOBase):
@@ -132,12 +142,14 @@ class _TimedReader(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int | None:
+    def readinto(self, buffer: Any) -> int:
         left = _clock.deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("deadline")
-        self._sock.settimeout(min(left, _clock.patience))
-        return cast(io.RawIOBase, self._raw).readinto(buffer)
+        patience = min(left, _clock.patience)
+        if self._sock.gettimeout() != patience:
+            self._sock.settimeout(patience)
+        return self._sock.recv_into(buffer)
 
     def close(self) -> None:
         if not self.closed:
@@ -189,3 +201,17 @@ class _TimedAdapter(HTTPAdapter):
         manager = super().proxy_manager_for(*args, **keywords)
         manager.pool_classes_by_scheme = self._pools
         return manager
+
+    def route(self, request: requests.PreparedRequest) -> _Route:
+        """How to reach the server of a request."""
+        url = str(request.url)
+        with requests.Session() as session:
+            settings = session.merge_environment_settings(url, {}, None, None, None)
+        proxies = settings["proxies"]
+        pool = self.get_connection_with_tls_context(
+            request, settings["verify"], proxies, settings["cert"]
+        )
+        by_proxy = self.request_url(request, proxies) != request.path_url
+        login = get_netrc_auth(url)
+        headers = make_headers(basic_auth=":".join(login)) if login else {}
+        return _Route(pool, by_proxy, headers)

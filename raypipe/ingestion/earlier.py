@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from raypipe.config import IngestConfig
 from raypipe.ingestion.reader import OF_FILES
-from raypipe.ingestion.schema import DUPLICATE, REJECT_FIELDS, SPECTRUM_FIELDS
+from raypipe.ingestion.schema import DUPLICATE, REJECT_FIELDS, RMF, SPECTRUM_FIELDS
 from raypipe.workspace import Workspace, part_name, rejects_folder, spectra_folder
 
 ROW_KEYS = "row_keys"
@@ -38,9 +38,10 @@ def row_key(row: Mapping[str, Any]) -> str:
 def earlier_spectra(
     workspace: Workspace, release: str, part: int, metadata: Mapping[str, str]
 ) -> Earlier:
-    """Spectra of a part that are on the same grids as `metadata` says."""
+    """Spectra of a part on the grids and with the kind of RMF that `metadata` says."""
     name = part_name(spectra_folder(release), part)
-    return _load(workspace, name, SPECTRUM_FIELDS, metadata, ["energy_edges_kev", "first_channel"])
+    same = ["energy_edges_kev", "first_channel", RMF]
+    return _load(workspace, name, SPECTRUM_FIELDS, metadata, same)
 
 
 def earlier_rejects(

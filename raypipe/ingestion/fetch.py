@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
@@ -28,6 +31,7 @@ class Fetcher:
 
     def __init__(self, config: IngestConfig) -> None:
         self.traffic = Traffic()
+        self._threads = config.fetch_threads
         self._max_bytes = config.max_file_mb << 20
         self._http = HttpClient(config, self.traffic)
         self._packages = PackageService(self._http, config)
@@ -43,7 +47,8 @@ class Fetcher:
             return kept
         if uri.startswith("s3://"):
             self.traffic.add(requests=1)
-            content = read_stored(uri, self._max_bytes)
+            with self.traffic.connected():
+                content = read_stored(uri, self._max_bytes)
             self.traffic.add(bytes_read=len(content))
             return content
         if uri.lower().startswith(("http://", "https://")):
@@ -64,6 +69,21 @@ class Fetcher:
                 answer[uri] = kept
         return answer | self._packages.fetch(wanted) if wanted else answer
 
+    def fetch_many(self, uris: Iterable[str]) -> Products:
+        """Files and products by URI, several at once: content, or why it cannot be had."""
+        wanted = list(dict.fromkeys(uris))
+        answer = self.fetch_products([uri for uri in wanted if is_product_uri(uri)])
+        files = [uri for uri in wanted if not is_product_uri(uri)]
+        with ThreadPoolExecutor(self._threads) as pool:
+            answer.update(zip(files, pool.map(self._fetch_or_say_why, files), strict=True))
+        return answer
+
+    def _fetch_or_say_why(self, uri: str) -> bytes | FetchError:
+        try:
+            return self.fetch(uri)
+        except FetchError as error:
+            return error
+
     def keep(self, uri: str, content: bytes) -> None:
         """Keep a file that turned out whole, where there is a cache and it came from far."""
         if self._cache is not None and is_remote(uri) and uri not in self._cache:
@@ -80,21 +100,11 @@ def is_remote(uri: str) -> bool:
 
 def read_stored(uri: str, max_bytes: int) -> bytes:
     """Content of a local file or s3:// object of at most `max_bytes`; FetchError otherwise."""
-    scheme = "s3" if uri.startswith("s3://") else "file"
-    filesystem = _filesystem(scheme)
-    path = uri.removeprefix("s3://").removeprefix("file://")
+    read = _read_object if uri.startswith("s3://") else _read_file
     try:
-        info = filesystem.get_file_info(path)
-        if info.type == pafs.FileType.NotFound:
-            raise FetchError(uri, "no such file", retryable=False)
-        if info.type != pafs.FileType.File:
-            raise FetchError(uri, "not a file", retryable=False)
-        if info.size > max_bytes:
-            raise FetchError(
-                uri, f"{info.size} bytes, more than ingest.max_file_mb allows", retryable=False
-            )
-        with filesystem.open_input_stream(path, compression=None) as stream:
-            return bytes(stream.read(max_bytes))
+        return read(uri, max_bytes)
+    except FileNotFoundError as error:
+        raise FetchError(uri, "no such file", retryable=False) from error
     except PermissionError as error:
         raise FetchError(uri, "no permission to read it", retryable=False) from error
     except ValueError as error:
@@ -104,9 +114,34 @@ def read_stored(uri: str, max_bytes: int) -> bytes:
         raise FetchError(uri, f"cannot be read ({error})", retryable=not refused) from error
 
 
-@lru_cache(maxsize=2)
-def _filesystem(scheme: str) -> pafs.FileSystem:
-    return open_filesystem("s3://" if scheme == "s3" else "/")[0]
+def _read_file(uri: str, max_bytes: int) -> bytes:
+    path = Path(uri.removeprefix("file://"))
+    status = path.stat()
+    _require_file(uri, stat.S_ISREG(status.st_mode), status.st_size, max_bytes)
+    with path.open("rb", buffering=0) as file:
+        return file.readall()
+
+
+def _read_object(uri: str, max_bytes: int) -> bytes:
+    path = uri.removeprefix("s3://")
+    info = _s3().get_file_info(path)
+    if info.type == pafs.FileType.NotFound:
+        raise FileNotFoundError(uri)
+    _require_file(uri, info.type == pafs.FileType.File, info.size, max_bytes)
+    with _s3().open_input_stream(path, compression=None) as stream:
+        return bytes(stream.read(max_bytes))
+
+
+def _require_file(uri: str, is_file: bool, size: int, max_bytes: int) -> None:
+    if not is_file:
+        raise FetchError(uri, "not a file", retryable=False)
+    if size > max_bytes:
+        raise FetchError(uri, f"{size} bytes, more than ingest.max_file_mb allows", retryable=False)
+
+
+@lru_cache(maxsize=1)
+def _s3() -> pafs.FileSystem:
+    return open_filesystem("s3://")[0]
 
 
 def _fits_content(uri: str, body: Body) -> bytes:

@@ -17,6 +17,7 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
+from urllib3 import BaseHTTPResponse
 
 from raypipe.config import IngestConfig
 from raypipe.ingestion.connections import shared_connections, start_clock
@@ -30,7 +31,7 @@ TOO_LARGE = int(http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
 _HEADERS = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
 
-_CHUNK = 1 << 16
+_CHUNK = 1 << 20
 _LONGEST_CONNECT_S = 10.0
 _LONGEST_BACKOFF_S = 60.0
 _LONGEST_RETRY_AFTER_S = 120.0
@@ -53,28 +54,64 @@ class TryAgain(Exception):
 
 @dataclass
 class Traffic:
-    """What was asked of servers; counted by many threads."""
+    """What was asked of servers and what came; counted by many threads.
+
+    `connected_s` is the time spent in requests, all connections together; `rmfs` and `rmf_bytes`
+    are the part of RMFs in what came.
+    """
 
     requests: int = 0
     retries: int = 0
     bytes_read: int = 0
+    connected_s: float = 0.0
+    rmfs: int = 0
+    rmf_bytes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def add(self, *, requests: int = 0, retries: int = 0, bytes_read: int = 0) -> None:
+    def add(
+        self,
+        *,
+        requests: int = 0,
+        retries: int = 0,
+        bytes_read: int = 0,
+        connected_s: float = 0.0,
+        rmfs: int = 0,
+        rmf_bytes: int = 0,
+    ) -> None:
         """Count some more."""
         with self._lock:
             self.requests += requests
             self.retries += retries
             self.bytes_read += bytes_read
+            self.connected_s += connected_s
+            self.rmfs += rmfs
+            self.rmf_bytes += rmf_bytes
+
+    def counts(self) -> dict[str, float]:
+        """All counts by name."""
+        names = "requests", "retries", "bytes_read", "connected_s", "rmfs", "rmf_bytes"
+        with self._lock:
+            return {name: getattr(self, name) for name in names}
+
+    @contextmanager
+    def connected(self) -> Iterator[None]:
+        """Count the time spent inside the block as that of a connection."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.add(connected_s=time.monotonic() - started)
 
 
 class Body:
     """The content of an answer as the server sent it, at most `max_bytes` of it."""
 
-    def __init__(self, url: str, response: Any, max_bytes: int, traffic: Traffic) -> None:
+    def __init__(
+        self, url: str, response: BaseHTTPResponse, max_bytes: int, traffic: Traffic
+    ) -> None:
         self.content_type: str = response.headers.get("Content-Type", "no content type")
         self._url = url
-        self._raw = response.raw
+        self._response = response
         self._max_bytes = max_bytes
         self._traffic = traffic
         self._size = _content_length(response.headers)
@@ -84,7 +121,7 @@ class Body:
 
     def read(self, size: int) -> bytes:
         """Up to `size` more bytes, b"" at the end; TryAgain where the server stopped early."""
-        data = bytes(self._raw.read(size, decode_content=False))
+        data = self._response.read(size)
         self._read += len(data)
         self._traffic.add(bytes_read=len(data))
         if self._read > self._max_bytes:
@@ -96,7 +133,7 @@ class Body:
     def read_all(self) -> bytes:
         """All of it."""
         pieces = []
-        while piece := self.read(_CHUNK):
+        while piece := self.read(self._size or _CHUNK):
             pieces.append(piece)
         return b"".join(pieces)
 
@@ -127,7 +164,7 @@ class HttpClient:
             url = make_url()
             host = self._shared.host(url)
             try:
-                with host.turn():
+                with host.turn(), self._traffic.connected():
                     result = self._attempt(url, max_bytes, consume)
                 host.given_up = 0
                 return result
@@ -149,38 +186,34 @@ class HttpClient:
     def _attempt(self, url: str, max_bytes: int, consume: Callable[[Body], T]) -> T:
         start_clock(self._config.http_deadline_s, self._config.http_timeout_s)
         asked = url
-        with self._shared.session() as session:
-            for _ in range(_MOST_REDIRECTS + 1):
-                with _explained(url), self._get(session, asked) as response:
-                    target = response.headers.get("Location")
-                    if response.status_code not in _REDIRECTED or target is None:
-                        _require_success(url, response)
-                        return consume(Body(url, response, max_bytes, self._traffic))
-                    asked = urljoin(asked, target)
-                if urlsplit(asked).scheme not in ("http", "https"):
-                    raise FetchError(
-                        url, f"redirected to {redact(asked)}, not http(s)", retryable=True
-                    )
+        for _ in range(_MOST_REDIRECTS + 1):
+            with _explained(url), self._get(asked) as response:
+                target = response.headers.get("Location")
+                if response.status not in _REDIRECTED or target is None:
+                    _require_success(url, response)
+                    return consume(Body(url, response, max_bytes, self._traffic))
+                asked = urljoin(asked, target)
+            if urlsplit(asked).scheme not in ("http", "https"):
+                raise FetchError(url, f"redirected to {redact(asked)}, not http(s)", retryable=True)
         raise FetchError(url, f"more than {_MOST_REDIRECTS} redirects", retryable=True)
 
-    def _get(self, session: requests.Session, url: str) -> requests.Response:
+    @contextmanager
+    def _get(self, url: str) -> Iterator[BaseHTTPResponse]:
         self._traffic.add(requests=1)
         patience = self._config.http_timeout_s
-        return session.get(
-            url,
-            stream=True,
-            allow_redirects=False,
-            headers=_HEADERS,
-            timeout=(min(patience, _LONGEST_CONNECT_S), patience),
-        )
+        response = self._shared.get(url, _HEADERS, min(patience, _LONGEST_CONNECT_S), patience)
+        try:
+            yield response
+        finally:
+            response.close()
 
     def _backoff(self, attempt: int) -> float:
         longest = min(_LONGEST_BACKOFF_S, self._config.backoff_s * 2**attempt)
         return random.uniform(0.0, longest)
 
 
-def _require_success(url: str, response: requests.Response) -> None:
-    status = response.status_code
+def _require_success(url: str, response: BaseHTTPResponse) -> None:
+    status = response.status
     if status == http.HTTPStatus.OK:
         return
     problem = f"the server answered {_described(status)}"
@@ -222,9 +255,11 @@ def _explained(url: str) -> Iterator[None]:
     """Turn what the HTTP library raises into TryAgain or FetchError; its texts hold whole URLs."""
     try:
         yield
-    except (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError) as error:
+    except urllib3.exceptions.NewConnectionError as error:
+        raise TryAgain(f"the connection failed ({_root_cause(error)})") from error
+    except (urllib3.exceptions.TimeoutError, TimeoutError) as error:
         raise TryAgain("no whole answer in time") from error
-    except requests.exceptions.SSLError as error:
+    except urllib3.exceptions.SSLError as error:
         if "CERTIFICATE_VERIFY_FAILED" not in str(error):
             raise TryAgain("the encrypted connection broke") from error
         raise FetchError(url, "its certificate is not trusted", retryable=False) from error
@@ -236,8 +271,8 @@ def _explained(url: str) -> Iterator[None]:
         UnicodeError,
     ) as error:
         raise FetchError(url, "not a URL that can be asked", retryable=False) from error
-    except (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError) as e:
-        raise TryAgain(f"the connection failed ({_root_cause(e)})") from e
+    except (urllib3.exceptions.HTTPError, HTTPException, OSError) as error:
+        raise TryAgain(f"the connection failed ({_root_cause(error)})") from error
 
 
 def _root_cause(error: BaseException) -> str:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from raypipe._version import __version__
 from raypipe.config import IngestConfig
 from raypipe.discovery.fingerprints import FINGERPRINT, manifest_fingerprint
+from raypipe.ingestion.chip_rmfs import ChipRmfs, load_chip_rmfs
 from raypipe.ingestion.earlier import (
     ROW_KEYS,
     Earlier,
@@ -23,7 +24,7 @@ from raypipe.ingestion.earlier import (
 from raypipe.ingestion.fetch_error import redact
 from raypipe.ingestion.reader import OF_FILES, Reader
 from raypipe.ingestion.responses import ResponseLibrary
-from raypipe.ingestion.schema import DUPLICATE, REJECT_FIELDS, SPECTRUM_FIELDS
+from raypipe.ingestion.schema import DUPLICATE, REJECT_FIELDS, RMF, SPECTRUM_FIELDS
 from raypipe.model.grid import Grid
 from raypipe.workspace import (
     Workspace,
@@ -40,8 +41,8 @@ _IDENTITY = ["detection_id", "obsid", "obi", "region_id", "name", "ra", "dec"]
 class Outcome:
     """What became of a part, and what that took.
 
-    `kept` rows had been published before; `requests` and `retries` count what was asked of
-    servers, `bytes_read` what came, from disk too.
+    `kept` rows had been published before; the rest is that of `Traffic`, and counts what was read
+    from disk, too.
     """
 
     part: int
@@ -52,6 +53,9 @@ class Outcome:
     requests: int
     retries: int
     bytes_read: int
+    connected_s: float
+    rmfs: int
+    rmf_bytes: int
 
 
 def ingest_part(workspace: Workspace, release: str, part: int, config: IngestConfig) -> Outcome:
@@ -69,6 +73,7 @@ def ingest_part(workspace: Workspace, release: str, part: int, config: IngestCon
         "raypipe_version": __version__,
         "energy_edges_kev": json.dumps(Grid().energy_edges_kev.round(6).tolist()),
         "first_channel": "1",
+        RMF: config.rmf,
     }
     spectra = _Rows(SPECTRUM_FIELDS)
     rejects = _Rows(REJECT_FIELDS)
@@ -80,7 +85,8 @@ def ingest_part(workspace: Workspace, release: str, part: int, config: IngestCon
     rejects.keep(todo, keys, earlier_rejects(workspace, release, part, metadata, config))
     todo = [index for index in todo if index not in rejects]
 
-    reader = Reader(ResponseLibrary(workspace), config)
+    chips = load_chip_rmfs(workspace, release) if config.rmf == "chip" else ChipRmfs({})
+    reader = Reader(ResponseLibrary(workspace), chips, config)
     for row in reader.read_all([(index, rows[index]) for index in todo]):
         if row.spectrum is not None:
             spectra.add(row.index, row.spectrum)
@@ -106,6 +112,9 @@ def ingest_part(workspace: Workspace, release: str, part: int, config: IngestCon
         requests=traffic.requests,
         retries=traffic.retries,
         bytes_read=traffic.bytes_read,
+        connected_s=traffic.connected_s,
+        rmfs=traffic.rmfs,
+        rmf_bytes=traffic.rmf_bytes,
     )
 
 
@@ -166,11 +175,19 @@ class _Rows:
 
     def _new_table(self) -> pa.Table:
         columns = [
-            pa.array([_plain(row[field.name]) for row in self._new.values()], field.type)
+            _column([row[field.name] for row in self._new.values()], field.type)
             for field in self._fields
         ]
         return pa.Table.from_arrays(columns, schema=pa.schema(self._fields))
 
 
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray) else value
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """A column of plain values, or of arrays (or None) where rows hold lists of one length."""
+    if not pa.types.is_fixed_size_list(kind):
+        return pa.array(values, kind)
+    matrix = np.zeros((len(values), kind.list_size), kind.value_type.to_pandas_dtype())
+    for row, value in zip(matrix, values, strict=True):
+        if value is not None:
+            row[:] = value
+    absent = pa.array([value is None for value in values], pa.bool_())
+    return pa.FixedSizeListArray.from_arrays(matrix.ravel(), type=kind, mask=absent)

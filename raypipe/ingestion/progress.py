@@ -14,7 +14,7 @@ from raypipe.config import IngestConfig
 from raypipe.discovery.fingerprints import FINGERPRINT, manifest_fingerprint
 from raypipe.discovery.manifest import read_manifest_summary
 from raypipe.errors import RaypipeError
-from raypipe.ingestion.schema import DUPLICATE
+from raypipe.ingestion.schema import DUPLICATE, RMF
 from raypipe.workspace import (
     Workspace,
     manifest_folder,
@@ -35,13 +35,18 @@ def count_parts(workspace: Workspace, release: str) -> int:
 
 @dataclass(frozen=True)
 class _Part:
-    """Rows of a part's files, None where there is none, and which manifest rows they are of."""
+    """Rows of a part's files, None where there is none, and what the spectra were made of and by.
+
+    `fingerprint` is that of the manifest's rows, `made_of` that of the rows the spectra are of, and
+    `rmf` the `ingest.rmf` they were made with.
+    """
 
     manifest: int
     spectra: int | None
     rejects: int | None
     fingerprint: str
     made_of: str | None
+    rmf: str | None
 
     @property
     def is_current(self) -> bool:
@@ -55,9 +60,9 @@ class _Part:
 
 
 def is_done(workspace: Workspace, release: str, part: int, config: IngestConfig) -> bool:
-    """Whether a part is current and has no reject that another try may turn into a spectrum."""
+    """Whether a part is current, with the RMFs asked for, and no other try may mend a reject."""
     state = _look(workspace, release, part)
-    if not state.is_current:
+    if not state.is_current or state.rmf != config.rmf:
         return False
     if not state.rejects:
         return True
@@ -131,6 +136,7 @@ def _look(workspace: Workspace, release: str, part: int) -> _Part:
         fingerprint=manifest.metadata.get(FINGERPRINT)
         or manifest_fingerprint(workspace.read_table(name)),
         made_of=spectra.metadata.get(FINGERPRINT) if spectra else None,
+        rmf=spectra.metadata.get(RMF) if spectra else None,
     )
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,28 +15,27 @@ import numpy.typing as npt
 from raypipe.config import IngestConfig
 from raypipe.discovery.archive import is_product_uri
 from raypipe.errors import OgipError
+from raypipe.ingestion.chip_rmfs import ChipRmfs
 from raypipe.ingestion.fetch import FITS_START, Fetcher, is_remote
 from raypipe.ingestion.fetch_error import FetchError, redact
 from raypipe.ingestion.package import Products
-from raypipe.ingestion.responses import ResponseLibrary, redistribution_on_grid
-from raypipe.ingestion.spectra import (
-    BACKGROUND_MISSING,
-    BAD_QUALITY,
-    GriddedSpectrum,
-    put_on_grid,
-)
+from raypipe.ingestion.responses import ResponseLibrary, redistribution_on_grid, rmf_id_of
+from raypipe.ingestion.spectra import BACKGROUND_MISSING, BAD_QUALITY, NO_RMF, put_on_grid
 from raypipe.model.grid import Grid
-from raypipe.ogip import Rmf, read_arf, read_pha, read_rmf
+from raypipe.ogip import Pha, Rmf, Spectrum, read_arf, read_pha, read_rmf
 from raypipe.ogip.loading import load
 from raypipe.ogip.spectrum import assemble
 
-URIS = ["pha_uri", "arf_uri", "rmf_uri", "background_uri"]
+_OWN = ["pha_uri", "arf_uri", "background_uri"]
+URIS = [*_OWN, "rmf_uri"]
 """Columns of the manifest that say where a detection's files are."""
 
 OF_FILES = [*URIS, "files_stamp"]
 """Columns of the manifest that are about files: not carried on to spectra."""
 
 ManifestRow = Mapping[str, Any]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,103 +47,177 @@ class ReadRow:
     reject: dict[str, Any] | None = None
 
 
+@dataclass
+class _Detection:
+    """A row of the manifest on its way to a spectrum or a reject."""
+
+    index: int
+    row: ManifestRow
+    files: dict[str, bytes] = field(default_factory=dict)
+    pha: Pha | None = None
+    rmf: _GriddedRmf | None = None
+    rmf_id: str | None = None
+    uri: str = ""
+    stage: str = "fetch"
+    reject: dict[str, Any] | None = None
+
+    def named(self, key: str) -> str:
+        """A file as messages may name it."""
+        return redact(self.row[key])
+
+
 class Reader:
     """Reads detections, several fetches at once."""
 
-    def __init__(self, library: ResponseLibrary, config: IngestConfig) -> None:
+    def __init__(self, library: ResponseLibrary, chips: ChipRmfs, config: IngestConfig) -> None:
         self.fetcher = Fetcher(config)
         self._library = library
+        self._chips = chips
         self._config = config
         self._grid = Grid()
 
     def read_all(self, rows: list[tuple[int, ManifestRow]]) -> Iterator[ReadRow]:
-        """What became of each numbered row; in order, but products of the archive come last."""
-        stored = [[item] for item in rows if not _products(item[1])]
-        packed = [item for item in rows if _products(item[1])]
+        """What became of each numbered row, those with local files alone first.
+
+        Threads help where there is something to wait for: local files are read faster without.
+        """
+        near = [item for item in rows if not any(map(is_remote, _uris(item[1], URIS)))]
+        for item in near:
+            yield from self._read_batch([item])
+        done = {index for index, _ in near}
+        far = [item for item in rows if item[0] not in done]
+        packed = [item for item in far if _products(item[1], URIS)]
         size = self._config.package_batch
-        batches = stored + [packed[start : start + size] for start in range(0, len(packed), size)]
+        batches = [[item] for item in far if not _products(item[1], URIS)]
+        batches += [packed[start : start + size] for start in range(0, len(packed), size)]
         with ThreadPoolExecutor(self._config.fetch_threads) as pool:
             for batch in pool.map(self._read_batch, batches):
                 yield from batch
 
     def _read_batch(self, rows: list[tuple[int, ManifestRow]]) -> list[ReadRow]:
-        wanted = [uri for _, row in rows for uri in _products(row)]
-        products = self.fetcher.fetch_products(wanted) if wanted else {}
-        return [self._read(index, row, products) for index, row in rows]
+        """Read the PHA and the ARF of each; then the RMF, where no other one stands for it."""
+        detections = [_Detection(index, row, uri=row["pha_uri"] or "") for index, row in rows]
+        products: Products = {}
+        at_first = _OWN if self._chips.rmf_ids else URIS
+        for keys, step in ((at_first, self._open), (["rmf_uri"], self._open_rmf)):
+            lacking = [each for each in detections if each.reject is None and each.rmf_id is None]
+            wanted = {
+                uri for each in lacking for uri in _products(each.row, keys)
+            } - products.keys()
+            products |= self.fetcher.fetch_products(wanted) if wanted else {}
+            for detection in lacking:
+                _attempt(detection, step, products)
+        return [self._finish(detection) for detection in detections]
 
-    def _read(self, index: int, row: ManifestRow, products: Products) -> ReadRow:
-        files: dict[str, bytes] = {}
-        uri, stage = row["pha_uri"] or "", "fetch"
-        names = {key: redact(row[key]) for key in URIS if row[key]}
-        try:
-            if not row["pha_uri"]:
-                raise FetchError(row["detection_id"], "the manifest has no PHA", retryable=False)
-            for key in names:
-                uri = row[key]
-                files[key] = self._fetch(uri, products)
-            uri, stage = row["pha_uri"], "read"
-            gridded = self._parse(names, files)
-        except MemoryError:
-            raise
-        except Exception as error:
-            return ReadRow(index, reject=_reject(row, uri, stage, error, files))
-        for key, content in files.items():
-            self.fetcher.keep(row[key], content)
-        return ReadRow(
-            index,
-            {
-                "exposure_s": gridded.exposure_s,
-                "counts": gridded.counts,
-                "background_counts": gridded.background_counts,
-                "background_scale": gridded.background_scale,
-                "arf_cm2": gridded.arf_cm2,
-                "rmf_id": self._library.add(gridded.redistribution),
-                **gridded.band_counts(),
-                "flags": "|".join(gridded.flags),
-                "pha_sha256": hashlib.sha256(files["pha_uri"]).hexdigest(),
-                "content_sha256": gridded.fingerprint(),
-                "source_uri": names["pha_uri"],
-            },
-        )
+    def _open(self, detection: _Detection, products: Products) -> None:
+        """Fetch all but the RMF, and tell from the PHA which RMF stands for its own."""
+        row = detection.row
+        if not row["pha_uri"]:
+            raise FetchError(row["detection_id"], "the manifest has no PHA", retryable=False)
+        self._fetch(detection, _OWN, products)
+        detection.stage = "read"
+        detection.pha = read_pha(detection.files["pha_uri"], name=detection.named("pha_uri"))
+        if row["obsid"] is not None:
+            detection.rmf_id = self._chips.rmf_id(detection.pha.header)
 
-    def _fetch(self, uri: str, products: Products) -> bytes:
-        if not is_product_uri(uri):
-            return self.fetcher.fetch(uri)
-        product = products[uri]
-        if isinstance(product, FetchError):
-            raise product
-        return product
+    def _open_rmf(self, detection: _Detection, products: Products) -> None:
+        """Fetch and read a detection's own RMF, where it has one."""
+        detection.stage = "fetch"
+        self._fetch(detection, ["rmf_uri"], products)
+        detection.stage = "read"
+        if (content := detection.files.get("rmf_uri")) is not None:
+            self.fetcher.traffic.add(rmfs=1, rmf_bytes=len(content))
+            detection.rmf = _read_rmf(_Named(content, detection.named("rmf_uri")), self._grid)
+            detection.rmf_id = detection.rmf.rmf_id
 
-    def _parse(self, names: dict[str, str], files: dict[str, bytes]) -> GriddedSpectrum:
-        pha = read_pha(files["pha_uri"], name=names["pha_uri"])
-        background = pha.background
-        if background is None and "background_uri" in files:
-            given = read_pha(files["background_uri"], name=names["background_uri"])
-            background = given.background or given
-        arf = read_arf(files["arf_uri"], name=names["arf_uri"]) if "arf_uri" in files else None
-        rmf, redistribution = None, None
-        if "rmf_uri" in files:
-            rmf, redistribution = _gridded_rmf(
-                _Named(files["rmf_uri"], names["rmf_uri"]), self._grid
-            )
-        spectrum = assemble(names["pha_uri"], pha, background, arf, rmf)
-        gridded = put_on_grid(spectrum, self._grid, redistribution)
-        flags = [
-            *gridded.flags,
-            *([BACKGROUND_MISSING] if background is None and pha.backfile else []),
-            *([BAD_QUALITY] if pha.quality is not None and pha.quality.any() else []),
-        ]
-        return replace(gridded, flags=tuple(flags))
+    def _fetch(self, detection: _Detection, keys: list[str], products: Products) -> None:
+        for key in keys:
+            if uri := detection.row[key]:
+                detection.uri = uri
+                content = products[uri] if is_product_uri(uri) else self.fetcher.fetch(uri)
+                if isinstance(content, FetchError):
+                    raise content
+                detection.files[key] = content
+        detection.uri = detection.row["pha_uri"]
+
+    def _finish(self, detection: _Detection) -> ReadRow:
+        spectrum = _attempt(detection, self._measure)
+        if spectrum is None:
+            return ReadRow(detection.index, reject=detection.reject)
+        for key, content in detection.files.items():
+            self.fetcher.keep(detection.row[key], content)
+        return ReadRow(detection.index, spectrum)
+
+    def _measure(self, detection: _Detection) -> dict[str, Any]:
+        """The columns of spectra."""
+        spectrum = _assemble(detection)
+        gridded = put_on_grid(spectrum, self._grid)
+        rmf_id = detection.rmf_id
+        if rmf_id is None:
+            raise OgipError(spectrum.path, NO_RMF)
+        if detection.rmf is not None:
+            self._library.add(detection.rmf.redistribution, rmf_id)
+        return {
+            "exposure_s": gridded.exposure_s,
+            "counts": gridded.counts,
+            "background_counts": gridded.background_counts,
+            "background_scale": gridded.background_scale,
+            "arf_cm2": gridded.arf_cm2,
+            "rmf_id": rmf_id,
+            **gridded.band_counts(),
+            "flags": "|".join([*gridded.flags, *_flags(detection, spectrum)]),
+            "pha_sha256": hashlib.sha256(detection.files["pha_uri"]).hexdigest(),
+            "content_sha256": gridded.fingerprint(rmf_id),
+            "source_uri": detection.named("pha_uri"),
+        }
 
 
-def _products(row: ManifestRow) -> list[str]:
-    return [row[key] for key in URIS if row[key] and is_product_uri(row[key])]
+def _attempt(detection: _Detection, step: Callable[..., T], *args: Any) -> T | None:
+    """A step of reading; what goes wrong with it becomes the detection's reject."""
+    if detection.reject is not None:
+        return None
+    try:
+        return step(detection, *args)
+    except MemoryError:
+        raise
+    except Exception as error:
+        detection.reject = _reject(detection, error)
+        return None
 
 
-def _reject(
-    row: ManifestRow, uri: str, stage: str, error: Exception, files: dict[str, bytes]
-) -> dict[str, Any]:
+def _assemble(detection: _Detection) -> Spectrum:
+    pha, files = detection.pha, detection.files
+    assert pha is not None
+    background, arf = pha.background, None
+    if background is None and "background_uri" in files:
+        given = read_pha(files["background_uri"], name=detection.named("background_uri"))
+        background = given.background or given
+    if "arf_uri" in files:
+        arf = read_arf(files["arf_uri"], name=detection.named("arf_uri"))
+    rmf = detection.rmf.rmf if detection.rmf else None
+    return assemble(detection.named("pha_uri"), pha, background, arf, rmf)
+
+
+def _flags(detection: _Detection, spectrum: Spectrum) -> list[str]:
+    pha = detection.pha
+    assert pha is not None
+    return [
+        *([BACKGROUND_MISSING] if spectrum.background_counts is None and pha.backfile else []),
+        *([BAD_QUALITY] if pha.quality is not None and pha.quality.any() else []),
+    ]
+
+
+def _uris(row: ManifestRow, keys: list[str]) -> list[str]:
+    return [row[key] for key in keys if row[key]]
+
+
+def _products(row: ManifestRow, keys: list[str]) -> list[str]:
+    return [uri for uri in _uris(row, keys) if is_product_uri(uri)]
+
+
+def _reject(detection: _Detection, error: Exception) -> dict[str, Any]:
     """What the rejects table says of an error; the file's name is in `uri`, not in `reason`."""
+    uri, row, files = detection.uri, detection.row, detection.files
     at_fault = redact(uri)
     reason, retryable = f"internal error {error!r}; please report it", False
     if isinstance(error, OgipError):
@@ -154,7 +227,7 @@ def _reject(
     elif isinstance(error, FetchError):
         reason, retryable = error.problem, error.retryable
     return {
-        "stage": stage,
+        "stage": detection.stage,
         "reason": reason.replace(uri, redact(uri)) if uri else reason,
         "retryable": retryable,
         "uri": at_fault,
@@ -181,7 +254,15 @@ class _Named(bytes):
         return named
 
 
+@dataclass(frozen=True)
+class _GriddedRmf:
+    rmf: Rmf
+    redistribution: npt.NDArray[np.float32]
+    rmf_id: str
+
+
 @lru_cache(maxsize=16)
-def _gridded_rmf(data: _Named, grid: Grid) -> tuple[Rmf, npt.NDArray[np.float32]]:
-    rmf = read_rmf(bytes(data), name=data.name)
-    return rmf, redistribution_on_grid(rmf, grid, data.name)
+def _read_rmf(content: _Named, grid: Grid) -> _GriddedRmf:
+    rmf = read_rmf(bytes(content), name=content.name)
+    redistribution = redistribution_on_grid(rmf, grid, content.name)
+    return _GriddedRmf(rmf, redistribution, rmf_id_of(redistribution))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,24 @@ def overlap_shares(
     return sparse.csr_array((share, (target, source)), shape=(len(edges) - 1, len(lo)))
 
 
+class Overlap(NamedTuple):
+    """`overlap_shares` of a file's energy bins, and their sum where the model is covered least."""
+
+    shares: sparse.csr_array
+    least_covered: float
+
+
+def overlap_of(lo: npt.NDArray[np.float64], hi: npt.NDArray[np.float64], grid: Grid) -> Overlap:
+    """Overlap of a file's energy bins, keV, with the grid's; most files have those of another."""
+    return _overlap_of(lo.tobytes(), hi.tobytes(), grid)
+
+
+@lru_cache(maxsize=16)
+def _overlap_of(lo: bytes, hi: bytes, grid: Grid) -> Overlap:
+    shares = overlap_shares(np.frombuffer(lo), np.frombuffer(hi), grid.energy_edges_kev)
+    return Overlap(shares, float(shares.sum(axis=1).min()))
+
+
 def redistribution_on_grid(rmf: Rmf, grid: Grid, path: str) -> FloatArray:
     """Probability that a photon of each energy bin lands in each channel bin, (n_energy, bins).
 
@@ -51,14 +70,14 @@ def redistribution_on_grid(rmf: Rmf, grid: Grid, path: str) -> FloatArray:
             f"{len(rmf.channels)} channels, the latent model needs the {NATIVE_CHANNELS} PI "
             "channels of ACIS",
         )
-    shares = overlap_shares(
-        rmf.energy_lo_kev.astype(float), rmf.energy_hi_kev.astype(float), grid.energy_edges_kev
-    )
+    shares = overlap_of(rmf.energy_lo_kev, rmf.energy_hi_kev, grid).shares
     start = grid.first_channel - 1
     stop = start + grid.channels_per_bin * grid.n_channel_bins
-    native = (shares @ rmf.matrix[:, start:stop].astype(np.float64)).toarray()
-    binned = native.reshape(grid.n_energy, grid.n_channel_bins, grid.channels_per_bin).sum(-1)
-    return binned.astype(np.float32)
+    native = rmf.matrix.toarray()[:, start:stop]
+    binned = np.zeros((len(native), grid.n_channel_bins))
+    for channel in range(grid.channels_per_bin):
+        binned += native[:, channel :: grid.channels_per_bin]
+    return (shares @ binned).astype(np.float32)
 
 
 def rmf_id_of(redistribution: FloatArray) -> str:
@@ -74,9 +93,9 @@ class ResponseLibrary:
         self._load = lru_cache(maxsize=64)(self._read)
         self._stored: set[str] = set()
 
-    def add(self, redistribution: FloatArray) -> str:
+    def add(self, redistribution: FloatArray, rmf_id: str | None = None) -> str:
         """Store a redistribution (n_energy, bins) unless it is there, and return its id."""
-        rmf_id = rmf_id_of(redistribution)
+        rmf_id = rmf_id or rmf_id_of(redistribution)
         if rmf_id not in self._stored:
             name = self._name(rmf_id)
             if not self.workspace.exists(name):

@@ -33,3 +33,6 @@ REJECT_FIELDS = [
 
 DUPLICATE = "manifest"
 """`stage` of rejects whose detection is in the manifest twice."""
+
+RMF = "rmf"
+"""Key of a spectra part's metadata with the `ingest.rmf` it was made with."""

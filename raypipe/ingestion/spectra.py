@@ -9,12 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from raypipe.errors import OgipError
-from raypipe.ingestion.responses import overlap_shares, redistribution_on_grid
+from raypipe.ingestion.responses import overlap_of
 from raypipe.model.grid import CHANNEL_WIDTH_KEV, NATIVE_CHANNELS, Grid
-from raypipe.ogip import Arf, Rmf, Spectrum
+from raypipe.ogip import Arf, Spectrum
 
 BANDS_KEV = {"s": (0.5, 1.2), "m": (1.2, 2.0), "h": (2.0, 7.0), "b": (0.5, 7.0)}
 """The CSC's energy bands (Evans et al. 2010); a channel belongs where its middle lies."""
+
+_CHANNEL_TOPS_KEV = np.arange(1, NATIVE_CHANNELS + 1) * CHANNEL_WIDTH_KEV
+_CHANNEL_MIDDLES_KEV = _CHANNEL_TOPS_KEV - 0.5 * CHANNEL_WIDTH_KEV
+_BAND_CHANNELS = np.searchsorted(_CHANNEL_MIDDLES_KEV, list(BANDS_KEV.values())).ravel()
 
 NO_BACKGROUND = "no_background"
 ARF_TRUNCATED = "arf_truncated"
@@ -23,6 +27,9 @@ BAD_QUALITY = "bad_quality_channels"
 NO_COUNTS = "no_counts"
 ZEROTH_ORDER = "grating_zeroth_order"
 
+NO_RMF = "no RMF with it: put the file RESPFILE names beside it"
+
+_MOST_COUNTS = np.iinfo(np.int32).max
 _GRID_TOLERANCE_KEV = 0.004
 _COVERED = 0.99
 
@@ -32,8 +39,7 @@ class GriddedSpectrum:
     """A detection on the model's grid.
 
     `counts`, `background_counts` (1024,) int32 on native channels, the latter None where there is
-    no background; `arf_cm2` (n_energy,); `redistribution` (n_energy, n_channel_bins); `flags` say
-    what a user should know of it.
+    no background; `arf_cm2` (n_energy,); `flags` say what a user should know of it.
     """
 
     exposure_s: float
@@ -41,51 +47,45 @@ class GriddedSpectrum:
     background_counts: npt.NDArray[np.int32] | None
     background_scale: float | None
     arf_cm2: npt.NDArray[np.float32]
-    redistribution: npt.NDArray[np.float32]
     flags: tuple[str, ...]
 
-    def fingerprint(self) -> str:
-        """A hash of everything the model sees of the detection."""
+    def fingerprint(self, rmf_id: str) -> str:
+        """A hash of all the model sees of the detection; `rmf_id` names the redistribution."""
         digest = hashlib.sha256()
-        for part in self.counts, self.background_counts, self.arf_cm2, self.redistribution:
-            digest.update(b"" if part is None else np.ascontiguousarray(part).tobytes())
+        for part in self.counts, self.background_counts, self.arf_cm2:
+            digest.update(b"" if part is None else np.ascontiguousarray(part).data)
             digest.update(b"|")
-        digest.update(f"{self.exposure_s!r}|{self.background_scale!r}".encode())
+        digest.update(f"{rmf_id}|{self.exposure_s!r}|{self.background_scale!r}".encode())
         return digest.hexdigest()[:16]
 
     def band_counts(self) -> dict[str, int | None]:
         """Counts and background counts in each CSC band."""
-        energy = (np.arange(NATIVE_CHANNELS) + 0.5) * CHANNEL_WIDTH_KEV
-        out: dict[str, int | None] = {}
-        measured = {"counts": self.counts, "background_counts": self.background_counts}
-        for prefix, counts in measured.items():
-            for band, (low, high) in BANDS_KEV.items():
-                inside = (energy >= low) & (energy < high)
-                out[f"{prefix}_{band}"] = None if counts is None else int(counts[inside].sum())
-        return out
+        sums: dict[str, int | None] = {}
+        for name, counts in ("counts", self.counts), ("background_counts", self.background_counts):
+            by_band: list[int | None] = [None] * len(BANDS_KEV)
+            if counts is not None:
+                by_band = np.add.reduceat(counts, _BAND_CHANNELS, dtype=np.int64)[::2].tolist()
+            sums |= {f"{name}_{band}": n for band, n in zip(BANDS_KEV, by_band, strict=True)}
+        return sums
 
 
-def put_on_grid(
-    spectrum: Spectrum, grid: Grid, redistribution: npt.NDArray[np.float32] | None = None
-) -> GriddedSpectrum:
-    """Put a spectrum that has its ARF and RMF onto the model's grid.
+def put_on_grid(spectrum: Spectrum, grid: Grid) -> GriddedSpectrum:
+    """Put a spectrum that has its ARF onto the model's grid.
 
-    `redistribution` is its RMF already on the grid, where that is at hand. Raises OgipError,
-    naming the file and the mend, for what the latent model cannot use.
+    Its RMF, where there is one, has to be that of ACIS. Raises OgipError, naming the file and the
+    mend, for what the latent model cannot use.
     """
-    arf, rmf = _require_responses(spectrum)
+    if spectrum.arf is None:
+        raise OgipError(spectrum.path, "no ARF with it: put the file ANCRFILE names beside it")
     _require_acis_imaging(spectrum)
     _require_scales(spectrum)
-    if redistribution is None:
-        redistribution = redistribution_on_grid(rmf, grid, spectrum.path)
-    area, truncated = _area_on_grid(arf, grid, spectrum.path)
+    area, truncated = _area_on_grid(spectrum.arf, grid, spectrum.path)
     background = spectrum.background_counts
     counts = _native(spectrum.counts, spectrum)
-    total = int(grid.bin_channels(counts).sum())
     flags = [
         *([NO_BACKGROUND] if background is None else []),
         *([ARF_TRUNCATED] if truncated else []),
-        *([NO_COUNTS] if total == 0 else []),
+        *([] if grid.bin_channels(counts).any() else [NO_COUNTS]),
         *([ZEROTH_ORDER] if _keyword(spectrum, "GRATING") not in ("", "NONE") else []),
     ]
     return GriddedSpectrum(
@@ -96,17 +96,8 @@ def put_on_grid(
         if spectrum.background_scale is None
         else float(spectrum.background_scale),
         arf_cm2=area,
-        redistribution=redistribution,
         flags=tuple(flags),
     )
-
-
-def _require_responses(spectrum: Spectrum) -> tuple[Arf, Rmf]:
-    if spectrum.arf is None:
-        raise OgipError(spectrum.path, "no ARF with it: put the file ANCRFILE names beside it")
-    if spectrum.rmf is None:
-        raise OgipError(spectrum.path, "no RMF with it: put the file RESPFILE names beside it")
-    return spectrum.arf, spectrum.rmf
 
 
 def _require_acis_imaging(spectrum: Spectrum) -> None:
@@ -114,15 +105,17 @@ def _require_acis_imaging(spectrum: Spectrum) -> None:
         raise OgipError(
             spectrum.path, "HRC has almost no energy resolution: outside the latent model"
         )
-    energies = spectrum.channel_energy_kev
-    if len(spectrum.channels) != NATIVE_CHANNELS or energies is None:
+    if len(spectrum.channels) != NATIVE_CHANNELS:
         raise OgipError(
             spectrum.path,
             f"{len(spectrum.channels)} channels, the latent model needs the {NATIVE_CHANNELS} PI "
             "channels of ACIS",
         )
-    nominal = np.arange(1, NATIVE_CHANNELS + 1) * CHANNEL_WIDTH_KEV
-    if np.abs(energies[:, 1] - nominal).max() > _GRID_TOLERANCE_KEV:
+    energies = spectrum.channel_energy_kev
+    if (
+        energies is not None
+        and np.abs(energies[:, 1] - _CHANNEL_TOPS_KEV).max() > _GRID_TOLERANCE_KEV
+    ):
         raise OgipError(
             spectrum.path,
             f"channels of other energies than ACIS PI ({CHANNEL_WIDTH_KEV * 1e3} eV each): outside "
@@ -152,18 +145,16 @@ def _require_scales(spectrum: Spectrum) -> None:
 
 def _area_on_grid(arf: Arf, grid: Grid, path: str) -> tuple[npt.NDArray[np.float32], bool]:
     """Mean area over each energy bin, and whether the ARF leaves part of the grid uncovered."""
-    low, high = arf.energy_lo_kev.astype(float), arf.energy_hi_kev.astype(float)
-    shares = overlap_shares(low, high, grid.energy_edges_kev)
-    covered = shares @ np.ones(len(low))
-    area = (shares @ arf.area_cm2).astype(np.float32)
+    overlap = overlap_of(arf.energy_lo_kev, arf.energy_hi_kev, grid)
+    area = (overlap.shares @ arf.area_cm2).astype(np.float32)
     if not area.any():
         raise OgipError(path, "the ARF has no area anywhere: make it again")
-    return area, bool(covered.min() < _COVERED)
+    return area, overlap.least_covered < _COVERED
 
 
 def _native(counts: npt.NDArray[np.float64], spectrum: Spectrum) -> npt.NDArray[np.int32]:
     whole = np.rint(counts)
-    if np.abs(whole - counts).max() > 1e-3 or whole.max() > np.iinfo(np.int32).max:
+    if np.abs(whole - counts).max() > 1e-3 or whole.max() > _MOST_COUNTS:
         raise OgipError(
             spectrum.path,
             "counts are not whole numbers: the likelihood needs counts as they were detected",

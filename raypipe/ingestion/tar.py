@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import cast
 
 _BLOCK = 512
-_CHUNK = 1 << 16
+_CHUNK = 1 << 20
 _MAX_EXTENDED_HEADER = 1 << 16
 _GZIP_MAGIC = b"\x1f\x8b"
 

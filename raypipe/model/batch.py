@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from raypipe.errors import RaypipeError
+from raypipe.errors import OgipError, RaypipeError
 from raypipe.model.grid import Grid
 
 if TYPE_CHECKING:
@@ -87,12 +87,18 @@ class SpectraBatch:
 
         Raises RaypipeError naming the spectrum that cannot be put onto the grid.
         """
-        from raypipe.ingestion.spectra import put_on_grid
+        from raypipe.ingestion.responses import redistribution_on_grid
+        from raypipe.ingestion.spectra import NO_RMF, put_on_grid
 
         grid = grid or Grid()
-        rows = [put_on_grid(spectrum, grid) for spectrum in spectra]
-        if not rows:
+        if not spectra:
             raise RaypipeError("no spectra were given")
+        rows = [put_on_grid(spectrum, grid) for spectrum in spectra]
+        responses = []
+        for spectrum in spectra:
+            if spectrum.rmf is None:
+                raise OgipError(spectrum.path, NO_RMF)
+            responses.append(redistribution_on_grid(spectrum.rmf, grid, spectrum.path))
         return cls(
             counts=grid.bin_channels(np.stack([row.counts for row in rows])).astype(np.float32),
             background_counts=grid.bin_channels(
@@ -102,7 +108,7 @@ class SpectraBatch:
             exposure_s=np.array([row.exposure_s for row in rows], np.float32),
             arf_cm2=np.stack([row.arf_cm2 for row in rows]).astype(np.float32),
             response_index=np.arange(len(rows)),
-            responses=np.stack([row.redistribution for row in rows]),
+            responses=np.stack(responses),
         )
 
 

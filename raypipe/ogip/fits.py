@@ -51,7 +51,7 @@ class Hdu:
     path: str
     index: int
     header: Header
-    content: bytes
+    content: bytes | bytearray
     data_start: int
     data_bytes: int = 0
 
@@ -109,7 +109,7 @@ def read_hdus(source: Source, *, name: str | None = None) -> list[Hdu]:
     return hdus
 
 
-def _end_cards(content: bytes) -> list[int]:
+def _end_cards(content: bytes | bytearray) -> list[int]:
     """Where cards that read END may be: headers begin at whole blocks, which hold whole cards."""
     words = np.ndarray(len(content) // CARD_BYTES, np.uint64, content, strides=(CARD_BYTES,))
     ends: list[int] = (np.flatnonzero(words == _END_WORD) * CARD_BYTES).tolist()
@@ -120,7 +120,9 @@ def _whole_blocks(size: int) -> int:
     return -(-size // BLOCK_BYTES) * BLOCK_BYTES
 
 
-def _read_hdu(path: str, content: bytes, start: int, ends: list[int], index: int) -> Hdu:
+def _read_hdu(
+    path: str, content: bytes | bytearray, start: int, ends: list[int], index: int
+) -> Hdu:
     place = bisect_left(ends, start)
     if place == len(ends):
         raise OgipError(path, "header without END: the file is truncated", hdu=str(index))
@@ -335,9 +337,9 @@ class Table:
             )
         begins = np.where(lengths > 0, heap_start + offsets, 0)
         values = _gather(self.hdu.content, begins, sizes, dtype)
-        if not dtype.isnative:
-            values = values.byteswap(inplace=True).view(dtype.newbyteorder("="))
-        return lengths, values
+        native = values.view(dtype.newbyteorder("="))
+        np.copyto(native, values)
+        return lengths, native
 
     def _descriptors(self, column: Column) -> tuple[Integers, Integers]:
         dtype = np.dtype(">i4" if column.code == "P" else ">i8")
@@ -370,7 +372,9 @@ def runs(starts: Integers, lengths: Integers, dtype: type[np.integer[Any]] = np.
     return np.cumsum(steps, dtype=dtype, out=steps)
 
 
-def _gather(content: bytes, begins: Integers, sizes: Integers, dtype: np.dtype[Any]) -> Array:
+def _gather(
+    content: bytes | bytearray, begins: Integers, sizes: Integers, dtype: np.dtype[Any]
+) -> Array:
     """A new array of the pieces of `content`, one after another."""
     total = int(sizes.sum())
     if total < min(FEW_BYTES, SHORT_PIECE_BYTES * len(sizes)):

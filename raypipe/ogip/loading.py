@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 from typing import TypeAlias
 
+import deflate
 from isal import isal_zlib
 
 from raypipe.errors import OgipError
@@ -22,12 +23,15 @@ MAX_EXPANDED_BYTES = 256 * 2**20
 MAX_MEMBERS = 100
 """Most gzip streams one after the other in a file; each costs a copy of what follows it."""
 
+MAX_STATED_RATIO = 64
+"""How many times its own size a gzip file is believed to expand to before that is tried."""
+
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_WINDOW_BITS = 31
 _BROKEN_STREAM: type[Exception] = isal_zlib.error  # type: ignore[assignment]
 
 
-def load(source: Source, *, name: str | None = None) -> tuple[str, bytes]:
+def load(source: Source, *, name: str | None = None) -> tuple[str, bytes | bytearray]:
     """Bytes of a plain or gzip file, recognized by content, and the name to call it in errors.
 
     `source` is a path, or the bytes themselves. Raises OgipError where the file cannot be read,
@@ -40,9 +44,10 @@ def load(source: Source, *, name: str | None = None) -> tuple[str, bytes]:
         content = _read_file(Path(source), label)
     if len(content) > MAX_FILE_BYTES:
         raise OgipError(label, _too_large(len(content)))
-    if content.startswith(_GZIP_MAGIC):
-        content = _decompress(content, label)
-    return label, content
+    if not content.startswith(_GZIP_MAGIC):
+        return label, content
+    expanded = _expand_whole(content)
+    return label, _expand_streams(content, label) if expanded is None else expanded
 
 
 def _read_file(path: Path, label: str) -> bytes:
@@ -61,8 +66,26 @@ def _too_large(size: int) -> str:
     return f"{size} bytes, more than the {MAX_FILE_BYTES} a file may have"
 
 
-def _decompress(content: bytes, label: str) -> bytes:
-    """All gzip members, one after the other; what follows them and is no gzip is left alone."""
+def _expand_whole(content: bytes) -> bytearray | None:
+    """What a file of one gzip stream expands to; None where it is anything else, or broken.
+
+    libdeflate wants to know the size beforehand and stops without a word after the first stream:
+    size and CRC in the file's last bytes (RFC 1952, section 2.3.1) have to be those of the content.
+    A stream that is repeated passes for one: no FITS file is its own continuation.
+    """
+    size = int.from_bytes(content[-4:], "little")
+    if not 0 < size <= min(MAX_EXPANDED_BYTES, MAX_STATED_RATIO * len(content)):
+        return None
+    try:
+        expanded = deflate.gzip_decompress(content, size)
+    except deflate.DeflateError:
+        return None
+    crc = int.from_bytes(content[-8:-4], "little")
+    return expanded if len(expanded) == size and deflate.crc32(expanded) == crc else None
+
+
+def _expand_streams(content: bytes, label: str) -> bytes:
+    """All gzip streams, one after the other; what follows them and is no gzip is left alone."""
     members: list[bytes] = []
     room = MAX_EXPANDED_BYTES
     while content.startswith(_GZIP_MAGIC):

@@ -196,9 +196,9 @@ def background_scale(pha: Pha, background: Pha) -> float | Floats:
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = (
-            np.float64(pha.exposure_s / np.float64(background.exposure_s))
-            * (np.asarray(pha.backscal) / np.asarray(background.backscal))
-            * (np.asarray(pha.areascal) / np.asarray(background.areascal))
+            np.divide(pha.exposure_s, background.exposure_s)
+            * np.divide(pha.backscal, background.backscal)
+            * np.divide(pha.areascal, background.areascal)
         )
     return float(ratio) if np.ndim(ratio) == 0 else ratio
 

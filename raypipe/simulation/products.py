@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -313,6 +314,7 @@ def _spectrum_cards(
         *_class_cards("SPECTRUM", content, "COUNT", version="1.1.0"),
         *mission,
         *_identity_cards(),
+        *_chip_cards(instrument),
         ("TSTOP", 0.0, "observation end time"),
         ("ONTIME", 0.0, "[s] sum of GTIs"),
         ("LIVETIME", 0.0, "[s] live time"),
@@ -333,6 +335,14 @@ def _spectrum_cards(
         ("RESPFILE", "none", ""),
         ("ANCRFILE", "none", ""),
     ]
+
+
+def _chip_cards(instrument: Instrument) -> list[Card]:
+    """The data subspace's chip, where the instrument is of one."""
+    chips = re.findall(r"\d", instrument.detnam)
+    if len(chips) != 1:
+        return []
+    return [("DSTYP1", "ccd_id", "data subspace"), ("DSVAL1", f"{chips[0]}:{chips[0]}", "")]
 
 
 @lru_cache(maxsize=64)

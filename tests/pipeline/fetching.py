@@ -14,7 +14,12 @@ from tests.pipeline.file_server import FileServer
 RELEASE = "csc2.1"
 DETECTIONS = 12
 QUICK = IngestConfig(
-    retries=1, backoff_s=0.01, http_timeout_s=0.6, http_deadline_s=1.0, package_batch=5
+    rmf="exact",
+    retries=1,
+    backoff_s=0.01,
+    http_timeout_s=0.6,
+    http_deadline_s=1.0,
+    package_batch=5,
 )
 
 

@@ -25,10 +25,10 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    fetch._filesystem.cache_clear()
+    fetch._s3.cache_clear()
     boto3.client("s3").create_bucket(Bucket="survey")
     yield "survey"
-    fetch._filesystem.cache_clear()
+    fetch._s3.cache_clear()
     server.stop()
 
 

@@ -19,6 +19,7 @@ from raypipe.workspace import Workspace, part_name, spectra_folder
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 SETTINGS = {"discover": {"part_rows": 40}}
+EXACT = SETTINGS | {"ingest": {"rmf": "exact"}}
 
 
 def _rows(workspace: Workspace, release: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -121,7 +122,7 @@ def test_nothing_is_lost_to_broken_files(survey: Path, tmp_path: Path) -> None:
     reasons = _break_files(broken)
     workspace = Workspace(tmp_path / "w")
     discover(workspace, source=str(broken), config=SETTINGS)
-    totals = ingest(workspace, config=SETTINGS)
+    totals = ingest(workspace, config=EXACT)
     assert totals == {"manifest": 160, "spectra": 160 - len(reasons), "rejects": len(reasons)}
     spectra, rejects = _rows(workspace, "sim")
     assert not set(spectra.index) & set(rejects.index)

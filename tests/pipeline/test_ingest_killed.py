@@ -19,7 +19,7 @@ from tests.pipeline.file_server import FileServer, serve, write_remote_manifest
 
 pytestmark = pytest.mark.slow
 
-KILLS = 3
+KILLS = 5
 PART_ROWS = 10
 
 

@@ -268,6 +268,14 @@ class TestLoading:
         halves = gzip.compress(content[:3000]) + gzip.compress(content[3000:])
         np.testing.assert_array_equal(read_pha(halves).counts, read_pha(content).counts)
 
+    @given(
+        streams=st.lists(st.binary(max_size=300), min_size=1, max_size=3, unique=True),
+        padding=st.sampled_from([b"", b"\0" * 8, b"no gzip at all"]),
+    )
+    def test_streams_of_any_size_are_told_apart(self, streams: list[bytes], padding: bytes) -> None:
+        content = b"".join(gzip.compress(stream) for stream in streams) + padding
+        assert loading.load(content)[1] == b"".join(streams)
+
     def test_many_members_are_refused(self) -> None:
         with pytest.raises(OgipError, match="more than 100 gzip streams"):
             read_pha(gzip.compress(b"") * 100_000)

@@ -1,0 +1,126 @@
+"""Absorbed power law, thermal plasma and black body, fitted to one spectrum on the model's grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+
+from raypipe.model.grid import Grid
+from raypipe.model.statistics import MU_MIN, cash
+from raypipe.simulation.absorption import transmission
+from raypipe.simulation.components import black_body, power_law
+from raypipe.simulation.energy import EnergyGrid
+from raypipe.simulation.plasma import thermal_plasma
+
+FloatArray = npt.NDArray[np.float64]
+
+GRID = Grid()
+ENERGIES = EnergyGrid(GRID.energy_lo_kev, GRID.energy_hi_kev, GRID.n_energy)
+LOG_NH_1E22 = (-3.0, 1.5)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A source spectrum of one parameter: its range, and points to start fits from."""
+
+    flux: Callable[[FloatArray], FloatArray]
+    lowest: float
+    highest: float
+    starts: tuple[float, ...]
+
+
+def _plasma(log_kt: FloatArray) -> FloatArray:
+    return thermal_plasma(10**log_kt, np.full(len(log_kt), 0.3), ENERGIES)
+
+
+SHAPES = {
+    "power law": Shape(lambda index: power_law(index, ENERGIES), -1.0, 6.0, (0.7, 1.7, 3.0)),
+    "plasma": Shape(_plasma, -1.0, 1.5, (-0.6, 0.0, 0.7)),
+    "black body": Shape(lambda log_kt: black_body(10**log_kt, ENERGIES), -1.5, 1.0, (-1.0, -0.3)),
+}
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a fit needs: counts and expected background (bins,), and the response.
+
+    `photons_to_counts` (n_energy, bins): counts for a photon/cm2/s/keV in each energy bin.
+    """
+
+    counts: FloatArray
+    background: FloatArray
+    photons_to_counts: FloatArray
+
+    @classmethod
+    def through(
+        cls,
+        counts: FloatArray,
+        background: FloatArray,
+        exposure_s: float,
+        arf_cm2: FloatArray,
+        redistribution: FloatArray,
+    ) -> Observation:
+        """An observation of `exposure_s` through an area (n_energy,) and a redistribution."""
+        detected = exposure_s * GRID.energy_width_kev * arf_cm2[:, None] * redistribution
+        return cls(np.asarray(counts, float), np.asarray(background, float), detected)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The best of the shapes: its name, Cash statistic, expected counts (bins,) and flux."""
+
+    name: str
+    cash: float
+    mu: FloatArray
+    flux: FloatArray
+
+
+def fit_best(observation: Observation) -> Fit:
+    """The shape, absorption and amplitude of least Cash statistic, from several starts each."""
+    return min((_fit(observation, name) for name in SHAPES), key=lambda fit: fit.cash)
+
+
+def _fit(observation: Observation, name: str) -> Fit:
+    shape = SHAPES[name]
+
+    def flux_of(parameters: FloatArray) -> FloatArray:
+        log_nh, value = parameters
+        absorbed = shape.flux(np.array([value])) * transmission(np.array([10**log_nh]), ENERGIES)
+        return np.asarray(absorbed[0])
+
+    def statistic(parameters: FloatArray) -> float:
+        mu, _ = _scaled(observation, flux_of(parameters))
+        return float(cash(observation.counts, mu).sum())
+
+    bounds = [LOG_NH_1E22, (shape.lowest, shape.highest)]
+    options = {"xatol": 1e-4, "fatol": 1e-4, "maxiter": 400}
+    results = [
+        minimize(statistic, [log_nh, value], method="Nelder-Mead", bounds=bounds, options=options)
+        for log_nh in (-2.0, -0.5, 0.5)
+        for value in shape.starts
+    ]
+    best = min(results, key=lambda result: float(result.fun))
+    flux = flux_of(best.x)
+    mu, amplitude = _scaled(observation, flux)
+    return Fit(name, float(best.fun), mu, amplitude * flux)
+
+
+def _scaled(observation: Observation, flux: FloatArray) -> tuple[FloatArray, float]:
+    """Expected counts with the amplitude of least Cash, by Newton steps in its logarithm."""
+    source = np.maximum(flux @ observation.photons_to_counts, 0.0)
+    counts, background = observation.counts, observation.background
+    excess = max(float(counts.sum() - background.sum()), 0.5)
+    log_amplitude = np.log(excess / max(float(source.sum()), 1e-300))
+    for _ in range(20):
+        part = np.exp(log_amplitude) * source
+        mu = np.maximum(part + background, MU_MIN)
+        step = (part * (counts / mu - 1.0)).sum() / max(float((part**2 / mu).sum()), 1e-6)
+        log_amplitude += float(np.clip(step, -2.0, 2.0))
+        if abs(step) < 1e-8:
+            break
+    amplitude = float(np.exp(log_amplitude))
+    return amplitude * source + background, amplitude
