@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -43,6 +43,13 @@ def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     if "://" in uri and not uri.startswith("file://"):
         raise UsageError(f"{uri}: only local paths and s3:// are understood")
     return pafs.LocalFileSystem(), str(Path(uri.removeprefix("file://")).expanduser().absolute())
+
+
+class Footer(NamedTuple):
+    """What the end of a Parquet file says of it."""
+
+    rows: int
+    metadata: dict[str, str]
 
 
 class Workspace:
@@ -101,14 +108,6 @@ class Workspace:
         infos = self._look(selector)
         return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
 
-    def all_files(self) -> dict[str, str]:
-        """Names of all files in the root and its subfolders, with "size@time" of each."""
-        return {
-            info.path.removeprefix(self.root).lstrip("/"): f"{info.size}@{info.mtime_ns}"
-            for info in self._look(pafs.FileSelector(self.root, recursive=True))
-            if info.type == pafs.FileType.File and not info.base_name.startswith(".")
-        }
-
     def read_bytes(self, name: str) -> bytes:
         """Contents of a file; RaypipeError where it is absent."""
         try:
@@ -150,6 +149,11 @@ class Workspace:
         if self.exists(name):
             self.fs.delete_file(self.path(name))
 
+    def delete_folder(self, name: str) -> None:
+        """Remove a folder and all that is in it, if it is there."""
+        if self.exists(name):
+            self.fs.delete_dir(self.path(name))
+
     def read_json(self, name: str) -> Any:
         """Contents of a JSON file."""
         return json.loads(self.read_bytes(name))
@@ -175,6 +179,22 @@ class Workspace:
         """Number of rows of a Parquet file, read from its footer alone."""
         return int(self._parquet(name).metadata.num_rows)
 
+    def read_footer(self, name: str) -> Footer | None:
+        """Number of rows and metadata of a Parquet file in one look, None where it is absent."""
+        try:
+            footer = pq.read_metadata(self.path(name), filesystem=self.fs)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._unreadable(self.path(name), error) from error
+        except pa.ArrowInvalid as error:
+            raise self._not_parquet(name, error) from error
+        pairs = footer.metadata or {}
+        return Footer(
+            rows=int(footer.num_rows),
+            metadata={key.decode(): value.decode() for key, value in pairs.items()},
+        )
+
     def read_folder(self, folder: str, columns: list[str] | None = None) -> pa.Table:
         """Rows of all Parquet files in `folder` in order of name, columns united by name.
 
@@ -194,7 +214,8 @@ class Workspace:
         Lists of integers are stored by their differences, lists of floats byte by byte of each
         number, all else by dictionary: smaller and written faster.
         """
-        merged = {**(table.schema.metadata or {}), **(metadata or {})}
+        given = {key.encode(): value.encode() for key, value in (metadata or {}).items()}
+        merged = {**(table.schema.metadata or {}), **given}
         encodings = dict(filter(None, map(_list_encoding, table.schema)))
         sink = pa.BufferOutputStream()
         pq.write_table(
@@ -226,10 +247,13 @@ class Workspace:
         except OSError as error:
             raise self._unreadable(self.path(name), error) from error
         except pa.ArrowInvalid as error:
-            raise RaypipeError(
-                f"{self.absolute_uri(name)}: not a whole Parquet file ({error}); "
-                "delete it and run the verb that makes it again"
-            ) from error
+            raise self._not_parquet(name, error) from error
+
+    def _not_parquet(self, name: str, error: pa.ArrowInvalid) -> RaypipeError:
+        return RaypipeError(
+            f"{self.absolute_uri(name)}: not a whole Parquet file ({error}); "
+            "delete it and run the verb that makes it again"
+        )
 
 
 def _list_encoding(field: pa.Field) -> tuple[str, str] | None:

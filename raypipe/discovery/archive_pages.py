@@ -12,15 +12,15 @@ import hashlib
 import itertools
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
+import numpy as np
 import pyarrow as pa
 
 from raypipe.config import DiscoverConfig
-from raypipe.discovery.archive import find_release, product_uri
+from raypipe.discovery.archive import PRODUCTS, find_release, product_uri
 from raypipe.discovery.archive_query import (
     COLUMNS,
     Column,
@@ -68,30 +68,73 @@ class Piece:
 
 @dataclass(frozen=True)
 class ReleasePages:
-    """The pages of one question to one release's TAP service, kept in a workspace."""
+    """The pages of one question to one release's TAP service, kept in a workspace until removed.
+
+    `source` is the archive's name of the release, `release` the manifest's.
+    """
 
     workspace: Workspace
-    folder: str
+    source: str
+    release: str
     query: Query
     service: TapService
 
-    def fetch(self) -> pd.DataFrame:
-        """Rows of all pages, those that are not there yet asked for and published first."""
+    @property
+    def question(self) -> str:
+        """A hash of what is asked of which service."""
+        text = json.dumps([self.service.url, self.query.rows(COLUMNS)])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def origin(self) -> str:
+        """What is asked of which service, for people."""
+        return self.service.url + (f" where {self.query.where}" if self.query.where else "")
+
+    @property
+    def folder(self) -> str:
+        """Where plan and pages are."""
+        return f"{manifest_folder(self.release)}/.pages/{self.question}"
+
+    def detections(self) -> Iterator[pa.Table]:
+        """Manifest rows, page by page; pages that are not there yet are asked for and published.
+
+        Raises UsageError for a condition the service refuses or that no detection meets,
+        ServiceError where the service fails.
+        """
+        repeated = 0
+        for page in self._pages():
+            unique = _without_repeats(page)
+            repeated += page.num_rows - unique.num_rows
+            yield _with_identity(unique, self.source, self.release)
+        if repeated:
+            log.warning("%d rows repeat a detection and are left out", repeated)
+        log.info("%s: %d requests", self.service.url, self.service.session.requests_sent)
+
+    def remove(self) -> None:
+        """Remove the pages, the plan last: pages without it would be taken for those of another."""
+        for name in self.workspace.files(self.folder):
+            if not name.endswith(_PLAN):
+                self.workspace.delete(name)
+        self.workspace.delete_folder(self.folder)
+        home = self.folder.rsplit("/", 1)[0]
+        if not self.workspace.folders(home):
+            self.workspace.delete_folder(home)
+
+    def _pages(self) -> Iterator[pa.Table]:
         plan = self._plan()
         columns = [column for column in COLUMNS if column.name in set(plan["columns"])]
         held = set(self.workspace.files(self.folder, ".parquet"))
-        pages = [(part_name(self.folder, i), page) for i, page in enumerate(plan["pages"])]
-        missing = [(name, page) for name, page in pages if name not in held]
         if held:
-            log.info("%d of %d pages are there already", len(pages) - len(missing), len(pages))
-        for done, (name, counts) in enumerate(missing, start=1):
-            table = self._rows_of(Piece(counts), columns)
-            self.workspace.write_table(name, table)
-            log.info("page %d of %d: %d detections", done, len(missing), table.num_rows)
-        tables = [self.workspace.read_table(name) for name, _ in pages]
-        whole = pa.concat_tables(tables, promote_options="permissive")
-        log.info("%s: %d requests", self.service.url, self.service.session.requests_sent)
-        return whole.to_pandas(types_mapper=_NULLABLE.get)
+            log.info("%d of %d pages are there already", len(held), len(plan["pages"]))
+        for number, counts in enumerate(plan["pages"]):
+            name = part_name(self.folder, number)
+            if name in held:
+                yield self.workspace.read_table(name)
+                continue
+            page = self._rows_of(Piece(counts), columns)
+            self.workspace.write_table(name, page)
+            log.info("page %d of %d: %d detections", number + 1, len(plan["pages"]), page.num_rows)
+            yield page
 
     def _plan(self) -> dict[str, Any]:
         name = f"{self.folder}/{_PLAN}"
@@ -201,37 +244,18 @@ class ReleasePages:
         return int(row["n"]), int(row["largest"] or 0)
 
 
-def archive_detections(
+def release_pages(
     workspace: Workspace, source: str, release: str, where: str | None, settings: DiscoverConfig
-) -> tuple[pd.DataFrame, str]:
-    """Manifest rows of a release of the archive, and what they were asked of.
+) -> ReleasePages:
+    """What is to be asked of the archive for a manifest; nothing is asked yet.
 
-    `source` is the archive's name of the release, `release` the manifest's; `where` an ADQL
-    condition on m (sources) and o (observations of them). Raises UsageError for a condition the
-    service refuses or that no detection meets, ServiceError where the service fails.
+    `where` is an ADQL condition on m (sources) and o (observations of them). UsageError for a
+    release that is not known and for what cannot be one condition.
     """
     home = find_release(source)
     where = check_condition(where) if where is not None else None
     service = TapService(settings.tap_url or home.tap_url, settings)
-    query = Query(home.schema, where)
-    question = json.dumps([service.url, query.rows(COLUMNS)])
-    digest = hashlib.sha256(question.encode()).hexdigest()[:16]
-    folder = f"{manifest_folder(release)}/.pages/{digest}"
-    rows = ReleasePages(workspace, folder, query, service).fetch()
-    rows = positions_in_degrees(rows)
-    keys = ["obsid", "obi", "region_id"]
-    unique = rows.sort_values([*keys, "name"], ignore_index=True).drop_duplicates(keys)
-    if len(unique) < len(rows):
-        log.warning("%d rows repeat a detection and are left out", len(rows) - len(unique))
-    identities = unique[keys].itertuples(index=False)
-    named = [(f"{obsid}.{obi}.{region}", (obsid, obi, region)) for obsid, obi, region in identities]
-    uris = {
-        f"{product[:3]}_uri": [product_uri(source, *key, product) for _, key in named]
-        for product in ("pha3", "arf3", "rmf3")
-    }
-    identity = {"detection_id": [f"{release}:{name}" for name, _ in named]}
-    made = pd.DataFrame({**identity, **uris}, index=unique.index)
-    return made.join(unique), service.url + (f" where {where}" if where else "")
+    return ReleasePages(workspace, source, release, Query(home.schema, where), service)
 
 
 def cut_into_pages(counts: Counts, most: int) -> list[Counts]:
@@ -259,9 +283,26 @@ def _middle(counts: Counts) -> int:
     return min(cut, len(counts) - 1)
 
 
-_NULLABLE = {
-    pa.int64(): pd.Int64Dtype(),
-    pa.bool_(): pd.BooleanDtype(),
-    pa.string(): pd.StringDtype(),
-}
-"""How nullable columns of a page come into pandas."""
+_KEY = ["obsid", "obi", "region_id"]
+
+
+def _without_repeats(page: pa.Table) -> pa.Table:
+    """One row a detection; a page has all those of its obsids."""
+    order = [(name, "ascending") for name in [*_KEY, "name"]]
+    page = page.sort_by(order)
+    keys = np.stack([page[name].to_numpy() for name in _KEY])
+    return page.filter(np.append(True, (np.diff(keys) != 0).any(axis=0)))
+
+
+def _with_identity(page: pa.Table, source: str, release: str) -> pa.Table:
+    """A page with detection_id and the URIs of the products, positions in degrees."""
+    keys = list(zip(*(page[name].to_pylist() for name in _KEY), strict=True))
+    columns = {name: page[name] for name in page.column_names}
+    columns["detection_id"] = pa.array([f"{release}:{o}.{b}.{r}" for o, b, r in keys])
+    for product in PRODUCTS:
+        columns[f"{product[:3]}_uri"] = pa.array(
+            [product_uri(source, o, b, r, product) for o, b, r in keys]
+        )
+    positions = positions_in_degrees(page.select(["ra", "dec"]).to_pandas())
+    columns.update({name: pa.array(positions[name], from_pandas=True) for name in positions})
+    return pa.table(columns)

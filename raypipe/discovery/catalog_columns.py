@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 from astropy.coordinates import Angle
 from astropy.table import Table
 
+from raypipe.discovery.columns import OWN_TYPES
 from raypipe.errors import UsageError
 
 log = logging.getLogger(__name__)
@@ -19,6 +23,8 @@ JOIN_KEYS = (("detection_id",), ("obsid", "obi", "region_id"), ("name",))
 
 CLASS_COLUMNS = ["class", "muwclass_true_class", "true_class"]
 """Names under which a class label is known; in raypipe's own tables it is `class`."""
+
+_PANDAS_TYPES = {pa.large_string(): "string", pa.int64(): "Int64", pa.float64(): "float64"}
 
 
 def read_catalog(path: str | Path) -> pd.DataFrame:
@@ -52,35 +58,90 @@ def positions_in_degrees(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**texts)
 
 
-def join_catalog(manifest: pd.DataFrame, catalog: pd.DataFrame) -> pd.DataFrame:
-    """Add a catalog's columns to a manifest, by the first of `JOIN_KEYS` that matches any row.
+class CatalogJoin:
+    """A catalog's columns, joined to detections that come in tables.
 
-    Rows without a match keep nulls; of several catalog rows for one detection the first counts.
-    Columns the manifest has values in stay its own. Raises UsageError where the catalog has none
-    of the keys' columns.
+    The first of `JOIN_KEYS` counts that matches any detection, so all are looked at before columns
+    are added to any. Of several catalog rows for one detection the first counts; columns that the
+    detections have values in stay theirs. Raises UsageError where the catalog has none of the
+    keys' columns.
     """
-    if not any(set(key) <= set(catalog) for key in JOIN_KEYS):
-        raise UsageError("the catalog has neither " + ", nor ".join(map(" and ".join, JOIN_KEYS)))
-    for key in JOIN_KEYS:
-        columns = list(key)
-        if not set(columns) <= set(catalog):
-            continue
-        left, right = key_texts(manifest[columns]), key_texts(catalog[columns])
-        first = ~right.duplicated()
-        positions = right[first].get_indexer(left)
-        positions[left == ""] = -1
-        if (found := int((positions >= 0).sum())) == 0:
-            continue
-        log.info("catalog: %d of %d detections found by %s", found, len(left), " and ".join(key))
-        held = {name for name in manifest if manifest[name].notna().any()}
-        new = catalog[first].reset_index(drop=True).reindex(positions).set_axis(manifest.index)
-        new = new[[name for name in catalog if name not in held]]
-        joined = pd.concat(
-            [manifest.drop(columns=manifest.columns.intersection(new.columns)), new], axis=1
+
+    def __init__(self, catalog: pd.DataFrame) -> None:
+        if not any(set(key) <= set(catalog) for key in JOIN_KEYS):
+            raise UsageError(
+                "the catalog has neither " + ", nor ".join(map(" and ".join, JOIN_KEYS))
+            )
+        self._catalog = catalog
+        self._keys = [_Key(catalog, key) for key in JOIN_KEYS if set(key) <= set(catalog)]
+        self._detections = 0
+        self._columns = pa.table({})
+        self._place = np.array([], dtype=np.int64)
+
+    def look(self, detections: pa.Table) -> None:
+        """Find out which rows of the catalog are wanted."""
+        self._detections += detections.num_rows
+        for number, key in enumerate(self._keys):
+            key.look(detections)
+            if key.found:
+                del self._keys[number + 1 :]
+
+    def settle(self, filled: Collection[str]) -> None:
+        """All have been looked at, and have values in the columns of `filled`."""
+        self._keys = [key for key in self._keys if key.found]
+        if not self._keys:
+            log.warning("catalog: none of its rows is a detection of the manifest")
+            return
+        (key,) = self._keys
+        log.info(
+            "catalog: %d of %d detections found by %s",
+            key.found,
+            self._detections,
+            " and ".join(key.names),
         )
-        return joined[[*manifest.columns, *joined.columns.difference(manifest.columns, sort=False)]]
-    log.warning("catalog: none of its rows is a detection of the manifest")
-    return manifest
+        rows = self._catalog.iloc[key.rows[key.wanted]].reset_index(drop=True)
+        if key.found < self._detections:
+            rows = rows.reindex(range(len(rows) + 1))
+        rows = rows[[name for name in rows if name not in filled]]
+        rows = rows.astype({n: _PANDAS_TYPES[k] for n, k in OWN_TYPES.items() if n in rows})
+        self._columns = pa.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata()
+        self._place = np.append(np.cumsum(key.wanted) - 1, len(rows) - 1)
+
+    def add_columns(self, detections: pa.Table) -> pa.Table:
+        """Detections with the catalog's columns, nulls where it has no row for them."""
+        for key in self._keys:
+            new = self._columns.take(pa.array(self._place[key.places(detections)]))
+            for name in new.column_names:
+                at = detections.schema.get_field_index(name)
+                if at < 0:
+                    detections = detections.append_column(name, new[name])
+                else:
+                    detections = detections.set_column(at, name, new[name])
+        return detections
+
+
+class _Key:
+    """Rows of a catalog by one key; `found` detections want the `wanted` ones of `rows`."""
+
+    def __init__(self, catalog: pd.DataFrame, names: Sequence[str]) -> None:
+        self.names = list(names)
+        texts = key_texts(catalog[self.names])
+        self.rows = np.flatnonzero(~texts.duplicated())
+        self.wanted = np.zeros(len(self.rows), dtype=bool)
+        self.found = 0
+        self._texts = texts[self.rows]
+
+    def look(self, detections: pa.Table) -> None:
+        places = self.places(detections)
+        self.wanted[places[places >= 0]] = True
+        self.found += int((places >= 0).sum())
+
+    def places(self, detections: pa.Table) -> np.ndarray:
+        """Places of detections in `rows`, -1 for those that are not there."""
+        texts = key_texts(detections.select(self.names).to_pandas())
+        places = self._texts.get_indexer(texts)
+        places[texts == ""] = -1
+        return places
 
 
 def key_texts(columns: pd.DataFrame) -> pd.Index[str]:

@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import logging
-from collections.abc import Collection, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import pyarrow as pa
 
-from raypipe.config import Config, as_config
+from raypipe._version import __version__
+from raypipe.config import Config, DiscoverConfig, as_config
 from raypipe.discovery.archive import is_release_name
-from raypipe.discovery.archive_pages import archive_detections
-from raypipe.discovery.catalog_columns import join_catalog, read_catalog
-from raypipe.discovery.listing import Detection, csc_detections, is_csc_name, looks_like_pha
-from raypipe.discovery.manifest import write_manifest
+from raypipe.discovery.archive_pages import release_pages
+from raypipe.discovery.catalog_columns import CatalogJoin, read_catalog
+from raypipe.discovery.columns import manifest_rows
+from raypipe.discovery.files import list_files
+from raypipe.discovery.listing import CscFiles, looks_like_pha
+from raypipe.discovery.manifest import find_manifest, write_manifest
 from raypipe.discovery.own_files import own_detections
+from raypipe.discovery.spill import remove_leftovers, scratch_folder
 from raypipe.errors import UsageError
 from raypipe.runs import record_run
-from raypipe.workspace import Workspace, check_name
+from raypipe.workspace import Workspace, check_name, manifest_folder
 
 log = logging.getLogger(__name__)
 
-_COLUMN_TYPES = {
-    "detection_id": "string",
-    "obsid": "Int64",
-    "obi": "Int64",
-    "region_id": "Int64",
-    "name": "string",
-    "ra": "float64",
-    "dec": "float64",
-    "pha_uri": "string",
-    "arf_uri": "string",
-    "rmf_uri": "string",
-    "background_uri": "string",
-    "files_stamp": "string",
-}
+_SURVEY = "survey.json"
 
 
 def discover(
@@ -57,13 +49,15 @@ def discover(
     `release`; by default a simulated survey and a release of the archive name theirs themselves,
     other folders are taken for `discover.release` of the configuration. Raises UsageError where
     there are no spectra, ServiceError where the archive fails: the same call goes on from there.
+    The archive is not asked for a manifest that is there whole and was made of the same question,
+    catalog and settings. Memory does not grow with the source, but for the catalog.
     """
     settings = as_config(config)
     workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
     with record_run(workspace, "discover", settings) as figures:
         if is_release_name(source):
             release = check_name(release or source, "release")
-            rows, origin = archive_detections(workspace, source, release, where, settings.discover)
+            summary = _from_archive(workspace, source, release, where, catalog, settings.discover)
         elif where is not None:
             raise UsageError(
                 f"--where chooses from a release of the archive (csc2.1), not {source}"
@@ -72,53 +66,95 @@ def discover(
             folder = Workspace(source)
             if not folder.exists(""):
                 raise UsageError(f"{folder.uri}: no such folder")
-            stamps = folder.all_files()
-            release = release or _survey_release(folder, stamps) or settings.discover.release
+            release = release or _survey_release(folder) or settings.discover.release
             check_name(release, "release")
-            rows, origin = _listed_detections(folder, stamps, release), folder.absolute_uri()
-        columns = dict.fromkeys([*_COLUMN_TYPES, *rows.columns])
-        rows = rows.reindex(columns=list(columns)).astype(_COLUMN_TYPES)
-        if catalog is not None:
-            rows = join_catalog(rows, read_catalog(catalog)).astype(_COLUMN_TYPES)
-        summary = write_manifest(workspace, release, rows, settings.discover.part_rows, origin)
+            summary = _from_files(workspace, folder, release, catalog, settings.discover)
         figures.update(summary)
-    log.info("discover: %d detections of %s in %s", len(rows), release, source)
+    log.info("discover: %d detections of %s in %s", summary["rows"], release, source)
     return summary
 
 
-def _listed_detections(folder: Workspace, stamps: dict[str, str], release: str) -> pd.DataFrame:
-    """Detections among a folder's files, whose sizes and times are `stamps`."""
-    files = sorted(stamps)
-    candidates = [name for name in files if not is_csc_name(name) and looks_like_pha(name)]
-    uris = [folder.absolute_uri(name) for name in files]
-    detections = [
-        *csc_detections(uris, release),
-        *own_detections(folder, candidates, set(files)),
-    ]
-    if not detections:
-        raise UsageError(
-            f"{folder.uri}: no spectra there (CSC names, .pi or .pha files) "
-            f"among {len(files)} files"
+def _from_archive(
+    workspace: Workspace,
+    source: str,
+    release: str,
+    where: str | None,
+    catalog: str | Path | None,
+    settings: DiscoverConfig,
+) -> dict[str, Any]:
+    """The manifest of a release of the archive; its pages are kept until that is whole."""
+    pages = release_pages(workspace, source, release, where, settings)
+    join = CatalogJoin(read_catalog(catalog)) if catalog is not None else None
+    content = hashlib.sha256(Path(catalog).read_bytes()).hexdigest() if catalog else None
+    recipe = json.dumps([pages.question, content, settings.part_rows, __version__])
+    made_of = hashlib.sha256(recipe.encode()).hexdigest()[:16]
+    summary = find_manifest(workspace, release, made_of)
+    if summary is None:
+        remove_leftovers(workspace, release)
+        tables = map(manifest_rows, pages.detections())
+        summary = write_manifest(
+            workspace,
+            release,
+            tables,
+            settings.part_rows,
+            pages.origin,
+            join=join,
+            made_of=made_of,
         )
-    rows = pd.DataFrame([asdict(detection) for detection in detections])
-    rows["files_stamp"] = [_stamp(detection, folder, stamps) for detection in detections]
-    return rows
+    else:
+        log.info(
+            "the manifest is there already; delete %s to ask the archive anew",
+            workspace.absolute_uri(manifest_folder(release)),
+        )
+    pages.remove()
+    return summary
 
 
-def _stamp(detection: Detection, folder: Workspace, stamps: dict[str, str]) -> str:
-    """Sizes and times of a detection's files: another stamp, and it is ingested again."""
-    uris = detection.pha_uri, detection.arf_uri, detection.rmf_uri, detection.background_uri
-    root = f"{folder.absolute_uri()}/"
-    return " ".join(stamps.get(uri.removeprefix(root), "") if uri else "" for uri in uris)
+def _from_files(
+    workspace: Workspace,
+    folder: Workspace,
+    release: str,
+    catalog: str | Path | None,
+    settings: DiscoverConfig,
+) -> dict[str, Any]:
+    """The manifest of what a folder holds now."""
+    join = CatalogJoin(read_catalog(catalog)) if catalog is not None else None
+    remove_leftovers(workspace, release)
+    with scratch_folder(workspace, release) as scratch:
+        tables = map(manifest_rows, _listed_detections(folder, release, scratch))
+        source = folder.absolute_uri()
+        return write_manifest(workspace, release, tables, settings.part_rows, source, join=join)
 
 
-def _survey_release(folder: Workspace, files: Collection[str]) -> str | None:
-    if "survey.json" not in files:
+def _listed_detections(folder: Workspace, release: str, scratch: Path) -> Iterator[pa.Table]:
+    """Detections among a folder's files, in tables; UsageError where there are none."""
+    csc_files = CscFiles(scratch)
+    own_files = {}
+    files = 0
+    for name, stamp in list_files(folder):
+        files += 1
+        if not csc_files.add(name, stamp) and looks_like_pha(name):
+            own_files[name] = stamp
+    found = 0
+    for table in itertools.chain(
+        csc_files.detections(release, f"{folder.absolute_uri()}/"),
+        own_detections(folder, own_files),
+    ):
+        found += table.num_rows
+        yield table
+    if not found:
+        raise UsageError(
+            f"{folder.uri}: no spectra there (CSC names, .pi or .pha files) among {files} files"
+        )
+
+
+def _survey_release(folder: Workspace) -> str | None:
+    if not folder.exists(_SURVEY):
         return None
     try:
-        return str(folder.read_json("survey.json")["release"])
+        return str(folder.read_json(_SURVEY)["release"])
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
         raise UsageError(
-            f"{folder.absolute_uri('survey.json')}: not a survey's description ({error}); "
+            f"{folder.absolute_uri(_SURVEY)}: not a survey's description ({error}); "
             "simulate the survey again or give --release"
         ) from error

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raypipe.discovery.spill import BUCKETS, MEMORY, Spill
 
 _CSC_NAME = re.compile(
     r"(?P<instrument>acis|hrc)f(?P<obsid>\d{5,6})_(?P<obi>\d{3})N(?P<version>\d{3})"
@@ -13,6 +19,24 @@ _CSC_NAME = re.compile(
 )
 _PHA_SUFFIXES = (".pi", ".pha")
 _PHA_WORDS = re.compile(r"(^|[_.\-])(pha|pi|spec|spectrum)([_.\-0-9]|$)", re.IGNORECASE)
+
+_PRODUCTS = ("pha3", "arf3", "rmf3")
+_OBIS, _REGIONS = 1_000, 100_000
+"""More than an obi and a region_id of `_CSC_NAME` can be."""
+
+_FILE = pa.schema(
+    {
+        "detection": pa.int64(),
+        "product": pa.int8(),
+        "version": pa.int16(),
+        "exposure_rank": pa.int8(),
+        "name": pa.large_string(),
+        "stamp": pa.large_string(),
+    }
+)
+_FILES_AT_ONCE = 50_000
+_MIXER = np.uint64(0x9E3779B97F4A7C15)
+"""An odd number whose multiples spread neighboring keys over all high bits."""
 
 
 class CscName(NamedTuple):
@@ -25,56 +49,43 @@ class CscName(NamedTuple):
     rank: tuple[int, int]
 
 
-@dataclass
-class Detection:
-    """A detection's files; of several versions of a file the newest.
+class CscFiles:
+    """Files with the CSC's names, come in any order, and the detections they make.
 
-    `obsid`, `obi`, `region_id` are None for files outside the CSC.
+    Of several files of a product the newest N wins (a PHA's version and its ARF's can differ);
+    among interleaved exposures (_e1, _e2) of one version the first, then the first name.
     """
 
-    detection_id: str
-    obsid: int | None
-    obi: int | None
-    region_id: int | None
-    pha_uri: str
-    arf_uri: str | None = None
-    rmf_uri: str | None = None
-    background_uri: str | None = None
+    def __init__(self, scratch: Path, memory: int = MEMORY) -> None:
+        self._spill = Spill(scratch, memory)
+        self._rows: list[tuple[int, int, int, int, str, str]] = []
 
+    def add(self, name: str, stamp: str = "") -> bool:
+        """Take a file in, or say that its name is none of the CSC's."""
+        parsed = parse_csc_name(name)
+        if parsed is None:
+            return False
+        detection = (parsed.obsid * _OBIS + parsed.obi) * _REGIONS + parsed.region_id
+        self._rows.append((detection, _PRODUCTS.index(parsed.product), *parsed.rank, name, stamp))
+        if len(self._rows) == _FILES_AT_ONCE:
+            self._put_aside()
+        return True
 
-@dataclass
-class _Versions:
-    newest: dict[str, tuple[tuple[int, int], str]] = field(default_factory=dict)
+    def detections(self, release: str, root: str) -> Iterator[pa.Table]:
+        """Detections with a PHA, in tables; `root` comes before the names in their URIs."""
+        self._put_aside()
+        for share in self._spill.shares(BUCKETS):
+            yield _detections(_newest(pa.concat_tables(share)), release, root)
 
-    def offer(self, product: str, rank: tuple[int, int], uri: str) -> None:
-        if product not in self.newest or rank > self.newest[product][0]:
-            self.newest[product] = rank, uri
-
-    def uri(self, product: str) -> str | None:
-        return self.newest[product][1] if product in self.newest else None
-
-
-def csc_detections(uris: Iterable[str], release: str) -> list[Detection]:
-    """Detections among files with the CSC's names, each with its newest PHA, ARF and RMF.
-
-    The newest N wins, product by product (a PHA's version and its ARF's can differ); among
-    interleaved exposures (_e1, _e2) of one version the first. Sorted by obsid, obi, region.
-    """
-    groups: dict[tuple[int, int, int], _Versions] = {}
-    for uri in uris:
-        name = parse_csc_name(uri)
-        if name is None:
-            continue
-        key = name.obsid, name.obi, name.region_id
-        groups.setdefault(key, _Versions()).offer(name.product, name.rank, uri)
-    detections = []
-    for (obsid, obi, region), files in sorted(groups.items()):
-        pha = files.uri("pha3")
-        if pha is not None:
-            detection_id = f"{release}:{obsid}.{obi}.{region}"
-            arf, rmf = files.uri("arf3"), files.uri("rmf3")
-            detections.append(Detection(detection_id, obsid, obi, region, pha, arf, rmf))
-    return detections
+    def _put_aside(self) -> None:
+        columns = zip(*self._rows, strict=True) if self._rows else [()] * len(_FILE)
+        table = pa.table(
+            [pa.array(column, field.type) for column, field in zip(columns, _FILE, strict=True)],
+            _FILE,
+        )
+        detections = table["detection"].to_numpy().astype(np.uint64)
+        self._spill.add(table, detections * _MIXER >> np.uint64(32))
+        self._rows = []
 
 
 def parse_csc_name(uri: str) -> CscName | None:
@@ -90,11 +101,6 @@ def parse_csc_name(uri: str) -> CscName | None:
     return CscName(obsid, obi, region, match["product"], rank)
 
 
-def is_csc_name(uri: str) -> bool:
-    """Whether a file has a name of the CSC's spectral products."""
-    return _CSC_NAME.search(uri) is not None
-
-
 def looks_like_pha(uri: str) -> bool:
     """Whether a file outside the CSC has the name of a spectrum: .pi, .pha, or "pha" in it."""
     name = uri.rsplit("/", 1)[-1].lower().removesuffix(".gz")
@@ -107,3 +113,39 @@ def stem(uri: str) -> str:
     """A file's name without folder and suffixes (.gz, .pi, .pha, .fits)."""
     name = uri.rsplit("/", 1)[-1].removesuffix(".gz")
     return name.rsplit(".", 1)[0] if "." in name else name
+
+
+def _newest(files: pa.Table) -> pa.Table:
+    """Of each product of each detection the file that counts, in order of both."""
+    order = [("detection", "ascending"), ("product", "ascending")]
+    order += [("version", "descending"), ("exposure_rank", "descending"), ("name", "ascending")]
+    files = files.sort_by(order)
+    detection, product = files["detection"].to_numpy(), files["product"].to_numpy()
+    other = (np.diff(detection) != 0) | (np.diff(product) != 0)
+    return files.filter(np.append(np.ones(min(len(files), 1), bool), other))
+
+
+def _detections(files: pa.Table, release: str, root: str) -> pa.Table:
+    """The detections that these files, one a product, belong to."""
+    pha, *others = (files.filter(pc.equal(files["product"], i)) for i in range(len(_PRODUCTS)))
+    keys = pha["detection"]
+    companions = [other.take(pc.index_in(keys, other["detection"])) for other in others]
+    number = keys.to_numpy()
+    obsid, obi = number // (_OBIS * _REGIONS), number // _REGIONS % _OBIS
+    region = number % _REGIONS
+    names = (f"{release}:{o}.{b}.{r}" for o, b, r in zip(obsid, obi, region, strict=True))
+    stamps = [pc.fill_null(table["stamp"], "") for table in (pha, *companions)]
+    columns = {
+        "detection_id": pa.array(names, pa.large_string()),
+        "obsid": obsid,
+        "obi": obi,
+        "region_id": region,
+        "files_stamp": pc.binary_join_element_wise(*stamps, _text(""), _text(" ")),
+    }
+    for name, table in zip(("pha_uri", "arf_uri", "rmf_uri"), (pha, *companions), strict=True):
+        columns[name] = pc.binary_join_element_wise(_text(root), table["name"], _text(""))
+    return pa.table(columns)
+
+
+def _text(value: str) -> pa.Scalar:
+    return pa.scalar(value, pa.large_string())

@@ -3,56 +3,93 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raypipe._version import __version__
+from raypipe.discovery.catalog_columns import CatalogJoin
+from raypipe.discovery.columns import ColumnTypes
+from raypipe.discovery.fingerprints import (
+    FINGERPRINT,
+    ManifestFingerprint,
+    part_fingerprint,
+    row_hashes,
+)
+from raypipe.discovery.spill import BUCKETS, MEMORY, Spill, scratch_folder
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.workspace import Workspace, manifest_folder, part_name
 
-_SUMMARY = "manifest.json"
+log = logging.getLogger(__name__)
+
+_WRITERS = 8
+"""Parts written at once: what takes time on S3 is the wait for it."""
 
 
 def write_manifest(
-    workspace: Workspace, release: str, rows: pd.DataFrame, part_rows: int, source: str
+    workspace: Workspace,
+    release: str,
+    tables: Iterable[pa.Table],
+    part_rows: int,
+    source: str,
+    *,
+    join: CatalogJoin | None = None,
+    made_of: str | None = None,
+    memory: int = MEMORY,
 ) -> dict[str, Any]:
-    """Publish a release's manifest and return its summary.
+    """Publish a release's manifest of detections that come in tables; return its summary.
 
     Rows go to parts by a hash of their detection_id, the number of parts being a power of two, so
-    that more detections leave most rows where they were. The summary is removed first and
-    written last: a manifest with a summary is whole.
+    that more detections leave most rows where they were; a part is in order of detection_id, rows
+    of one detection in the order they came. `join` adds a catalog's columns, `made_of` goes into
+    the summary. Rows are put aside in a scratch folder once they take more than `memory` bytes.
+    The summary is removed first and written last: a manifest with a summary is whole.
     """
-    folder = manifest_folder(release)
-    parts = 1 << max(0, int(np.ceil(np.log2(max(len(rows), 1) / part_rows))))
-    rows = rows.sort_values("detection_id", kind="stable", ignore_index=True)
-    part = np.array([_part_of(identifier, parts) for identifier in rows["detection_id"]], dtype=int)
-    workspace.delete(f"{folder}/{_SUMMARY}")
-    schema = pa.Schema.from_pandas(rows, preserve_index=False).remove_metadata()
-    ends = np.cumsum(np.bincount(part, minlength=parts))
-    for number, places in enumerate(np.split(np.argsort(part, kind="stable"), ends[:-1])):
-        table = pa.Table.from_pandas(rows.iloc[places], schema, preserve_index=False)
-        workspace.write_table(part_name(folder, number), table.replace_schema_metadata(None))
-    for name in workspace.files(folder, ".parquet"):
-        if name >= part_name(folder, parts):
+    types, rows = ColumnTypes(), 0
+    with scratch_folder(workspace, release) as folder:
+        spill = Spill(folder, memory)
+        for table in tables:
+            types.see(table)
+            rows += table.num_rows
+            if join:
+                join.look(table)
+            spill.add(table, _id_hashes(table))
+        if join:
+            join.settle(types.filled)
+        parts = 1 << max(0, int(np.ceil(np.log2(max(rows, 1) / part_rows))))
+        log.info("%d detections, in %d parts", rows, parts)
+        workspace.delete(_summary_name(release))
+        fingerprint = ManifestFingerprint()
+        shares = min(parts, BUCKETS)
+        for number, aside in enumerate(spill.shares(shares)):
+            share = types.unite(aside)
+            share = join.add_columns(share) if join else share
+            fingerprint.add(share)
+            _write_parts(workspace, release, share, range(number, parts, shares), parts)
+    for name in workspace.files(manifest_folder(release), ".parquet"):
+        if name >= part_name(manifest_folder(release), parts):
             workspace.delete(name)
     summary = {
         "release": release,
-        "rows": len(rows),
+        "rows": rows,
         "parts": parts,
         "source": source,
-        "fingerprint": _fingerprint(rows),
+        "fingerprint": fingerprint.digest(),
         "raypipe_version": __version__,
+        **({"made_of": made_of} if made_of else {}),
     }
-    workspace.write_json(f"{folder}/{_SUMMARY}", summary)
+    workspace.write_json(_summary_name(release), summary)
     return summary
 
 
 def read_manifest_summary(workspace: Workspace, release: str) -> dict[str, Any]:
     """What a release's manifest holds; RaypipeError where there is no whole one."""
-    name = f"{manifest_folder(release)}/{_SUMMARY}"
+    name = _summary_name(release)
     if not workspace.exists(name):
         raise RaypipeError(
             f"{workspace.absolute_uri(manifest_folder(release))}: no whole manifest there; "
@@ -62,15 +99,21 @@ def read_manifest_summary(workspace: Workspace, release: str) -> dict[str, Any]:
     return summary
 
 
+def find_manifest(workspace: Workspace, release: str, made_of: str) -> dict[str, Any] | None:
+    """The summary of a release's manifest if it is there, whole, and made of that."""
+    if not workspace.exists(_summary_name(release)):
+        return None
+    summary = read_manifest_summary(workspace, release)
+    return summary if summary.get("made_of") == made_of else None
+
+
 def choose_release(workspace: Workspace, release: str | None) -> str:
     """The release that was asked for, or the only one there is.
 
     Raises UsageError where there is none of that name, none at all, or several to choose from.
     """
     known = [
-        name
-        for name in workspace.folders("manifest")
-        if workspace.exists(f"{manifest_folder(name)}/{_SUMMARY}")
+        name for name in workspace.folders("manifest") if workspace.exists(_summary_name(name))
     ]
     if release is not None:
         if release not in known:
@@ -87,12 +130,34 @@ def choose_release(workspace: Workspace, release: str | None) -> str:
     return known[0]
 
 
-def _part_of(identifier: str, parts: int) -> int:
-    digest = hashlib.blake2b(identifier.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % parts
+def _summary_name(release: str) -> str:
+    return f"{manifest_folder(release)}/manifest.json"
 
 
-def _fingerprint(rows: pd.DataFrame) -> str:
-    columns = ["detection_id", "pha_uri", "arf_uri", "rmf_uri", "background_uri"]
-    hashed = pd.util.hash_pandas_object(rows[columns].astype(str), index=False).to_numpy()
-    return hashlib.sha256(hashed.tobytes()).hexdigest()[:16]
+def _id_hashes(rows: pa.Table) -> np.ndarray:
+    digests = (
+        hashlib.blake2b(identifier.encode(), digest_size=8).digest()
+        for identifier in rows["detection_id"].to_pylist()
+    )
+    return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
+
+
+def _write_parts(
+    workspace: Workspace, release: str, rows: pa.Table, numbers: range, parts: int
+) -> None:
+    """Publish the parts of these numbers, which are all that `rows` belong to."""
+    by_id = pc.sort_indices(rows["detection_id"]).to_numpy()
+    part = (_id_hashes(rows) % parts)[by_id]
+    order = np.argsort(part, kind="stable")
+    rows, part = rows.take(by_id[order]), part[order]
+    hashes = row_hashes(rows)
+
+    def write(number: int) -> None:
+        start, end = np.searchsorted(part, [number, number + 1]).tolist()
+        fingerprint = part_fingerprint(rows.schema, hashes[start:end])
+        name = part_name(manifest_folder(release), number)
+        workspace.write_table(name, rows.slice(start, end - start), {FINGERPRINT: fingerprint})
+
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        for _ in pool.map(write, numbers):
+            pass

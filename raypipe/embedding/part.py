@@ -10,7 +10,7 @@ import pyarrow as pa
 from raypipe._version import __version__
 from raypipe.catalog.schema import catalog_table
 from raypipe.config import EmbedConfig
-from raypipe.ingestion.part import FINGERPRINT
+from raypipe.discovery.fingerprints import FINGERPRINT
 from raypipe.ingestion.responses import ResponseLibrary
 from raypipe.model.batch import SpectraBatch
 from raypipe.model.bundle import Model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import pyarrow as pa
 
 from raypipe._version import __version__
 from raypipe.config import IngestConfig
+from raypipe.discovery.fingerprints import FINGERPRINT, manifest_fingerprint
 from raypipe.ingestion.chip_rmfs import ChipRmfs, load_chip_rmfs
 from raypipe.ingestion.earlier import (
     ROW_KEYS,
@@ -34,9 +34,6 @@ from raypipe.workspace import (
     spectra_folder,
 )
 
-FINGERPRINT = "manifest_part_sha256"
-"""Key of a spectra part's metadata that says which manifest rows it was made of."""
-
 _IDENTITY = ["detection_id", "obsid", "obi", "region_id", "name", "ra", "dec"]
 
 
@@ -56,12 +53,6 @@ class Outcome:
     requests: int
     retries: int
     bytes_read: int
-
-
-def manifest_fingerprint(manifest: pa.Table) -> str:
-    """A hash of a manifest part's rows: all columns, in order."""
-    text = json.dumps(manifest.to_pylist(), sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def ingest_part(workspace: Workspace, release: str, part: int, config: IngestConfig) -> Outcome:

@@ -1,11 +1,19 @@
-"""How far ingestion of a release has come: which parts are there, and whether rows add up."""
+"""How far ingestion of a release has come: which parts are there, and whether rows add up.
+
+Parquet footers say that, a few kB of each file: many are read at once.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
 from raypipe.config import IngestConfig
+from raypipe.discovery.fingerprints import FINGERPRINT, manifest_fingerprint
 from raypipe.discovery.manifest import read_manifest_summary
 from raypipe.errors import RaypipeError
-from raypipe.ingestion.part import FINGERPRINT, manifest_fingerprint
 from raypipe.ingestion.schema import DUPLICATE, RMF
 from raypipe.workspace import (
     Workspace,
@@ -15,33 +23,49 @@ from raypipe.workspace import (
     spectra_folder,
 )
 
+T = TypeVar("T")
+
+_READERS = 16
+
 
 def count_parts(workspace: Workspace, release: str) -> int:
     """Number of parts of a release, from manifest to catalog."""
     return int(read_manifest_summary(workspace, release)["parts"])
 
 
-def is_current(workspace: Workspace, release: str, part: int) -> bool:
-    """Whether a part is published whole, of the manifest's rows as they are now.
+@dataclass(frozen=True)
+class _Part:
+    """Rows of a part's files, None where there is none, and what the spectra were made of and by.
 
-    A run that ends between rejects and spectra leaves newer rejects: rows do not add up then.
+    `fingerprint` is that of the manifest's rows, `made_of` that of the rows the spectra are of, and
+    `rmf` the `ingest.rmf` they were made with.
     """
-    spectra = part_name(spectra_folder(release), part)
-    rejects = part_name(rejects_folder(release), part)
-    if not workspace.exists(spectra) or not workspace.exists(rejects):
-        return False
-    manifest = workspace.read_table(part_name(manifest_folder(release), part))
-    if workspace.read_metadata(spectra).get(FINGERPRINT) != manifest_fingerprint(manifest):
-        return False
-    return workspace.count_rows(spectra) + workspace.count_rows(rejects) == manifest.num_rows
+
+    manifest: int
+    spectra: int | None
+    rejects: int | None
+    fingerprint: str
+    made_of: str | None
+    rmf: str | None
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it is published whole, of the manifest's rows as they are now.
+
+        A run that ends between rejects and spectra leaves newer rejects: rows do not add up then.
+        """
+        if self.spectra is None or self.rejects is None:
+            return False
+        return self.made_of == self.fingerprint and self.spectra + self.rejects == self.manifest
 
 
 def is_done(workspace: Workspace, release: str, part: int, config: IngestConfig) -> bool:
     """Whether a part is current, with the RMFs asked for, and no other try may mend a reject."""
-    if not is_current(workspace, release, part):
+    state = _look(workspace, release, part)
+    if not state.is_current or state.rmf != config.rmf:
         return False
-    if workspace.read_metadata(part_name(spectra_folder(release), part)).get(RMF) != config.rmf:
-        return False
+    if not state.rejects:
+        return True
     rejects = workspace.read_table(part_name(rejects_folder(release), part), ["retryable", "stage"])
     return not any(
         row["retryable"] or (config.retry_rejects == "all" and row["stage"] != DUPLICATE)
@@ -51,17 +75,16 @@ def is_done(workspace: Workspace, release: str, part: int, config: IngestConfig)
 
 def parts_to_ingest(workspace: Workspace, release: str, config: IngestConfig) -> list[int]:
     """Parts that are missing, out of date, or worth a retry."""
-    return [
-        part
-        for part in range(count_parts(workspace, release))
-        if not is_done(workspace, release, part, config)
-    ]
+    parts = range(count_parts(workspace, release))
+    done = _of_each(parts, lambda part: is_done(workspace, release, part, config))
+    return [part for part, is_so in zip(parts, done, strict=True) if not is_so]
 
 
 def require_ingested(workspace: Workspace, release: str) -> int:
     """Number of parts of a release; RaypipeError unless all its spectra are there and current."""
     parts = count_parts(workspace, release)
-    behind = sum(not is_current(workspace, release, part) for part in range(parts))
+    states = _of_each(range(parts), lambda part: _look(workspace, release, part))
+    behind = sum(not state.is_current for state in states)
     if behind:
         raise RaypipeError(
             f"{workspace.uri} {release}: {behind} of {parts} parts are not ingested; "
@@ -80,14 +103,14 @@ def drop_parts_beyond(workspace: Workspace, folder: str, parts: int) -> None:
 
 def count_rows(workspace: Workspace, release: str) -> dict[str, int]:
     """Rows of manifest, spectra and rejects; rejects count where their part's spectra are there."""
-    totals = {"manifest": 0, "spectra": 0, "rejects": 0}
-    for part in range(count_parts(workspace, release)):
-        totals["manifest"] += workspace.count_rows(part_name(manifest_folder(release), part))
-        spectra = part_name(spectra_folder(release), part)
-        if workspace.exists(spectra):
-            totals["spectra"] += workspace.count_rows(spectra)
-            totals["rejects"] += workspace.count_rows(part_name(rejects_folder(release), part))
-    return totals
+    parts = range(count_parts(workspace, release))
+    states = _of_each(parts, lambda part: _look(workspace, release, part))
+    there = [state for state in states if state.spectra is not None]
+    return {
+        "manifest": sum(state.manifest for state in states),
+        "spectra": sum(state.spectra or 0 for state in there),
+        "rejects": sum(state.rejects or 0 for state in there),
+    }
 
 
 def check_totals(workspace: Workspace, release: str, totals: dict[str, int]) -> None:
@@ -97,3 +120,26 @@ def check_totals(workspace: Workspace, release: str, totals: dict[str, int]) -> 
             f"{workspace.uri} {release}: {totals['manifest']} detections in the manifest, but "
             f"{totals['spectra']} spectra and {totals['rejects']} rejects; run ingest again"
         )
+
+
+def _look(workspace: Workspace, release: str, part: int) -> _Part:
+    name = part_name(manifest_folder(release), part)
+    manifest = workspace.read_footer(name)
+    if manifest is None:
+        raise RaypipeError(f"{workspace.absolute_uri(name)}: no such file; run raypipe discover")
+    spectra = workspace.read_footer(part_name(spectra_folder(release), part))
+    rejects = workspace.read_footer(part_name(rejects_folder(release), part))
+    return _Part(
+        manifest=manifest.rows,
+        spectra=spectra.rows if spectra else None,
+        rejects=rejects.rows if rejects else None,
+        fingerprint=manifest.metadata.get(FINGERPRINT)
+        or manifest_fingerprint(workspace.read_table(name)),
+        made_of=spectra.metadata.get(FINGERPRINT) if spectra else None,
+        rmf=spectra.metadata.get(RMF) if spectra else None,
+    )
+
+
+def _of_each(parts: Iterable[int], look: Callable[[int], T]) -> list[T]:
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(look, parts))

@@ -16,9 +16,11 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pandas as pd
+import pyarrow as pa
 
 from raypipe.discovery.archive import PRODUCTS, product_uri
-from raypipe.discovery.listing import Detection, csc_detections, parse_csc_name
+from raypipe.discovery.columns import manifest_rows
+from raypipe.discovery.listing import CscFiles, parse_csc_name
 from raypipe.discovery.manifest import write_manifest
 from raypipe.workspace import Workspace
 
@@ -283,16 +285,17 @@ def write_remote_manifest(
     part_rows: int = 1000,
 ) -> pd.DataFrame:
     """A manifest of release csc2.1 of a folder's detections, to be had from the server."""
-    uris = [f"{server.url}/files/{path.name}" for path in sorted(folder.iterdir())]
-    detections = csc_detections(uris, "csc2.1")[:limit]
-    rows = pd.DataFrame([_in_archive(d) if packages else vars(d) for d in detections])
-    rows = rows.assign(name=pd.Series([None] * len(rows), dtype="string"), ra=0.0, dec=0.0)
-    rows["background_uri"] = rows["background_uri"].astype("string")
-    write_manifest(workspace, "csc2.1", rows, part_rows, server.url)
+    files = CscFiles(folder)
+    for path in folder.iterdir():
+        files.add(path.name)
+    found = pa.concat_tables(files.detections("csc2.1", f"{server.url}/files/"))
+    rows = manifest_rows(found).sort_by("obsid").to_pandas()[:limit].assign(ra=0.0, dec=0.0)
+    if packages:
+        for product in PRODUCTS:
+            rows[f"{product[:3]}_uri"] = [
+                product_uri("csc2.1", *key, product)
+                for key in rows[["obsid", "obi", "region_id"]].itertuples(index=False)
+            ]
+    table = pa.Table.from_pandas(rows, manifest_rows(found).schema)
+    write_manifest(workspace, "csc2.1", [table], part_rows, server.url)
     return rows
-
-
-def _in_archive(detection: Detection) -> dict[str, object]:
-    key = "csc2.1", detection.obsid, detection.obi, detection.region_id
-    uris = {f"{kind[:3]}_uri": product_uri(*key, kind) for kind in PRODUCTS}  # type: ignore[arg-type]
-    return vars(detection) | uris

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -84,6 +85,25 @@ def test_the_same_command_asks_nothing_again(server: TapServer, tmp_path: Path) 
     first = discover(tmp_path, source="csc2.1", config=settings(server))
     asked = len(server.requests)
     assert discover(tmp_path, source="csc2.1", config=settings(server)) == first
+    assert len(server.requests) == asked
+    discover(tmp_path, source="csc2.1", config=settings(server, part_rows=50))
+    assert len(server.requests) > asked, "another manifest of the same question"
+
+
+def test_pages_go_when_the_manifest_is_there(server: TapServer, tmp_path: Path) -> None:
+    home = tmp_path / "w" / "manifest" / "csc2.1"
+    server.faults.dies_after_pages = 3
+    with pytest.raises(ServiceError):
+        discover(tmp_path / "w", source="csc2.1", config=settings(server))
+    assert len(list(home.glob(".pages/*/*.parquet"))) == 3
+    shutil.copytree(home / ".pages", tmp_path / "pages")
+    server.faults.dies_after_pages = None
+    summary = discover(tmp_path / "w", source="csc2.1", config=settings(server))
+    assert not list(home.glob(".*"))
+    shutil.copytree(tmp_path / "pages", home / ".pages")
+    asked = len(server.requests)
+    assert discover(tmp_path / "w", source="csc2.1", config=settings(server)) == summary
+    assert not list(home.glob(".*")), "those that a death left go too"
     assert len(server.requests) == asked
 
 
@@ -272,17 +292,30 @@ def test_a_death_of_the_service_costs_only_the_page_at_hand(
     assert len(counted) == 1, "the plan was made once"
 
 
+def start(server: TapServer, workspace: Path, **fields: Any) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "raypipe.cli", "discover", "--source", "csc2.1"]
+    for key, value in settings(server, **fields)["discover"].items():
+        command += ["--set", f"discover.{key}={value}"]
+    return subprocess.Popen([*command, "--workspace", str(workspace)])
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def published(workspace: Path) -> list[Path]:
+    return list((workspace / "manifest" / "csc2.1").glob("part-*.parquet"))
+
+
 def test_a_killed_command_goes_on_where_it_was(
     archive: Archive, server: TapServer, tmp_path: Path
 ) -> None:
     server.page_pause_s = 0.1
-    command = [sys.executable, "-m", "raypipe.cli", "discover", "--source", "csc2.1"]
-    for key, value in settings(server)["discover"].items():
-        command += ["--set", f"discover.{key}={value}"]
-    process = subprocess.Popen([*command, "--workspace", str(tmp_path)])
-    deadline = time.monotonic() + 60
-    while len(server.pages) < 3 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    process = start(server, tmp_path)
+    wait_until(lambda: len(server.pages) >= 3)
     process.send_signal(signal.SIGKILL)
     process.wait()
     asked = len(server.pages)
@@ -292,6 +325,44 @@ def test_a_killed_command_goes_on_where_it_was(
     discover(tmp_path, source="csc2.1", config=settings(server))
     assert_true(manifest(tmp_path), archive.truth)
     assert len(server.pages) <= len(set(server.pages)) + 1, "at most the page at hand again"
+
+
+@pytest.mark.parametrize("parts", [1, 300])
+def test_a_command_killed_while_it_publishes_asks_nothing_again(
+    parts: int, archive: Archive, server: TapServer, tmp_path: Path
+) -> None:
+    whole = discover(tmp_path / "whole", source="csc2.1", config=settings(server, part_rows=1))
+    asked = len(server.pages)
+    process = start(server, tmp_path / "w", part_rows=1)
+    wait_until(lambda: len(published(tmp_path / "w")) >= parts)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(server.pages) == 2 * asked
+    again = discover(tmp_path / "w", source="csc2.1", config=settings(server, part_rows=1))
+    assert again == whole
+    assert len(server.pages) == 2 * asked
+    names = sorted(path.name for path in published(tmp_path / "whole"))
+    assert names == sorted(path.name for path in published(tmp_path / "w"))
+    assert manifest(tmp_path / "w").equals(manifest(tmp_path / "whole"))
+
+
+def test_an_interrupt_is_heeded_while_the_archive_keeps_silent(
+    server: TapServer, tmp_path: Path
+) -> None:
+    server.page_pause_s = 30
+    process = start(server, tmp_path, sync_rows=2_000_000)
+    wait_until(lambda: ("GET", "/capabilities") in server.requests)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130
+
+
+def test_an_interrupt_is_heeded_while_publishing(server: TapServer, tmp_path: Path) -> None:
+    process = start(server, tmp_path, part_rows=1, page_rows=10_000, sync_rows=2_000_000)
+    wait_until(lambda: published(tmp_path))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130
+    assert not (tmp_path / "manifest" / "csc2.1" / "manifest.json").exists()
 
 
 def test_labels_join_and_status_reads(archive: Archive, server: TapServer, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from raypipe.discovery.discover import discover
@@ -111,7 +112,8 @@ def test_a_detection_without_rmf_takes_its_chips(
     config = config_of(server, rmf="chip")
     choose_chip_rmfs(workspace, RELEASE, config)
     without = rows.assign(rmf_uri=pd.Series([None] * len(rows), dtype="string"))
-    write_manifest(workspace, RELEASE, without, 1000, server.url)
+    table = pa.Table.from_pandas(without, preserve_index=False)
+    write_manifest(workspace, RELEASE, [table], 1000, server.url)
     assert ingest_part(workspace, RELEASE, 0, config).rejects == 0
     exact = config_of(server, rmf="exact")
     assert not is_done(workspace, RELEASE, 0, exact)

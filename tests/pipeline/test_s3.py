@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
+import pyarrow as pa
 import pytest
 from moto.server import ThreadedMotoServer
+from pyarrow.fs import FileSelector
 
 from raypipe.cli import main
+from raypipe.discovery.columns import manifest_rows
 from raypipe.discovery.discover import discover
+from raypipe.discovery.files import list_files
+from raypipe.discovery.manifest import write_manifest
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.ingestion.fetch import read_stored
 from raypipe.workspace import Workspace
@@ -80,6 +86,39 @@ def test_the_newest_version_wins(bucket: Any, tmp_path: Path) -> None:
     (row,) = manifest(str(tmp_path))
     assert row["pha_uri"] == f"s3://{BUCKET}/versions/{pha_name(1, version=10)}"
     assert row["arf_uri"].endswith(f"older/{pha_name(1, version=9, product='arf3')}")
+
+
+def test_a_listing_is_that_of_pyarrow(bucket: Any) -> None:
+    put(bucket, "listed", "a", "b/c.txt", "b/.hidden", ".d/e%2F f", body=b"12345")
+    put(bucket, "listed", "b/", body=b"")
+    folder = Workspace(f"s3://{BUCKET}/listed")
+    infos = folder.fs.get_file_info(FileSelector(folder.root, recursive=True))
+    expected = {
+        info.path.removeprefix(f"{folder.root}/"): f"{info.size}@{info.mtime_ns}"
+        for info in infos
+        if info.is_file and info.base_name != ".hidden"
+    }
+    assert dict(list_files(folder)) == expected
+    assert set(expected) == {"a", "b/c.txt", ".d/e%2F f"}
+
+
+def test_rows_are_put_aside_on_the_machine(
+    bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    workspace = Workspace(f"s3://{BUCKET}/aside")
+    rows = manifest_rows(pa.table({"detection_id": [f"r:{i}.0.1" for i in range(40)]}))
+    aside = []
+
+    def tables() -> Iterator[pa.Table]:
+        for start in range(0, 40, 10):
+            yield rows.slice(start, 10)
+            aside.append(len(list(tmp_path.rglob("*.arrow"))))
+
+    write_manifest(workspace, "r", tables(), 10, "here", memory=0)
+    assert aside == [1, 2, 3, 4]
+    assert workspace.read_folder("manifest/r").num_rows == 40
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

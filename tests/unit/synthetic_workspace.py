@@ -64,7 +64,8 @@ def make_workspace(
         pha_uri="a_pha3.fits", arf_uri="a_arf3.fits", rmf_uri="a_rmf3.fits", background_uri=None
     )
     lost = manifest.iloc[[0]].assign(detection_id="sim:9.0.9", name=NASTY_NAME)
-    write_manifest(workspace, RELEASE, pd.concat([manifest, lost]), 100_000, "survey")
+    rows = pa.Table.from_pandas(pd.concat([manifest, lost]), preserve_index=False)
+    write_manifest(workspace, RELEASE, [rows], 100_000, "survey")
     _write_rejects(workspace, lost)
     truth = pa.table(
         {

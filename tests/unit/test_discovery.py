@@ -1,21 +1,26 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from astropy.table import Table
 
-from raypipe.discovery.catalog_columns import join_catalog, read_catalog
+from raypipe.discovery.catalog_columns import CatalogJoin, read_catalog
+from raypipe.discovery.columns import ColumnTypes, manifest_rows
 from raypipe.discovery.discover import discover
-from raypipe.discovery.listing import csc_detections, looks_like_pha, stem
+from raypipe.discovery.listing import CscFiles, looks_like_pha, stem
 from raypipe.discovery.manifest import choose_release, read_manifest_summary
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.workspace import Workspace, manifest_folder
 
 
-def test_the_newest_version_of_each_product_wins() -> None:
+@pytest.mark.parametrize("memory", [0, 1 << 20])
+def test_the_newest_version_of_each_product_wins(memory: int, tmp_path: Path) -> None:
     names = [
         "d/acisf04487_001N022_r0009_arf3.fits.gz",
         "d/acisf04487_001N021_r0009_arf3.fits.gz",
@@ -26,12 +31,22 @@ def test_the_newest_version_of_each_product_wins() -> None:
         "d/acisf00011_000N001_r0001_arf3.fits.gz",
         "d/readme.txt",
     ]
-    interleaved, versions = csc_detections(names, "csc2.1")
-    assert versions.detection_id == "csc2.1:4487.1.9"
-    assert versions.pha_uri.endswith("N023_r0009_pha3.fits.gz")
-    assert str(versions.arf_uri).endswith("N022_r0009_arf3.fits.gz")
-    assert "_e1_" in interleaved.pha_uri
-    assert interleaved.arf_uri is None
+    rows = []
+    for order in names, names[::-1]:
+        files = CscFiles(tmp_path / "scratch", memory)
+        assert [name for name in order if not files.add(name, "1@2")] == ["d/readme.txt"]
+        found = pa.concat_tables(files.detections("csc2.1", "s3://b/")).sort_by("obsid")
+        rows.append(found.to_pylist())
+    assert rows[0] == rows[1]
+    interleaved, versions = rows[0]
+    assert versions["detection_id"] == "csc2.1:4487.1.9"
+    assert (versions["obsid"], versions["obi"], versions["region_id"]) == (4487, 1, 9)
+    assert versions["pha_uri"] == "s3://b/d/acisf04487_001N023_r0009_pha3.fits.gz"
+    assert versions["arf_uri"].endswith("N022_r0009_arf3.fits.gz")
+    assert versions["files_stamp"] == "1@2 1@2 1@2 "
+    assert "_e1_" in interleaved["pha_uri"]
+    assert interleaved["arf_uri"] is None
+    assert interleaved["files_stamp"] == "1@2   "
 
 
 @pytest.mark.parametrize(
@@ -80,33 +95,50 @@ def test_the_real_catalog_joins_by_detection(shared_data: Path, tmp_path: Path) 
     assert rows["name"].isna().sum() == 5
 
 
-def _manifest(*ids: str) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "detection_id": list(ids),
-            "obsid": range(1, len(ids) + 1),
-            "obi": 0,
-            "region_id": 1,
-            "name": pd.array([None] * len(ids), "string"),
-            "ra": float("nan"),
-        }
-    )
+def _detections(*ids: str, **columns: Any) -> pa.Table:
+    n = len(ids)
+    own = {"detection_id": list(ids), "obsid": range(1, n + 1), "obi": [0] * n}
+    return manifest_rows(pa.table({**own, "region_id": [1] * n, **columns}))
+
+
+def _joined(tables: list[pa.Table], **catalog: Any) -> pd.DataFrame:
+    """Detections with the columns of a catalog, which the first table fills in none of."""
+    join = CatalogJoin(pd.DataFrame(catalog))
+    types = ColumnTypes()
+    for table in tables:
+        types.see(table)
+        join.look(table)
+    join.settle(types.filled)
+    return pa.concat_tables(join.add_columns(types.unite([table])) for table in tables).to_pandas()
 
 
 def test_catalogs_join_by_the_best_key_they_have() -> None:
-    manifest = _manifest("a", "b")
-    by_id = join_catalog(manifest, pd.DataFrame({"detection_id": ["b"], "class": ["AGN"]}))
-    assert by_id["class"].tolist()[1] == "AGN"
-    assert by_id["class"].isna().tolist() == [True, False]
-    triple = pd.DataFrame({"obsid": ["1", "1"], "obi": 0, "region_id": 1, "ra": [5.0, 6.0]})
-    assert join_catalog(manifest, triple)["ra"].tolist()[0] == 5.0
-    other_release = triple.assign(detection_id=["x", "y"])
-    assert join_catalog(manifest, other_release)["ra"].tolist()[0] == 5.0
-    named = manifest.assign(name=["n", None])
-    assert join_catalog(named, pd.DataFrame({"name": ["n"], "class": ["NS"]}))["class"][0] == "NS"
-    assert "class" not in join_catalog(manifest, pd.DataFrame({"name": ["n"], "class": ["NS"]}))
+    both = [_detections("a", "b")]
+    by_id = _joined(both, detection_id=["b"], true_class=["AGN"])
+    assert by_id["true_class"].fillna("").tolist() == ["", "AGN"]
+    triple = {"obsid": ["1", "1"], "obi": 0, "region_id": 1, "ra": [5.0, 6.0]}
+    assert _joined(both, **triple)["ra"][0] == 5.0
+    assert _joined(both, **triple, detection_id=["x", "y"])["ra"][0] == 5.0
+    named = [_detections("a", "b", name=["n", None])]
+    by_name = _joined(named, name=["n", None], kind=["NS", "X"])
+    assert by_name["kind"].fillna("").tolist() == ["NS", ""]
+    assert "kind" not in _joined(both, name=["n"], kind=["NS"])
     with pytest.raises(UsageError, match="neither detection_id"):
-        join_catalog(manifest, pd.DataFrame({"source": ["x"]}))
+        CatalogJoin(pd.DataFrame({"source": ["x"]}))
+
+
+def test_a_key_that_matches_late_counts_for_all() -> None:
+    tables = [_detections("a", "b"), _detections("c", "d")]
+    catalog = {"detection_id": ["d", "x"], "obsid": [9, 1], "obi": 0, "region_id": 1, "n": [7, 8]}
+    assert _joined(tables, **catalog)["n"].tolist()[3] == 7
+    assert _joined(tables, **catalog)["n"].isna().tolist() == [True, True, True, False]
+
+
+def test_columns_with_values_stay_as_they_are() -> None:
+    tables = [_detections("a", k=[None]), _detections("b", k=[3])]
+    rows = _joined(tables, detection_id=["b", "a"], k=[5, 6], ra=[1.0, 2.0])
+    assert rows["k"].isna().tolist() == [True, False]
+    assert rows["ra"].tolist() == [2.0, 1.0]
 
 
 def test_unreadable_catalogs_are_usage_errors(tmp_path: Path) -> None:
@@ -146,6 +178,13 @@ def test_what_cannot_be_discovered_says_why(tmp_path: Path) -> None:
     (tmp_path / "empty" / "survey.json").write_text("{")
     with pytest.raises(UsageError, match=r"survey\.json"):
         discover(tmp_path / "w", source=str(tmp_path / "empty"))
+
+
+def test_a_name_that_is_not_utf8_is_told(tmp_path: Path) -> None:
+    _touch(tmp_path / "s", 1)
+    (tmp_path / "s" / os.fsdecode(b"Gr\xf6\xdfe.pi")).touch()
+    with pytest.raises(RaypipeError, match=r"Gr.*e\.pi: a name that is not UTF-8"):
+        discover(tmp_path / "w", source=str(tmp_path / "s"))
 
 
 def test_releases_cannot_lead_out_of_the_workspace(tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""The columns of a manifest: those that every one has, and types that all its rows agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from raypipe.errors import RaypipeError
+
+OWN_TYPES = {
+    "detection_id": pa.large_string(),
+    "obsid": pa.int64(),
+    "obi": pa.int64(),
+    "region_id": pa.int64(),
+    "name": pa.large_string(),
+    "ra": pa.float64(),
+    "dec": pa.float64(),
+    "pha_uri": pa.large_string(),
+    "arf_uri": pa.large_string(),
+    "rmf_uri": pa.large_string(),
+    "background_uri": pa.large_string(),
+    "files_stamp": pa.large_string(),
+}
+"""Columns of every manifest, whatever it is made of, in order."""
+
+
+def manifest_rows(table: pa.Table) -> pa.Table:
+    """A table with the columns of OWN_TYPES first, null where it has none, then all others."""
+    others = [name for name in table.column_names if name not in OWN_TYPES]
+    columns = {
+        name: table[name].cast(kind)
+        if name in table.column_names
+        else pa.nulls(table.num_rows, kind)
+        for name, kind in OWN_TYPES.items()
+    }
+    return pa.table({**columns, **{name: table[name] for name in others}})
+
+
+class ColumnTypes:
+    """The columns of tables that come one by one, each of a type that holds all its values.
+
+    A column without a value in a table does not count there, whatever its type: services give
+    such columns any. Text is large_string.
+    """
+
+    def __init__(self) -> None:
+        self.types: dict[str, pa.DataType] = {}
+        self.filled: set[str] = set()
+
+    def see(self, table: pa.Table) -> None:
+        """Take a table's columns in; RaypipeError for a column that is text here, else numbers."""
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            kind = pa.large_string() if pa.types.is_string(column.type) else column.type
+            filled = column.null_count < len(column)
+            if name not in self.types or (filled and name not in self.filled):
+                self.types[name] = kind
+            elif filled:
+                self.types[name] = _common_type(name, self.types[name], kind)
+            if filled:
+                self.filled.add(name)
+
+    def unite(self, tables: Sequence[pa.Table]) -> pa.Table:
+        """Tables seen before as one, with all columns that were seen and their types."""
+        return pa.concat_tables([self._cast(table) for table in tables])
+
+    def _cast(self, table: pa.Table) -> pa.Table:
+        known = set(table.column_names)
+        return pa.table(
+            {
+                name: table[name].cast(kind)
+                if name in known and table[name].null_count < table.num_rows
+                else pa.nulls(table.num_rows, kind)
+                for name, kind in self.types.items()
+            }
+        )
+
+
+def _common_type(name: str, first: pa.DataType, second: pa.DataType) -> pa.DataType:
+    schemas = [pa.schema({name: kind}) for kind in (first, second)]
+    try:
+        return pa.unify_schemas(schemas, promote_options="permissive").field(name).type
+    except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
+        raise RaypipeError(f"column {name}: {first} in some rows, {second} in others") from error
