@@ -1,43 +1,47 @@
 """Detections a second of one ingest task from a server with latency, against what that allows.
 
-Usage: python -m benchmarks.fetching [--detections 500] [--latency-ms 50] [--concurrency 8]
+Usage: python -m benchmarks.fetching [--detections 600] [--latency-ms 50] [--concurrency 8]
 
-A process of its own serves a simulated survey on loopback, each answer after the latency. The
-bound is requests at once over latency; what as many bare http.client threads get of the same
-files says how much of it the server and the machine reach. The fastest of the rounds counts.
-Run from the root of the checkout: the server is the tests' own.
+A process of its own serves a simulated survey on loopback, each answer after the latency: file by
+file, or in packages as the archive makes them. The bound of single files is requests at once over
+latency; what as many threads of bare http.client get of the same says how much of it the server
+and the machine reach. The same task with local files says what its one core allows. They take
+turns, medians count. Run from the root of the checkout: the server is the tests' own.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
+import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from http.client import HTTPConnection
-from multiprocessing.connection import Connection
+from itertools import chain
 from pathlib import Path
 from urllib.parse import urlsplit
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from benchmarks.surveys import served
 from raypipe.config import IngestConfig
+from raypipe.discovery.archive import find_release, package_url, parse_product_uri
+from raypipe.discovery.discover import discover
+from raypipe.ingestion.chip_rmfs import choose_chip_rmfs
 from raypipe.ingestion.part import ingest_part
 from raypipe.simulation.simulate import simulate
 from raypipe.workspace import Workspace
-from tests.pipeline.file_server import FileServer, serve, write_remote_manifest
+from tests.pipeline.file_server import FileServer, write_remote_manifest
 
-FILES_A_DETECTION = 3
+RELEASE = "csc2.1"
+OWN = ("pha_uri", "arf_uri")
+ONE_PART = {"discover": {"part_rows": 10**6}}
 ROUNDS = 3
-
-
-def _serve(folder: Path, latency_s: float, link: Connection) -> None:
-    with serve(folder, latency_s) as server:
-        link.send(server.url)
-        link.recv()
 
 
 class _Elsewhere:
@@ -47,78 +51,97 @@ class _Elsewhere:
         self.url = url
 
 
-def _bare(folder: Path, url: str, concurrency: int) -> float:
-    """Files a second by http.client alone."""
-    names = [path.name for path in folder.glob("*.gz")]
+@contextmanager
+def _clean_workspace(folder: Path, url: str, kind: str) -> Iterator[Workspace]:
+    """A workspace with a manifest of one part: "files" or "packages" of a server, or "local"."""
+    with tempfile.TemporaryDirectory() as place:
+        workspace = Workspace(place)
+        if kind == "local":
+            discover(workspace, source=f"{folder}", release=RELEASE, config=ONE_PART)
+        else:
+            server: FileServer = _Elsewhere(url)  # type: ignore[assignment]
+            packages = kind == "packages"
+            write_remote_manifest(workspace, folder, server, packages=packages, part_rows=10**6)
+        yield workspace
+
+
+def _urls(folder: Path, url: str, config: IngestConfig, kind: str) -> list[str]:
+    """What has to be asked for all PHA and ARF files."""
+    with _clean_workspace(folder, url, kind) as workspace:
+        rows = workspace.read_table(f"manifest/{RELEASE}/part-00000.parquet").to_pylist()
+    if kind == "files":
+        return [row[key] for row in rows for key in OWN]
+    keys = [[parse_product_uri(row[key]) for key in OWN] for row in rows]
+    starts = range(0, len(keys), config.package_batch)
+    batches = [chain.from_iterable(keys[start : start + config.package_batch]) for start in starts]
+    version = find_release(RELEASE).package_version
+    return [package_url(str(config.package_url), version, batch) for batch in batches]
+
+
+def _bare_s(urls: list[str], concurrency: int) -> float:
+    """Time that threads of http.client take, s."""
     mine = threading.local()
 
-    def get(name: str) -> None:
+    def get(url: str) -> None:
+        parts = urlsplit(url)
         if not hasattr(mine, "connection"):
-            mine.connection = HTTPConnection(urlsplit(url).netloc)
-        mine.connection.request("GET", f"/files/{name}")
+            mine.connection = HTTPConnection(parts.netloc)
+        mine.connection.request("GET", url.removeprefix(f"{parts.scheme}://{parts.netloc}"))
         mine.connection.getresponse().read()
 
-    fastest = float("inf")
-    for _ in range(ROUNDS):
-        started = time.perf_counter()
-        with ThreadPoolExecutor(concurrency) as pool:
-            list(pool.map(get, names))
-        fastest = min(fastest, time.perf_counter() - started)
-    return len(names) / fastest
+    begin = time.perf_counter()
+    with ThreadPoolExecutor(concurrency) as pool:
+        list(pool.map(get, urls))
+    return time.perf_counter() - begin
 
 
-def _measure(folder: Path, url: str, config: IngestConfig, packages: bool) -> tuple[float, float]:
-    fastest, processor = float("inf"), 0.0
-    for _ in range(ROUNDS):
-        with tempfile.TemporaryDirectory() as place:
-            workspace = Workspace(place)
-            server: FileServer = _Elsewhere(url)  # type: ignore[assignment]
-            write_remote_manifest(workspace, folder, server, packages=packages, part_rows=10**6)
-            started, busy = time.perf_counter(), time.process_time()
-            outcome = ingest_part(workspace, "csc2.1", 0, config)
-            seconds = time.perf_counter() - started
-            assert outcome.rejects == 0
-            if seconds < fastest:
-                fastest, processor = seconds, time.process_time() - busy
-    return fastest, processor
+def _ingest_s(folder: Path, url: str, config: IngestConfig, kind: str) -> float:
+    """Time that the part takes, s, once the RMFs of chips are chosen."""
+    with _clean_workspace(folder, url, kind) as workspace:
+        choose_chip_rmfs(workspace, RELEASE, config)
+        begin = time.perf_counter()
+        outcome = ingest_part(workspace, RELEASE, 0, config)
+        seconds = time.perf_counter() - begin
+    assert outcome.rejects == 0
+    return seconds
+
+
+def measure(detections: int, latency_s: float, concurrency: int) -> None:
+    """Print how fast a part comes, file by file and in packages."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        simulate(folder, detections=detections, seed=1)
+        with served(folder, latency_s) as url:
+            config = IngestConfig(host_concurrency=concurrency, package_url=f"{url}/package")
+            ways: dict[str, Callable[[], float]] = {
+                kind: partial(_ingest_s, folder, url, config, kind)
+                for kind in ("local", "files", "packages")
+            }
+            for kind in "files", "packages":
+                urls = _urls(folder, url, config, kind)
+                ways[f"bare {kind}"] = partial(_bare_s, urls, concurrency)
+            times: dict[str, list[float]] = {name: [] for name in ways}
+            for _ in range(ROUNDS):
+                for name, way in ways.items():
+                    times[name].append(way())
+    speeds = {name: detections / statistics.median(each) for name, each in times.items()}
+    bound = concurrency / latency_s / len(OWN)
+    print(f"detections/s: {', '.join(f'{name} {speed:.1f}' for name, speed in speeds.items())}")
+    print(
+        f"files: {speeds['files'] / bound:.0%} of the {bound:.0f} that {concurrency} requests at "
+        f"once allow; http.client alone {speeds['bare files'] / bound:.0%}"
+    )
+    allowed = min(speeds["local"], speeds["bare packages"])
+    print(f"packages: {speeds['packages'] / allowed:.0%} of what core and server allow")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--detections", type=int, default=500)
+    parser.add_argument("--detections", type=int, default=600)
     parser.add_argument("--latency-ms", type=float, default=50.0)
     parser.add_argument("--concurrency", type=int, default=IngestConfig().host_concurrency)
     options = parser.parse_args()
-    latency = options.latency_ms / 1000
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        simulate(folder, detections=options.detections, seed=1)
-        ours, theirs = multiprocessing.get_context("spawn").Pipe()
-        process = multiprocessing.get_context("spawn").Process(
-            target=_serve, args=(folder, latency, theirs), daemon=True
-        )
-        process.start()
-        url = ours.recv()
-        config = IngestConfig(
-            host_concurrency=options.concurrency,
-            fetch_threads=2 * options.concurrency,
-            package_url=f"{url}/package",
-        )
-        bound = options.concurrency / latency
-        bare = _bare(folder, url, options.concurrency)
-        seconds, processor = _measure(folder, url, config, packages=False)
-        files = FILES_A_DETECTION * options.detections / seconds
-        print(
-            f"plain files: {options.detections / seconds:.1f} detections/s, {files:.1f} files/s: "
-            f"{files / bound:.0%} of the {bound:.1f} that {options.concurrency} requests at once "
-            f"allow, {files / bare:.0%} of the {bare:.1f} of http.client alone; "
-            f"{processor / seconds:.0%} of a core"
-        )
-        seconds, processor = _measure(folder, url, config, packages=True)
-        speed = options.detections / seconds
-        print(f"packages of 50: {speed:.1f} detections/s; {processor / seconds:.0%} of a core")
-        ours.send("done")
-        process.join()
+    measure(options.detections, options.latency_ms / 1000, options.concurrency)
 
 
 if __name__ == "__main__":

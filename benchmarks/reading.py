@@ -1,9 +1,10 @@
-"""Time to read PHA, ARF and RMF of one detection: raypipe, astropy.io.fits, decompression alone.
+"""Time to read PHA, ARF and RMF: raypipe, astropy.io.fits doing the same, decompression alone.
 
-Usage: python benchmarks/reading.py FOLDER [--stem acisf01575_001N001_r0085] [--seconds 4]
+Usage: python -m benchmarks.reading FOLDER [--seconds 3]
 
-FOLDER holds Chandra Source Catalog products (pha3, arf3, rmf3). All three ways take a path and run
-in this one process, on one core, taking turns; the fastest reading of each counts.
+FOLDER holds Chandra Source Catalog products. All ways take a path, give the same arrays, and run
+in this one process on one core, one after the other in every round. The median of the rounds'
+processor times counts, which neighbors on the machine disturb less than the time on the clock.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,28 @@ from astropy.io import fits
 from isal import igzip
 from scipy import sparse
 
+from raypipe.ingestion.responses import redistribution_on_grid
+from raypipe.model.grid import Grid
 from raypipe.ogip import read_arf, read_pha, read_rmf
+from raypipe.ogip.spectrum import background_scale
 
-ROUNDS = 5
+FEWEST_ROUNDS = 5
 SPECTRUM_KEYWORDS = ("EXPOSURE", "BACKSCAL", "AREASCAL", "BACKFILE", "ANCRFILE", "RESPFILE")
+SHERPA_MS = (86.0, 170.0)
+"""What sherpa 4.19 took to load, subtract, group by 5 and plot one of these spectra, with its ARF
+and RMF, on a machine of the same class."""
+
+Way = Callable[[], Any]
+GRID = Grid()
+
+
+def ours_pha(path: Path) -> Any:
+    pha = read_pha(path)
+    return [
+        (block.channels, block.counts, [block.header.get(key) for key in SPECTRUM_KEYWORDS])
+        for block in (pha, pha.background)
+        if block is not None
+    ]
 
 
 def astropy_pha(path: Path) -> Any:
@@ -35,10 +55,15 @@ def astropy_pha(path: Path) -> Any:
             (
                 np.asarray(hdu.data["CHANNEL"], dtype=np.int64),
                 np.asarray(hdu.data["COUNTS"], dtype=np.float64),
-                [hdu.header[key] for key in SPECTRUM_KEYWORDS],
+                [hdu.header.get(key) for key in SPECTRUM_KEYWORDS],
             )
             for hdu in spectra
         ]
+
+
+def ours_arf(path: Path) -> Any:
+    arf = read_arf(path)
+    return [arf.energy_lo_kev, arf.energy_hi_kev, arf.area_cm2]
 
 
 def astropy_arf(path: Path) -> Any:
@@ -48,74 +73,162 @@ def astropy_arf(path: Path) -> Any:
         return [np.asarray(data[name], dtype=np.float64) for name in names]
 
 
+def ours_rmf(path: Path) -> Any:
+    rmf = read_rmf(path)
+    return [rmf.energy_lo_kev, rmf.energy_hi_kev, *rmf.channel_energy_kev.T, rmf.matrix]
+
+
 def astropy_rmf(path: Path) -> Any:
     with fits.open(path) as hdus:
-        table = next(hdu for hdu in hdus if hdu.header.get("HDUCLAS2") == "RSP_MATRIX")
+        table = next(hdu for hdu in hdus if "MATRIX" in hdu.name)
         bounds = hdus["EBOUNDS"].data
         data = table.data
-        n_groups = data["N_GRP"]
+        groups = data["N_GRP"]
         starts, widths = (
             np.concatenate(
-                [np.atleast_1d(row)[:n] for row, n in zip(data[name], n_groups, strict=True)]
+                [np.atleast_1d(row)[:n] for row, n in zip(data[name], groups, strict=True)]
             )
             for name in ("F_CHAN", "N_CHAN")
         )
-        starts = starts.astype(np.int64) - table.header.get("TLMIN4", 1)
+        number = table.columns.names.index("F_CHAN") + 1
+        starts = starts.astype(np.int64) - table.header.get(f"TLMIN{number}", 1)
         widths = widths.astype(np.int64)
-        values = np.concatenate(list(data["MATRIX"])).astype(np.float32)
-        passed = np.cumsum(widths) - widths
-        columns = np.repeat(starts - passed, widths) + np.arange(len(values))
-        row_ends = np.concatenate([[0], np.cumsum([len(row) for row in data["MATRIX"]])])
-        matrix = sparse.csr_array((values, columns, row_ends), shape=(len(data), len(bounds)))
+        ends = np.concatenate([[0], np.cumsum(widths)])[np.concatenate([[0], np.cumsum(groups)])]
+        rows = [row[:n] for row, n in zip(data["MATRIX"], np.diff(ends), strict=True)]
+        values = np.concatenate(rows).astype(np.float32)
+        columns = np.repeat(starts - np.cumsum(widths) + widths, widths) + np.arange(len(values))
+        matrix = sparse.csr_array((values, columns, ends), shape=(len(data), len(bounds)))
         edges = [np.asarray(data[name], dtype=np.float64) for name in ("ENERG_LO", "ENERG_HI")]
         channels = [np.asarray(bounds[name], dtype=np.float64) for name in ("E_MIN", "E_MAX")]
-        return matrix, edges, channels
+        return [*edges, *channels, matrix]
 
 
-def decompression(path: Path) -> bytes:
-    content: bytes = igzip.decompress(path.read_bytes())
-    return content
+def stored_rmf(path: Path) -> Any:
+    """What ingest keeps of an RMF."""
+    return redistribution_on_grid(read_rmf(path), GRID, path.name)
 
 
-def fastest_ms(way: Callable[[Path], Any], path: Path, seconds: float) -> float:
-    best = np.inf
+def read_subtract_bin(pha_path: Path, arf_path: Path) -> Any:
+    """Net counts a second and keV, and the effective area, in bins of the model's grid."""
+    pha, arf = read_pha(pha_path), read_arf(arf_path)
+    net = pha.counts
+    if pha.background is not None:
+        net = net - background_scale(pha, pha.background) * pha.background.counts
+    rate = GRID.bin_channels(net) / (pha.exposure_s * np.diff(GRID.channel_edges_kev))
+    return rate, arf.area_on(GRID.channel_edges_kev[:-1], GRID.channel_edges_kev[1:])
+
+
+def sherpa_way(pha_path: Path) -> Way | None:
+    """The published way to net spectra in bins, where sherpa can be imported."""
+    try:
+        from sherpa.astro import ui
+    except ImportError:
+        return None
+
+    def way() -> Any:
+        ui.load_pha(str(pha_path))
+        ui.subtract()
+        ui.group_counts(5)
+        plot = ui.get_data_plot()
+        return plot.x, plot.y
+
+    return way
+
+
+def decompression(*paths: Path) -> None:
+    for path in paths:
+        igzip.decompress(path.read_bytes())
+
+
+def medians_ms(ways: Mapping[str, Way], seconds: float) -> dict[str, float]:
+    """Median processor time of each way, ms, over rounds in which each has a turn."""
+    for way in ways.values():
+        way()
+    times: dict[str, list[float]] = {name: [] for name in ways}
     deadline = time.perf_counter() + seconds
-    while time.perf_counter() < deadline:
-        begin = time.perf_counter()
-        way(path)
-        best = min(best, time.perf_counter() - begin)
-    return 1e3 * best
+    rounds = 0
+    while rounds < FEWEST_ROUNDS or time.perf_counter() < deadline:
+        rounds += 1
+        for name, way in ways.items():
+            begin = time.process_time()
+            way()
+            times[name].append(time.process_time() - begin)
+    return {name: 1e3 * float(np.median(each)) for name, each in times.items()}
 
 
-def compare_ms(ways: list[Callable[[Path], Any]], path: Path, seconds: float) -> np.ndarray:
-    rounds = [[fastest_ms(way, path, seconds / ROUNDS) for way in ways] for _ in range(ROUNDS)]
-    return np.min(rounds, axis=0)
+def require_same(ours: Any, theirs: Any) -> None:
+    """Raise AssertionError unless two ways to read a file agree."""
+    if sparse.issparse(ours):
+        assert abs(ours - theirs).max() == 0
+    elif isinstance(ours, list | tuple):
+        for one, other in zip(ours, theirs, strict=True):
+            require_same(one, other)
+    elif isinstance(ours, np.ndarray):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+    else:
+        assert ours == theirs, (ours, theirs)
+
+
+READERS = {
+    "pha": (ours_pha, astropy_pha),
+    "arf": (ours_arf, astropy_arf),
+    "rmf": (ours_rmf, astropy_rmf),
+}
+
+
+def measure(folder: Path, seconds: float) -> None:
+    """Print a line for every file of the folder, then what each kind comes to at worst."""
+    print(f"{'ms, medians':31}{'raypipe':>9}{'astropy':>9}{'igzip':>8}   astropy/raypipe/igzip")
+    ratios: dict[str, list[float]] = {kind: [] for kind in (*READERS, "pha+arf")}
+    for pha in sorted(folder.glob("*_pha3.fits*")):
+        stem = pha.name[:10]
+        files = {kind: next(folder.glob(f"{stem}*_{kind}3.fits*")) for kind in READERS}
+        total = dict.fromkeys(("ours", "theirs", "igzip"), 0.0)
+        for kind, (ours, theirs) in READERS.items():
+            path = files[kind]
+            require_same(ours(path), theirs(path))
+            ways = {"ours": partial(ours, path), "theirs": partial(theirs, path)}
+            ways["igzip"] = partial(decompression, path)
+            if kind == "rmf" and stem.startswith("acis"):
+                ways["stored"] = partial(stored_rmf, path)
+            times = medians_ms(ways, seconds)
+            _line(f"{stem} {kind}", times, ratios[kind])
+            if kind != "rmf":
+                total = {name: total[name] + times[name] for name in total}
+        _line(f"{stem} pha+arf", total, ratios["pha+arf"])
+        if "stored" in times:
+            print(f"{stem + ' rmf on the grid':31}{times['stored']:9.3f}{'':17}", end="")
+            print(f"   {times['stored'] / times['igzip']:.2f} of igzip")
+            _line_of_net(stem, files["pha"], files["arf"], seconds)
+    for kind, each in ratios.items():
+        print(f"{kind}: at least {min(each):.1f}x astropy, median {np.median(each):.1f}x")
+
+
+def _line(label: str, times: Mapping[str, float], ratios: list[float]) -> None:
+    ours, theirs, igzip_ms = times["ours"], times["theirs"], times["igzip"]
+    ratios.append(theirs / ours)
+    print(f"{label:31}{ours:9.3f}{theirs:9.3f}{igzip_ms:8.3f}", end="")
+    print(f"   {theirs / ours:.1f}x, {ours / igzip_ms:.2f} of igzip")
+
+
+def _line_of_net(stem: str, pha: Path, arf: Path, seconds: float) -> None:
+    ways = {"ours": partial(read_subtract_bin, pha, arf), "igzip": partial(decompression, pha, arf)}
+    if (sherpa := sherpa_way(pha)) is not None:
+        ways["sherpa"] = sherpa
+    times = medians_ms(ways, seconds)
+    ours = times["ours"]
+    low, high = (f"{theirs / ours:.0f}x" for theirs in SHERPA_MS)
+    live = f", {times['sherpa'] / ours:.0f}x sherpa here" if "sherpa" in times else ""
+    print(f"{stem + ' read, subtract, bin':31}{ours:9.3f}{'':9}{times['igzip']:8.3f}", end="")
+    print(f"   {low}-{high} sherpa's {SHERPA_MS[0]:.0f}-{SHERPA_MS[1]:.0f} ms{live}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--stem", help="observation and region; default: the first there is")
-    parser.add_argument("--seconds", type=float, default=1.0, help="per way and product")
-    arguments = parser.parse_args()
-    files = {
-        product: min(arguments.folder.glob(f"{arguments.stem or ''}*_{product}.fits*"))
-        for product in ("pha3", "arf3", "rmf3")
-    }
-    ours = {"pha3": read_pha, "arf3": read_arf, "rmf3": read_rmf}
-    theirs = {"pha3": astropy_pha, "arf3": astropy_arf, "rmf3": astropy_rmf}
-    times = {}
-    print(f"{'ms':10}{'raypipe':>10}{'astropy':>10}{'igzip':>10}{'ratio':>8}   file")
-    for product, path in files.items():
-        ways: list[Callable[[Path], Any]] = [ours[product], theirs[product], decompression]
-        times[product] = compare_ms(ways, path, arguments.seconds)
-        show(product, times[product], path.name)
-    show("pha3+arf3", times["pha3"] + times["arf3"], "")
-
-
-def show(label: str, row: np.ndarray, note: str) -> None:
-    cells = "".join(f"{value:10.3f}" for value in row)
-    print(f"{label:10}{cells}{row[1] / row[0]:7.1f}x   {note}")
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each file")
+    options = parser.parse_args()
+    measure(options.folder, options.seconds)
 
 
 if __name__ == "__main__":

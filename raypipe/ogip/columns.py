@@ -28,16 +28,18 @@ def tables_of_class(
 
 
 def _is_of_class(hdu: Hdu, class1: str, class2: str | None, names: tuple[str, ...]) -> bool:
-    stated1, stated2 = hdu.text("HDUCLAS1"), hdu.text("HDUCLAS2")
-    if not stated1 or (class2 is not None and not stated2):
+    stated1 = hdu.text("HDUCLAS1")
+    stated2 = class2 if class2 is None else hdu.text("HDUCLAS2")
+    if not stated1 or stated2 == "":
         return hdu.text("EXTNAME") in names
-    return stated1 == class1 and class2 in (None, stated2)
+    return stated1 == class1 and stated2 == class2
 
 
 def finite(table: Table, name: str) -> Floats:
     """One finite number a row, float64; OgipError naming the first row that is not."""
     values = as_floats(table, name)
-    refuse_rows(table, ~np.isfinite(values), f"{name} is not finite")
+    if not (are_finite := np.isfinite(values)).all():
+        refuse_rows(table, ~are_finite, f"{name} is not finite")
     return values
 
 
@@ -47,7 +49,7 @@ def as_floats(table: Table, name: str) -> Floats:
     if values.dtype.kind not in "iuf":
         raise table.hdu.error(f"column {name} holds no numbers")
     with np.errstate(invalid="ignore"):
-        return values.astype(np.float64)
+        return values.astype(np.float64, copy=False)
 
 
 def as_integers(table: Table, name: str) -> Integers:
@@ -81,7 +83,8 @@ def bin_edges_kev(table: Table, low: str, high: str) -> tuple[Floats, Floats]:
         factor = _KEV_PER_UNIT.get(unit.strip().upper() if isinstance(unit, str) else "")
         if factor is None:
             raise table.hdu.error(f"{name} is in {unit!r}, expected keV")
-        edges.append(finite(table, name) * factor)
+        values = finite(table, name)
+        edges.append(values if factor == 1.0 else values * factor)
     lows, highs = edges
     refuse_rows(table, highs <= lows, f"{high} does not exceed {low}")
     return lows, highs
@@ -90,8 +93,8 @@ def bin_edges_kev(table: Table, low: str, high: str) -> tuple[Floats, Floats]:
 def energy_grid_kev(table: Table) -> tuple[Floats, Floats]:
     """Edges of a response's energy bins (ENERG_LO, ENERG_HI), keV, ascending without overlap."""
     lows, highs = bin_edges_kev(table, "ENERG_LO", "ENERG_HI")
-    refuse_rows(table, lows < 0, "ENERG_LO is negative")
-    backward = np.zeros(len(lows), dtype=np.bool_)
-    backward[1:] = (lows[1:] <= lows[:-1]) | (lows[1:] < highs[:-1] * (1 - EDGE_ROUNDING))
-    refuse_rows(table, backward, "energies do not ascend from bin to bin")
+    ascending = (lows[1:] > lows[:-1]) & (lows[1:] >= highs[:-1] * (1 - EDGE_ROUNDING))
+    if lows[0] < 0 or not ascending.all():
+        refuse_rows(table, lows < 0, "ENERG_LO is negative")
+        refuse_rows(table, np.append(False, ~ascending), "energies do not ascend from bin to bin")
     return lows, highs

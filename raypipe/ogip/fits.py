@@ -10,6 +10,7 @@ import math
 import re
 from bisect import bisect_left
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -152,32 +153,42 @@ def _data_bytes(hdu: Hdu) -> int:
     return abs(bitpix) // 8 * gcount * (pcount + elements)
 
 
+class Form(NamedTuple):
+    """Type of a column: what TFORM says, and the bytes of a row that this takes."""
+
+    code: str
+    repeat: int
+    heap_code: str
+    width: int
+
+
+@lru_cache(maxsize=1024)
+def _parse_form(text: str) -> Form | None:
+    match = _TFORM.match(text)
+    if match is None or (match[2] in "PQ") != bool(match[3]):
+        return None
+    code, repeat = match[2], int(match[1]) if match[1] else 1
+    width = (repeat + 7) // 8 if code == "X" else repeat * _ITEM_BYTES[code]
+    return Form(code, repeat, match[3], width)
+
+
 class Column(NamedTuple):
     """Place and type of one column of a binary table."""
 
     number: int
     name: str
-    code: str
-    repeat: int
+    form: Form
     start: int
-    heap_code: str
 
     @property
     def is_variable(self) -> bool:
         """Whether rows hold descriptors of arrays in the heap (P and Q)."""
-        return self.code in "PQ"
+        return self.form.code in "PQ"
 
     @property
     def holds_vectors(self) -> bool:
         """Whether rows hold several numbers each."""
-        return self.is_variable or (self.code in _NUMBER_TYPES and self.repeat > 1)
-
-    @property
-    def width(self) -> int:
-        """Bytes of one row."""
-        if self.code == "X":
-            return (self.repeat + 7) // 8
-        return self.repeat * _ITEM_BYTES[self.code]
+        return self.is_variable or (self.form.code in _NUMBER_TYPES and self.form.repeat > 1)
 
 
 class Ragged(NamedTuple):
@@ -215,14 +226,12 @@ class Table:
         start = 0
         for number in range(1, self.hdu.integer("TFIELDS", most=MAX_COLUMNS) + 1):
             form = self.hdu.header.get(f"TFORM{number}")
-            match = _TFORM.match(form) if isinstance(form, str) else None
-            if match is None or (match[2] in "PQ") != bool(match[3]):
+            parsed = _parse_form(form) if isinstance(form, str) else None
+            if parsed is None:
                 raise self.hdu.error(f"TFORM{number} is {form!r}, expected a column format")
-            repeat = int(match[1]) if match[1] else 1
             name = self.hdu.text(f"TTYPE{number}")
-            column = Column(number, name, match[2], repeat, start, match[3])
-            columns.setdefault(name, column)
-            start += column.width
+            columns.setdefault(name, Column(number, name, parsed, start))
+            start += parsed.width
         if start != self.row_bytes:
             raise self.hdu.error(f"NAXIS1 is {self.row_bytes}, the columns take {start} bytes")
         if start == 0:
@@ -240,7 +249,7 @@ class Table:
         column = self._find(name)
         if column.is_variable:
             raise self.hdu.error(f"column {name} has rows of variable length")
-        if column.repeat == 0:
+        if column.form.repeat == 0:
             raise self.hdu.error(f"column {name} is empty (TFORM repeat 0)")
         stored = self._fixed(column)
         return self._scaled(stored.astype(stored.dtype.newbyteorder("=")), column)
@@ -257,7 +266,9 @@ class Table:
         column = self._find(name)
         if not column.is_variable:
             values = self.column(name)
-            return Ragged(values.reshape(-1), np.full(self.n_rows, column.repeat, dtype=np.int64))
+            return Ragged(
+                values.reshape(-1), np.full(self.n_rows, column.form.repeat, dtype=np.int64)
+            )
         lengths, values = self._heap_arrays(column)
         return Ragged(self._scaled(values, column), lengths)
 
@@ -276,12 +287,12 @@ class Table:
 
     def _fixed(self, column: Column) -> Array:
         shape: tuple[int, ...] = (self.n_rows,)
-        if column.code == "A":
-            dtype = f"S{column.repeat}"
+        if column.form.code == "A":
+            dtype = f"S{column.form.repeat}"
         else:
-            dtype = self._dtype(column, column.code)
-            if column.repeat > 1:
-                shape = (self.n_rows, column.repeat)
+            dtype = self._dtype(column, column.form.code)
+            if column.form.repeat > 1:
+                shape = (self.n_rows, column.form.repeat)
         item = np.dtype(dtype)
         return np.ndarray(
             shape,
@@ -299,7 +310,7 @@ class Table:
         return _NUMBER_TYPES[code]
 
     def _scaled(self, native: Array, column: Column) -> Array:
-        code = column.heap_code or column.code
+        code = column.form.heap_code or column.form.code
         if code == "A":
             return native
         if code == "L":
@@ -316,9 +327,9 @@ class Table:
 
     def _heap_arrays(self, column: Column) -> tuple[Integers, Array]:
         """Lengths (rows,), and the rows' arrays one after another."""
-        if column.repeat != 1:
-            raise self.hdu.error(f"column {column.name} has {column.repeat} descriptors a row")
-        dtype = np.dtype(self._dtype(column, column.heap_code))
+        if column.form.repeat != 1:
+            raise self.hdu.error(f"column {column.name} has {column.form.repeat} descriptors a row")
+        dtype = np.dtype(self._dtype(column, column.form.heap_code))
         heap_start, heap_bytes = self._heap()
         lengths, offsets = self._descriptors(column)
         sizes = lengths * dtype.itemsize
@@ -342,7 +353,7 @@ class Table:
         return lengths, native
 
     def _descriptors(self, column: Column) -> tuple[Integers, Integers]:
-        dtype = np.dtype(">i4" if column.code == "P" else ">i8")
+        dtype = np.dtype(">i4" if column.form.code == "P" else ">i8")
         pairs = np.ndarray(
             (2, self.n_rows),
             dtype,

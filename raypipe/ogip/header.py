@@ -56,13 +56,12 @@ class Header(Mapping[str, Any]):
         start = self._positions.get(_code(key))
         if start is None:
             return default
-        card = self._cards[start + _KEY_BYTES : start + CARD_BYTES]
-        if not card.startswith(_HAS_VALUE):
+        value = _parse(self._cards[start + _KEY_BYTES : start + CARD_BYTES])
+        if value is _ABSENT:
             return default
-        if "'" in card and (string := _STRING.match(card, len(_HAS_VALUE))):
-            value = _unquoted(string)
-            return self._continued(value, start) if value.endswith("&") else value
-        return _parse_plain(card[len(_HAS_VALUE) :].partition("/")[0].strip())
+        if isinstance(value, str) and value.endswith("&"):
+            return self._continued(value, start)
+        return value
 
     def __iter__(self) -> Iterator[str]:
         for position, code in sorted((at, code) for code, at in self._positions.items()):
@@ -96,6 +95,16 @@ def _code(key: str) -> int:
     """A keyword as the number that its eight bytes are in a card; comparing numbers is quicker."""
     padded = key.upper().ljust(_KEY_BYTES).encode("ascii", "replace")
     return int.from_bytes(padded, sys.byteorder)
+
+
+@lru_cache(maxsize=4096)
+def _parse(card: str) -> Any:
+    """Value of a card behind its keyword; most cards of a survey's files are alike."""
+    if not card.startswith(_HAS_VALUE):
+        return _ABSENT
+    if "'" in card and (string := _STRING.match(card, len(_HAS_VALUE))):
+        return _unquoted(string)
+    return _parse_plain(card[len(_HAS_VALUE) :].partition("/")[0].strip())
 
 
 def _unquoted(string: re.Match[str]) -> str:
