@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
@@ -248,7 +249,8 @@ def _manifest(folder: Path, rows: int, part_rows: int) -> Workspace:
     table = pd.DataFrame({"detection_id": [f"sim:{i}.0.1" for i in range(rows)]})
     for name in "pha_uri", "arf_uri", "rmf_uri", "background_uri":
         table[name] = table["detection_id"]
-    write_manifest(workspace, "sim", table, part_rows, "nowhere")
+    rows_table = pa.Table.from_pandas(table, preserve_index=False)
+    write_manifest(workspace, "sim", [rows_table], part_rows, "nowhere")
     return workspace
 
 
