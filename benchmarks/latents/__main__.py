@@ -192,6 +192,7 @@ def main() -> None:
     )
     steps = config.embed.refine_steps if options.refine == "on" else 0
     found: list[Figure] = []
+    print(_heading(options, config))
     for survey in _surveys(options):
         teacher = Teacher(
             survey, config, options.workdir / "networks", frozenset(_listed(options.again))
@@ -199,9 +200,9 @@ def main() -> None:
         judge = Judge(teacher, Memory(options.workdir / "scores"), _listed(options.only), steps)
         for part in _listed(options.parts):
             if survey.name == "population" or part in PARTS_OF_CATALOG:
-                found += getattr(judge, part)()
-    print(_heading(options, config))
-    print(render(found))
+                figures_of_part = list(getattr(judge, part)())
+                print(render(figures_of_part), flush=True)
+                found += figures_of_part
     if options.json:
         result = {
             "options": {name: str(value) for name, value in vars(options).items()},

@@ -59,29 +59,27 @@ def measure_pulls(rival: Latents, repeats: Repeats) -> dict[str, Any]:
     """Widths of the pulls of each latent at each of `LEVELS`, (levels, latents) each.
 
     `mean`: standard deviation of (z - the source's mean over its repeats) / z_err. `noiseless`:
-    root mean square of (z - latents of the expectation) / z_err. Both say how observations of one
-    source scatter. An error that is the posterior's width, population prior included, is larger
-    than that where the counts say less than the prior: widths well below one there are no
-    miscalibration. So there is `source`: root mean square of (z - the source's own latents) /
-    z_err, those of an observation without noise at `BRIGHT` counts; it is one for posterior
-    widths, over sources drawn from the population.
+    root mean square of (z - latents of the expectation) / z_err. `source`: root mean square of
+    (z - the source's own latents) / z_std, those of an observation without noise at `BRIGHT`
+    counts: a posterior's width is that far off over sources drawn from the population, where the
+    scatter of repeats is less, for they all lean towards the population alike.
     """
     shape = (len(LEVELS), repeats.n_sources, REPEATS, -1)
     drawn = rival.explain(repeats.drawn)
-    z, z_err = drawn.z.reshape(shape), drawn.z_err.reshape(shape)
+    z, z_err, z_std = (each.reshape(shape) for each in (drawn.z, drawn.z_err, drawn.z_std))
     noiseless = rival.features(repeats.expected).reshape(len(LEVELS), repeats.n_sources, 1, -1)
     own = rival.features(repeats.bright).reshape(1, repeats.n_sources, 1, -1)
     inflate = np.sqrt(REPEATS / (REPEATS - 1))
 
-    def width(reference: FloatArray) -> FloatArray:
-        pulls = (z - reference) / z_err
+    def width(reference: FloatArray, error: FloatArray) -> FloatArray:
+        pulls = (z - reference) / error
         squares: FloatArray = np.sqrt((pulls**2).mean(axis=(1, 2)))
         return squares
 
     return {
-        "mean": (inflate * width(z.mean(axis=2, keepdims=True))).tolist(),
-        "noiseless": width(noiseless).tolist(),
-        "source": width(own).tolist(),
+        "mean": (inflate * width(z.mean(axis=2, keepdims=True), z_err)).tolist(),
+        "noiseless": width(noiseless, z_err).tolist(),
+        "source": width(own, z_std).tolist(),
     }
 
 

@@ -47,7 +47,7 @@ def measure_information(rival: Rival) -> dict[str, Any]:
     with fitting_threads(0):
         scores = _classify(survey, rival.trained, rival.judged)
         scores["r2"] = _regress(survey, rival.trained, rival.judged)
-        if isinstance(rival, Latents) and np.isfinite(rival.explained.z_err).all():
+        if isinstance(rival, Latents) and np.isfinite(rival.explained.z_std).all():
             trained, judged = _with_errors(rival, survey.train), _with_errors(rival, survey.judged)
             with_errors = _classify(survey, trained, judged, ("boosting",))
             scores["boosting_with_errors"] = with_errors["boosting"]
@@ -75,7 +75,7 @@ def measure_ceiling(teacher: Teacher) -> dict[str, Any]:
 def _with_errors(rival: Latents, sample: Sample) -> FloatArray:
     explained = rival.explained if sample is rival.survey.judged else rival.explain(sample)
     total = np.log10(np.maximum(sample.spectra.counts.sum(1), 1.0))
-    return np.column_stack([explained.z, explained.z_err, total]).astype(np.float64)
+    return np.column_stack([explained.z, explained.z_std, total]).astype(np.float64)
 
 
 def _classify(

@@ -36,7 +36,7 @@ def least_excess(sample: Sample, population: pd.DataFrame) -> FloatArray:
     To second order; the family, the population and the background are taken as known, so that a
     model which has to learn them pays a little more. Where the population is not normal, P says
     less than is known: that is a little too high then. Maximum-posterior fits of the true family
-    to simulated HMXB, YSO and LM-STAR came to it within their errors of 15%. NaN for rare kinds of
+    to simulated HMXB, YSO and LM-STAR came to it within their errors of 20%. NaN for rare kinds of
     source.
 
     `population` has the parameters of the training sources, a row a detection.

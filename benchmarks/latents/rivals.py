@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -61,12 +63,14 @@ class Rival(ABC):
 class Explained:
     """What a network makes of detections.
 
-    `z`, `z_err` (n, latents), `zscore` (n,) the goodness of fit; `mu` and its part `background`
-    (n, bins) expected counts in the source region; `flux` (n, n_energy), None without one.
+    `z`, `z_err`, `z_std` (n, latents), `zscore` (n,) the goodness of fit; `mu` and its part
+    `background` (n, bins) expected counts in the source region; `flux` (n, n_energy), None without
+    one.
     """
 
     z: FloatArray
     z_err: FloatArray
+    z_std: FloatArray
     zscore: FloatArray
     mu: npt.NDArray[np.float32]
     background: npt.NDArray[np.float32]
@@ -102,18 +106,18 @@ class Latents(Rival):
             spectra = sample.spectra.take(rows)
             columns = encode_batch(self.network, spectra, self.steps)
             size = sum(name.endswith("_err") for name in columns)
-            z = np.stack([columns[f"z{i}"] for i in range(size)], 1)
-            z_err = np.stack([columns[f"z{i}_err"] for i in range(size)], 1)
+            z, z_err, z_std = (
+                np.stack([columns[name.format(i)] for i in range(size)], 1)
+                for name in ("z{}", "z{}_err", "z{}_std")
+            )
             fit = reconstruct_batch(self.network, spectra, z.astype(np.float32))
-            parts.append((z, z_err, columns["fit_zscore"], fit.total, fit.background, fit.flux))
-        z, z_err, zscore, mu, background, flux = zip(*parts, strict=True)
+            zscore = columns["fit_zscore"]
+            parts.append(Explained(z, z_err, z_std, zscore, fit.total, fit.background, fit.flux))
         return Explained(
-            np.concatenate(z),
-            np.concatenate(z_err),
-            np.concatenate(zscore),
-            np.concatenate(mu),
-            np.concatenate(background),
-            None if flux[0] is None else np.concatenate(flux),
+            **{
+                field.name: _joined([getattr(part, field.name) for part in parts])
+                for field in dataclasses.fields(Explained)
+            }
         )
 
     @cached_property
@@ -234,6 +238,10 @@ def _binned(sample: Sample) -> BinnedSpectra:
     return BinnedSpectra(
         spectra.counts, spectra.background_counts * spectra.background_scale[:, None]
     )
+
+
+def _joined(parts: list[Any]) -> Any:
+    return None if parts[0] is None else np.concatenate(parts)
 
 
 def _chunks(rows: int) -> list[npt.NDArray[np.int64]]:

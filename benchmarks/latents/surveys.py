@@ -37,6 +37,8 @@ DECADES = (20.0, 50.0, 158.0, 500.0, 1580.0, 5000.0)
 COUNTS = (DECADES[1], DECADES[-1])
 """Expected source counts of the detections trained on and judged; the first bin is extra."""
 VALIDATION_SHARE = 1 / 17
+OF_FILES = ("products.py", "fits_template.py", "simulate.py")
+"""Code of the simulation that writes files: no survey is drawn again for its changes."""
 TEST_SHARE_OF_CATALOG = 0.5
 
 
@@ -176,7 +178,9 @@ def _survey(
         _plan(faint, 10 * seed + 3, responses, catalogs[1], DECADES[:2]),
     ]
     named = sorted(path.name for path in responses.iterdir())
-    key = f"{name}-{train}-{test}-{seed}-" + digest([named, faint, code_of(raypipe.simulation)])
+    key = f"{name}-{train}-{test}-{seed}-" + digest(
+        [named, faint, code_of(raypipe.simulation, without=OF_FILES)]
+    )
     folder = workdir / "surveys" / key
     if not (folder / "done").exists():
         for part, plan in zip(("train", "test", "faint"), plans, strict=True):
@@ -322,10 +326,11 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def code_of(*modules: Any) -> str:
-    """A short name for the source code of modules, or of all files of packages."""
+def code_of(*modules: Any, without: tuple[str, ...] = ()) -> str:
+    """A short name for the source code of modules, or of the files of packages."""
     files: list[Path] = []
     for module in modules:
         path = Path(module.__file__)
         files += sorted(path.parent.glob("*.py")) if path.name == "__init__.py" else [path]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:10]
+    code = b"".join(path.read_bytes() for path in files if path.name not in without)
+    return hashlib.sha256(code).hexdigest()[:10]
