@@ -201,9 +201,10 @@ class Ragged(NamedTuple):
         """The first `lengths[i]` (at most the row's own length) values of each row, flat."""
         if np.array_equal(lengths, self.lengths):
             return self.values
+        size = self.values.itemsize
         starts = np.cumsum(self.lengths) - self.lengths
-        kept: Array = self.values[runs(starts, lengths)]
-        return kept
+        content = self.values.data.cast("B")
+        return _gather(content, starts * size, lengths * size, self.values.dtype)
 
 
 class Table:
@@ -384,7 +385,7 @@ def runs(starts: Integers, lengths: Integers, dtype: type[np.integer[Any]] = np.
 
 
 def _gather(
-    content: bytes | bytearray, begins: Integers, sizes: Integers, dtype: np.dtype[Any]
+    content: bytes | bytearray | memoryview, begins: Integers, sizes: Integers, dtype: np.dtype[Any]
 ) -> Array:
     """A new array of the pieces of `content`, one after another."""
     total = int(sizes.sum())

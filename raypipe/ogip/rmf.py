@@ -69,16 +69,34 @@ def read_rmf(source: Source, *, name: str | None = None) -> Rmf:
     OgipError on anything malformed.
     """
     hdus = read_hdus(source, name=name)
-    table = Table(_matrix_hdu(hdus))
-    bounds = Table(_bounds_hdu(hdus))
+    table, bounds = Table(_matrix_hdu(hdus)), Table(_bounds_hdu(hdus))
     first = _limit(table, "F_CHAN")
     edges = np.column_stack(bin_edges_kev(bounds, "E_MIN", "E_MAX"))
     channels = _channels(bounds, edges[:, 0], first)
     first = int(channels[0]) if first is None else first
     energy_lo, energy_hi = energy_grid_kev(table)
-    matrix = _matrix(table, first, len(channels))
-    header = table.hdu.header
-    return Rmf(energy_lo, energy_hi, channels, edges, matrix, _includes_area(table.hdu), header)
+    groups = _read_groups(table, first, len(channels))
+    includes_area, header = _includes_area(table.hdu), table.hdu.header
+    del hdus, table, bounds  # with them the file's bytes, in whose memory the columns find room
+    matrix = groups.to_matrix(len(channels))
+    return Rmf(energy_lo, energy_hi, channels, edges, matrix, includes_area, header)
+
+
+@dataclass(frozen=True, slots=True)
+class _Groups:
+    """Runs of channels: first column and width of each, elements of each row, and all elements."""
+
+    starts: Integers
+    widths: Integers
+    elements_by_row: Integers
+    values: npt.NDArray[np.float32]
+
+    def to_matrix(self, n_channels: int) -> sparse.csr_array:
+        """The sparse matrix (rows, n_channels)."""
+        columns = runs(self.starts, self.widths, np.int32)
+        row_ends = np.concatenate([[0], np.cumsum(self.elements_by_row)]).astype(np.int32)
+        shape = len(self.elements_by_row), n_channels
+        return sparse.csr_array((self.values, columns, row_ends), shape=shape)
 
 
 def _matrix_hdu(hdus: list[Hdu]) -> Hdu:
@@ -126,15 +144,12 @@ def _channels(bounds: Table, energy_lo: Floats, first: int | None) -> Integers:
     return np.arange(bounds.n_rows, dtype=np.int64) + (1 if first is None else first)
 
 
-def _matrix(table: Table, first_channel: int, n_channels: int) -> sparse.csr_array:
-    """Expand the channel groups of each row into a sparse matrix (rows, n_channels)."""
+def _read_groups(table: Table, first_channel: int, n_channels: int) -> _Groups:
+    """The channel groups of each row, with their elements."""
     starts, widths, groups_by_row = _groups(table, first_channel, n_channels)
     passed = np.concatenate([[0], np.cumsum(widths)])
     elements_by_row = np.diff(passed[np.concatenate([[0], np.cumsum(groups_by_row)])])
-    values = _elements(table, elements_by_row)
-    columns = runs(starts, widths, np.int32)
-    row_ends = np.concatenate([[0], np.cumsum(elements_by_row)]).astype(np.int32)
-    return sparse.csr_array((values, columns, row_ends), shape=(table.n_rows, n_channels))
+    return _Groups(starts, widths, elements_by_row, _elements(table, elements_by_row))
 
 
 def _elements(table: Table, elements_by_row: Integers) -> npt.NDArray[np.float32]:
@@ -151,9 +166,8 @@ def _elements(table: Table, elements_by_row: Integers) -> npt.NDArray[np.float32
         )
     with np.errstate(over="ignore", invalid="ignore"):
         values = stored.first(elements_by_row).astype(np.float32, copy=False)
-    usable = np.isfinite(values)
-    if not usable.all():
-        row = _row_of(int(usable.argmin()), elements_by_row)
+    if len(values) and not (np.isfinite(values.min()) and np.isfinite(values.max())):
+        row = _row_of(int(np.isfinite(values).argmin()), elements_by_row)
         raise table.hdu.error(f"MATRIX is not finite at row {row + 1}")
     return values
 
