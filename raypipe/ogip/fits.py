@@ -37,9 +37,10 @@ SHORT_PIECE_BYTES = 64
 FEW_BYTES = 2**18
 """Most bytes gathered one by one, which takes eight times their memory."""
 
-_END_WORD = np.frombuffer(b"END     ", np.uint64)[0]
+_END = b"END     "
 _TFORM = re.compile(r"\s*(\d{0,9})([LXBIJKAEDCMPQ])([LXBIJKAEDCM]?)")
 _NUMBER_TYPES = {"B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
+_NATIVE_TYPES = {code: np.dtype(dtype).newbyteorder("=") for code, dtype in _NUMBER_TYPES.items()}
 _ITEM_BYTES = {"L": 1, "A": 1, "C": 8, "M": 16, "P": 8, "Q": 16} | {
     code: np.dtype(dtype).itemsize for code, dtype in _NUMBER_TYPES.items()
 }
@@ -112,8 +113,12 @@ def read_hdus(source: Source, *, name: str | None = None) -> list[Hdu]:
 
 def _end_cards(content: bytes | bytearray) -> list[int]:
     """Where cards that read END may be: headers begin at whole blocks, which hold whole cards."""
-    words = np.ndarray(len(content) // CARD_BYTES, np.uint64, content, strides=(CARD_BYTES,))
-    ends: list[int] = (np.flatnonzero(words == _END_WORD) * CARD_BYTES).tolist()
+    thirds, ends = content[2::CARD_BYTES], []
+    card = thirds.find(b"D")
+    while card >= 0:
+        if content.startswith(_END, card * CARD_BYTES):
+            ends.append(card * CARD_BYTES)
+        card = thirds.find(b"D", card + 1)
     return ends
 
 
@@ -253,7 +258,8 @@ class Table:
         if column.form.repeat == 0:
             raise self.hdu.error(f"column {name} is empty (TFORM repeat 0)")
         stored = self._fixed(column)
-        return self._scaled(stored.astype(stored.dtype.newbyteorder("=")), column)
+        native = _NATIVE_TYPES.get(column.form.code, stored.dtype)
+        return self._scaled(stored.astype(native), column)
 
     def scalars(self, name: str) -> Array:
         """Values (rows,) of a column that has to hold one value a row."""
