@@ -268,16 +268,18 @@ class Table:
             raise self.hdu.error(f"column {name} holds {values.shape[1]} values a row, expected 1")
         return values
 
-    def ragged(self, name: str) -> Ragged:
-        """Values of a column of fixed or variable row length."""
+    def ragged(self, name: str, at_most: Integers | None = None) -> Ragged:
+        """Values of a column of fixed or variable row length, of each row `at_most` the first."""
         column = self._find(name)
-        if not column.is_variable:
-            values = self.column(name)
-            return Ragged(
-                values.reshape(-1), np.full(self.n_rows, column.form.repeat, dtype=np.int64)
-            )
-        lengths, values = self._heap_arrays(column)
-        return Ragged(self._scaled(values, column), lengths)
+        if column.is_variable:
+            lengths, values = self._heap_arrays(column, at_most)
+            return Ragged(self._scaled(values, column), lengths)
+        values = self.column(name).reshape(-1)
+        whole = Ragged(values, np.full(self.n_rows, column.form.repeat, dtype=np.int64))
+        if at_most is None:
+            return whole
+        lengths = np.minimum(whole.lengths, at_most)
+        return Ragged(whole.first(lengths), lengths)
 
     def keyword(self, key: str, name: str) -> Any:
         """Value of an indexed keyword (TLMIN, TUNIT ...) of a column; None where absent."""
@@ -332,8 +334,8 @@ class Table:
         with np.errstate(all="ignore"):
             return native.astype(np.float64) * scale + zero
 
-    def _heap_arrays(self, column: Column) -> tuple[Integers, Array]:
-        """Lengths (rows,), and the rows' arrays one after another."""
+    def _heap_arrays(self, column: Column, at_most: Integers | None) -> tuple[Integers, Array]:
+        """Lengths (rows,), and the rows' arrays, or the first of each, one after another."""
         if column.form.repeat != 1:
             raise self.hdu.error(f"column {column.name} has {column.form.repeat} descriptors a row")
         dtype = np.dtype(self._dtype(column, column.form.heap_code))
@@ -354,7 +356,9 @@ class Table:
                 f"column {column.name}: rows of {total} bytes in all share a heap of {heap_bytes}"
             )
         begins = np.where(lengths > 0, heap_start + offsets, 0)
-        values = _gather(self.hdu.content, begins, sizes, dtype)
+        if at_most is not None:
+            lengths = np.minimum(lengths, at_most)
+        values = _gather(self.hdu.content, begins, lengths * dtype.itemsize, dtype)
         native = values.view(dtype.newbyteorder("="))
         np.copyto(native, values)
         return lengths, native
