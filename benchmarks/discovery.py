@@ -22,13 +22,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from raypipe.config import DiscoverConfig
+from raypipe.config import DiscoverConfig, IngestConfig
 from raypipe.discovery.archive_pages import Counts, cut_into_pages, release_pages
 from raypipe.discovery.archive_query import COLUMNS
 from raypipe.discovery.columns import manifest_rows
 from raypipe.discovery.fingerprints import FINGERPRINT
 from raypipe.discovery.manifest import write_manifest
-from raypipe.ingestion.schema import REJECT_FIELDS, SPECTRUM_FIELDS
+from raypipe.ingestion.schema import REJECT_FIELDS, RMF, SPECTRUM_FIELDS
 from raypipe.workspace import (
     Workspace,
     manifest_folder,
@@ -114,7 +114,7 @@ def make_ingested(folder: Path, detections: int) -> list[str]:
     for part in range(summary["parts"]):
         rows = workspace.read_table(part_name(manifest_folder(RELEASE), part))
         metadata = workspace.read_metadata(part_name(manifest_folder(RELEASE), part))
-        made_of = {FINGERPRINT: metadata[FINGERPRINT]}
+        made_of = {FINGERPRINT: metadata[FINGERPRINT], RMF: IngestConfig().rmf}
         for field in SPECTRUM_FIELDS:
             rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
         workspace.write_table(part_name(spectra_folder(RELEASE), part), rows, made_of)

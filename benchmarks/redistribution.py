@@ -25,7 +25,7 @@ import numpy as np
 from physical_fits import ENERGIES, Fit, FloatArray, Observation, fit_best
 
 from raypipe import read_spectrum
-from raypipe.discovery.listing import is_csc_name, looks_like_pha
+from raypipe.discovery.listing import looks_like_pha, parse_csc_name
 from raypipe.errors import OgipError
 from raypipe.ingestion.chips import Chip, chip_of
 from raypipe.model.batch import SpectraBatch
@@ -100,12 +100,13 @@ def chi2_per_bin(one: Observed, other: Observed, flux: FloatArray, counts: float
 
 
 def kind_of(one: Observed, other: Observed) -> str:
-    if is_csc_name(one.file) != is_csc_name(other.file):
+    of_csc = [parse_csc_name(each.file) is not None for each in (one, other)]
+    if of_csc[0] != of_csc[1]:
         return "one of the CSC, one of CIAO"
     if one.chip.ccd_id != other.chip.ccd_id:
         return "another chip"
     same = "same zone" if one.chip.zone == other.chip.zone else "same chip, other zone"
-    return f"{same}, {'CSC' if is_csc_name(one.file) else 'CIAO'}"
+    return f"{same}, {'CSC' if of_csc[0] else 'CIAO'}"
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from raypipe.ogip import read_spectrum as read_spectrum
     from raypipe.pipeline.run import run as run
     from raypipe.pipeline.status import status as status
+    from raypipe.planning.plan import plan as plan
     from raypipe.reporting.report import report as report
     from raypipe.simulation.simulate import simulate as simulate
     from raypipe.training.train import train as train
@@ -42,6 +43,7 @@ _HOMES = {
     "load_config": "raypipe.config",
     "load_model": "raypipe.model.bundle",
     "open_catalog": "raypipe.catalog.open",
+    "plan": "raypipe.planning.plan",
     "read_spectrum": "raypipe.ogip",
     "report": "raypipe.reporting.report",
     "run": "raypipe.pipeline.run",

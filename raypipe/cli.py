@@ -66,6 +66,10 @@ def build_parser() -> argparse.ArgumentParser:
     discover = _verb(verbs, "discover", _discover, "list a source's detections into a manifest")
     _source_options(discover)
 
+    plan = _verb(verbs, "plan", _plan, "predict from a sample what ingesting a release takes")
+    plan.add_argument("--sample", type=int, help="detections that are really ingested")
+    plan.add_argument("--seed", type=int, help="of the choice of them")
+    plan.add_argument("--cluster", help="launcher file of Ray with prices; cluster.yaml")
     ingest = _verb(verbs, "ingest", _ingest, "read a manifest's files into spectra and rejects")
     train = _verb(verbs, "train", _train, "train an autoencoder on a release's spectra")
     train.add_argument("--preset", choices=["folded", "paper"], help="recipe of model and loss")
@@ -76,11 +80,11 @@ def build_parser() -> argparse.ArgumentParser:
     _source_options(run, extra=', or "simulated"')
     status = _verb(verbs, "status", _status, "what a workspace holds")
 
-    for verb in discover, ingest, train, embed, evaluate, report, run, status:
+    for verb in discover, plan, ingest, train, embed, evaluate, report, run, status:
         verb.add_argument("--workspace", required=True, help="local path or s3://bucket/prefix")
-    for verb in ingest, train, embed, evaluate, report:
+    for verb in plan, ingest, train, embed, evaluate, report:
         verb.add_argument("--release", help="release to work on; by default the only one")
-    for verb in embed, evaluate, report, run:
+    for verb in plan, embed, evaluate, report, run:
         verb.add_argument("--model", help="id of a model, or the folder of its bundle")
     for verb in evaluate, report, run:
         verb.add_argument("--labels", help="table of class labels and true parameters")
@@ -135,6 +139,22 @@ def _discover(options: argparse.Namespace, config: Config) -> Any:
         release=options.release,
         config=config,
     )
+
+
+def _plan(options: argparse.Namespace, config: Config) -> Any:
+    from raypipe.planning.lines import plan_lines
+    from raypipe.planning.plan import plan
+
+    answer = plan(
+        options.workspace,
+        release=options.release,
+        sample=options.sample,
+        seed=options.seed,
+        cluster=options.cluster,
+        model=options.model,
+        config=config,
+    )
+    return answer if options.json else "\n".join(plan_lines(answer))
 
 
 def _ingest(options: argparse.Namespace, config: Config) -> Any:

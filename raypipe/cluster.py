@@ -52,8 +52,8 @@ def ray_session(config: RayConfig) -> Iterator[None]:
 
 
 def map_parts(
-    parts: Sequence[int], work: Callable[[int], dict[str, int]] | type, **options: Any
-) -> Iterator[dict[str, int]]:
+    parts: Sequence[int], work: Callable[[int], dict[str, Any]] | type, **options: Any
+) -> Iterator[dict[str, Any]]:
     """Run `work` on each part number as a task of Ray Data; yield its answers as they come.
 
     `work` is a function of a part, or, for a pool of actors, a class whose instances are one;
@@ -82,7 +82,7 @@ def map_parts(
         yield answer
 
 
-def _answer(work: Callable[[int], dict[str, int]], batch: dict[str, Any]) -> dict[str, list[str]]:
+def _answer(work: Callable[[int], dict[str, Any]], batch: dict[str, Any]) -> dict[str, list[str]]:
     try:
         answers: list[dict[str, Any]] = [work(int(part)) for part in batch["part"]]
     except RaypipeError as error:

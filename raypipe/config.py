@@ -177,6 +177,19 @@ class ReportConfig(_Section):
     seed: int = Field(0, ge=0, description="seed of the choice of examples")
 
 
+class PlanConfig(_Section):
+    """What ingesting a release takes, from a sample."""
+
+    sample: int = Field(200, ge=1, description="detections that are really ingested")
+    seed: int = Field(0, ge=0, description="seed of the choice of them")
+    cluster_file: str = Field(
+        "cluster.yaml", description="launcher file of Ray, with prices: the nodes to plan for"
+    )
+    source_mb_per_s: float | None = Field(
+        None, gt=0, description="most the source gives all nodes together, MB/s; default: no limit"
+    )
+
+
 class RayConfig(_Section):
     """The Ray cluster to run on."""
 
@@ -197,6 +210,7 @@ class Config(_Section):
     embed: EmbedConfig = EmbedConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportConfig = ReportConfig()
+    plan: PlanConfig = PlanConfig()
     ray: RayConfig = RayConfig()
 
     def to_toml(self) -> str:

@@ -50,7 +50,8 @@ _COLUMNS = {
 }
 _PATTERNS = {
     r"z(\d)": Column("", "stat.value", "latent {0}"),
-    r"z(\d)_err": Column("", "stat.error", "standard deviation of latent {0}"),
+    r"z(\d)_err": Column("", "stat.error", "scatter of latent {0} over repeated observations"),
+    r"z(\d)_std": Column("", "stat.stdev", "width of the posterior of latent {0}"),
     r"p_(.+)": Column("", "stat.probability;src.class", "probability of class {0}"),
     r"counts_([smhb])": Column("ct", "phot.count;em.X-ray", "counts in the CSC {0} band"),
     r"background_counts_([smhb])": Column(

@@ -81,10 +81,11 @@ class CatalogJoin:
     def look(self, detections: pa.Table) -> None:
         """Find out which rows of the catalog are wanted."""
         self._detections += detections.num_rows
-        for number, key in enumerate(self._keys):
+        for number, key in enumerate(self._keys, start=1):
             key.look(detections)
             if key.found:
-                del self._keys[number + 1 :]
+                self._keys = self._keys[:number]
+                break
 
     def settle(self, filled: Collection[str]) -> None:
         """All have been looked at, and have values in the columns of `filled`."""

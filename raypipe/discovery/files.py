@@ -43,12 +43,19 @@ def _files_on_disk(folder: Workspace) -> Iterator[File]:
                 for entry in entries:
                     if entry.is_dir():
                         pending.append(f"{parent}{entry.name}/")
-                    elif entry.is_file():
-                        status = entry.stat()
+                    elif (status := _status(entry)) is not None:
                         stamp = f"{status.st_size}@{status.st_mtime_ns}"
                         yield File(_utf8(folder, parent + entry.name), stamp)
     except OSError as error:
         raise RaypipeError(f"{folder.absolute_uri()}: cannot be read ({error})") from error
+
+
+def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """Of a file; None where it is something else, or gone since it was listed."""
+    try:
+        return entry.stat() if entry.is_file() else None
+    except FileNotFoundError:
+        return None
 
 
 def _utf8(folder: Workspace, name: str) -> str:

@@ -95,9 +95,14 @@ def score_clusters(
 
 def fit_clusters(features: FloatArray, components: int, seed: int) -> IntArray:
     """The component of a Gaussian mixture that each row of `features` (n, d) belongs to, (n,)."""
-    mixture = GaussianMixture(components, n_init=3, reg_covar=1e-3, random_state=seed)
-    clusters: IntArray = mixture.fit_predict(on_one_scale(features))
+    scaled = on_one_scale(features)
+    clusters: IntArray = fit_mixture(scaled, components, seed).predict(scaled)
     return clusters
+
+
+def fit_mixture(scaled: FloatArray, components: int, seed: int) -> GaussianMixture:
+    """A Gaussian mixture of features on one scale (n, d), the best of three starts."""
+    return GaussianMixture(components, n_init=3, reg_covar=1e-3, random_state=seed).fit(scaled)
 
 
 def map_clusters(clusters: IntArray, codes: IntArray, components: int) -> IntArray:

@@ -46,16 +46,18 @@ def load_chip_rmfs(workspace: Workspace, release: str) -> ChipRmfs:
     return ChipRmfs({zone: chosen["rmf_id"] for zone, chosen in zones.items()})
 
 
-def choose_chip_rmfs(workspace: Workspace, release: str, config: IngestConfig) -> int:
+def choose_chip_rmfs(
+    workspace: Workspace, release: str, config: IngestConfig, fetcher: Fetcher | None = None
+) -> int:
     """Choose, store and publish an RMF for each zone; returns the number of zones.
 
     Looks at the PHAs of `config.chip_sample` detections in order of a hash of their ids, which is a
     random sample and the same one every time, and takes for each zone the RMF of the first
     detection there that has one to be read. What no detection of the sample fell on has none: such
     detections bring their own. Once published the choice stays, also for a larger manifest; where
-    not one PHA can be fetched nothing is published.
+    not one PHA can be fetched nothing is published. `fetcher`, where given, counts what that took.
     """
-    fetcher, library = Fetcher(config), ResponseLibrary(workspace)
+    fetcher, library = fetcher or Fetcher(config), ResponseLibrary(workspace)
     zones: dict[str, dict[str, str]] = {}
     fetched = 0
     sample = _sample(workspace, release, config.chip_sample)
@@ -66,6 +68,8 @@ def choose_chip_rmfs(workspace: Workspace, release: str, config: IngestConfig) -
         new = [(zone, row) for zone, row in found if zone not in zones]
         first = dict(reversed(new))
         rmfs = fetcher.fetch_many(row["rmf_uri"] for row in first.values())
+        sizes = [len(rmf) for rmf in rmfs.values() if not isinstance(rmf, FetchError)]
+        fetcher.traffic.add(rmfs=len(sizes), rmf_bytes=sum(sizes))
         for zone, row in first.items():
             rmf_id = _store(rmfs[row["rmf_uri"]], library, row["rmf_uri"])
             if rmf_id is not None:

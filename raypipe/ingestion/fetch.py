@@ -47,7 +47,8 @@ class Fetcher:
             return kept
         if uri.startswith("s3://"):
             self.traffic.add(requests=1)
-            content = read_stored(uri, self._max_bytes)
+            with self.traffic.connected():
+                content = read_stored(uri, self._max_bytes)
             self.traffic.add(bytes_read=len(content))
             return content
         if uri.lower().startswith(("http://", "https://")):

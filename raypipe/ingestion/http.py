@@ -54,19 +54,53 @@ class TryAgain(Exception):
 
 @dataclass
 class Traffic:
-    """What was asked of servers; counted by many threads."""
+    """What was asked of servers and what came; counted by many threads.
+
+    `connected_s` is the time spent in requests, all connections together; `rmfs` and `rmf_bytes`
+    are the part of RMFs in what came.
+    """
 
     requests: int = 0
     retries: int = 0
     bytes_read: int = 0
+    connected_s: float = 0.0
+    rmfs: int = 0
+    rmf_bytes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def add(self, *, requests: int = 0, retries: int = 0, bytes_read: int = 0) -> None:
+    def add(
+        self,
+        *,
+        requests: int = 0,
+        retries: int = 0,
+        bytes_read: int = 0,
+        connected_s: float = 0.0,
+        rmfs: int = 0,
+        rmf_bytes: int = 0,
+    ) -> None:
         """Count some more."""
         with self._lock:
             self.requests += requests
             self.retries += retries
             self.bytes_read += bytes_read
+            self.connected_s += connected_s
+            self.rmfs += rmfs
+            self.rmf_bytes += rmf_bytes
+
+    def counts(self) -> dict[str, float]:
+        """All counts by name."""
+        names = "requests", "retries", "bytes_read", "connected_s", "rmfs", "rmf_bytes"
+        with self._lock:
+            return {name: getattr(self, name) for name in names}
+
+    @contextmanager
+    def connected(self) -> Iterator[None]:
+        """Count the time spent inside the block as that of a connection."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.add(connected_s=time.monotonic() - started)
 
 
 class Body:
@@ -130,7 +164,7 @@ class HttpClient:
             url = make_url()
             host = self._shared.host(url)
             try:
-                with host.turn():
+                with host.turn(), self._traffic.connected():
                     result = self._attempt(url, max_bytes, consume)
                 host.given_up = 0
                 return result

@@ -14,6 +14,7 @@ from raypipe.cluster import map_parts, ray_session
 from raypipe.config import Config, IngestConfig, as_config
 from raypipe.discovery.manifest import choose_release
 from raypipe.ingestion.chip_rmfs import chip_rmfs_name, choose_chip_rmfs
+from raypipe.ingestion.fetch import Fetcher
 from raypipe.ingestion.part import ingest_part
 from raypipe.ingestion.progress import (
     check_totals,
@@ -65,17 +66,20 @@ def _run_parts(
 ) -> dict[str, int]:
     """Do the parts on Ray; returns what was asked of servers, and what that brought."""
 
-    def choose(_: int) -> dict[str, int]:
-        return {"zones": choose_chip_rmfs(workspace, release, config)}
+    def choose(_: int) -> dict[str, Any]:
+        fetcher = Fetcher(config)
+        zones = choose_chip_rmfs(workspace, release, config, fetcher)
+        return {"zones": zones} | fetcher.traffic.counts()
 
-    def work(part: int) -> dict[str, int]:
+    def work(part: int) -> dict[str, Any]:
         return asdict(ingest_part(workspace, release, part, config))
 
     started = time.monotonic()
+    done = Counter[str]()
     if config.rmf == "chip" and not workspace.exists(chip_rmfs_name(release)):
         for chosen in map_parts([0], choose, num_cpus=config.cpus_per_task):
             log.info("ingest: RMFs chosen for %d zones of chips", chosen["zones"])
-    done = Counter[str]()
+            done.update(chosen)
     outcomes = map_parts(parts, work, num_cpus=config.cpus_per_task)
     for number, outcome in enumerate(outcomes, 1):
         done.update(outcome)
@@ -92,4 +96,5 @@ def _run_parts(
             done["requests"],
             done["retries"],
         )
-    return {key: done[key] for key in ("kept", "requests", "retries", "bytes_read")}
+    kept = "kept", "requests", "retries", "bytes_read", "rmfs", "rmf_bytes"
+    return {key: done[key] for key in kept}

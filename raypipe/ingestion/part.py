@@ -41,8 +41,8 @@ _IDENTITY = ["detection_id", "obsid", "obi", "region_id", "name", "ra", "dec"]
 class Outcome:
     """What became of a part, and what that took.
 
-    `kept` rows had been published before; `requests` and `retries` count what was asked of
-    servers, `bytes_read` what came, from disk too.
+    `kept` rows had been published before; the rest is that of `Traffic`, and counts what was read
+    from disk, too.
     """
 
     part: int
@@ -53,6 +53,9 @@ class Outcome:
     requests: int
     retries: int
     bytes_read: int
+    connected_s: float
+    rmfs: int
+    rmf_bytes: int
 
 
 def ingest_part(workspace: Workspace, release: str, part: int, config: IngestConfig) -> Outcome:
@@ -109,6 +112,9 @@ def ingest_part(workspace: Workspace, release: str, part: int, config: IngestCon
         requests=traffic.requests,
         retries=traffic.retries,
         bytes_read=traffic.bytes_read,
+        connected_s=traffic.connected_s,
+        rmfs=traffic.rmfs,
+        rmf_bytes=traffic.rmf_bytes,
     )
 
 

@@ -126,6 +126,7 @@ class Reader:
         self._fetch(detection, ["rmf_uri"], products)
         detection.stage = "read"
         if (content := detection.files.get("rmf_uri")) is not None:
+            self.fetcher.traffic.add(rmfs=1, rmf_bytes=len(content))
             detection.rmf = _read_rmf(_Named(content, detection.named("rmf_uri")), self._grid)
             detection.rmf_id = detection.rmf.rmf_id
 

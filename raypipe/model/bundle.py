@@ -67,8 +67,9 @@ class Model:
     def encode(self, spectra: Spectrum | Sequence[Spectrum]) -> pd.DataFrame:
         """Latents and goodness of fit of spectra read with `raypipe.read_spectrum`.
 
-        One row a spectrum: z0.., z0_err.., total_counts, cash, cash_expected, fit_zscore,
-        anomaly_score and p_<class> as in the catalog. Each spectrum needs its ARF and RMF.
+        One row a spectrum: z0.., z0_err.., z0_std.., total_counts, cash, cash_expected,
+        fit_zscore, anomaly_score and p_<class> as in the catalog. Each spectrum needs its ARF
+        and RMF.
         """
         listed = [spectra] if isinstance(spectra, Spectrum) else list(spectra)
         return self.encode_batch(SpectraBatch.from_spectra(listed, self.grid))

@@ -12,8 +12,8 @@ import torch
 from raypipe.model.batch import SpectraBatch
 from raypipe.model.features import prepare
 from raypipe.model.presets import Folded, Paper
-from raypipe.model.refine import refine
-from raypipe.model.statistics import MU_MIN, cash, cash_moments
+from raypipe.model.refine import Refined, refine
+from raypipe.model.statistics import MU_MIN, cash, cash_covariance, cash_moments
 
 
 @dataclass(frozen=True)
@@ -33,36 +33,62 @@ class Reconstruction:
 def encode_batch(
     network: Folded | Paper, spectra: SpectraBatch, refine_steps: int
 ) -> dict[str, npt.NDArray[Any]]:
-    """Latents z0.., errors z0_err.., total_counts, cash, cash_expected and fit_zscore, (n,) each.
+    """Latents z0.., z0_err.., z0_std.., total_counts, cash, cash_expected, fit_zscore, (n,) each.
 
     `cash_expected` is the expectation for the fitted model (Kaastra 2017), plus what the
     background's own noise adds (to second order, its variance over the expected counts), less the
     number of parameters the counts determined; `fit_zscore` is the excess over it in standard
-    deviations. Presets without a likelihood have no refinement, NaN errors, and one parameter, the
-    amplitude.
+    deviations, of which the fit has taken its share (`_taken_by_fit`). Presets without a
+    likelihood have no refinement, NaN errors, and one parameter, the amplitude.
     """
     device = next(network.parameters()).device
     batch = prepare(spectra, device)
     z = network.encode(batch)
+    refined = None
     if isinstance(network, Folded):
         refined = refine(network, z, batch, refine_steps)
-        z, z_err, freedom = refined.z, refined.z_err, refined.freedom.cpu().numpy()
-    else:
-        z_err = torch.full_like(z, torch.nan)
-        freedom = np.ones(len(z))
+        z = refined.z
     mu = network.expected_counts(z, batch).cpu().numpy()
     expected, variance = cash_moments(mu)
     unsure = batch.background_variance.cpu().numpy() / np.maximum(mu, MU_MIN)
     total_cash = cash(spectra.counts, mu).sum(-1)
+    freedom, fitted = _taken_by_fit(refined, mu)
     cash_expected = (expected + unsure).sum(-1) - freedom
-    cash_variance = (variance + 4.0 * unsure + 2.0 * unsure**2).sum(-1)
-    columns = {f"z{i}": value for i, value in enumerate(z.cpu().numpy().T)}
-    columns |= {f"z{i}_err": value for i, value in enumerate(z_err.cpu().numpy().T)}
+    cash_variance = variance.sum(-1) - fitted + (4.0 * unsure + 2.0 * unsure**2).sum(-1)
+    nothing = torch.full_like(z, torch.nan)
+    columns = _columns("z{}", z)
+    columns |= _columns("z{}_err", nothing if refined is None else refined.z_err)
+    columns |= _columns("z{}_std", nothing if refined is None else refined.z_std)
     columns["total_counts"] = spectra.counts.sum(-1).astype(np.int64)
     columns["cash"] = total_cash
     columns["cash_expected"] = cash_expected
     columns["fit_zscore"] = (total_cash - cash_expected) / np.sqrt(cash_variance)
     return columns
+
+
+def _columns(name: str, values: torch.Tensor) -> dict[str, npt.NDArray[Any]]:
+    return {name.format(i): column for i, column in enumerate(values.cpu().numpy().T)}
+
+
+def _taken_by_fit(
+    refined: Refined | None, mu: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Expectation and variance of the Cash statistic that fitting takes away, (n,) each.
+
+    The fit follows the counts along its parameters' scores s; of the statistic's variance it takes
+    what goes along with them: with c = cov(cash, s), the posterior's covariance C and the
+    information F, 2 c C c - c C F C c. For bright spectra c is near zero. For faint ones the
+    statistic goes mostly with the number of counts, which the amplitude follows.
+    """
+    covariances = cash_covariance(mu)
+    if refined is None:
+        total = np.maximum(mu.sum(-1), MU_MIN)
+        return np.ones(len(mu)), covariances.sum(-1) ** 2 / total
+    along = np.einsum("njc,nc->nj", refined.sensitivity.cpu().numpy(), covariances)
+    covariance, information = refined.covariance.cpu().numpy(), refined.information.cpu().numpy()
+    moved = np.einsum("njk,nk->nj", covariance, along)
+    taken = 2.0 * (along * moved).sum(-1) - np.einsum("nj,njk,nk->n", moved, information, moved)
+    return refined.freedom.cpu().numpy(), taken
 
 
 @torch.no_grad()

@@ -27,13 +27,15 @@ _FLOOR_COUNTS = 0.5
 class Batch:
     """A SpectraBatch as tensors, with the expected background in the source region.
 
-    `counts`, `background` and its variance (n, n_channel_bins); `exposure_s` (n,); `arf_cm2`
-    (n, n_energy); `response_index` (n,) into `responses` (m, n_energy, n_channel_bins).
+    `counts`, `background` and its variance (n, n_channel_bins); `background_scale` (n, 1);
+    `exposure_s` (n,); `arf_cm2` (n, n_energy); `response_index` (n,) into `responses`
+    (m, n_energy, n_channel_bins).
     """
 
     counts: Tensor
     background: Tensor
     background_variance: Tensor
+    background_scale: Tensor
     exposure_s: Tensor
     arf_cm2: Tensor
     response_index: Tensor
@@ -48,6 +50,7 @@ class Batch:
             self.counts[rows],
             self.background[rows],
             self.background_variance[rows],
+            self.background_scale[rows],
             self.exposure_s[rows],
             self.arf_cm2[rows],
             self.response_index[rows],
@@ -63,6 +66,7 @@ def prepare(spectra: SpectraBatch, device: torch.device | str = "cpu") -> Batch:
         counts=torch.from_numpy(spectra.counts).to(device),
         background=(scale * expected).to(device),
         background_variance=(scale**2 * variance).to(device),
+        background_scale=scale.to(device),
         exposure_s=torch.from_numpy(spectra.exposure_s).to(device),
         arf_cm2=torch.from_numpy(spectra.arf_cm2).to(device),
         response_index=torch.from_numpy(spectra.response_index).to(device),

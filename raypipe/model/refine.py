@@ -21,15 +21,27 @@ _LATENT_STEP_MAX = 1.0
 
 @dataclass(frozen=True)
 class Refined:
-    """Latents `z` and their standard deviations `z_err`, (n, latents).
+    """Latents `z` with two measures of how well they are known, (n, latents) each.
 
-    `freedom` (n,): the effective number of parameters the counts themselves determined, by which
-    fitting lowers the expected Cash statistic.
+    `z_err`: the scatter that repeated observations of the same source would show. `z_std`: how far
+    the source's own latents may lie from `z`, the standard deviation of the posterior in its normal
+    approximation; where counts say little it nears one, the width of the population, and `z_err`
+    nears zero, for all such observations give the same answer. `covariance` (n, latents + 1,
+    latents + 1) is that of the posterior, the log amplitude last; `sensitivity` (n, latents + 1,
+    bins) the slopes of log expected counts.
     """
 
     z: Tensor
     z_err: Tensor
-    freedom: Tensor
+    z_std: Tensor
+    covariance: Tensor
+    information: Tensor
+    sensitivity: Tensor
+
+    @property
+    def freedom(self) -> Tensor:
+        """Effective number of parameters that the counts themselves determined, (n,)."""
+        return (self.covariance @ self.information).diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
 @torch.no_grad()
@@ -38,9 +50,10 @@ def refine(model: Folded, z: Tensor, batch: Batch, steps: int) -> Refined:
 
     Levenberg-Marquardt steps of Fisher scoring in the latents and the log amplitude; the prior is
     a unit normal, as whitened latents have. A step that does not lower
-    cash / 2 + |z|^2 / 2 is not taken. Errors are from the inverse of the Fisher information at
-    the solution, prior included: standard deviations of the posterior in its normal
-    approximation. `steps` = 0 keeps `z` and only computes its errors.
+    cash / 2 + |z|^2 / 2 is not taken. Errors are from the Fisher information F at the solution and
+    the prior's P: C = (F + P)^-1 is the posterior's covariance, C M C that of repeated answers, M
+    being F and what the noise of the measured background adds to it. `steps` = 0 keeps `z` and
+    only computes its errors.
     """
     folded = fold(torch.exp(model.log_shape(z)), batch, model.grid.energy_width_kev)
     log_a = torch.log(best_amplitude(batch.counts, folded, batch.background))
@@ -65,12 +78,18 @@ def refine(model: Folded, z: Tensor, batch: Batch, steps: int) -> Refined:
 
 
 def _with_errors(model: Folded, z: Tensor, log_a: Tensor, batch: Batch) -> Refined:
-    _, information = _scores(model, z, log_a, batch)
-    covariance = torch.linalg.inv(information.double())
-    measured = information.double() - _prior(z).double()
-    freedom = (covariance @ measured).diagonal(dim1=-2, dim2=-1).sum(-1)
-    variance = torch.diagonal(covariance, dim1=-2, dim2=-1)[:, :-1]
-    return Refined(z, variance.clamp_min(0.0).sqrt().float(), freedom.float())
+    jacobian, mu = _slopes(model, z, log_a, batch)
+    sensitivity = (jacobian / mu[:, None]).double()
+    information = (sensitivity * mu[:, None]) @ sensitivity.transpose(1, 2)
+    covariance = torch.linalg.inv(information + _prior(z).double())
+    measured = mu + batch.background_scale * batch.background
+    scatter = (sensitivity * measured[:, None]) @ sensitivity.transpose(1, 2)
+    repeated = covariance @ scatter @ covariance
+    z_err, z_std = (
+        torch.diagonal(each, dim1=-2, dim2=-1)[:, :-1].clamp_min(0.0).sqrt().float()
+        for each in (repeated, covariance)
+    )
+    return Refined(z, z_err, z_std, covariance, information, sensitivity)
 
 
 def _objective(model: Folded, z: Tensor, log_a: Tensor, batch: Batch) -> Tensor:
@@ -81,15 +100,20 @@ def _objective(model: Folded, z: Tensor, log_a: Tensor, batch: Batch) -> Tensor:
 
 def _scores(model: Folded, z: Tensor, log_a: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Gradient (n, latents + 1) of the log posterior and its Fisher information."""
-    shape, slopes = _shape_and_slopes(model, z)
-    to_photons = batch.arf_cm2 * (batch.exposure_s * model.grid.energy_width_kev)[:, None]
-    photons = (torch.exp(log_a) * shape * to_photons)[:, None] * slopes
-    jacobian = redistribute(photons, batch.response_index, batch.responses)
-    mu = (jacobian[:, -1] + batch.background).clamp_min(MU_MIN)
+    jacobian, mu = _slopes(model, z, log_a, batch)
     gradient = (jacobian @ (batch.counts / mu - 1.0)[..., None])[..., 0]
     gradient[:, :-1] -= z
     information = (jacobian / mu[:, None]) @ jacobian.transpose(1, 2)
     return gradient, information + _prior(z)
+
+
+def _slopes(model: Folded, z: Tensor, log_a: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Slopes of the expected counts (n, latents + 1, bins), and those counts (n, bins)."""
+    shape, slopes = _shape_and_slopes(model, z)
+    to_photons = batch.arf_cm2 * (batch.exposure_s * model.grid.energy_width_kev)[:, None]
+    photons = (torch.exp(log_a) * shape * to_photons)[:, None] * slopes
+    jacobian = redistribute(photons, batch.response_index, batch.responses)
+    return jacobian, (jacobian[:, -1] + batch.background).clamp_min(MU_MIN)
 
 
 def _shape_and_slopes(model: Folded, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,7 @@ def cash_moments(mu: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
     expansion, 1 + 1 / (6 mu) and 2 + 2 / (3 mu).
     """
     expected = np.asarray(mu, dtype=np.float64)
-    log_mu, mean, variance = _moment_table()
+    log_mu, mean, variance, _ = _moment_table()
     x = np.log(np.maximum(expected, 1e-12))
     bright = expected > _TABLE_MU_MAX
     large = np.maximum(expected, _TABLE_MU_MAX)
@@ -45,11 +45,23 @@ def cash_moments(mu: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
     )
 
 
+def cash_covariance(mu: npt.ArrayLike) -> FloatArray:
+    """Covariance of a bin's Cash statistic with its counts, where `mu` counts are expected.
+
+    Sums over the Poisson distribution as in `cash_moments`. It is mu times the slope of the
+    expectation with mu: near zero for bright bins, most of the variance for faint ones.
+    """
+    expected = np.asarray(mu, dtype=np.float64)
+    log_mu, _, _, covariance = _moment_table()
+    x = np.log(np.maximum(expected, 1e-12))
+    bright = -1.0 / (6.0 * np.maximum(expected, _TABLE_MU_MAX))
+    return np.where(expected > _TABLE_MU_MAX, bright, np.interp(x, log_mu, covariance))
+
+
 @cache
-def _moment_table() -> tuple[FloatArray, FloatArray, FloatArray]:
+def _moment_table() -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     log_mu = np.linspace(np.log(1e-12), np.log(_TABLE_MU_MAX), 1600)
-    mean = np.empty_like(log_mu)
-    variance = np.empty_like(log_mu)
+    mean, variance, covariance = (np.empty_like(log_mu) for _ in range(3))
     for i, mu in enumerate(np.exp(log_mu)):
         reach = 12.0 * np.sqrt(mu) + 20.0
         n = np.arange(max(0, int(mu - reach)), int(mu + reach) + 1)
@@ -57,4 +69,5 @@ def _moment_table() -> tuple[FloatArray, FloatArray, FloatArray]:
         value = cash(n, mu)
         mean[i] = probability @ value
         variance[i] = probability @ (value - mean[i]) ** 2
-    return log_mu, mean, variance
+        covariance[i] = probability @ ((value - mean[i]) * (n - mu))
+    return log_mu, mean, variance, covariance

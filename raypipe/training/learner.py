@@ -61,14 +61,6 @@ class Learner:
         """The model without its DDP wrapper."""
         return cast(nn.Module, getattr(self.model, "module", self.model))
 
-    def run(self) -> None:
-        """Take all epochs that are left and keep the best state: training without checkpoints."""
-        for epoch in range(len(self.history), self.config.epochs):
-            if self.should_stop():
-                break
-            self.run_epoch(epoch)
-        self.keep_best()
-
     def run_epoch(self, epoch: int) -> dict[str, float]:
         """Take one pass over the training spectra and measure the validation loss."""
         started = time.monotonic()
@@ -191,6 +183,7 @@ def thin(batch: Batch, least: float) -> Batch:
         counts=counts,
         background=batch.background * share[:, None],
         background_variance=batch.background_variance * share[:, None] ** 2,
+        background_scale=batch.background_scale * share[:, None],
         exposure_s=batch.exposure_s * share,
         arf_cm2=batch.arf_cm2,
         response_index=batch.response_index,

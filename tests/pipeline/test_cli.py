@@ -82,6 +82,7 @@ def test_the_whole_road(tmp_path: Path, shared_data: Path) -> None:
         (["ingest", "--workspace", "{w}"], "no release"),
         (["ingest", "--workspace", "{w}", "--set", "ingest.theads=3"], "ingest.theads"),
         (["discover", "--workspace", "{w}", "--source", "{w}/absent"], "no such folder"),
+        (["plan", "--workspace", "{w}", "--cluster", "{w}/absent.yaml"], "give --cluster FILE"),
         (["status", "--workspace", "ftp://host/w"], "ftp"),
         (["simulate", "--out", "{w}/s", "--detections", "0"], "detections"),
     ],

@@ -46,8 +46,9 @@ def _expect_whole(workspace: Workspace, survey: Path, tmp_path: Path) -> None:
         discover(each, source=str(survey), config=SETTINGS)
         assert ingest(each, config=SETTINGS) == {"manifest": 160, "spectra": 160, "rejects": 0}
     assert workspace.read_folder("spectra/sim").equals(unbroken.read_folder("spectra/sim"))
-    leftovers = [name for name in workspace.all_files() if not name.endswith((".parquet", ".json"))]
-    assert [name for name in leftovers if not name.startswith("runs/")] == []
+    for folder in "manifest", "responses", "spectra", "rejects":
+        files = [path for path in Path(workspace.uri, folder).rglob("*") if path.is_file()]
+        assert {path.suffix for path in files} <= {".parquet", ".json"}
 
 
 def test_a_full_disk_is_told_and_a_larger_one_goes_on(

@@ -14,6 +14,7 @@ from raypipe.discovery.discover import discover
 from raypipe.embedding.embed import embed
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.ingestion.ingest import ingest
+from raypipe.planning.plan import plan
 from raypipe.training.data import read_roster
 from raypipe.training.train import model_id_of, train
 from raypipe.workspace import Workspace
@@ -53,6 +54,13 @@ def test_training_leaves_a_whole_bundle(ingested: Workspace, model_id: str) -> N
     card = ingested.read_bytes(f"models/{model_id}/README.md").decode()
     assert model_id in card
     assert model.metrics["data_fingerprint"] in card
+
+
+def test_a_plan_with_a_model_tells_what_embedding_takes(ingested: Workspace, model_id: str) -> None:
+    nodes = Path(__file__).resolve().parents[2] / "cluster.yaml"
+    answer = plan(ingested, sample=20, cluster=nodes, model=model_id, config=SETTINGS)
+    assert answer["prediction"]["embed_core_hours"] > 0
+    assert not any("--model" in line for line in answer["assumptions"])
 
 
 def test_the_same_command_trains_once(ingested: Workspace, model_id: str) -> None:

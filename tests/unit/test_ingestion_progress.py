@@ -13,7 +13,7 @@ from raypipe.discovery.fingerprints import FINGERPRINT
 from raypipe.discovery.manifest import write_manifest
 from raypipe.errors import RaypipeError
 from raypipe.ingestion.progress import count_rows, is_done, parts_to_ingest, require_ingested
-from raypipe.ingestion.schema import DUPLICATE
+from raypipe.ingestion.schema import DUPLICATE, RMF
 from raypipe.workspace import Workspace, part_name
 
 ROWS = 60
@@ -27,7 +27,8 @@ def manifest_part(part: int) -> str:
 def publish(workspace: Workspace, part: int, rejected: int = 0, stage: str = "read") -> None:
     """A part's spectra and rejects, with the metadata that ingestion gives them."""
     rows = workspace.read_table(manifest_part(part))
-    made_of = {FINGERPRINT: workspace.read_metadata(manifest_part(part))[FINGERPRINT]}
+    fingerprint = workspace.read_metadata(manifest_part(part))[FINGERPRINT]
+    made_of = {FINGERPRINT: fingerprint, RMF: CONFIG.rmf}
     retryable = stage == "fetch"
     rejects = pa.table({"retryable": [retryable] * rejected, "stage": [stage] * rejected})
     workspace.write_table(part_name("rejects/r", part), rejects, made_of)
@@ -50,6 +51,7 @@ def test_a_part_is_done_where_its_files_are_of_the_manifest_and_add_up(
     workspace: Workspace,
 ) -> None:
     assert parts_to_ingest(workspace, "r", CONFIG) == []
+    assert parts_to_ingest(workspace, "r", IngestConfig(rmf="exact")) == list(range(8))
     assert require_ingested(workspace, "r") == 8
     workspace.delete(part_name("spectra/r", 1))
     workspace.delete(part_name("rejects/r", 2))

@@ -80,11 +80,45 @@ def test_errors_shrink_with_counts_and_never_exceed_the_prior(folded: Folded) ->
     for counts in 100.0, 5000.0:
         batch = prepare(power_laws(40, counts=counts)[0])
         refined = refine(folded, folded.encode(batch).detach(), batch, steps=4)
-        assert (refined.z_err <= 1.001).all()
+        assert (refined.z_std <= 1.001).all()
         assert (refined.freedom > 0.9).all()
         assert (refined.freedom < 9.01).all()
-        errors.append(refined.z_err[:, 0].median())
+        errors.append(refined.z_std[:, 0].median())
     assert errors[1] < errors[0]
+
+
+@pytest.mark.parametrize("counts", [500.0, 5000.0])
+def test_errors_are_the_scatter_of_repeated_observations(folded: Folded, counts: float) -> None:
+    """Of eight sources, 60 times each, with new background each time."""
+    sources, repeats = 8, 60
+    spectra, expected = power_laws(sources, counts=counts)
+    repeated = spectra.take(np.repeat(np.arange(sources), repeats))
+    rng = np.random.default_rng(3)
+    repeated.counts[:] = rng.poisson(np.repeat(expected, repeats, axis=0))
+    repeated.background_counts[:] = rng.poisson(2.0, repeated.counts.shape)
+    columns = encode_batch(folded, repeated, refine_steps=8)
+    shape = sources, repeats, 8
+    z, z_err = (
+        np.stack([columns[name.format(i)] for i in range(8)], 1).reshape(shape)
+        for name in ("z{}", "z{}_err")
+    )
+    pulls = (z - z.mean(1, keepdims=True)) / z_err
+    assert pulls.std(axis=(0, 1)) == pytest.approx(np.ones(8), abs=0.2)
+
+
+@pytest.mark.parametrize("counts", [30.0, 100.0, 1000.0])
+def test_the_goodness_of_fit_is_standard_normal_for_faint_spectra_too(
+    folded: Folded, counts: float
+) -> None:
+    spectra, _ = power_laws(1500, seed=8, counts=counts)
+    spectra.background_scale[:] = 1e-6
+    drawn = spectra.take(np.arange(1500))
+    z = np.random.default_rng(1).normal(0.0, 0.5, (1500, 8)).astype(np.float32)
+    model = reconstruct_batch(folded, spectra, z).total
+    drawn.counts[:] = np.random.default_rng(2).poisson(model)
+    zscore = encode_batch(folded, drawn, refine_steps=8)["fit_zscore"]
+    assert zscore.std() == pytest.approx(1.0, abs=0.1)
+    assert zscore.mean() == pytest.approx(0.0, abs=0.15)
 
 
 def test_no_counts_no_background_still_encodes(folded: Folded) -> None:

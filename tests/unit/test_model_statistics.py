@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raypipe.model.statistics import cash, cash_moments
+from raypipe.model.statistics import cash, cash_covariance, cash_moments
 
 
 def test_cash_is_zero_at_the_counts_and_nowhere_below() -> None:
@@ -19,6 +19,14 @@ def test_moments_agree_with_random_draws(mu: float) -> None:
     mean, variance = cash_moments(mu)
     assert mean == pytest.approx(draws.mean(), abs=5 * draws.std() / 400_000**0.5)
     assert variance == pytest.approx(draws.var(), rel=0.05)
+
+
+@pytest.mark.parametrize("mu", [0.003, 0.1, 0.7, 2.5, 8.0, 40.0, 900.0, 5000.0])
+def test_covariance_is_the_slope_of_the_expectation(mu: float) -> None:
+    """d E[cash] / d mu = cov(cash, n) / mu, for the slope of cash itself averages to zero."""
+    step = 0.02
+    above, below = cash_moments(mu * (1 + step))[0], cash_moments(mu * (1 - step))[0]
+    assert cash_covariance(mu) == pytest.approx((above - below) / (2 * step), rel=0.02, abs=2e-3)
 
 
 def test_moments_agree_with_the_published_approximation() -> None:

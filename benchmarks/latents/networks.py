@@ -1,0 +1,215 @@
+"""Training of every network compared, by the package's own learner, kept by what it was made of."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks.latents.responses import GRID
+from benchmarks.latents.surveys import VALIDATION_SHARE, Sample, Survey, code_of, digest
+from raypipe.config import Config, ModelConfig
+from raypipe.model import autoencoder, features, folding, presets
+from raypipe.model.autoencoder import Encoder
+from raypipe.model.features import CONDITIONS, Batch, encoder_inputs, prepare
+from raypipe.model.presets import Folded, Paper, build
+from raypipe.model.split import VALIDATION, assign_splits, source_keys
+from raypipe.training import learner
+from raypipe.training.learner import Learner
+
+log = logging.getLogger("benchmarks.latents")
+
+BATCH_ROWS = 512
+QUANTITIES = ("log_nh", "photon_index", "log_kt")
+"""What the regressors predict, each on the sources that have it."""
+
+SHARED_SETTINGS = (
+    *("latents", "width", "depth", "heads", "patch", "decoder_width"),
+    *("epochs", "batch_size", "learning_rate", "weight_decay", "gradient_clip"),
+    *("thinning_min", "latent_penalty", "patience", "seed"),
+)
+"""Settings of model and training that the rivals of `folded` and the ceilings share with it."""
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Answered(Batch):
+    """A batch with the answers a supervised network learns: of each row, (n, k), NaN where none."""
+
+    answers: Tensor
+
+    def take(self, rows: Tensor) -> Answered:
+        """The rows of those indices, with all responses."""
+        taken = super().take(rows)
+        return Answered(**vars(taken), answers=self.answers[rows])
+
+
+class Supervised(nn.Module):
+    """The encoder of `folded` trained on answers, its outputs being the answers themselves.
+
+    With `classes` weights (k,) it tells classes apart (answers (n, 1): their codes), the loss of
+    each weighted; else it predicts standardized quantities (answers (n, k)).
+    """
+
+    def __init__(self, config: ModelConfig, outputs: int, weights: Tensor | None) -> None:
+        super().__init__()
+        shape = config.model_copy(update={"latents": outputs})
+        self.encoder = Encoder(shape, GRID.n_channel_bins, 2, CONDITIONS)
+        self.weights = weights
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """Scores of the classes or standardized quantities, (n, k)."""
+        out: Tensor = self.encoder(*encoder_inputs(batch))
+        return out
+
+    def forward(self, batch: Answered, shown: Batch) -> tuple[Tensor, Tensor]:
+        """Loss of each row, and zeros for the square of latents it does not have."""
+        out = self.outputs(shown)
+        known = torch.isfinite(batch.answers)
+        answers = torch.where(known, batch.answers, 0.0)
+        if self.weights is None:
+            loss = ((out - answers).square() * known).sum(-1)
+        else:
+            codes = answers[:, 0].long()
+            loss = functional.cross_entropy(out, codes, reduction="none")
+            loss = loss * self.weights[codes] * known[:, 0]
+        return loss, torch.zeros_like(loss)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Trains networks on a survey, or takes them from `folder` where they were trained before."""
+
+    survey: Survey
+    config: Config
+    folder: Path
+    again: frozenset[str]
+
+    @property
+    def shared_recipe(self) -> dict[str, Any]:
+        """The settings that every network is made by; others are of `folded` alone."""
+        settings = self.config.model.model_dump() | self.config.train.model_dump()
+        return {name: settings[name] for name in SHARED_SETTINGS}
+
+    def autoencoder(self, preset: str) -> Folded | Paper:
+        """A trained autoencoder, its latents whitened over the training spectra."""
+        model = self.config.model.model_copy(update={"preset": preset})
+        torch.manual_seed(self.config.train.seed)
+        network = build(model, GRID)
+        made_of: object = self.shared_recipe
+        if preset == "folded":
+            code = code_of(autoencoder, features, folding, presets, learner)
+            made_of = [model.model_dump(), self.config.train.model_dump(), code]
+        fitting, validating = self._parts()
+
+        def fit() -> None:
+            batch = prepare(fitting.spectra)
+            self._learn(preset, network, batch, prepare(validating.spectra))
+            with torch.no_grad():
+                rows = torch.arange(len(batch)).split(BATCH_ROWS)
+                z = torch.cat([network.encode(batch.take(part)) for part in rows])
+            network.autoencoder.whiten(z)
+
+        return self._kept(preset, network, made_of, fit)
+
+    def classifier(self, classes: tuple[str, ...]) -> Supervised:
+        """A network that tells classes apart, rare ones weighing as much as frequent ones."""
+        index = {name: float(code) for code, name in enumerate(classes)}
+
+        def answers(sample: Sample) -> Tensor:
+            codes = [index.get(name, np.nan) for name in sample.classes]
+            return torch.tensor(codes, dtype=torch.float32)[:, None]
+
+        codes = answers(self.survey.train)[:, 0]
+        frequency = torch.bincount(codes[codes.isfinite()].long(), minlength=len(classes))
+        weights = frequency.sum() / (len(classes) * frequency.clamp_min(1.0))
+        return self._supervised("classifier", len(classes), weights, answers)
+
+    def regressor(self) -> tuple[Supervised, Tensor, Tensor]:
+        """A network that predicts `QUANTITIES`, standardized; their means and widths."""
+        known = quantities(self.survey.train)
+        mean, width = np.nanmean(known, axis=0), np.nanstd(known, axis=0)
+
+        def answers(sample: Sample) -> Tensor:
+            return torch.tensor((quantities(sample) - mean) / width, dtype=torch.float32)
+
+        network = self._supervised("regressor", len(QUANTITIES), None, answers)
+        return network, torch.tensor(mean), torch.tensor(width)
+
+    def _supervised(
+        self,
+        name: str,
+        outputs: int,
+        weights: Tensor | None,
+        answers: Callable[[Sample], Tensor],
+    ) -> Supervised:
+        torch.manual_seed(self.config.train.seed)
+        network = Supervised(self.config.model, outputs, weights)
+        fitting, validating = self._parts()
+
+        def answered(sample: Sample) -> Answered:
+            batch = prepare(sample.spectra)
+            return Answered(**vars(batch), answers=answers(sample))
+
+        def fit() -> None:
+            self._learn(name, network, answered(fitting), answered(validating))
+
+        return self._kept(name, network, self.shared_recipe, fit)
+
+    def _parts(self) -> tuple[Sample, Sample]:
+        """Detections to fit to and, of other sources, to stop early by."""
+        sample = self.survey.train
+        keys = source_keys(sample.names, sample.names)
+        parts = assign_splits(keys, self.config.train.seed, 0.0, VALIDATION_SHARE)
+        validating = parts == VALIDATION
+        return sample.take(np.flatnonzero(~validating)), sample.take(np.flatnonzero(validating))
+
+    def _learn(self, name: str, network: nn.Module, fitting: Batch, validating: Batch) -> None:
+        train = self.config.train
+        course = Learner(network, fitting, validating, train)
+        for epoch in range(train.epochs):
+            if course.should_stop():
+                break
+            metrics = course.run_epoch(epoch)
+            log.info(
+                "%s, %s: epoch %d/%d, loss %.4f, validation %.4f, %.0f spectra/s",
+                self.survey.name,
+                name,
+                epoch + 1,
+                train.epochs,
+                metrics["train_loss"],
+                metrics["validation_loss"],
+                metrics["spectra_per_s"],
+            )
+        course.keep_best()
+
+    def _kept(
+        self, name: str, network: Network, made_of: object, fit: Callable[[], None]
+    ) -> Network:
+        key = digest([self.survey.key, made_of])
+        path = self.folder / f"{self.survey.name}-{name}-{key}.safetensors"
+        if path.exists() and name not in self.again:
+            network.load_state_dict(load_file(path))
+        else:
+            fit()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({k: v.contiguous() for k, v in network.state_dict().items()}, path)
+        network.eval()
+        return network
+
+
+def quantities(sample: Sample) -> np.ndarray:
+    """`QUANTITIES` of each detection, (n, 3), NaN where its source has none."""
+    table = sample.table
+    with np.errstate(divide="ignore"):
+        log_kt = np.log10(table["kt_kev"].to_numpy(np.float64))
+    return np.column_stack([table["log_nh"], table["photon_index"], log_kt]).astype(np.float64)

@@ -1,0 +1,79 @@
+"""plan: what ingesting a release takes, from a sample of it that is really ingested."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from raypipe.config import Config, as_config
+from raypipe.discovery.manifest import choose_release, read_manifest_summary
+from raypipe.errors import RaypipeError, UsageError
+from raypipe.planning.cluster_file import read_cluster
+from raypipe.planning.lines import assumptions
+from raypipe.planning.measurement import measure
+from raypipe.planning.prediction import predict, price
+from raypipe.planning.sample import draw_sample
+from raypipe.runs import record_run
+from raypipe.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+
+def plan(
+    workspace: str | Path | Workspace,
+    *,
+    release: str | None = None,
+    sample: int | None = None,
+    seed: int | None = None,
+    cluster: str | Path | None = None,
+    model: str | None = None,
+    config: Config | Mapping[str, Any] | str | Path | None = None,
+) -> dict[str, Any]:
+    """Ingest a random sample of a release, publish nothing, and predict what all of it takes.
+
+    `sample` detections of the manifest are fetched and read as `ingest` does it, `seed` chooses
+    which; with `model`, an id of the workspace or a bundle that all nodes can read, they are
+    embedded, too. `cluster` is a launcher file of Ray with prices, by default `plan.cluster_file`
+    of the configuration. Returns release, sample, prediction, cost and assumptions: bytes,
+    requests, core hours, memory, hours and US dollars. They are kept in W/runs, too.
+    """
+    settings = as_config(config)
+    workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    size = settings.plan.sample if sample is None else sample
+    if size < 1:
+        raise UsageError(f"a sample of {size} detections: give --sample 1 or more")
+    nodes = read_cluster(settings.plan.cluster_file if cluster is None else cluster)
+    release = choose_release(workspace, release)
+    uri = _model_uri(workspace, model)
+    with record_run(workspace, "plan", settings) as figures:
+        summary = read_manifest_summary(workspace, release)
+        rows = draw_sample(workspace, release, size, settings.plan.seed if seed is None else seed)
+        if not rows.num_rows:
+            raise RaypipeError(
+                f"{workspace.uri} {release}: its manifest has no detections; run discover again"
+            )
+        log.info("plan: ingesting %d of %d detections", rows.num_rows, summary["rows"])
+        measured = measure(rows, release, settings, uri)
+        parts = int(summary["parts"])
+        predicted = predict(measured, int(summary["rows"]), parts, settings.ingest)
+        cost = price(measured, predicted, parts, nodes, settings)
+        figures.update(
+            release=release,
+            measured=asdict(measured),
+            prediction=asdict(predicted),
+            cluster=asdict(nodes),
+            cost=asdict(cost),
+            assumptions=assumptions(measured, predicted, nodes, cost, settings),
+        )
+    return figures
+
+
+def _model_uri(workspace: Workspace, model: str | None) -> str | None:
+    if model is None:
+        return None
+    from raypipe.catalog.models import resolve_model  # torch: no part of what ingestion takes
+
+    return resolve_model(workspace, model)

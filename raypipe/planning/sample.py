@@ -1,0 +1,243 @@
+"""A random sample of a manifest, ingested for real where nobody looks, and what that took."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from raypipe.config import Config
+from raypipe.discovery.archive import is_product_uri
+from raypipe.discovery.manifest import read_manifest_summary
+from raypipe.ingestion.chip_rmfs import chip_rmfs_name, choose_chip_rmfs, load_chip_rmfs
+from raypipe.ingestion.fetch import Fetcher
+from raypipe.ingestion.part import ingest_part
+from raypipe.ingestion.responses import FOLDER as RESPONSES
+from raypipe.planning.meeting import Meeting
+from raypipe.planning.processes import Use, own_peak_bytes, tree_use
+from raypipe.workspace import (
+    Workspace,
+    manifest_folder,
+    part_name,
+    rejects_folder,
+    spectra_folder,
+)
+
+WARM_UP_SHARE = 0.25
+"""Share of a task's detections that it reads before its CPU time is looked at."""
+
+_WARM_UP, _TIMED = 0, 1
+_WHOLE = "whole.parquet"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What choosing RMFs for zones of chips took.
+
+    `zones` by name, each with its `rmf_id`, that `looked_at` detections fell on; `counts` are those
+    of `Traffic`; CPU time in s.
+    """
+
+    zones: dict[str, str]
+    looked_at: int
+    counts: dict[str, float]
+    cpu_s: float
+
+
+@dataclass(frozen=True)
+class TaskMeasure:
+    """What a task that ingested some of the sample measured.
+
+    `counts` are sums of `Outcome` over all its detections, `packages` what they need of the
+    archive's package service. CPU and connected time, s, are of the
+    detections after the warm-up, `timed` in number. Spectra are counted by the zone whose RMF they
+    have, else by the `rmf_id` of their own. Sizes are those of files, bytes: `rows_bytes` grows
+    with the rows, `part_bytes` every part has, `rmf_stored_bytes` is the mean of an RMF.
+    `peak_bytes` is the task's memory, `node_use` what each process of its node takes, by pid: CPU
+    time, s, and memory, bytes.
+    """
+
+    pid: int
+    node: str
+    counts: dict[str, float]
+    packages: int
+    choice: Choice | None
+    reasons: list[str]
+    timed: int
+    cpu_s: float
+    connected_s: float
+    embed_cpu_s: float | None
+    spectra_by_zone: dict[str, int]
+    spectra_by_rmf: dict[str, int]
+    rmf_stored_bytes: float
+    rows_bytes: int
+    part_bytes: int
+    peak_bytes: int
+    node_use: dict[int, Use]
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> TaskMeasure:
+        """The measure that a task answered, as JSON brings it."""
+        choice = answer["choice"] and Choice(**answer["choice"])
+        node_use = {int(pid): Use(**use) for pid, use in answer["node_use"].items()}
+        return cls(**{**answer, "choice": choice, "node_use": node_use})
+
+
+def draw_sample(workspace: Workspace, release: str, size: int, seed: int) -> pa.Table:
+    """Rows of a release's manifest at random, `size` or all there are, in random order.
+
+    Drawn from `size` parts at most: rows go to parts by a hash, so that a part is a random sample
+    itself.
+    """
+    rng = np.random.default_rng(seed)
+    parts = int(read_manifest_summary(workspace, release)["parts"])
+    names = [
+        part_name(manifest_folder(release), part) for part in rng.permutation(parts)[:size].tolist()
+    ]
+    ends = np.cumsum([workspace.count_rows(name) for name in names])
+    places = np.sort(rng.permutation(int(ends[-1]))[:size])
+    pieces = [
+        workspace.read_table(name).take(pa.array(chosen))
+        for name, chosen in zip(names, _by_part(places, ends), strict=True)
+        if len(chosen)
+    ]
+    if not pieces:
+        return workspace.read_table(names[0])
+    return pa.concat_tables(pieces).take(pa.array(rng.permutation(len(places))))
+
+
+def _by_part(places: np.ndarray, ends: np.ndarray) -> list[np.ndarray]:
+    """Numbers of rows over all parts, sorted, as those within each part."""
+    pieces = np.split(places, np.searchsorted(places, ends[:-1]))
+    return [piece - start for piece, start in zip(pieces, [0, *ends[:-1]], strict=True)]
+
+
+@dataclass(frozen=True)
+class SampleTask:
+    """Ingests pieces of a sample into folders of its own, which are removed again.
+
+    With a model their spectra are embedded as well. After the warm-up a task waits for all others:
+    a CPU does less while those that share its core and memory work.
+    """
+
+    release: str
+    pieces: list[pa.Table]
+    config: Config
+    model_uri: str | None
+    meeting: Meeting
+
+    def __call__(self, number: int) -> dict[str, Any]:
+        """Ingest a piece and measure."""
+        with TemporaryDirectory(prefix="raypipe-plan-") as place:
+            return asdict(self._measure(Workspace(place), self.pieces[number]))
+
+    def _measure(self, scratch: Workspace, rows: pa.Table) -> TaskMeasure:
+        cut = int(WARM_UP_SHARE * rows.num_rows)
+        pieces = rows.slice(0, cut), rows.slice(cut)
+        folder = manifest_folder(self.release)
+        for part, piece in zip((_WARM_UP, _TIMED), pieces, strict=True):
+            scratch.write_table(part_name(folder, part), piece)
+        scratch.write_json(f"{folder}/manifest.json", {"parts": len(pieces)})
+
+        choice = self._choose(scratch) if self.config.ingest.rmf == "chip" else None
+        warm_up = ingest_part(scratch, self.release, _WARM_UP, self.config.ingest)
+        self.meeting.join()
+        started = time.process_time()
+        timed = ingest_part(scratch, self.release, _TIMED, self.config.ingest)
+        cpu_s = time.process_time() - started
+        peak_bytes = own_peak_bytes()
+
+        process = psutil.Process()
+        spectra = scratch.read_folder(spectra_folder(self.release))
+        rejects = scratch.read_folder(rejects_folder(self.release))
+        by_zone, by_rmf = self._count_rmfs(scratch, spectra)
+        rmf_sizes = [_size(scratch, name) for name in scratch.files(RESPONSES, ".parquet")]
+        rows_bytes, part_bytes = self._file_sizes(scratch, spectra)
+        both = [asdict(warm_up), asdict(timed)]
+        return TaskMeasure(
+            pid=process.pid,
+            node=ray.get_runtime_context().get_node_id(),
+            counts={key: sum(outcome[key] for outcome in both) for key in both[0]},
+            packages=sum(packages_of(piece, self.config.ingest.package_batch) for piece in pieces),
+            choice=choice,
+            reasons=rejects["reason"].to_pylist(),
+            timed=rows.num_rows - cut,
+            cpu_s=cpu_s,
+            connected_s=timed.connected_s,
+            embed_cpu_s=self._embed(scratch, self.model_uri) if self.model_uri else None,
+            spectra_by_zone=by_zone,
+            spectra_by_rmf=by_rmf,
+            rmf_stored_bytes=sum(rmf_sizes) / max(len(rmf_sizes), 1),
+            rows_bytes=rows_bytes,
+            part_bytes=part_bytes,
+            peak_bytes=peak_bytes,
+            node_use=tree_use(process.parent() or process),
+        )
+
+    def _choose(self, scratch: Workspace) -> Choice:
+        fetcher = Fetcher(self.config.ingest)
+        started = time.process_time()
+        choose_chip_rmfs(scratch, self.release, self.config.ingest, fetcher)
+        cpu_s = time.process_time() - started
+        name = chip_rmfs_name(self.release)
+        chosen = scratch.read_json(name) if scratch.exists(name) else {}
+        zones = dict(load_chip_rmfs(scratch, self.release).rmf_ids)
+        return Choice(zones, int(chosen.get("looked_at", 0)), fetcher.traffic.counts(), cpu_s)
+
+    def _count_rmfs(
+        self, scratch: Workspace, spectra: pa.Table
+    ) -> tuple[dict[str, int], dict[str, int]]:
+        """Spectra by zone, and those with RMFs of their own by `rmf_id`."""
+        zones = load_chip_rmfs(scratch, self.release).rmf_ids
+        zone_of = {rmf_id: zone for zone, rmf_id in zones.items()}
+        times = Counter(spectra["rmf_id"].to_pylist())
+        by_zone = {zone_of[rmf_id]: n for rmf_id, n in times.items() if rmf_id in zone_of}
+        return by_zone, {rmf_id: n for rmf_id, n in times.items() if rmf_id not in zone_of}
+
+    def _file_sizes(self, scratch: Workspace, spectra: pa.Table) -> tuple[int, int]:
+        """Bytes of a part that grow with its spectra, and those every part has."""
+        scratch.write_table(_WHOLE, spectra)
+        footer = pq.ParquetFile(scratch.path(_WHOLE)).metadata
+        groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
+        in_rows = sum(
+            g.column(i).total_compressed_size for g in groups for i in range(g.num_columns)
+        )
+        rejects = _size(scratch, part_name(rejects_folder(self.release), _TIMED))
+        return in_rows, _size(scratch, _WHOLE) - in_rows + rejects
+
+    def _embed(self, scratch: Workspace, model_uri: str) -> float:
+        """CPU time of embedding what was not the warm-up, s."""
+        from raypipe.embedding.part import embed_part  # torch: no part of what ingestion takes
+        from raypipe.ingestion.responses import ResponseLibrary
+        from raypipe.model.bundle import load_model
+
+        model, library = load_model(model_uri), ResponseLibrary(scratch)
+        for part in _WARM_UP, _TIMED:
+            started = time.process_time()
+            embed_part(scratch, self.release, part, model, library, self.config.embed)
+        return time.process_time() - started
+
+
+def packages_of(rows: pa.Table, batch: int) -> int:
+    """Requests to the package service that the rows of a part need."""
+    return math.ceil(count_packaged(rows) / batch)
+
+
+def count_packaged(rows: pa.Table) -> int:
+    """Rows whose products come from the archive's package service."""
+    return sum(is_product_uri(uri or "") for uri in rows["pha_uri"].to_pylist())
+
+
+def _size(scratch: Workspace, name: str) -> int:
+    return Path(scratch.path(name)).stat().st_size
