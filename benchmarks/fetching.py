@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from benchmarks.surveys import served
+from benchmarks.surveys import Elsewhere, served
 from raypipe.config import IngestConfig
 from raypipe.discovery.archive import find_release, package_url, parse_product_uri
 from raypipe.discovery.discover import discover
@@ -36,7 +36,7 @@ from raypipe.ingestion.chip_rmfs import choose_chip_rmfs
 from raypipe.ingestion.part import ingest_part
 from raypipe.simulation.simulate import simulate
 from raypipe.workspace import Workspace
-from tests.pipeline.file_server import FileServer, write_remote_manifest
+from tests.pipeline.file_server import write_remote_manifest
 
 RELEASE = "csc2.1"
 OWN = ("pha_uri", "arf_uri")
@@ -44,30 +44,22 @@ ONE_PART = {"discover": {"part_rows": 10**6}}
 ROUNDS = 3
 
 
-class _Elsewhere:
-    """Stands for a server in another process where only its address matters."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-
 @contextmanager
-def _clean_workspace(folder: Path, url: str, kind: str) -> Iterator[Workspace]:
+def _clean_workspace(folder: Path, server: Elsewhere, kind: str) -> Iterator[Workspace]:
     """A workspace with a manifest of one part: "files" or "packages" of a server, or "local"."""
     with tempfile.TemporaryDirectory() as place:
         workspace = Workspace(place)
         if kind == "local":
             discover(workspace, source=f"{folder}", release=RELEASE, config=ONE_PART)
         else:
-            server: FileServer = _Elsewhere(url)  # type: ignore[assignment]
             packages = kind == "packages"
             write_remote_manifest(workspace, folder, server, packages=packages, part_rows=10**6)
         yield workspace
 
 
-def _urls(folder: Path, url: str, config: IngestConfig, kind: str) -> list[str]:
+def _urls(folder: Path, server: Elsewhere, config: IngestConfig, kind: str) -> list[str]:
     """What has to be asked for all PHA and ARF files."""
-    with _clean_workspace(folder, url, kind) as workspace:
+    with _clean_workspace(folder, server, kind) as workspace:
         rows = workspace.read_table(f"manifest/{RELEASE}/part-00000.parquet").to_pylist()
     if kind == "files":
         return [row[key] for row in rows for key in OWN]
@@ -95,9 +87,9 @@ def _bare_s(urls: list[str], concurrency: int) -> float:
     return time.perf_counter() - begin
 
 
-def _ingest_s(folder: Path, url: str, config: IngestConfig, kind: str) -> float:
+def _ingest_s(folder: Path, server: Elsewhere, config: IngestConfig, kind: str) -> float:
     """Time that the part takes, s, once the RMFs of chips are chosen."""
-    with _clean_workspace(folder, url, kind) as workspace:
+    with _clean_workspace(folder, server, kind) as workspace:
         choose_chip_rmfs(workspace, RELEASE, config)
         begin = time.perf_counter()
         outcome = ingest_part(workspace, RELEASE, 0, config)
@@ -111,14 +103,15 @@ def measure(detections: int, latency_s: float, concurrency: int) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         simulate(folder, detections=detections, seed=1)
-        with served(folder, latency_s) as url:
-            config = IngestConfig(host_concurrency=concurrency, package_url=f"{url}/package")
+        with served(folder, latency_s) as server:
+            packages = f"{server.url}/package"
+            config = IngestConfig(host_concurrency=concurrency, package_url=packages)
             ways: dict[str, Callable[[], float]] = {
-                kind: partial(_ingest_s, folder, url, config, kind)
+                kind: partial(_ingest_s, folder, server, config, kind)
                 for kind in ("local", "files", "packages")
             }
             for kind in "files", "packages":
-                urls = _urls(folder, url, config, kind)
+                urls = _urls(folder, server, config, kind)
                 ways[f"bare {kind}"] = partial(_bare_s, urls, concurrency)
             times: dict[str, list[float]] = {name: [] for name in ways}
             for _ in range(ROUNDS):

@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pyarrow.compute as pc
 
-from benchmarks.processes import Peak, watch_memory
+from benchmarks.processes import Taken, watch
 from benchmarks.surveys import make_survey
 from raypipe.discovery.discover import discover
 from raypipe.discovery.manifest import choose_release
@@ -52,17 +52,17 @@ class Output:
         )
 
 
-def ingest_survey(workspace: Workspace) -> tuple[Peak, float]:
-    """Ingest by the command; the memory of all its processes at its peak, and the time, s."""
+def ingest_survey(workspace: Workspace) -> tuple[Taken, float]:
+    """Ingest by the command; what all its processes take, and the time, s."""
     begin = time.perf_counter()
     command = [sys.executable, "-m", "raypipe.cli", "ingest", "--workspace", workspace.uri]
     command += ["--set", f"ray.num_cpus={PROCESSES}"]
     with (
         subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process,
-        watch_memory(process.pid) as peak,
+        watch(process.pid) as taken,
     ):
         assert process.wait() == 0
-    return peak, time.perf_counter() - begin
+    return taken, time.perf_counter() - begin
 
 
 def output_of(workspace: Workspace) -> Output:
@@ -84,12 +84,12 @@ def measure_memory(numbers: list[int], products: Path | None) -> None:
     for number in numbers:
         with tempfile.TemporaryDirectory() as place:
             workspace = make_survey(Path(place), number, products)
-            peak, seconds = ingest_survey(workspace)
+            taken, seconds = ingest_survey(workspace)
             output = output_of(workspace)
-        peaks.append(peak.memory_bytes)
+        peaks.append(taken.memory_bytes)
         print(
-            f"{output.rows} detections in {seconds:.0f} s: at most {peak.memory_bytes / 1e6:.0f} "
-            f"MB in {peak.processes} processes; {output}",
+            f"{output.rows} detections in {seconds:.0f} s ({taken.cpu_s:.0f} s of processors): at "
+            f"most {taken.memory_bytes / 1e6:.0f} MB in {taken.processes} processes; {output}",
             flush=True,
         )
     print(f"memory of {numbers[-1]} over that of {numbers[0]}: {peaks[-1] / peaks[0]:.2f}")

@@ -13,74 +13,36 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from multiprocessing.connection import Connection
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import psutil
-
+from benchmarks.processes import watch
+from benchmarks.surveys import served
 from raypipe.discovery.discover import discover
-from raypipe.planning.processes import tree_use
 from raypipe.simulation.simulate import simulate
 from raypipe.workspace import Workspace
-from tests.pipeline.file_server import FileServer, serve, write_remote_manifest
+from tests.pipeline.file_server import write_remote_manifest
 
 PART_ROWS = 500
-LOOK_S = 0.25
-
-
-def _serve(folder: Path, link: Connection) -> None:
-    with serve(folder) as server:
-        link.send(server.url)
-        link.recv()
-
-
-class _Elsewhere:
-    """Stands for a server in another process where only its address matters."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-
-@contextmanager
-def _served(folder: Path, workspace: Workspace) -> Iterator[None]:
-    """A manifest of a folder's files on a server, which runs inside the block."""
-    ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(
-        target=_serve, args=(folder, theirs), daemon=True
-    )
-    process.start()
-    server: FileServer = _Elsewhere(ours.recv())  # type: ignore[assignment]
-    write_remote_manifest(workspace, folder, server, part_rows=PART_ROWS)
-    yield
-    ours.send("done")
-    process.join()
 
 
 def _command(verb: str, workspace: Workspace, *more: str) -> tuple[str, float, int]:
     """What a verb prints, the CPU time, s, and the peak memory, bytes, of all its processes."""
     command = [sys.executable, "-m", "raypipe.cli", verb, "--workspace", workspace.uri, *more]
-    cpu_s: dict[int, float] = {}
-    peak = 0
-    with subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, text=True) as process:
-        while process.poll() is None:
-            use = tree_use(psutil.Process(process.pid))
-            cpu_s |= {pid: each.cpu_s for pid, each in use.items()}
-            peak = max(peak, sum(each.memory_bytes for each in use.values()))
-            time.sleep(LOOK_S)
-        answer = process.stdout.read() if process.stdout else ""
+    with (
+        subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, text=True) as process,
+        watch(process.pid) as taken,
+    ):
+        answer, _ = process.communicate()
     assert process.returncode == 0
-    return answer, sum(cpu_s.values()), peak
+    return answer, taken.cpu_s, taken.memory_bytes
 
 
 def _written(workspace: Workspace) -> int:
@@ -130,7 +92,9 @@ def main() -> None:
                 catalog=folder / "truth.parquet",
                 config={"discover": {"part_rows": PART_ROWS}},
             )
-        with _served(folder, workspace) if options.served else nullcontext():
+        with served(folder) if options.served else nullcontext() as server:
+            if server is not None:
+                write_remote_manifest(workspace, folder, server, part_rows=PART_ROWS)
             _compare(workspace, options.sample, options.rmf)
 
 

@@ -9,62 +9,48 @@ from dataclasses import dataclass
 
 import psutil
 
+from raypipe.planning.processes import tree_use
+
 LOOK_S = 0.25
 
 
 @dataclass
-class Peak:
-    """The most memory seen, bytes, of so many processes at that moment."""
+class Taken:
+    """Processor time, s, of all processes seen, also of those that have ended; the most memory
+    seen at a time, bytes, of so many processes."""
 
+    cpu_s: float = 0.0
     memory_bytes: int = 0
     processes: int = 0
 
 
-def cpu_s(pid: int) -> float:
-    """Processor time so far of a process and of those below it that still run, s."""
-    total = 0.0
-    for process in _tree(pid):
-        try:
-            times = process.cpu_times()
-        except psutil.Error:
-            continue
-        total += times.user + times.system
-    return total
-
-
 @contextmanager
-def watch_memory(pid: int) -> Iterator[Peak]:
-    """Look at the memory of a process tree every `LOOK_S` until the block ends.
-
-    Memory that processes share counts in shares (PSS).
-    """
-    peak, done = Peak(), threading.Event()
+def watch(pid: int) -> Iterator[Taken]:
+    """Look at a process tree every `LOOK_S` until the block ends."""
+    taken, done = Taken(), threading.Event()
+    cpu_s: dict[int, float] = {}
 
     def look() -> None:
         while not done.wait(LOOK_S):
-            shares = [share for process in _tree(pid) if (share := _memory(process))]
-            if sum(shares) > peak.memory_bytes:
-                peak.memory_bytes, peak.processes = sum(shares), len(shares)
+            try:
+                use = tree_use(psutil.Process(pid))
+            except psutil.Error:
+                continue
+            cpu_s.update((process, each.cpu_s) for process, each in use.items())
+            taken.cpu_s = sum(cpu_s.values())
+            memory_bytes = sum(each.memory_bytes for each in use.values())
+            if memory_bytes > taken.memory_bytes:
+                taken.memory_bytes, taken.processes = memory_bytes, len(use)
 
     watcher = threading.Thread(target=look, daemon=True)
     watcher.start()
     try:
-        yield peak
+        yield taken
     finally:
         done.set()
         watcher.join()
 
 
-def _tree(pid: int) -> list[psutil.Process]:
-    try:
-        root = psutil.Process(pid)
-        return [root, *root.children(recursive=True)]
-    except psutil.Error:
-        return []
-
-
-def _memory(process: psutil.Process) -> int:
-    try:
-        return int(process.memory_full_info().pss)
-    except psutil.Error:
-        return 0
+def cpu_s_of(pid: int) -> float:
+    """Processor time so far of a process and of those below it that still run, s."""
+    return sum(each.cpu_s for each in tree_use(psutil.Process(pid)).values())

@@ -44,15 +44,22 @@ def make_survey(place: Path, detections: int, products: Path | None = None) -> W
     return workspace
 
 
+class Elsewhere:
+    """Stands for a server in another process where only its address matters."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+
 @contextmanager
-def served(folder: Path, latency_s: float) -> Iterator[str]:
-    """The address of a server of a folder that runs in a process of its own."""
+def served(folder: Path, latency_s: float = 0.0) -> Iterator[Elsewhere]:
+    """A server of a folder, for as long as the block lasts, in a process of its own."""
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
     process = spawn.Process(target=_serve, args=(folder, latency_s, theirs), daemon=True)
     process.start()
     try:
-        yield ours.recv()
+        yield Elsewhere(ours.recv())
     finally:
         ours.send("done")
         process.join()

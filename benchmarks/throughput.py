@@ -23,7 +23,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from benchmarks.processes import cpu_s
+from benchmarks.processes import cpu_s_of
 from benchmarks.surveys import make_survey
 from raypipe.cluster import ray_session
 from raypipe.config import Config, IngestConfig, RayConfig
@@ -158,11 +158,11 @@ def _run_bare(
 def _run_ingest(workspace: Workspace, release: str, settings: Config) -> tuple[float, float]:
     """Time on the clock and of processors, s; workers stay from run to run."""
     _clear(workspace, release)
-    begin, cpu = time.perf_counter(), cpu_s(os.getpid())
+    begin, cpu = time.perf_counter(), cpu_s_of(os.getpid())
     totals = ingest(workspace, config=settings)
     seconds = time.perf_counter() - begin
     assert totals["spectra"] == totals["manifest"], totals
-    return seconds, cpu_s(os.getpid()) - cpu
+    return seconds, cpu_s_of(os.getpid()) - cpu
 
 
 def _clear(workspace: Workspace, release: str) -> None:

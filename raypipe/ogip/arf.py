@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from raypipe.errors import OgipError
-from raypipe.ogip.columns import energy_grid_kev, finite, refuse_rows, tables_of_class
+from raypipe.ogip.columns import energy_grid_kev, not_negative, tables_of_class
 from raypipe.ogip.fits import Floats, Table, read_hdus
 from raypipe.ogip.loading import Source
 
@@ -67,6 +67,4 @@ def read_arf(source: Source, *, name: str | None = None) -> Arf:
     unit = table.keyword("TUNIT", "SPECRESP")
     if isinstance(unit, str) and unit.replace(" ", "").upper() not in _CM2:
         raise table.hdu.error(f"SPECRESP is in {unit!r}, expected cm**2")
-    area = finite(table, "SPECRESP")
-    refuse_rows(table, area < 0, "SPECRESP is negative")
-    return Arf(energy_lo, energy_hi, area, table.hdu.header)
+    return Arf(energy_lo, energy_hi, not_negative(table, "SPECRESP"), table.hdu.header)

@@ -35,12 +35,17 @@ def _is_of_class(hdu: Hdu, class1: str, class2: str | None, names: tuple[str, ..
     return stated1 == class1 and stated2 == class2
 
 
-def finite(table: Table, name: str) -> Floats:
-    """One finite number a row, float64; OgipError naming the first row that is not."""
+def not_negative(table: Table, name: str) -> Floats:
+    """One finite number from 0 on a row, float64; OgipError naming the first row that is not."""
     values = as_floats(table, name)
-    if not (are_finite := np.isfinite(values)).all():
-        refuse_rows(table, ~are_finite, f"{name} is not finite")
+    if not (values.min() >= 0 and values.max() < np.inf):
+        _refuse_infinite(table, name, values)
+        refuse_rows(table, values < 0, f"{name} is negative")
     return values
+
+
+def _refuse_infinite(table: Table, name: str, values: Floats) -> None:
+    refuse_rows(table, ~np.isfinite(values), f"{name} is not finite")
 
 
 def as_floats(table: Table, name: str) -> Floats:
@@ -48,8 +53,10 @@ def as_floats(table: Table, name: str) -> Floats:
     values = table.scalars(name)
     if values.dtype.kind not in "iuf":
         raise table.hdu.error(f"column {name} holds no numbers")
-    with np.errstate(invalid="ignore"):
+    if values.dtype != np.float32:
         return values.astype(np.float64, copy=False)
+    with np.errstate(invalid="ignore"):
+        return values.astype(np.float64)
 
 
 def as_integers(table: Table, name: str) -> Integers:
@@ -77,17 +84,23 @@ def refuse_rows(table: Table, bad: npt.NDArray[np.bool_], problem: str) -> None:
 
 def bin_edges_kev(table: Table, low: str, high: str) -> tuple[Floats, Floats]:
     """Lower and upper edges of the bins of each row, keV: finite, positive in width."""
-    edges = []
-    for name in (low, high):
-        unit = table.keyword("TUNIT", name)
-        factor = _KEV_PER_UNIT.get(unit.strip().upper() if isinstance(unit, str) else "")
-        if factor is None:
-            raise table.hdu.error(f"{name} is in {unit!r}, expected keV")
-        values = finite(table, name)
-        edges.append(values if factor == 1.0 else values * factor)
-    lows, highs = edges
-    refuse_rows(table, highs <= lows, f"{high} does not exceed {low}")
+    lows, highs = _in_kev(table, low), _in_kev(table, high)
+    with np.errstate(invalid="ignore"):
+        widths = highs - lows
+    if not (widths.min() > 0 and widths.max() < np.inf):
+        _refuse_infinite(table, low, lows)
+        _refuse_infinite(table, high, highs)
+        refuse_rows(table, widths <= 0, f"{high} does not exceed {low}")
     return lows, highs
+
+
+def _in_kev(table: Table, name: str) -> Floats:
+    unit = table.keyword("TUNIT", name)
+    factor = _KEV_PER_UNIT.get(unit.strip().upper() if isinstance(unit, str) else "")
+    if factor is None:
+        raise table.hdu.error(f"{name} is in {unit!r}, expected keV")
+    values = as_floats(table, name)
+    return values if factor == 1.0 else values * factor
 
 
 def energy_grid_kev(table: Table) -> tuple[Floats, Floats]:

@@ -37,9 +37,10 @@ SHORT_PIECE_BYTES = 64
 FEW_BYTES = 2**18
 """Most bytes gathered one by one, which takes eight times their memory."""
 
-_END_WORD = np.frombuffer(b"END     ", np.uint64)[0]
+_END = b"END     "
 _TFORM = re.compile(r"\s*(\d{0,9})([LXBIJKAEDCMPQ])([LXBIJKAEDCM]?)")
 _NUMBER_TYPES = {"B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
+_NATIVE_TYPES = {code: np.dtype(dtype).newbyteorder("=") for code, dtype in _NUMBER_TYPES.items()}
 _ITEM_BYTES = {"L": 1, "A": 1, "C": 8, "M": 16, "P": 8, "Q": 16} | {
     code: np.dtype(dtype).itemsize for code, dtype in _NUMBER_TYPES.items()
 }
@@ -112,8 +113,12 @@ def read_hdus(source: Source, *, name: str | None = None) -> list[Hdu]:
 
 def _end_cards(content: bytes | bytearray) -> list[int]:
     """Where cards that read END may be: headers begin at whole blocks, which hold whole cards."""
-    words = np.ndarray(len(content) // CARD_BYTES, np.uint64, content, strides=(CARD_BYTES,))
-    ends: list[int] = (np.flatnonzero(words == _END_WORD) * CARD_BYTES).tolist()
+    thirds, ends = content[2::CARD_BYTES], []
+    card = thirds.find(b"D")
+    while card >= 0:
+        if content.startswith(_END, card * CARD_BYTES):
+            ends.append(card * CARD_BYTES)
+        card = thirds.find(b"D", card + 1)
     return ends
 
 
@@ -253,7 +258,8 @@ class Table:
         if column.form.repeat == 0:
             raise self.hdu.error(f"column {name} is empty (TFORM repeat 0)")
         stored = self._fixed(column)
-        return self._scaled(stored.astype(stored.dtype.newbyteorder("=")), column)
+        native = _NATIVE_TYPES.get(column.form.code, stored.dtype)
+        return self._scaled(stored.astype(native), column)
 
     def scalars(self, name: str) -> Array:
         """Values (rows,) of a column that has to hold one value a row."""
@@ -262,16 +268,18 @@ class Table:
             raise self.hdu.error(f"column {name} holds {values.shape[1]} values a row, expected 1")
         return values
 
-    def ragged(self, name: str) -> Ragged:
-        """Values of a column of fixed or variable row length."""
+    def ragged(self, name: str, at_most: Integers | None = None) -> Ragged:
+        """Values of a column of fixed or variable row length, of each row `at_most` the first."""
         column = self._find(name)
-        if not column.is_variable:
-            values = self.column(name)
-            return Ragged(
-                values.reshape(-1), np.full(self.n_rows, column.form.repeat, dtype=np.int64)
-            )
-        lengths, values = self._heap_arrays(column)
-        return Ragged(self._scaled(values, column), lengths)
+        if column.is_variable:
+            lengths, values = self._heap_arrays(column, at_most)
+            return Ragged(self._scaled(values, column), lengths)
+        values = self.column(name).reshape(-1)
+        whole = Ragged(values, np.full(self.n_rows, column.form.repeat, dtype=np.int64))
+        if at_most is None:
+            return whole
+        lengths = np.minimum(whole.lengths, at_most)
+        return Ragged(whole.first(lengths), lengths)
 
     def keyword(self, key: str, name: str) -> Any:
         """Value of an indexed keyword (TLMIN, TUNIT ...) of a column; None where absent."""
@@ -326,8 +334,8 @@ class Table:
         with np.errstate(all="ignore"):
             return native.astype(np.float64) * scale + zero
 
-    def _heap_arrays(self, column: Column) -> tuple[Integers, Array]:
-        """Lengths (rows,), and the rows' arrays one after another."""
+    def _heap_arrays(self, column: Column, at_most: Integers | None) -> tuple[Integers, Array]:
+        """Lengths (rows,), and the rows' arrays, or the first of each, one after another."""
         if column.form.repeat != 1:
             raise self.hdu.error(f"column {column.name} has {column.form.repeat} descriptors a row")
         dtype = np.dtype(self._dtype(column, column.form.heap_code))
@@ -348,7 +356,9 @@ class Table:
                 f"column {column.name}: rows of {total} bytes in all share a heap of {heap_bytes}"
             )
         begins = np.where(lengths > 0, heap_start + offsets, 0)
-        values = _gather(self.hdu.content, begins, sizes, dtype)
+        if at_most is not None:
+            lengths = np.minimum(lengths, at_most)
+        values = _gather(self.hdu.content, begins, lengths * dtype.itemsize, dtype)
         native = values.view(dtype.newbyteorder("="))
         np.copyto(native, values)
         return lengths, native

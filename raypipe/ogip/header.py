@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-
 CARD_BYTES = 80
 _KEY_BYTES = 8
 _HAS_VALUE = "= "
@@ -33,11 +31,11 @@ class Header(Mapping[str, Any]):
     __slots__ = ("_cards", "_positions")
 
     def __init__(self, cards: bytes | bytearray) -> None:
-        n_cards = len(cards) // CARD_BYTES
-        codes = np.ndarray(n_cards, np.uint64, cards, strides=(CARD_BYTES,))[::-1].tolist()
+        end = len(cards) // CARD_BYTES * CARD_BYTES
+        codes = memoryview(cards)[:end].cast("Q")[:: CARD_BYTES // _KEY_BYTES].tolist()
         self._cards = cards.decode("latin-1")
         self._positions: dict[int, int] = dict(
-            zip(codes, range((n_cards - 1) * CARD_BYTES, -1, -CARD_BYTES), strict=True)
+            zip(reversed(codes), range(end - CARD_BYTES, -1, -CARD_BYTES), strict=True)
         )
         for key in _NO_KEYWORDS:
             self._positions.pop(_code(key), None)

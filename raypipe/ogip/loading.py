@@ -55,7 +55,8 @@ def _read_file(path: Path, label: str) -> bytes:
         status = path.stat()
         is_regular = stat.S_ISREG(status.st_mode)
         if is_regular and status.st_size <= MAX_FILE_BYTES:
-            return path.read_bytes()
+            with path.open("rb", buffering=0) as file:
+                return file.readall()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise OgipError(label, f"cannot be read: {reason}") from error

@@ -5,8 +5,8 @@ Source: OGIP memo OGIP/92-007, "The OGIP Spectral File Format", and its addendum
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from raypipe.errors import OgipError
 from raypipe.ogip.columns import (
     as_floats,
     as_integers,
-    finite,
+    not_negative,
     refuse_rows,
     tables_of_class,
 )
@@ -72,20 +72,16 @@ def read_pha(source: Source, *, name: str | None = None) -> Pha:
     totals = [hdu for hdu in found if hdu.text("HDUCLAS2") != "BKG"]
     if not totals:
         return _read_block(backgrounds[0])
-    pha = _read_block(totals[0])
-    notes = [*pha.warnings]
-    background = None
-    if backgrounds:
-        background = _read_block(backgrounds[0])
-        notes += [f"background: {note}" for note in background.warnings]
+    surplus = []
     if len(totals) > 1:
-        notes.append(f"{len(totals)} spectra in one file: the first is read")
+        surplus.append(f"{len(totals)} spectra in one file: the first is read")
     if len(backgrounds) > 1:
-        notes.append(f"{len(backgrounds)} backgrounds in one file: the first is read")
-    return replace(pha, background=background, warnings=tuple(notes))
+        surplus.append(f"{len(backgrounds)} backgrounds in one file: the first is read")
+    return _read_block(totals[0], backgrounds[0] if backgrounds else None, surplus)
 
 
-def _read_block(hdu: Hdu) -> Pha:
+def _read_block(hdu: Hdu, beside: Hdu | None = None, surplus: Iterable[str] = ()) -> Pha:
+    """The spectrum of one block, with the background that is beside it."""
     table = Table(hdu)
     _refuse_type_ii(table)
     notes: list[str] = []
@@ -99,20 +95,25 @@ def _read_block(hdu: Hdu) -> Pha:
     if not isinstance(order, slice):
         notes.append("channels were out of order: sorted")
     backscal, areascal = (_scale(table, key, order, notes) for key in ("BACKSCAL", "AREASCAL"))
+    counts = _counts(table, exposure)[order]
+    quality, grouping = (_flags(table, key, order) for key in ("QUALITY", "GROUPING"))
+    background = _read_block(beside) if beside else None
+    if background is not None:
+        notes += [f"background: {note}" for note in background.warnings]
     return Pha(
         channels=channels[order],
-        counts=_counts(table, exposure)[order],
+        counts=counts,
         exposure_s=exposure,
         backscal=backscal,
         areascal=areascal,
-        quality=_flags(table, "QUALITY", order),
-        grouping=_flags(table, "GROUPING", order),
-        background=None,
+        quality=quality,
+        grouping=grouping,
+        background=background,
         backfile=_file_name(hdu, "BACKFILE"),
         ancrfile=_file_name(hdu, "ANCRFILE"),
         respfile=_file_name(hdu, "RESPFILE"),
         header=hdu.header,
-        warnings=tuple(notes),
+        warnings=(*notes, *surplus),
     )
 
 
@@ -140,8 +141,7 @@ def _channel_order(table: Table, channels: Integers) -> slice | npt.NDArray[np.i
 
 def _counts(table: Table, exposure: float) -> Floats:
     name = "COUNTS" if "COUNTS" in table or "RATE" not in table else "RATE"
-    values = finite(table, name)
-    refuse_rows(table, values < 0, f"{name} is negative")
+    values = not_negative(table, name)
     if name == "COUNTS":
         return values
     if not 0 < exposure < np.inf:
@@ -159,7 +159,8 @@ def _scale(table: Table, key: str, order: Any, notes: list[str]) -> float | Floa
     else:
         column = as_floats(table, key)[order]
         scale = float(column[0]) if (column == column[0]).all() else column
-    if not np.all(np.isfinite(scale) & (np.asarray(scale) > 0)):
+    least, most = (scale, scale) if isinstance(scale, float) else (scale.min(), scale.max())
+    if not 0 < least <= most < np.inf:
         notes.append(f"{key} is not positive everywhere")
     return scale
 

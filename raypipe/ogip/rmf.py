@@ -154,7 +154,7 @@ def _read_groups(table: Table, first_channel: int, n_channels: int) -> _Groups:
 
 def _elements(table: Table, elements_by_row: Integers) -> npt.NDArray[np.float32]:
     """The elements that each row's groups take from MATRIX, row after row; all finite."""
-    stored = table.ragged("MATRIX")
+    stored = table.ragged("MATRIX", elements_by_row)
     if stored.values.dtype.kind not in "iuf":
         raise table.hdu.error("column MATRIX holds no numbers")
     short = elements_by_row > stored.lengths
@@ -165,7 +165,7 @@ def _elements(table: Table, elements_by_row: Integers) -> npt.NDArray[np.float32
             f"its channel groups need {elements_by_row[row]}"
         )
     with np.errstate(over="ignore", invalid="ignore"):
-        values = stored.first(elements_by_row).astype(np.float32, copy=False)
+        values = stored.values.astype(np.float32, copy=False)
     if len(values) and not (np.isfinite(values.min()) and np.isfinite(values.max())):
         row = _row_of(int(np.isfinite(values).argmin()), elements_by_row)
         raise table.hdu.error(f"MATRIX is not finite at row {row + 1}")
