@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -15,29 +13,12 @@ from raypipe.discovery.discover import discover
 from raypipe.errors import RaypipeError
 from raypipe.ingestion.ingest import ingest
 from raypipe.workspace import Workspace
+from tests.conftest import remount
 from tests.pipeline.file_server import serve, write_remote_manifest
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 SETTINGS = {"discover": {"part_rows": 5}}
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 600 KB of its own."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(folder)], capture_output=True
-    )
-    if made.returncode:
-        pytest.skip("mounting a small disk needs root")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def _remount(folder: Path, options: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
 
 
 def _expect_whole(workspace: Workspace, survey: Path, tmp_path: Path) -> None:
@@ -58,7 +39,7 @@ def test_a_full_disk_is_told_and_a_larger_one_goes_on(
     discover(workspace, source=str(survey), config=SETTINGS)
     with pytest.raises(RaypipeError, match=r"cannot be written.*No space left"):
         ingest(workspace, config=SETTINGS)
-    _remount(small_disk, "size=64m")
+    remount(small_disk, "size=64m")
     _expect_whole(workspace, survey, tmp_path)
 
 
@@ -66,14 +47,14 @@ def test_a_disk_that_turns_read_only_is_told(
     survey: Path, small_disk: Path, tmp_path: Path
 ) -> None:
     workspace = Workspace(small_disk)
-    _remount(small_disk, "size=64m")
+    remount(small_disk, "size=64m")
     discover(workspace, source=str(survey), config=SETTINGS)
-    _remount(small_disk, "ro")
+    remount(small_disk, "ro")
     try:
         with pytest.raises(RaypipeError, match=r"cannot be written.*[Rr]ead-only"):
             ingest(workspace, config=SETTINGS)
     finally:
-        _remount(small_disk, "rw,size=64m")
+        remount(small_disk, "rw,size=64m")
     _expect_whole(workspace, survey, tmp_path)
 
 

@@ -19,7 +19,7 @@ from tests.pipeline.file_server import FileServer, serve, write_remote_manifest
 
 pytestmark = pytest.mark.slow
 
-KILLS = 5
+KILLS = int(os.environ.get("RAYPIPE_TEST_KILLS", "3"))
 PART_ROWS = 10
 
 
