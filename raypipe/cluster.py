@@ -16,6 +16,8 @@ from raypipe.errors import RaypipeError, UsageError
 
 log = logging.getLogger(__name__)
 
+TASKS_A_SLOT = 8
+
 _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
@@ -34,7 +36,7 @@ def ray_session(config: RayConfig) -> Iterator[None]:
         return
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    address = config.address or os.environ.get("RAY_ADDRESS") or "local"
+    address = _address(config)
     local = address == "local"
     ray.init(
         address=address,
@@ -51,14 +53,35 @@ def ray_session(config: RayConfig) -> Iterator[None]:
         ray.shutdown()
 
 
+def _address(config: RayConfig) -> str:
+    return config.address or os.environ.get("RAY_ADDRESS") or "local"
+
+
+def tasks_for(parts: int, cpus: float, config: RayConfig) -> int:
+    """Among how many tasks that ask for so many CPUs to share the parts.
+
+    Between two tasks of Ray Data a CPU is idle for some 0.2 s. On a local cluster a task has
+    several parts, therefore, and each CPU several tasks, so that all end at about the same time. A
+    cluster that was joined may grow: there each part is a task.
+    """
+    if _address(config) != "local":
+        return parts
+    slots = max(1, int(ray.cluster_resources().get("CPU", 1) / cpus))
+    return min(parts, TASKS_A_SLOT * slots)
+
+
 def map_parts(
-    parts: Sequence[int], work: Callable[[int], dict[str, Any]] | type, **options: Any
+    parts: Sequence[int],
+    work: Callable[[int], dict[str, Any]] | type,
+    tasks: int | None = None,
+    **options: Any,
 ) -> Iterator[dict[str, Any]]:
-    """Run `work` on each part number as a task of Ray Data; yield its answers as they come.
+    """Run `work` on each part number in tasks of Ray Data; yield its answers as they come.
 
     `work` is a function of a part, or, for a pool of actors, a class whose instances are one;
-    `options` are those of `Dataset.map_batches`. A RaypipeError of a worker is raised here as
-    itself: Ray would hand on its text alone, inside its own error.
+    `tasks` is the number of tasks, by default one a part; `options` are those of
+    `Dataset.map_batches`. A RaypipeError of a worker is raised here as itself: Ray would hand on
+    its text alone, inside its own error.
     """
     if isinstance(work, type):
 
@@ -73,7 +96,7 @@ def map_parts(
             return _answer(work, batch)
 
     dataset = ray.data.from_items(
-        [{"part": part} for part in parts], override_num_blocks=len(parts)
+        [{"part": part} for part in parts], override_num_blocks=tasks or len(parts)
     ).map_batches(task, batch_size=1, **options)
     for row in dataset.iter_rows():
         answer = json.loads(row["answer"])
@@ -136,10 +159,11 @@ def require_resources(what: str, cpus: float, gpus: float) -> None:
 
 
 def quiet_ray_data() -> None:
-    """Leave progress to raypipe's own lines."""
+    """Leave progress to raypipe's own lines, which answers make as they come."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.target_max_block_size = 1
     for name in "ray.data", "ray.train":
         for handler in logging.getLogger(name).handlers:
             if type(handler).__module__.startswith("ray."):

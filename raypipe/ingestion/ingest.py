@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from raypipe.cluster import map_parts, ray_session
-from raypipe.config import Config, IngestConfig, as_config
+from raypipe.cluster import map_parts, ray_session, tasks_for
+from raypipe.config import Config, as_config
 from raypipe.discovery.manifest import choose_release
 from raypipe.ingestion.chip_rmfs import chip_rmfs_name, choose_chip_rmfs
 from raypipe.ingestion.fetch import Fetcher
@@ -53,7 +53,7 @@ def ingest(
         log.info("ingest: %d of %d parts to do", len(todo), parts)
         if todo:
             with ray_session(settings.ray):
-                figures.update(_run_parts(workspace, release, todo, settings.ingest))
+                figures.update(_run_parts(workspace, release, todo, settings))
         totals = count_rows(workspace, release)
         figures.update(totals)
         check_totals(workspace, release, totals)
@@ -62,9 +62,10 @@ def ingest(
 
 
 def _run_parts(
-    workspace: Workspace, release: str, parts: list[int], config: IngestConfig
+    workspace: Workspace, release: str, parts: list[int], settings: Config
 ) -> dict[str, int]:
     """Do the parts on Ray; returns what was asked of servers, and what that brought."""
+    config = settings.ingest
 
     def choose(_: int) -> dict[str, Any]:
         fetcher = Fetcher(config)
@@ -80,7 +81,8 @@ def _run_parts(
         for chosen in map_parts([0], choose, num_cpus=config.cpus_per_task):
             log.info("ingest: RMFs chosen for %d zones of chips", chosen["zones"])
             done.update(chosen)
-    outcomes = map_parts(parts, work, num_cpus=config.cpus_per_task)
+    tasks = tasks_for(len(parts), config.cpus_per_task, settings.ray)
+    outcomes = map_parts(parts, work, tasks, num_cpus=config.cpus_per_task)
     for number, outcome in enumerate(outcomes, 1):
         done.update(outcome)
         seconds = max(time.monotonic() - started, 1e-3)
