@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
 from raypipe.config import RayConfig
 from raypipe.errors import RaypipeError, UsageError
@@ -50,7 +52,18 @@ def ray_session(config: RayConfig) -> Iterator[None]:
     try:
         yield
     finally:
+        _stop_executions()
         ray.shutdown()
+
+
+def _stop_executions() -> None:
+    """End what Ray Data still executes after an exception, Ctrl-C among them.
+
+    Its threads outlive the iteration they serve, and without Ray they would start another one.
+    """
+    for thread in threading.enumerate():
+        if isinstance(thread, StreamingExecutor):
+            thread.shutdown(force=True)
 
 
 def _address(config: RayConfig) -> str:
