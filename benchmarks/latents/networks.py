@@ -24,6 +24,7 @@ from raypipe.model.presets import Folded, Paper, build
 from raypipe.model.split import VALIDATION, assign_splits, source_keys
 from raypipe.training import learner
 from raypipe.training.learner import Learner
+from raypipe.training.sources import Resident
 
 log = logging.getLogger("benchmarks.latents")
 
@@ -175,7 +176,7 @@ class Teacher:
 
     def _learn(self, name: str, network: nn.Module, fitting: Batch, validating: Batch) -> None:
         train = self.config.train
-        course = Learner(network, fitting, validating, train)
+        course = Learner(network, Resident(fitting), Resident(validating), train)
         for epoch in range(train.epochs):
             if course.should_stop():
                 break
