@@ -17,7 +17,7 @@ from torch.nn import functional
 from benchmarks.latents.responses import GRID
 from benchmarks.latents.surveys import VALIDATION_SHARE, Sample, Survey, code_of, digest
 from raypipe.config import Config, ModelConfig
-from raypipe.model import autoencoder, features, folding, presets
+from raypipe.model import autoencoder, features, folding, presets, thinning
 from raypipe.model.autoencoder import Encoder
 from raypipe.model.features import CONDITIONS, Batch, encoder_inputs, prepare
 from raypipe.model.presets import Folded, Paper, build
@@ -108,7 +108,7 @@ class Teacher:
         network = build(model, GRID)
         made_of: object = self.shared_recipe
         if preset == "folded":
-            code = code_of(autoencoder, features, folding, presets, learner)
+            code = code_of(autoencoder, features, folding, presets, thinning, learner)
             made_of = [model.model_dump(), self.config.train.model_dump(), code]
         fitting, validating = self._parts()
 

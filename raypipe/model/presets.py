@@ -15,6 +15,7 @@ from raypipe.model.autoencoder import Autoencoder
 from raypipe.model.features import CONDITIONS, Batch, encoder_inputs
 from raypipe.model.folding import best_amplitude, cash_per_bin, fold
 from raypipe.model.grid import Grid
+from raypipe.model.thinning import unseen
 
 _LOG_FLUX_LIMIT = 30.0
 _TYPICAL_PHOTON_INDEX = 1.7
@@ -39,11 +40,10 @@ class Preset(nn.Module, ABC):
     def forward(self, batch: Batch, shown: Batch) -> tuple[Tensor, Tensor]:
         """Loss and mean square of the latents of each row, (n,) each.
 
-        The encoder sees `shown`, the reconstruction is judged on `batch`: two views of the same
-        detections.
+        The encoder sees `shown`, a view of the same detections by `thinning.thin`.
         """
         z = self.encode(shown)
-        return self.loss(z, batch), z.square().mean(-1)
+        return self.loss(z, batch, shown), z.square().mean(-1)
 
     def expected_counts(self, z: Tensor, batch: Batch) -> Tensor:
         """Expected counts per channel bin, source and background, (n, bins)."""
@@ -54,8 +54,8 @@ class Preset(nn.Module, ABC):
         """Features (n, features, bins) and conditions (n, conditions) of a batch."""
 
     @abstractmethod
-    def loss(self, z: Tensor, batch: Batch) -> Tensor:
-        """Loss of each row, (n,)."""
+    def loss(self, z: Tensor, batch: Batch, shown: Batch) -> Tensor:
+        """Loss of each row, (n,), when the latents are of `shown`."""
 
     @abstractmethod
     def source_counts(self, z: Tensor, batch: Batch) -> Tensor:
@@ -99,9 +99,10 @@ class Folded(Preset):
         folded = fold(torch.exp(self.log_shape(z)), batch, self.grid.energy_width_kev)
         return best_amplitude(batch.counts, folded, batch.background) * folded
 
-    def loss(self, z: Tensor, batch: Batch) -> Tensor:
-        """Cash statistic over the square root of the counts."""
-        cash = cash_per_bin(batch.counts, self.expected_counts(z, batch)).sum(-1)
+    def loss(self, z: Tensor, batch: Batch, shown: Batch) -> Tensor:
+        """Cash statistic of the counts that were not shown over the square root of all counts."""
+        judged = unseen(batch, shown)
+        cash = cash_per_bin(judged.counts, self.expected_counts(z, judged)).sum(-1)
         return cash / batch.counts.sum(-1).clamp_min(1.0).sqrt()
 
 
@@ -135,7 +136,7 @@ class Paper(Preset):
         shape = counts.clamp_min(1e-3)
         return best_amplitude(batch.counts, shape, batch.background) * shape
 
-    def loss(self, z: Tensor, batch: Batch) -> Tensor:
+    def loss(self, z: Tensor, batch: Batch, shown: Batch) -> Tensor:
         """Mean absolute error of the scaled spectrum."""
         scaled, _, _ = self._scaled_rate(batch)
         return (self._decode(z) - scaled).abs().mean(-1)

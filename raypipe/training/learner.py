@@ -14,11 +14,14 @@ from torch import Tensor, nn
 
 from raypipe.config import TrainConfig
 from raypipe.model.features import Batch
+from raypipe.model.thinning import thin
 from raypipe.training.guard import STEPS_BETWEEN_LOOKS, FiniteGuard
 from raypipe.training.sources import Source
 from raypipe.training.steps import StepPlan
 
 _WARM_UP = 0.1
+_VALIDATING = 1_000_000
+"""Stands for the epoch in the seed of what validation is shown."""
 
 Names = Callable[[Tensor], Sequence[str]]
 """From places among a worker's rows to detection_ids."""
@@ -189,10 +192,12 @@ class Learner:
 
     @torch.no_grad()
     def _validate(self, when: str) -> float:
+        """Loss of the validation spectra, thinned the same way each time."""
         self.model.eval()
+        torch.manual_seed(self._seed_of(_VALIDATING))
         total = torch.zeros((), device=self.device)
         for step, (places, batch) in enumerate(self.validation.sweep()):
-            loss, _ = self.network(batch, batch)
+            loss, _ = self.network(batch, thin(batch, self.config.thinning_min))
             total += loss.sum()
             self._validation_guard.keep(step, places, loss)
         self._validation_guard.look(f"validation after {when}")
@@ -203,28 +208,6 @@ class Learner:
         if self.plan.world > 1:
             dist.all_reduce(both)
         return float(both[0] / both[1].clamp_min(1.0))
-
-
-def thin(batch: Batch, least: float) -> Batch:
-    """A view of the batch with a random share, `least` to 1, of each detection's counts.
-
-    Binomial thinning of Poisson counts is a Poisson draw with that share of the exposure: what a
-    shorter observation would have seen.
-    """
-    if least >= 1.0:
-        return batch
-    share = least + (1.0 - least) * torch.rand_like(batch.exposure_s)
-    counts = torch.binomial(batch.counts, share[:, None].expand_as(batch.counts).contiguous())
-    return Batch(
-        counts=counts,
-        background=batch.background * share[:, None],
-        background_variance=batch.background_variance * share[:, None] ** 2,
-        background_scale=batch.background_scale * share[:, None],
-        exposure_s=batch.exposure_s * share,
-        arf_cm2=batch.arf_cm2,
-        response_index=batch.response_index,
-        responses=batch.responses,
-    )
 
 
 def _places(places: Tensor) -> list[str]:
