@@ -19,6 +19,8 @@ from raypipe.model.thinning import unseen
 
 _LOG_FLUX_LIMIT = 30.0
 _TYPICAL_PHOTON_INDEX = 1.7
+_TYPICAL_COUNTS = 300.0
+"""Where the weight is one over the square root of the counts: it sets the scale of the loss."""
 _PAPER_BINS = PRESET_BINS["paper"]
 
 
@@ -65,8 +67,9 @@ class Preset(nn.Module, ABC):
 class Folded(Preset):
     """Decodes a photon flux, folds it through the detection's response, judges it by Poisson.
 
-    The loss is the Cash statistic over the square root of the counts, so that bright detections
-    weigh more than faint ones but do not drown them; the amplitude is profiled out.
+    The loss is the Cash statistic over the fourth root of the counts, so that bright detections,
+    which know most of what a spectrum can look like, weigh more than faint ones but do not drown
+    them; the amplitude is profiled out.
     """
 
     name = "folded"
@@ -100,10 +103,10 @@ class Folded(Preset):
         return best_amplitude(batch.counts, folded, batch.background) * folded
 
     def loss(self, z: Tensor, batch: Batch, shown: Batch) -> Tensor:
-        """Cash statistic of the counts that were not shown over the square root of all counts."""
+        """Cash statistic of the counts not shown over the fourth root of all counts, scaled."""
         judged = unseen(batch, shown)
         cash = cash_per_bin(judged.counts, self.expected_counts(z, judged)).sum(-1)
-        return cash / batch.counts.sum(-1).clamp_min(1.0).sqrt()
+        return cash / (batch.counts.sum(-1).clamp_min(1.0) * _TYPICAL_COUNTS).pow(0.25)
 
 
 class Paper(Preset):
