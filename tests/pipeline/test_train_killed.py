@@ -127,6 +127,21 @@ def test_a_killed_driver_goes_on_with_as_many_workers_or_others(
     assert _only_metrics(other)["workers"] in (1, 2)
 
 
+def test_an_interrupted_driver_says_so_and_goes_on(
+    unbroken: Workspace, ingested_survey: Path, tmp_path: Path
+) -> None:
+    workspace = _copy(ingested_survey, tmp_path)
+    driver = _start(workspace)
+    _wait_for_an_epoch(workspace, driver)
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(60) == 130
+    assert workspace.folders("models") == []
+    assert _start(workspace).wait(300) == 0
+    metrics, whole = _only_metrics(workspace), _only_metrics(unbroken)
+    assert metrics["resumed_after_epochs"]
+    assert course(metrics) == course(whole)
+
+
 def _wait_for_an_epoch(workspace: Workspace, driver: subprocess.Popen[bytes]) -> None:
     """Until Ray Train has registered a checkpoint and training goes on."""
     deadline = time.monotonic() + 120
