@@ -18,6 +18,7 @@ from raypipe.model.split import TEST, TRAIN, VALIDATION, assign_splits, source_k
 from raypipe.workspace import Workspace, spectra_folder
 
 _MIN_TRAIN = 16
+_HASHED_AT_ONCE = 10_000
 _LEARNED = ["name", "class", "content_sha256"]
 """Columns beside the identity that decide what is learned: another value, another model."""
 
@@ -62,8 +63,6 @@ def read_roster(workspace: Workspace, release: str, config: TrainConfig) -> Rost
     ids = table["detection_id"].to_pylist()
     keys = source_keys(table["name"].to_pylist(), ids)
     split = assign_splits(keys, config.seed, config.test_fraction, config.validation_fraction)
-    learned = table.select([name for name in table.column_names if name in _LEARNED])
-    digest = hashlib.sha256(json.dumps([ids, learned.to_pydict()]).encode())
     labels = table["class"].to_pylist() if "class" in table.column_names else [None] * len(table)
     roster = Roster(
         detection_ids=np.array(ids, dtype=object),
@@ -73,7 +72,7 @@ def read_roster(workspace: Workspace, release: str, config: TrainConfig) -> Rost
         usable=table["counts_b"].to_numpy() > 0,
         part=table["part"].to_numpy(),
         files=files,
-        fingerprint=digest.hexdigest()[:16],
+        fingerprint=_fingerprint(table),
     )
     sizes = roster.sizes()
     if sizes[TRAIN] < max(_MIN_TRAIN, config.workers[0]) or sizes[VALIDATION] == 0:
@@ -82,3 +81,13 @@ def read_roster(workspace: Workspace, release: str, config: TrainConfig) -> Rost
             "ingest more, or embed them with a model trained elsewhere (--model)"
         )
     return roster
+
+
+def _fingerprint(table: pa.Table) -> str:
+    """A hash of what is learned from, in the order of detection_id, a stretch of rows at a time."""
+    learned = table.select([n for n in table.column_names if n in {"detection_id", *_LEARNED}])
+    digest = hashlib.sha256()
+    for start in range(0, len(learned), _HASHED_AT_ONCE):
+        rows = learned.slice(start, _HASHED_AT_ONCE).to_pydict()
+        digest.update(json.dumps(rows, sort_keys=True).encode())
+    return digest.hexdigest()[:16]

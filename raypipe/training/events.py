@@ -1,13 +1,20 @@
-"""The course of a training as TensorBoard reads it."""
+"""The course of a training as TensorBoard reads it.
+
+Events are written by tensorboardX's own writer of files: its SummaryWriter hands them to a thread,
+and its flush does not wait for that.
+"""
 
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.summary_pb2 import Summary
 
 from raypipe.workspace import Workspace
 
@@ -23,7 +30,7 @@ class EventLog:
     """Events of a training, a point an epoch."""
 
     def __init__(
-        self, writer: SummaryWriter, local: Path, workspace: Workspace, folder: str
+        self, writer: EventsWriter, local: Path, workspace: Workspace, folder: str
     ) -> None:
         self._writer, self._local = writer, local
         self._workspace, self._folder = workspace, folder
@@ -39,7 +46,8 @@ class EventLog:
             return
         self._written = epoch
         for name, tag in _TAGS.items():
-            self._writer.add_scalar(tag, metrics[name], epoch)
+            summary = Summary(value=[Summary.Value(tag=tag, simple_value=metrics[name])])
+            self._writer.write_event(Event(wall_time=time.time(), step=epoch, summary=summary))
         self._writer.flush()
         if not self._workspace.is_local:
             for file in self._local.iterdir():
@@ -51,5 +59,8 @@ def event_log(workspace: Workspace, folder: str) -> Iterator[EventLog]:
     """Write events into a folder of the workspace while the block runs."""
     with tempfile.TemporaryDirectory() as temporary:
         local = Path(workspace.path(folder) if workspace.is_local else temporary)
-        with SummaryWriter(str(local)) as writer:
+        writer = EventsWriter(str(local / "events"))
+        try:
             yield EventLog(writer, local, workspace, folder)
+        finally:
+            writer.close()

@@ -42,7 +42,7 @@ def news_of(model_id: str, epochs: int, events: EventLog) -> Iterator[Queue]:
         yield reports
     finally:
         reports.put(None)
-        follower.join(timeout=5.0)
+        follower.join(timeout=30.0)
         reports.shutdown()
     if errors:
         raise RaypipeError(errors[0])

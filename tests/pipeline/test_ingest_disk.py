@@ -88,7 +88,7 @@ def test_killed_workers(survey: Path, tmp_path: Path) -> None:
             for worker in _ingesting_workers()[:1]:
                 worker.kill()
                 killed += 1
-        run.join(120)
+        run.join(300)
     assert killed
     assert done == [{"manifest": 160, "spectra": 160, "rejects": 0}]
     assert workspace.read_folder("spectra/csc2.1").equals(unbroken.read_folder("spectra/csc2.1"))

@@ -20,7 +20,7 @@ from tests.pipeline.training import course, load, settings, training_workers
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
-EPOCHS = 6
+EPOCHS = 12
 LONG = settings(epochs=EPOCHS, batch_size=2, patience=EPOCHS)
 """Epochs of a second or so, that something can happen within."""
 
@@ -107,10 +107,11 @@ def test_a_killed_driver_goes_on_with_as_many_workers_or_others(
     workspace = _copy(ingested_survey, tmp_path)
     driver = _start(workspace)
     _wait_for_an_epoch(workspace, driver)
-    below = psutil.Process(driver.pid).children(recursive=True)
+    workers = training_workers(psutil.Process(driver.pid))
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    psutil.wait_procs(below, timeout=60)
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert not alive
     assert workspace.folders("models") == []
     other = Workspace(shutil.copytree(workspace.root, tmp_path / "other"))
     assert _start(workspace).wait(300) == 0
@@ -126,10 +127,25 @@ def test_a_killed_driver_goes_on_with_as_many_workers_or_others(
     assert _only_metrics(other)["workers"] in (1, 2)
 
 
+def test_an_interrupted_driver_says_so_and_goes_on(
+    unbroken: Workspace, ingested_survey: Path, tmp_path: Path
+) -> None:
+    workspace = _copy(ingested_survey, tmp_path)
+    driver = _start(workspace)
+    _wait_for_an_epoch(workspace, driver)
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(60) == 130
+    assert workspace.folders("models") == []
+    assert _start(workspace).wait(300) == 0
+    metrics, whole = _only_metrics(workspace), _only_metrics(unbroken)
+    assert metrics["resumed_after_epochs"]
+    assert course(metrics) == course(whole)
+
+
 def _wait_for_an_epoch(workspace: Workspace, driver: subprocess.Popen[bytes]) -> None:
     """Until Ray Train has registered a checkpoint and training goes on."""
     deadline = time.monotonic() + 120
-    while not list(Path(workspace.root).glob("checkpoints/*/epoch-00002/*.pt")):
+    while not list(Path(workspace.root).glob("checkpoints/*/epoch-00001/*.pt")):
         assert driver.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)

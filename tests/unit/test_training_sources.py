@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +10,20 @@ import pyarrow as pa
 import pytest
 import torch
 
-from raypipe.config import TrainConfig
+from raypipe.config import ModelConfig, TrainConfig
 from raypipe.errors import RaypipeError
 from raypipe.ingestion.responses import ResponseLibrary
 from raypipe.model.batch import SpectraBatch
 from raypipe.model.features import Batch, prepare
+from raypipe.model.grid import Grid
+from raypipe.model.presets import build
 from raypipe.training.compact import CompactSpectra, compact_area, compact_counts
 from raypipe.training.data import Roster
 from raypipe.training.reading import PartReader
 from raypipe.training.residence import open_source
 from raypipe.training.sources import Resident, Stream
 from raypipe.workspace import Workspace, part_name
+from tests.unit.model_spectra import power_laws
 from tests.unit.synthetic_workspace import RELEASE, make_workspace
 
 CPU = torch.device("cpu")
@@ -73,6 +77,18 @@ def test_compact_spectra_say_what_whole_ones_do(workspace: Workspace, reader: Pa
     assert torch.allclose(compact.arf_cm2, whole.arf_cm2, rtol=5e-4, atol=1e-6)
     folded = [each.responses[each.response_index] for each in (compact, whole)]
     assert torch.equal(*folded)
+
+
+def test_areas_in_half_precision_hardly_change_a_loss() -> None:
+    spectra, _ = power_laws(200)
+    torch.manual_seed(0)
+    network = build(ModelConfig(width=16, depth=1, heads=2, decoder_width=32), Grid()).eval()
+    whole = prepare(spectra)
+    rounded = replace(whole, arf_cm2=compact_area(whole.arf_cm2).float())
+    with torch.no_grad():
+        losses, others = (network(batch, batch)[0] for batch in (whole, rounded))
+    assert not torch.equal(losses, others)
+    assert torch.allclose(losses, others, rtol=1e-4)
 
 
 def test_a_row_is_small(reader: PartReader) -> None:
