@@ -20,7 +20,7 @@ from raypipe.config import Config, ModelConfig
 from raypipe.model import autoencoder, features, folding, presets, thinning
 from raypipe.model.autoencoder import Encoder
 from raypipe.model.features import CONDITIONS, Batch, encoder_inputs, prepare
-from raypipe.model.presets import Folded, Paper, build
+from raypipe.model.presets import Folded, Paper, Preset, build
 from raypipe.model.split import VALIDATION, assign_splits, source_keys
 from raypipe.training import learner
 from raypipe.training.learner import Learner
@@ -176,7 +176,9 @@ class Teacher:
 
     def _learn(self, name: str, network: nn.Module, fitting: Batch, validating: Batch) -> None:
         train = self.config.train
-        course = Learner(network, Resident(fitting), Resident(validating), train)
+        most_shown = network.most_shown if isinstance(network, Preset) else 1.0
+        sources = Resident(fitting), Resident(validating)
+        course = Learner(network, *sources, train, most_shown=most_shown)
         for epoch in range(train.epochs):
             if course.should_stop():
                 break

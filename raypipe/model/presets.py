@@ -25,9 +25,13 @@ _PAPER_BINS = PRESET_BINS["paper"]
 
 
 class Preset(nn.Module, ABC):
-    """An autoencoder with its input, its output and its loss."""
+    """An autoencoder with its input, its output and its loss.
+
+    `most_shown` is the largest share of the counts that the encoder is shown in training.
+    """
 
     name: str
+    most_shown: float
 
     def __init__(self, autoencoder: Autoencoder, grid: Grid) -> None:
         super().__init__()
@@ -73,6 +77,7 @@ class Folded(Preset):
     """
 
     name = "folded"
+    most_shown = 0.8
     log_flux_base: Tensor
 
     def __init__(self, config: ModelConfig, grid: Grid) -> None:
@@ -119,6 +124,7 @@ class Paper(Preset):
     """
 
     name = "paper"
+    most_shown = 1.0
     rebin: Tensor
 
     def __init__(self, config: ModelConfig, grid: Grid) -> None:

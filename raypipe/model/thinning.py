@@ -10,15 +10,15 @@ from torch import Tensor
 from raypipe.model.features import Batch
 
 
-def thin(batch: Batch, least: float) -> Batch:
-    """A view of the batch with a random share, `least` to 1, of each detection's counts.
+def thin(batch: Batch, least: float, most: float = 1.0) -> Batch:
+    """A view of the batch with a random share, `least` to `most`, of each detection's counts.
 
     Binomial thinning of Poisson counts is a Poisson draw with that share of the exposure: what a
     shorter observation would have seen. With `least` 1 it is the batch itself.
     """
     if least >= 1.0:
         return batch
-    share = least + (1.0 - least) * torch.rand_like(batch.exposure_s)
+    share = least + (max(least, most) - least) * torch.rand_like(batch.exposure_s)
     counts = torch.binomial(batch.counts, share[:, None].expand_as(batch.counts).contiguous())
     return _part(batch, counts, share)
 

@@ -31,7 +31,8 @@ class Learner:
     """A network with its optimizer and this worker's spectra.
 
     `model` takes (batch, the view of it that the encoder is shown) to the loss and the mean square
-    of the latents of each row, (n,) each; it may be wrapped for DDP. `plan` says what this worker
+    of the latents of each row, (n,) each; it may be wrapped for DDP. The view has at most a share
+    `most_shown` of the counts. `plan` says what this worker
     contributes to each step, by default everything. `names` gives the detection_ids of this
     worker's training rows by their places, for errors, and `validation_names` of the others.
     `tell` gets the state of a long epoch, at least every `tell_every_s` seconds, on the first
@@ -45,6 +46,7 @@ class Learner:
         validation: Source,
         config: TrainConfig,
         *,
+        most_shown: float = 1.0,
         device: torch.device | None = None,
         plan: StepPlan | None = None,
         names: Names | None = None,
@@ -55,6 +57,7 @@ class Learner:
         self.model = model
         self.train, self.validation = train, validation
         self.config = config
+        self.most_shown = most_shown
         self.device = device or torch.device("cpu")
         self.plan = plan or StepPlan(len(train), config.batch_size)
         self.tell, self.tell_every_s = tell, tell_every_s
@@ -167,7 +170,7 @@ class Learner:
 
     def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Change the weights by a batch; its rows' losses (n,) and the norm of the gradient."""
-        loss, square = self.model(batch, thin(batch, self.config.thinning_min))
+        loss, square = self.model(batch, self._shown(batch))
         objective = (loss + self.config.latent_penalty * square).sum() * self.plan.weight
         self.optimizer.zero_grad(set_to_none=True)
         objective.backward()
@@ -175,6 +178,9 @@ class Learner:
         self.optimizer.step()
         self.schedule.step()
         return loss.detach(), norm
+
+    def _shown(self, batch: Batch) -> Batch:
+        return thin(batch, self.config.thinning_min, self.most_shown)
 
     def _standing(self, epoch: int, steps: int, total: Tensor, seconds: float) -> dict[str, float]:
         """How far an epoch is: this worker's loss so far, all workers' speed, s that are left."""
@@ -197,7 +203,7 @@ class Learner:
         torch.manual_seed(self._seed_of(_VALIDATING))
         total = torch.zeros((), device=self.device)
         for step, (places, batch) in enumerate(self.validation.sweep()):
-            loss, _ = self.network(batch, thin(batch, self.config.thinning_min))
+            loss, _ = self.network(batch, self._shown(batch))
             total += loss.sum()
             self._validation_guard.keep(step, places, loss)
         self._validation_guard.look(f"validation after {when}")

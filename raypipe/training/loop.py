@@ -86,6 +86,7 @@ class _Trainer:
             to_train,
             to_validate,
             train,
+            most_shown=network.most_shown,
             device=self.device,
             plan=self.plan,
             names=self._names(mine),
