@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from raypipe.errors import UsageError
 
 PRESET_BINS = {"folded": 256, "paper": 400}
 """Bins of the spectrum that each preset's encoder reads."""
+
+
+Workers = PositiveInt | tuple[PositiveInt, PositiveInt]
+"""A number of processes, or the fewest and the most."""
 
 
 class _Section(BaseModel):
@@ -137,13 +141,45 @@ class TrainConfig(_Section):
     validation_fraction: float = Field(0.1, ge=0, lt=1, description="sources for early stopping")
     patience: int = Field(15, ge=1, description="epochs without improvement before stopping")
     seed: int = Field(0, ge=0, description="seed of weights, split and order")
-    num_workers: int = Field(2, ge=1, description="training processes (DDP)")
+    num_workers: Workers = Field(
+        2, description="training processes (DDP), fixed or elastic: [fewest, most]"
+    )
     cpus_per_worker: float = Field(0.9, gt=0, description="CPUs a worker asks Ray for")
     use_gpu: bool | None = Field(None, description="a GPU a worker; by default where Ray has one")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="of the encoder's matrix products; auto: bfloat16 on GPUs that have it",
+    )
+    compile: bool | None = Field(None, description="torch.compile; by default on a GPU")
+    data: Literal["auto", "resident", "stream"] = Field(
+        "auto",
+        description="spectra kept on the device or read anew each epoch; auto: kept where they fit",
+    )
+    stream_rows: int = Field(
+        32_768, ge=1, description="spectra a worker shuffles at once where they are read anew"
+    )
     max_failures: int = Field(3, ge=0, description="restarts after a worker's death")
     references: int = Field(
         20_000, ge=1, description="labelled training spectra kept for class probabilities"
     )
+
+    @property
+    def workers(self) -> tuple[int, int]:
+        """Fewest and most training processes."""
+        return (
+            self.num_workers
+            if isinstance(self.num_workers, tuple)
+            else (self.num_workers, self.num_workers)
+        )
+
+    @model_validator(mode="after")
+    def _workers_have_work(self) -> TrainConfig:
+        fewest, most = self.workers
+        if fewest > most:
+            raise ValueError(f"num_workers [{fewest}, {most}]: the fewest are more than the most")
+        if most > self.batch_size:
+            raise ValueError(f"{most} workers cannot share batches of {self.batch_size} spectra")
+        return self
 
 
 class EmbedConfig(_Section):

@@ -28,6 +28,14 @@ def made_by() -> dict[str, str]:
     }
 
 
+class Figures(dict[str, Any]):
+    """Figures of a run, by name; `folder` of the workspace is the run's own."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self.folder = folder
+
+
 class _Lines(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -39,7 +47,7 @@ class _Lines(logging.Handler):
 
 
 @contextmanager
-def record_run(workspace: Workspace, verb: str, config: Config) -> Iterator[dict[str, Any]]:
+def record_run(workspace: Workspace, verb: str, config: Config) -> Iterator[Figures]:
     """Keep the resolved configuration, versions, log, timing and outcome of a run.
 
     Yields a mapping to put figures into; they are written with the rest, also when the run fails.
@@ -48,7 +56,7 @@ def record_run(workspace: Workspace, verb: str, config: Config) -> Iterator[dict
     clock = time.monotonic()
     folder = f"runs/{started:%Y%m%dT%H%M%S.%f}-{verb}"
     workspace.write_bytes(f"{folder}/config.toml", config.to_toml().encode())
-    figures: dict[str, Any] = {}
+    figures = Figures(folder)
     lines = _Lines()
     logger = logging.getLogger("raypipe")
     level = logger.level

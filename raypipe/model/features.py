@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -60,17 +62,43 @@ class Batch:
 
 def prepare(spectra: SpectraBatch, device: torch.device | str = "cpu") -> Batch:
     """Tensors of a batch, its background made smooth and free of zeros (`smooth_background`)."""
-    scale = torch.from_numpy(spectra.background_scale)[:, None]
-    expected, variance = smooth_background(torch.from_numpy(spectra.background_counts))
+
+    def tensor(values: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(values).to(device)
+
+    return as_batch(
+        counts=tensor(spectra.counts),
+        background_counts=tensor(spectra.background_counts),
+        background_scale=tensor(spectra.background_scale),
+        exposure_s=tensor(spectra.exposure_s),
+        arf_cm2=tensor(spectra.arf_cm2),
+        response_index=tensor(spectra.response_index),
+        responses=tensor(spectra.responses),
+    )
+
+
+def as_batch(
+    *,
+    counts: Tensor,
+    background_counts: Tensor,
+    background_scale: Tensor,
+    exposure_s: Tensor,
+    arf_cm2: Tensor,
+    response_index: Tensor,
+    responses: Tensor,
+) -> Batch:
+    """A batch of a SpectraBatch's arrays as float32 tensors on one device."""
+    scale = background_scale[:, None]
+    expected, variance = smooth_background(background_counts)
     return Batch(
-        counts=torch.from_numpy(spectra.counts).to(device),
-        background=(scale * expected).to(device),
-        background_variance=(scale**2 * variance).to(device),
-        background_scale=scale.to(device),
-        exposure_s=torch.from_numpy(spectra.exposure_s).to(device),
-        arf_cm2=torch.from_numpy(spectra.arf_cm2).to(device),
-        response_index=torch.from_numpy(spectra.response_index).to(device),
-        responses=torch.from_numpy(spectra.responses).to(device),
+        counts=counts,
+        background=scale * expected,
+        background_variance=scale**2 * variance,
+        background_scale=scale,
+        exposure_s=exposure_s,
+        arf_cm2=arf_cm2,
+        response_index=response_index,
+        responses=responses,
     )
 
 
@@ -132,7 +160,7 @@ def _overlap(sigma_bins: float, other_sigma_bins: float) -> float:
 
 def _gaussian_average(counts: Tensor, sigma_bins: float) -> Tensor:
     reach = int(4 * sigma_bins) + 1
-    offsets = torch.arange(-reach, reach + 1, dtype=counts.dtype)
+    offsets = torch.arange(-reach, reach + 1, dtype=counts.dtype, device=counts.device)
     kernel = torch.exp(-0.5 * (offsets / sigma_bins) ** 2)
     kernel = kernel / kernel.sum()
     padded = functional.pad(counts[:, None], (reach, reach), mode="reflect")

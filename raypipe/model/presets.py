@@ -15,16 +15,23 @@ from raypipe.model.autoencoder import Autoencoder
 from raypipe.model.features import CONDITIONS, Batch, encoder_inputs
 from raypipe.model.folding import best_amplitude, cash_per_bin, fold
 from raypipe.model.grid import Grid
+from raypipe.model.thinning import unseen
 
 _LOG_FLUX_LIMIT = 30.0
 _TYPICAL_PHOTON_INDEX = 1.7
+_TYPICAL_COUNTS = 300.0
+"""Where the weight is one over the square root of the counts: it sets the scale of the loss."""
 _PAPER_BINS = PRESET_BINS["paper"]
 
 
 class Preset(nn.Module, ABC):
-    """An autoencoder with its input, its output and its loss."""
+    """An autoencoder with its input, its output and its loss.
+
+    `most_shown` is the largest share of the counts that the encoder is shown in training.
+    """
 
     name: str
+    most_shown: float
 
     def __init__(self, autoencoder: Autoencoder, grid: Grid) -> None:
         super().__init__()
@@ -39,11 +46,10 @@ class Preset(nn.Module, ABC):
     def forward(self, batch: Batch, shown: Batch) -> tuple[Tensor, Tensor]:
         """Loss and mean square of the latents of each row, (n,) each.
 
-        The encoder sees `shown`, the reconstruction is judged on `batch`: two views of the same
-        detections.
+        The encoder sees `shown`, a view of the same detections by `thinning.thin`.
         """
         z = self.encode(shown)
-        return self.loss(z, batch), z.square().mean(-1)
+        return self.loss(z, batch, shown), z.square().mean(-1)
 
     def expected_counts(self, z: Tensor, batch: Batch) -> Tensor:
         """Expected counts per channel bin, source and background, (n, bins)."""
@@ -54,8 +60,8 @@ class Preset(nn.Module, ABC):
         """Features (n, features, bins) and conditions (n, conditions) of a batch."""
 
     @abstractmethod
-    def loss(self, z: Tensor, batch: Batch) -> Tensor:
-        """Loss of each row, (n,)."""
+    def loss(self, z: Tensor, batch: Batch, shown: Batch) -> Tensor:
+        """Loss of each row, (n,), when the latents are of `shown`."""
 
     @abstractmethod
     def source_counts(self, z: Tensor, batch: Batch) -> Tensor:
@@ -65,11 +71,13 @@ class Preset(nn.Module, ABC):
 class Folded(Preset):
     """Decodes a photon flux, folds it through the detection's response, judges it by Poisson.
 
-    The loss is the Cash statistic over the square root of the counts, so that bright detections
-    weigh more than faint ones but do not drown them; the amplitude is profiled out.
+    The loss is the Cash statistic over the fourth root of the counts, so that bright detections,
+    which know most of what a spectrum can look like, weigh more than faint ones but do not drown
+    them; the amplitude is profiled out.
     """
 
     name = "folded"
+    most_shown = 0.8
     log_flux_base: Tensor
 
     def __init__(self, config: ModelConfig, grid: Grid) -> None:
@@ -99,10 +107,11 @@ class Folded(Preset):
         folded = fold(torch.exp(self.log_shape(z)), batch, self.grid.energy_width_kev)
         return best_amplitude(batch.counts, folded, batch.background) * folded
 
-    def loss(self, z: Tensor, batch: Batch) -> Tensor:
-        """Cash statistic over the square root of the counts."""
-        cash = cash_per_bin(batch.counts, self.expected_counts(z, batch)).sum(-1)
-        return cash / batch.counts.sum(-1).clamp_min(1.0).sqrt()
+    def loss(self, z: Tensor, batch: Batch, shown: Batch) -> Tensor:
+        """Cash statistic of the counts not shown over the fourth root of all counts, scaled."""
+        judged = unseen(batch, shown)
+        cash = cash_per_bin(judged.counts, self.expected_counts(z, judged)).sum(-1)
+        return cash / (batch.counts.sum(-1).clamp_min(1.0) * _TYPICAL_COUNTS).pow(0.25)
 
 
 class Paper(Preset):
@@ -115,6 +124,7 @@ class Paper(Preset):
     """
 
     name = "paper"
+    most_shown = 1.0
     rebin: Tensor
 
     def __init__(self, config: ModelConfig, grid: Grid) -> None:
@@ -135,7 +145,7 @@ class Paper(Preset):
         shape = counts.clamp_min(1e-3)
         return best_amplitude(batch.counts, shape, batch.background) * shape
 
-    def loss(self, z: Tensor, batch: Batch) -> Tensor:
+    def loss(self, z: Tensor, batch: Batch, shown: Batch) -> Tensor:
         """Mean absolute error of the scaled spectrum."""
         scaled, _, _ = self._scaled_rate(batch)
         return (self._decode(z) - scaled).abs().mean(-1)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import jvp
+from torch.func import jvp, vmap
 
 from raypipe.model.features import Batch
 from raypipe.model.folding import best_amplitude, cash_per_bin, fold, redistribute
@@ -17,6 +18,8 @@ _DAMPING_START = 1e-2
 _DAMPING_FACTOR = 6.0
 _DAMPING_RANGE = (1e-6, 1e8)
 _LATENT_STEP_MAX = 1.0
+_ARRIVED = 1e-4
+"""Rise of the log posterior a step promises, below which it is the last."""
 
 
 @dataclass(frozen=True)
@@ -48,33 +51,68 @@ class Refined:
 def refine(model: Folded, z: Tensor, batch: Batch, steps: int) -> Refined:
     """Maximize likelihood times population prior from the encoder's answer `z` (n, latents).
 
-    Levenberg-Marquardt steps of Fisher scoring in the latents and the log amplitude; the prior is
-    a unit normal, as whitened latents have. A step that does not lower
-    cash / 2 + |z|^2 / 2 is not taken. Errors are from the Fisher information F at the solution and
-    the prior's P: C = (F + P)^-1 is the posterior's covariance, C M C that of repeated answers, M
-    being F and what the noise of the measured background adds to it. `steps` = 0 keeps `z` and
-    only computes its errors.
+    At most `steps` Levenberg-Marquardt steps of Fisher scoring in the latents and the log
+    amplitude; the prior is a unit normal, as whitened latents have. A step that does not lower
+    cash / 2 + |z|^2 / 2 is not taken, and a row that has arrived takes no more. 0 steps keep `z`
+    and only compute its errors.
+
+    Errors are from the Fisher information F at the solution and the prior's P: C = (F + P)^-1 is
+    the posterior's covariance, C M C that of repeated answers, M being F and what the noise of the
+    measured background adds to it.
     """
     folded = fold(torch.exp(model.log_shape(z)), batch, model.grid.energy_width_kev)
     log_a = torch.log(best_amplitude(batch.counts, folded, batch.background))
-    damping = torch.full_like(log_a, _DAMPING_START)
-    objective = _objective(model, z, log_a, batch)
+    at = torch.cat([z, log_a], 1)
+    moving, place = torch.arange(len(z), device=z.device), _Place(model, at, batch)
     for _ in range(steps):
-        gradient, information = _scores(model, z, log_a, batch)
+        arrived = place.step()
+        at[moving] = place.at
+        if bool(arrived.all()):
+            break
+        moving = moving[~arrived]
+        place = place.keep(~arrived)
+    return _with_errors(model, at[:, :-1], at[:, -1:], batch)
+
+
+class _Place:
+    """Where some rows are on their way to the maximum of the posterior.
+
+    `at` (n, latents + 1) are latents and log amplitude, `objective` (n,) minus the log posterior
+    there, `damping` (n, 1) that of the next step.
+    """
+
+    def __init__(self, model: Folded, at: Tensor, batch: Batch) -> None:
+        self.model, self.at, self.batch = model, at, batch
+        self.damping = torch.full_like(at[:, :1], _DAMPING_START)
+        self.objective = _objective(model, at, batch)
+
+    def step(self) -> Tensor:
+        """Take a step where it is one downward; returns which rows have arrived, (n,)."""
+        gradient, information = _scores(self.model, self.at, self.batch)
         diagonal = torch.diagonal(information, dim1=-2, dim2=-1)
-        damped = information + torch.diag_embed(damping * diagonal)
+        damped = information + torch.diag_embed(self.damping * diagonal)
         step = torch.linalg.solve(damped, gradient[..., None])[..., 0]
+        promised = 0.5 * (gradient * step).sum(-1)
         length = step.abs().amax(-1, keepdim=True).clamp_min(_LATENT_STEP_MAX)
-        step = step * (_LATENT_STEP_MAX / length)
-        new_z, new_log_a = z + step[:, :-1], log_a + step[:, -1:]
-        new_objective = _objective(model, new_z, new_log_a, batch)
-        better = (new_objective < objective)[:, None]
-        z = torch.where(better, new_z, z)
-        log_a = torch.where(better, new_log_a, log_a)
-        objective = torch.where(better[:, 0], new_objective, objective)
-        damping = torch.where(better, damping / _DAMPING_FACTOR, damping * _DAMPING_FACTOR)
-        damping = damping.clamp(*_DAMPING_RANGE)
-    return _with_errors(model, z, log_a, batch)
+        new = self.at + step * (_LATENT_STEP_MAX / length)
+        objective = _objective(self.model, new, self.batch)
+        better = (objective < self.objective)[:, None]
+        self.at = torch.where(better, new, self.at)
+        self.objective = torch.where(better[:, 0], objective, self.objective)
+        factor = torch.where(better, 1.0 / _DAMPING_FACTOR, _DAMPING_FACTOR)
+        self.damping = (self.damping * factor).clamp(*_DAMPING_RANGE)
+        return promised < _ARRIVED
+
+    def keep(self, rows: Tensor) -> _Place:
+        """The rows where `rows` (n,) is true."""
+        kept = copy.copy(self)
+        kept.at, kept.damping, kept.objective = (
+            self.at[rows],
+            self.damping[rows],
+            self.objective[rows],
+        )
+        kept.batch = self.batch.take(rows)
+        return kept
 
 
 def _with_errors(model: Folded, z: Tensor, log_a: Tensor, batch: Batch) -> Refined:
@@ -92,14 +130,16 @@ def _with_errors(model: Folded, z: Tensor, log_a: Tensor, batch: Batch) -> Refin
     return Refined(z, z_err, z_std, covariance, information, sensitivity)
 
 
-def _objective(model: Folded, z: Tensor, log_a: Tensor, batch: Batch) -> Tensor:
+def _objective(model: Folded, at: Tensor, batch: Batch) -> Tensor:
+    z, log_a = at[:, :-1], at[:, -1:]
     flux = torch.exp(model.log_shape(z) + log_a)
     mu = fold(flux, batch, model.grid.energy_width_kev) + batch.background
     return 0.5 * cash_per_bin(batch.counts, mu).double().sum(-1) + 0.5 * z.square().sum(-1)
 
 
-def _scores(model: Folded, z: Tensor, log_a: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+def _scores(model: Folded, at: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Gradient (n, latents + 1) of the log posterior and its Fisher information."""
+    z, log_a = at[:, :-1], at[:, -1:]
     jacobian, mu = _slopes(model, z, log_a, batch)
     gradient = (jacobian @ (batch.counts / mu - 1.0)[..., None])[..., 0]
     gradient[:, :-1] -= z
@@ -121,14 +161,16 @@ def _shape_and_slopes(model: Folded, z: Tensor) -> tuple[Tensor, Tensor]:
 
     The last slope, of the log amplitude, is one.
     """
-    columns = []
-    for axis in range(z.shape[-1]):
-        direction = torch.zeros_like(z)
-        direction[:, axis] = 1.0
-        log_shape, slope = jvp(model.log_shape, (z,), (direction,))[:2]
-        columns.append(slope)
-    columns.append(torch.ones_like(log_shape))
-    return torch.exp(log_shape), torch.stack(columns, 1)
+    directions = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
+
+    def along(direction: Tensor) -> tuple[Tensor, Tensor]:
+        log_shape, slope = jvp(model.log_shape, (z,), (direction.expand_as(z),))[:2]
+        return log_shape, slope
+
+    log_shapes, slopes = vmap(along, out_dims=(0, 1))(directions)
+    log_shape = log_shapes[0]
+    ones = torch.ones_like(log_shape)[:, None]
+    return torch.exp(log_shape), torch.cat([slopes, ones], 1)
 
 
 def _prior(z: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The spectra a training worker keeps in memory."""
+"""Which detections are for training, validation and test."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ import pyarrow as pa
 from raypipe.config import TrainConfig
 from raypipe.errors import RaypipeError
 from raypipe.ingestion.progress import require_ingested
-from raypipe.ingestion.responses import ResponseLibrary
-from raypipe.model.batch import COLUMNS, SpectraBatch
 from raypipe.model.split import TEST, TRAIN, VALIDATION, assign_splits, source_keys
 from raypipe.workspace import Workspace, spectra_folder
 
 _MIN_TRAIN = 16
+_HASHED_AT_ONCE = 10_000
 _LEARNED = ["name", "class", "content_sha256"]
 """Columns beside the identity that decide what is learned: another value, another model."""
 
@@ -28,66 +27,67 @@ _LEARNED = ["name", "class", "content_sha256"]
 class Roster:
     """Which detections are for what: the same on every worker, in order of detection_id.
 
-    `keys` (n,) of their sources, `split` (n,), `usable` (n,) whether a row has counts to learn
-    from; `fingerprint` names the data.
+    `keys` (n,) of their sources, `labels` (n,) their classes (None where unknown), `split` (n,),
+    `usable` (n,) whether a row has counts to learn from, `part` (n,) which of `files` holds it;
+    `fingerprint` names the data.
     """
 
     detection_ids: npt.NDArray[Any]
     keys: npt.NDArray[np.int64]
+    labels: npt.NDArray[Any]
     split: npt.NDArray[np.str_]
     usable: npt.NDArray[np.bool_]
+    part: npt.NDArray[np.int32]
+    files: list[str]
     fingerprint: str
 
     def rows(self, part: str) -> npt.NDArray[np.int64]:
-        """Indices of the usable rows of a part of the data."""
-        return np.flatnonzero((self.split == part) & self.usable)
+        """Indices of the usable rows of a part of the data, file by file."""
+        rows = np.flatnonzero((self.split == part) & self.usable)
+        return rows[np.argsort(self.part[rows], kind="stable")]
 
     def sizes(self) -> dict[str, int]:
         """Usable rows of each part."""
-        return {part: len(self.rows(part)) for part in (TRAIN, VALIDATION, TEST)}
+        usable = self.split[self.usable]
+        return {part: int((usable == part).sum()) for part in (TRAIN, VALIDATION, TEST)}
 
 
 def read_roster(workspace: Workspace, release: str, config: TrainConfig) -> Roster:
     """Decide the split of a release's spectra; RaypipeError where too few are to train on."""
     require_ingested(workspace, release)
-    table = workspace.read_folder(spectra_folder(release), ["detection_id", "counts_b", *_LEARNED])
-    table = table.sort_by("detection_id")
+    files = workspace.files(spectra_folder(release), ".parquet")
+    tables = [workspace.read_table(name, ["detection_id", "counts_b", *_LEARNED]) for name in files]
+    part = np.repeat(np.arange(len(files), dtype=np.int32), [len(table) for table in tables])
+    table = pa.concat_tables(tables, promote_options="permissive")
+    table = table.append_column("part", pa.array(part)).sort_by("detection_id")
     ids = table["detection_id"].to_pylist()
     keys = source_keys(table["name"].to_pylist(), ids)
     split = assign_splits(keys, config.seed, config.test_fraction, config.validation_fraction)
-    learned = table.select([name for name in table.column_names if name in _LEARNED])
-    digest = hashlib.sha256(json.dumps([ids, learned.to_pydict()]).encode())
+    labels = table["class"].to_pylist() if "class" in table.column_names else [None] * len(table)
     roster = Roster(
         detection_ids=np.array(ids, dtype=object),
         keys=keys,
+        labels=np.array(labels, dtype=object),
         split=split,
         usable=table["counts_b"].to_numpy() > 0,
-        fingerprint=digest.hexdigest()[:16],
+        part=table["part"].to_numpy(),
+        files=files,
+        fingerprint=_fingerprint(table),
     )
-    least = max(_MIN_TRAIN, config.num_workers)
-    if len(roster.rows(TRAIN)) < least or len(roster.rows(VALIDATION)) == 0:
+    sizes = roster.sizes()
+    if sizes[TRAIN] < max(_MIN_TRAIN, config.workers[0]) or sizes[VALIDATION] == 0:
         raise RaypipeError(
-            f"{workspace.uri} {release}: {roster.sizes()} spectra are too few to train on; "
+            f"{workspace.uri} {release}: {sizes} spectra are too few to train on; "
             "ingest more, or embed them with a model trained elsewhere (--model)"
         )
     return roster
 
 
-def read_spectra(
-    workspace: Workspace, release: str, detection_ids: npt.NDArray[Any]
-) -> tuple[SpectraBatch, npt.NDArray[Any]]:
-    """Spectra of those detections, in their order, and their class labels (None where unknown)."""
-    wanted = pa.array(detection_ids.tolist(), pa.string())
-    tables = []
-    for name in workspace.files(spectra_folder(release), ".parquet"):
-        table = workspace.read_table(name, ["detection_id", "class", *COLUMNS])
-        tables.append(table.filter(pa.compute.is_in(table["detection_id"], wanted)))
-    table = pa.concat_tables(tables, promote_options="permissive")
-    order = {identifier: i for i, identifier in enumerate(table["detection_id"].to_pylist())}
-    table = table.take(pa.array([order[i] for i in detection_ids], pa.int64()))
-    labels = (
-        np.array(table["class"].to_pylist(), dtype=object)
-        if "class" in table.column_names
-        else np.full(len(table), None, dtype=object)
-    )
-    return SpectraBatch.from_table(table, ResponseLibrary(workspace)), labels
+def _fingerprint(table: pa.Table) -> str:
+    """A hash of what is learned from, in the order of detection_id, a stretch of rows at a time."""
+    learned = table.select([n for n in table.column_names if n in {"detection_id", *_LEARNED}])
+    digest = hashlib.sha256()
+    for start in range(0, len(learned), _HASHED_AT_ONCE):
+        rows = learned.slice(start, _HASHED_AT_ONCE).to_pydict()
+        digest.update(json.dumps(rows, sort_keys=True).encode())
+    return digest.hexdigest()[:16]

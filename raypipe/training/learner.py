@@ -1,80 +1,115 @@
-"""Training in memory: a network, its spectra, and what an epoch does to it; no Ray, no files."""
+"""A network, its spectra, and what an epoch does to it; no Ray, no files."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from raypipe.config import TrainConfig
-from raypipe.errors import RaypipeError
 from raypipe.model.features import Batch
+from raypipe.model.thinning import thin
+from raypipe.training.guard import STEPS_BETWEEN_LOOKS, FiniteGuard
+from raypipe.training.sources import Source
+from raypipe.training.steps import StepPlan
 
 _WARM_UP = 0.1
+_VALIDATING = 1_000_000
+"""Stands for the epoch in the seed of what validation is shown."""
+
+Names = Callable[[Tensor], Sequence[str]]
+"""From places among a worker's rows to detection_ids."""
 
 
 class Learner:
     """A network with its optimizer and this worker's spectra.
 
     `model` takes (batch, the view of it that the encoder is shown) to the loss and the mean square
-    of the latents of each row, (n,) each; it may be wrapped for DDP. `total` is the number of
-    training spectra of all `world` workers: each takes the same number of steps.
+    of the latents of each row, (n,) each; it may be wrapped for DDP. The view has at most a share
+    `most_shown` of the counts. `plan` says what this worker
+    contributes to each step, by default everything. `names` gives the detection_ids of this
+    worker's training rows by their places, for errors, and `validation_names` of the others.
+    `tell` gets the state of a long epoch, at least every `tell_every_s` seconds, on the first
+    worker.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        train: Batch,
-        validation: Batch,
+        train: Source,
+        validation: Source,
         config: TrainConfig,
         *,
-        total: int | None = None,
-        rank: int = 0,
-        world: int = 1,
+        most_shown: float = 1.0,
+        device: torch.device | None = None,
+        plan: StepPlan | None = None,
+        names: Names | None = None,
+        validation_names: Names | None = None,
+        tell: Callable[[dict[str, float]], None] | None = None,
+        tell_every_s: float = 30.0,
     ) -> None:
         self.model = model
         self.train, self.validation = train, validation
         self.config = config
-        self.rank, self.world = rank, world
-        self.device = train.counts.device
-        self.local_batch = max(1, config.batch_size // world)
-        self.steps = max(1, (total or len(train)) // (self.local_batch * world))
-        self.optimizer = _optimizer(model, config)
+        self.most_shown = most_shown
+        self.device = device or torch.device("cpu")
+        self.plan = plan or StepPlan(len(train), config.batch_size)
+        self.tell, self.tell_every_s = tell, tell_every_s
+        self._guard = FiniteGuard(names or _places, self.device, self.plan.world)
+        self._validation_guard = FiniteGuard(
+            validation_names or _places, self.device, self.plan.world
+        )
+        self.optimizer = _optimizer(model, config, self.device)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer,
             max_lr=config.learning_rate,
-            total_steps=config.epochs * self.steps,
+            total_steps=config.epochs * self.plan.steps,
             pct_start=_WARM_UP,
         )
         self.history: list[dict[str, float]] = []
         self.best_epoch = -1
         self.best_loss = math.inf
+        self.best_steps = 0
         self.best_state: dict[str, Tensor] = {}
+        self.resumed_after: list[int] = []
 
     @property
     def network(self) -> nn.Module:
         """The model without its DDP wrapper."""
         return cast(nn.Module, getattr(self.model, "module", self.model))
 
+    @property
+    def optimizer_steps(self) -> int:
+        """Steps that made the weights what they are, as the optimizer counts them."""
+        states = self.optimizer.state.values()
+        return int(next((state["step"] for state in states), 0))
+
     def run_epoch(self, epoch: int) -> dict[str, float]:
         """Take one pass over the training spectra and measure the validation loss."""
-        started = time.monotonic()
-        torch.manual_seed(self._seed_of(epoch))
+        started = told = time.monotonic()
+        plan, when = self.plan, f"epoch {epoch}"
+        seed = self._seed_of(epoch)
+        torch.manual_seed(seed)
         self.model.train()
         total = torch.zeros((), device=self.device)
-        for step, rows in enumerate(self._batches(epoch)):
-            total += self._step(self.train.take(rows), epoch, step)
-        train_loss = self._mean_over_workers(total, self.steps)
-        validation_loss = self._validate()
-        if not math.isfinite(validation_loss):
-            raise RaypipeError(
-                f"the validation loss is not finite after epoch {epoch}; lower train.learning_rate"
-            )
+        for step, (places, batch) in enumerate(self.train.steps(plan.steps, plan.share, seed)):
+            loss, norm = self._step(batch)
+            total += loss.sum()
+            self._guard.keep(step, places, loss, norm)
+            if (step + 1) % STEPS_BETWEEN_LOOKS == 0:
+                self._guard.look(when)
+            if self.tell and (now := time.monotonic()) - told >= self.tell_every_s:
+                told = now
+                self.tell(self._standing(epoch, step + 1, total, now - started))
+        self._guard.look(when)
+        train_loss = self._mean_over_workers(total, plan.steps * plan.share)
+        validation_loss = self._validate(when)
         seconds = time.monotonic() - started
         metrics = {
             "epoch": float(epoch),
@@ -82,11 +117,12 @@ class Learner:
             "validation_loss": validation_loss,
             "learning_rate": float(self.schedule.get_last_lr()[0]),
             "seconds": seconds,
-            "spectra_per_s": self.steps * self.local_batch * self.world / seconds,
+            "spectra_per_s": plan.steps * plan.batch / seconds,
         }
         self.history.append(metrics)
         if validation_loss < self.best_loss:
             self.best_loss, self.best_epoch = validation_loss, epoch
+            self.best_steps = self.optimizer_steps
             self.best_state = {
                 name: value.detach().clone() for name, value in self.network.state_dict().items()
             }
@@ -112,86 +148,81 @@ class Learner:
             "history": self.history,
             "best_epoch": self.best_epoch,
             "best_loss": self.best_loss,
+            "best_steps": self.best_steps,
             "best_state": self.best_state,
+            "resumed_after": self.resumed_after,
         }
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Go on from what a checkpoint held."""
+        """Go on from what a checkpoint held, be it of another number of workers."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.history = state["history"]
         self.best_epoch, self.best_loss = state["best_epoch"], state["best_loss"]
-        self.best_state = state["best_state"]
+        self.best_steps, self.best_state = state["best_steps"], state["best_state"]
+        self.resumed_after = [*state["resumed_after"], len(self.history)]
 
     def _seed_of(self, epoch: int) -> int:
         """The seed of this worker's order and thinning in an epoch, also after a restart."""
-        return self.config.seed + 1_000_003 * (epoch * self.world + self.rank)
+        parts = [self.config.seed, epoch, self.plan.world, self.plan.rank]
+        return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
-    def _batches(self, epoch: int) -> Iterator[Tensor]:
-        generator = torch.Generator().manual_seed(self._seed_of(epoch))
-        order = torch.randperm(len(self.train), generator=generator)
-        while len(order) < self.steps * self.local_batch:
-            order = torch.cat([order, order])
-        for step in range(self.steps):
-            rows = order[step * self.local_batch : (step + 1) * self.local_batch]
-            yield rows.to(self.device)
-
-    def _step(self, batch: Batch, epoch: int, step: int) -> Tensor:
-        loss, square = self.model(batch, thin(batch, self.config.thinning_min))
-        objective = loss.mean() + self.config.latent_penalty * square.mean()
-        if not torch.isfinite(objective):
-            raise RaypipeError(
-                f"the loss is not finite in epoch {epoch}, step {step} of worker {self.rank}; "
-                "lower train.learning_rate"
-            )
+    def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Change the weights by a batch; its rows' losses (n,) and the norm of the gradient."""
+        loss, square = self.model(batch, self._shown(batch))
+        objective = (loss + self.config.latent_penalty * square).sum() * self.plan.weight
         self.optimizer.zero_grad(set_to_none=True)
         objective.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
         self.optimizer.step()
         self.schedule.step()
-        return loss.detach().mean()
+        return loss.detach(), norm
+
+    def _shown(self, batch: Batch) -> Batch:
+        return thin(batch, self.config.thinning_min, self.most_shown)
+
+    def _standing(self, epoch: int, steps: int, total: Tensor, seconds: float) -> dict[str, float]:
+        """How far an epoch is: this worker's loss so far, all workers' speed, s that are left."""
+        plan = self.plan
+        a_step = seconds / steps
+        left = (plan.steps - steps) * a_step
+        return {
+            "epoch": float(epoch),
+            "share_of_epoch": steps / plan.steps,
+            "train_loss": float(total) / (steps * plan.share),
+            "spectra_per_s": plan.batch / a_step,
+            "epoch_left_s": left,
+            "left_s": left + (self.config.epochs - 1 - epoch) * plan.steps * a_step,
+        }
 
     @torch.no_grad()
-    def _validate(self) -> float:
+    def _validate(self, when: str) -> float:
+        """Loss of the validation spectra, thinned the same way each time."""
         self.model.eval()
+        torch.manual_seed(self._seed_of(_VALIDATING))
         total = torch.zeros((), device=self.device)
-        for rows in torch.arange(len(self.validation), device=self.device).split(256):
-            batch = self.validation.take(rows)
-            loss, _ = self.network(batch, batch)
+        for step, (places, batch) in enumerate(self.validation.sweep()):
+            loss, _ = self.network(batch, self._shown(batch))
             total += loss.sum()
+            self._validation_guard.keep(step, places, loss)
+        self._validation_guard.look(f"validation after {when}")
         return self._mean_over_workers(total, len(self.validation))
 
     def _mean_over_workers(self, total: Tensor, count: int) -> float:
         both = torch.stack([total, torch.tensor(float(count), device=self.device)])
-        if self.world > 1:
+        if self.plan.world > 1:
             dist.all_reduce(both)
         return float(both[0] / both[1].clamp_min(1.0))
 
 
-def thin(batch: Batch, least: float) -> Batch:
-    """A view of the batch with a random share, `least` to 1, of each detection's counts.
-
-    Binomial thinning of Poisson counts is a Poisson draw with that share of the exposure: what a
-    shorter observation would have seen.
-    """
-    if least >= 1.0:
-        return batch
-    share = least + (1.0 - least) * torch.rand_like(batch.exposure_s)
-    counts = torch.binomial(batch.counts, share[:, None].expand_as(batch.counts).contiguous())
-    return Batch(
-        counts=counts,
-        background=batch.background * share[:, None],
-        background_variance=batch.background_variance * share[:, None] ** 2,
-        background_scale=batch.background_scale * share[:, None],
-        exposure_s=batch.exposure_s * share,
-        arf_cm2=batch.arf_cm2,
-        response_index=batch.response_index,
-        responses=batch.responses,
-    )
+def _places(places: Tensor) -> list[str]:
+    return [f"row {place}" for place in places.tolist()]
 
 
-def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def _optimizer(
+    model: nn.Module, config: TrainConfig, device: torch.device
+) -> torch.optim.Optimizer:
     """AdamW; vectors (biases, norms, positions of one axis) are not decayed."""
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     kept = [p for p in model.parameters() if p.ndim < 2]
@@ -201,4 +232,5 @@ def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
             {"params": kept, "weight_decay": 0.0},
         ],
         lr=config.learning_rate,
+        fused=device.type == "cuda",
     )

@@ -2,167 +2,195 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import ray.train
 import ray.train.torch
 import torch
+import torch.distributed as dist
+from ray.util.queue import Queue
 from torch import Tensor
 
 from raypipe.config import Config, load_config
 from raypipe.model.bundle import Model, save_model
-from raypipe.model.features import Batch, prepare
 from raypipe.model.grid import Grid
 from raypipe.model.population import Population
 from raypipe.model.presets import Folded, Paper, build
 from raypipe.model.split import TRAIN, VALIDATION
 from raypipe.runs import made_by
-from raypipe.training.data import Roster, read_roster, read_spectra
+from raypipe.training.checkpoints import read_checkpoint, report_checkpoint
+from raypipe.training.data import read_roster
+from raypipe.training.guard import NotFiniteError
 from raypipe.training.learner import Learner
+from raypipe.training.precision import adapt, choose_arithmetic
+from raypipe.training.reading import PartReader, Rows
+from raypipe.training.residence import open_source
+from raypipe.training.sources import Source
+from raypipe.training.steps import StepPlan
 from raypipe.workspace import Workspace, model_folder
-
-_CHECKPOINT = "checkpoint.pt"
-_ROWS_AT_ONCE = 4096
 
 
 def train_worker(task: dict[str, Any]) -> None:
     """Train on this worker's share of the spectra; the first worker publishes the model.
 
-    `task` holds workspace, release, model_id and the configuration as a mapping. Every worker
-    takes the same number of steps. After a death training goes on from the last checkpoint that
-    was reported.
+    `task` holds workspace, release, model_id, the configuration as a mapping, and the queue that
+    news for the driver go into (`raypipe.training.progress`). Every worker takes the same number of
+    steps. After a death training goes on from the last checkpoint that was registered. An error
+    that a restart would meet again goes to the driver as news, and ends the training.
     """
-    config = load_config(settings=task["config"])
-    workspace = Workspace(task["workspace"])
-    context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    torch.manual_seed(config.train.seed)
-    roster = read_roster(workspace, task["release"], config.train)
-    trainer = _Trainer(config, workspace, task["release"], roster, rank, world)
+    trainer = _Trainer(task)
     learner = trainer.learner
-    trainer.resume(ray.train.get_checkpoint())
-    for epoch in range(len(learner.history), config.train.epochs):
-        if learner.should_stop():
-            break
-        trainer.report(learner.run_epoch(epoch))
-    trainer.publish(task["model_id"])
+    try:
+        for epoch in range(len(learner.history), learner.config.epochs):
+            if learner.should_stop():
+                break
+            trainer.report(learner.run_epoch(epoch))
+    except NotFiniteError as error:
+        trainer.tell({"news": "error", "text": str(error)})
+        return
+    trainer.publish()
 
 
 class _Trainer:
     """A learner with the workspace it learns from and publishes to."""
 
-    def __init__(
-        self,
-        config: Config,
-        workspace: Workspace,
-        release: str,
-        roster: Roster,
-        rank: int,
-        world: int,
-    ) -> None:
-        self.config = config
-        self.workspace = workspace
-        self.release = release
-        self.roster = roster
+    def __init__(self, task: dict[str, Any]) -> None:
+        self.config: Config = load_config(settings=task["config"])
+        self.workspace = Workspace(task["workspace"])
+        self.release, self.model_id = task["release"], task["model_id"]
+        self.reports: Queue = task["reports"]
         self.device = ray.train.torch.get_device()
-        train, _ = self._load(roster.rows(TRAIN)[rank::world])
-        validation, _ = self._load(roster.rows(VALIDATION)[rank::world])
-        network = build(config.model, Grid())
+        context = ray.train.get_context()
+        self.rank, world = context.get_world_rank(), context.get_world_size()
+        train = self.config.train
+        torch.manual_seed(train.seed)
+        self.roster = read_roster(self.workspace, self.release, train)
+        rows, validation = self.roster.rows(TRAIN), self.roster.rows(VALIDATION)
+        self.plan = StepPlan(len(rows), train.batch_size, self.rank, world)
+        self.arithmetic = choose_arithmetic(train, self.device)
+        mine, mine_to_validate = (
+            rows[self.plan.held],
+            validation[self.plan.held_of(len(validation))],
+        )
+        reader = PartReader(self.workspace, self.roster, self.device)
+        self.residence, (to_train, to_validate) = open_source(
+            reader, [mine, mine_to_validate], train, context.get_local_world_size()
+        )
+        network = self._build()
         self.parameters = sum(p.numel() for p in network.parameters())
+        adapt(network, self.arithmetic, self.device)
         self.learner = Learner(
             ray.train.torch.prepare_model(network),
+            to_train,
+            to_validate,
             train,
-            validation,
-            config.train,
-            total=len(roster.rows(TRAIN)),
-            rank=rank,
-            world=world,
+            most_shown=network.most_shown,
+            device=self.device,
+            plan=self.plan,
+            names=self._names(mine),
+            validation_names=self._names(mine_to_validate),
+            tell=self._tell_standing if self.rank == 0 else None,
+            tell_every_s=task["tell_every_s"],
         )
+        self._tell_start()
+        if state := read_checkpoint(ray.train.get_checkpoint(), self.device):
+            self.learner.resume(state)
 
-    @property
-    def network(self) -> Folded | Paper:
-        """The model without its DDP wrapper."""
-        return cast(Folded | Paper, self.learner.network)
-
-    def resume(self, checkpoint: ray.train.Checkpoint | None) -> None:
-        """Go on from a checkpoint, where there is one."""
-        if checkpoint is None:
-            return
-        with checkpoint.as_directory() as folder:
-            state = torch.load(
-                Path(folder) / _CHECKPOINT, map_location=self.device, weights_only=True
-            )
-        self.learner.resume(state)
+    def tell(self, news: dict[str, Any]) -> None:
+        """Send news to the driver, from the first worker."""
+        if self.rank == 0:
+            self.reports.put(news)
 
     def report(self, metrics: dict[str, float]) -> None:
         """Register metrics, and from the first worker a checkpoint, with Ray Train."""
-        with tempfile.TemporaryDirectory() as folder:
-            checkpoint = None
-            if self.learner.rank == 0:
-                torch.save(self.learner.state(), Path(folder) / _CHECKPOINT)
-                checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report(metrics, checkpoint=checkpoint)
+        self.tell({"news": "epoch", **metrics})
+        name = f"epoch-{int(metrics['epoch']):05d}"
+        state = self.learner.state() if self.rank == 0 else None
+        report_checkpoint(metrics, state, self.workspace, f"checkpoints/{self.model_id}/{name}")
 
-    def publish(self, model_id: str) -> None:
-        """Whiten the best model's latents, describe their population and publish the bundle."""
-        if self.learner.rank != 0:
+    def publish(self) -> None:
+        """Whiten the best model's latents, describe their population and publish the bundle.
+
+        Every worker encodes its share; the weights are those of the best epoch in a network of its
+        own, neither wrapped nor compiled.
+        """
+        network = self._build()
+        network.load_state_dict(self.learner.best_state)
+        network.eval()
+        latents = self._gather(_encode(network, self.learner.train))
+        if self.rank != 0:
             return
-        self.learner.keep_best()
-        rows = self.roster.rows(TRAIN)
-        pieces = [
-            self._encode_rows(rows[start : start + _ROWS_AT_ONCE])
-            for start in range(0, len(rows), _ROWS_AT_ONCE)
-        ]
-        latents = torch.cat([z for z, _ in pieces])
-        labels = np.concatenate([label for _, label in pieces])
-        z = self.network.autoencoder.whiten(latents).cpu().double().numpy()
-        keys = self.roster.keys[rows]
-        train = self.config.train
+        z = network.autoencoder.whiten(latents).cpu().double().numpy()
+        rows, train = self.roster.rows(TRAIN), self.config.train
+        keys, labels = self.roster.keys[rows], self.roster.labels[rows]
         model = Model(
-            model_id=model_id,
+            model_id=self.model_id,
             config=self.config,
-            grid=self.network.grid,
-            network=self.network,
+            grid=network.grid,
+            network=network,
             population=Population.fit(z, labels, keys, train.references, train.seed),
             train_sources=np.unique(keys),
             validation_sources=np.unique(self.roster.keys[self.roster.rows(VALIDATION)]),
-            metrics=self._metrics(model_id),
+            metrics=self._metrics(),
         )
-        save_model(model, self.workspace, model_folder(model_id))
+        save_model(model, self.workspace, model_folder(self.model_id))
 
-    def _metrics(self, model_id: str) -> dict[str, Any]:
+    def _build(self) -> Folded | Paper:
+        return build(self.config.model, Grid()).to(self.device)
+
+    def _names(self, rows: Rows) -> Callable[[Tensor], list[str]]:
+        return lambda places: list(self.roster.detection_ids[rows[places.cpu().numpy()]])
+
+    def _gather(self, mine: Tensor) -> Tensor:
+        """All workers' rows, in the order of workers, which is that of the training rows."""
+        if self.plan.world == 1:
+            return mine
+        pieces: list[Tensor] = [mine] * self.plan.world
+        dist.all_gather_object(pieces, mine.cpu())
+        return torch.cat(pieces).to(self.device)
+
+    def _tell_start(self) -> None:
+        compiled = ", compiled" if self.arithmetic.compiled else ""
+        text = (
+            f"{self.plan.world} workers on {self.device.type}, {self.arithmetic.name}{compiled}, "
+            f"{self.plan.steps} steps of {self.plan.batch} spectra an epoch; {self.residence.text}"
+        )
+        self.tell({"news": "line", "text": text})
+
+    def _tell_standing(self, standing: dict[str, float]) -> None:
+        self.tell({"news": "standing", **standing})
+
+    def _metrics(self) -> dict[str, Any]:
         learner = self.learner
         return {
-            "model_id": model_id,
-            "preset": self.network.name,
+            "model_id": self.model_id,
+            "preset": self.config.model.preset,
             "release": self.release,
             "made_by": made_by(),
             "data_fingerprint": self.roster.fingerprint,
             "device": str(self.device),
-            "workers": learner.world,
+            "precision": self.arithmetic.name,
+            "compiled": self.arithmetic.compiled,
+            "data": self.residence.name,
+            "workers": self.plan.world,
             "seed": self.config.train.seed,
             "parameters": self.parameters,
             "spectra": self.roster.sizes(),
             "epochs": len(learner.history),
-            "steps_per_epoch": learner.steps,
+            "batch_size": self.plan.batch,
+            "steps_per_epoch": self.plan.steps,
+            "optimizer_steps": learner.optimizer_steps,
             "best_epoch": learner.best_epoch,
+            "best_optimizer_steps": learner.best_steps,
+            "resumed_after_epochs": learner.resumed_after,
             "validation_loss": learner.best_loss,
             "history": learner.history,
         }
 
-    def _load(self, rows: npt.NDArray[np.int64]) -> tuple[Batch, npt.NDArray[Any]]:
-        spectra, labels = read_spectra(
-            self.workspace, self.release, self.roster.detection_ids[rows]
-        )
-        return prepare(spectra, self.device), labels
 
-    @torch.no_grad()
-    def _encode_rows(self, rows: npt.NDArray[np.int64]) -> tuple[Tensor, npt.NDArray[Any]]:
-        """Latents and labels of some rows of the roster."""
-        batch, labels = self._load(rows)
-        chunks = torch.arange(len(batch), device=self.device).split(256)
-        return torch.cat([self.network.encode(batch.take(chunk)) for chunk in chunks]), labels
+@torch.no_grad()
+def _encode(network: Folded | Paper, source: Source) -> Tensor:
+    """Latents of all spectra of a source, in order."""
+    return torch.cat([network.encode(batch) for _, batch in source.sweep()])

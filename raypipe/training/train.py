@@ -14,22 +14,32 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.train import UserCallback
 from ray.train.torch import TorchTrainer
-from ray.util.queue import Queue
 
 from raypipe._version import __version__
 from raypipe.cluster import own_errors, ray_session, require_resources
 from raypipe.config import Config, as_config, load_config
 from raypipe.discovery.manifest import choose_release
+from raypipe.model.split import TRAIN
 from raypipe.runs import record_run
 from raypipe.training.data import Roster, read_roster
+from raypipe.training.events import event_log
 from raypipe.training.loop import train_worker
+from raypipe.training.progress import news_of
 from raypipe.workspace import Workspace, model_folder
 
 log = logging.getLogger(__name__)
 
-_EXECUTION = {"cpus_per_worker", "use_gpu", "max_failures"}
+_TELL_EVERY_S = 30.0
+_EXECUTION = {
+    "num_workers",
+    "cpus_per_worker",
+    "use_gpu",
+    "max_failures",
+    "compile",
+    "data",
+    "stream_rows",
+}
 """Settings of where training runs, not of what it makes."""
 
 
@@ -59,7 +69,7 @@ def train(
         return model_id
     with record_run(workspace, "train", settings) as figures, ray_session(settings.ray):
         log.info("train: %s on %s, %s", model_id, release, roster.sizes())
-        _fit(workspace, release, model_id, settings)
+        _fit(workspace, release, model_id, settings, roster.sizes()[TRAIN], figures.folder)
         metrics = workspace.read_json(f"{model_folder(model_id)}/metrics.json")
         figures.update({"model_id": model_id, "validation_loss": metrics["validation_loss"]})
     log.info(
@@ -84,51 +94,45 @@ def model_id_of(settings: Config, roster: Roster) -> str:
     return f"{settings.model.preset}-{digest[:8]}"
 
 
-def _fit(workspace: Workspace, release: str, model_id: str, settings: Config) -> None:
+def _fit(
+    workspace: Workspace, release: str, model_id: str, settings: Config, spectra: int, runs: str
+) -> None:
+    """Have Ray Train's workers train and publish the model; `runs` is the folder for events."""
+    fewest, most = settings.train.workers
+    most = min(most, spectra)
     use_gpu = settings.train.use_gpu
     if use_gpu is None:
-        use_gpu = ray.cluster_resources().get("GPU", 0) >= settings.train.num_workers
-    workers = settings.train.num_workers
-    require_resources(
-        "training", workers * settings.train.cpus_per_worker, workers if use_gpu else 0
-    )
-    reports = Queue(actor_options={"num_cpus": 0})
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config={
-            "workspace": workspace.absolute_uri(),
-            "release": release,
-            "model_id": model_id,
-            "config": settings.model_dump(),
-        },
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=settings.train.num_workers,
-            use_gpu=use_gpu,
-            resources_per_worker={"CPU": settings.train.cpus_per_worker},
-        ),
-        run_config=ray.train.RunConfig(
-            name=model_id,
-            storage_path=workspace.absolute_uri("checkpoints"),
-            failure_config=ray.train.FailureConfig(max_failures=settings.train.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
-            callbacks=[_Reporter(reports)],
-        ),
-    )
-    with _progress_lines(reports, model_id, settings.train.epochs), _interruptible(), own_errors():
-        trainer.fit()
-
-
-class _Reporter(UserCallback):
-    """Sends the first worker's metrics from Ray Train's controller to the driver."""
-
-    def __init__(self, reports: Queue) -> None:
-        self.reports = reports
-
-    def after_report(
-        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
-    ) -> None:
-        """Called once an epoch."""
-        self.reports.put(metrics[0])
+        use_gpu = ray.cluster_resources().get("GPU", 0) >= fewest
+    require_resources("training", fewest * settings.train.cpus_per_worker, fewest if use_gpu else 0)
+    with (
+        event_log(workspace, runs) as events,
+        news_of(model_id, settings.train.epochs, events) as reports,
+        _interruptible(),
+        own_errors(),
+    ):
+        TorchTrainer(
+            train_worker,
+            train_loop_config={
+                "workspace": workspace.absolute_uri(),
+                "release": release,
+                "model_id": model_id,
+                "config": settings.model_dump(),
+                "reports": reports,
+                "tell_every_s": _TELL_EVERY_S,
+            },
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=fewest if fewest == most else (fewest, most),
+                use_gpu=use_gpu,
+                resources_per_worker={"CPU": settings.train.cpus_per_worker},
+            ),
+            run_config=ray.train.RunConfig(
+                name=model_id,
+                storage_path=workspace.path("checkpoints"),
+                storage_filesystem=workspace.fs,
+                failure_config=ray.train.FailureConfig(max_failures=settings.train.max_failures),
+                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            ),
+        ).fit()
 
 
 @contextmanager
@@ -145,32 +149,3 @@ def _interruptible() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, handler)
-
-
-@contextmanager
-def _progress_lines(reports: Queue, model_id: str, epochs: int) -> Iterator[None]:
-    """Log a line for each report that comes while the block runs."""
-
-    def follow() -> None:
-        while (report := reports.get()) is not None:
-            left = (epochs - 1 - report["epoch"]) * report["seconds"]
-            log.info(
-                "train: %s epoch %d/%d, loss %.4f, validation %.4f, %.0f spectra/s, "
-                "at most %.0f s left",
-                model_id,
-                report["epoch"] + 1,
-                epochs,
-                report["train_loss"],
-                report["validation_loss"],
-                report["spectra_per_s"],
-                left,
-            )
-
-    follower = threading.Thread(target=follow, daemon=True)
-    follower.start()
-    try:
-        yield
-    finally:
-        reports.put(None)
-        follower.join(timeout=5.0)
-        reports.shutdown()

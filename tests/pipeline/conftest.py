@@ -11,11 +11,14 @@ import ray
 
 from raypipe.cluster import ray_session
 from raypipe.config import RayConfig
+from raypipe.discovery.discover import discover
+from raypipe.ingestion.ingest import ingest
 from raypipe.ingestion.part import ingest_part
 from raypipe.simulation.simulate import simulate
 from raypipe.workspace import Workspace
 from tests.pipeline.fetching import DETECTIONS, QUICK, RELEASE
 from tests.pipeline.file_server import FileServer, serve, write_remote_manifest
+from tests.pipeline.training import SETTINGS
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +34,17 @@ def survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A simulated survey of 160 detections as FITS files; not to be changed."""
     folder = tmp_path_factory.mktemp("survey")
     simulate(folder, detections=160, seed=3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ingested_survey(
+    local_ray: None, survey: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A workspace with the survey's spectra in parts of 40; to be copied, not to be changed."""
+    folder = tmp_path_factory.mktemp("ingested")
+    discover(folder, source=str(survey), catalog=survey / "truth.parquet", config=SETTINGS)
+    ingest(folder, config=SETTINGS)
     return folder
 
 

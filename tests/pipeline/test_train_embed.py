@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,23 +17,14 @@ from raypipe.planning.plan import plan
 from raypipe.training.data import read_roster
 from raypipe.training.train import model_id_of, train
 from raypipe.workspace import Workspace
+from tests.pipeline.training import SETTINGS
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
-SETTINGS: dict[str, Any] = {
-    "discover": {"part_rows": 40},
-    "model": {"width": 16, "depth": 1, "heads": 2, "decoder_width": 32},
-    "train": {"epochs": 4, "batch_size": 16, "num_workers": 2, "cpus_per_worker": 0.5},
-    "embed": {"cpus_per_actor": 0.5, "actors": 2},
-}
-
 
 @pytest.fixture(scope="module")
-def ingested(survey: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    workspace = Workspace(tmp_path_factory.mktemp("w"))
-    discover(workspace, source=str(survey), catalog=survey / "truth.parquet", config=SETTINGS)
-    ingest(workspace, config=SETTINGS)
-    return workspace
+def ingested(ingested_survey: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return Workspace(shutil.copytree(ingested_survey, tmp_path_factory.mktemp("w") / "w"))
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,11 @@ import torch
 from raypipe.config import ModelConfig
 from raypipe.model.encode import encode_batch, reconstruct_batch
 from raypipe.model.features import CONDITIONS, encoder_inputs, prepare
+from raypipe.model.folding import cash_per_bin
 from raypipe.model.presets import Folded, Paper, build
 from raypipe.model.refine import refine
 from raypipe.model.statistics import cash
-from raypipe.training.learner import thin
+from raypipe.model.thinning import thin, unseen
 from tests.unit.model_spectra import GRID, power_laws
 
 SMALL = ModelConfig(width=16, depth=1, heads=2, decoder_width=32)
@@ -68,7 +71,8 @@ def test_refinement_never_lowers_the_posterior(folded: Folded) -> None:
         start = folded.encode(batch)
 
         def objective(z: torch.Tensor) -> torch.Tensor:
-            return folded.loss(z, batch) * batch.counts.sum(-1).sqrt() + z.square().sum(-1)
+            fit = cash_per_bin(batch.counts, folded.expected_counts(z, batch)).sum(-1)
+            return fit + z.square().sum(-1)
 
         polished = refine(folded, start, batch, steps=8).z
         assert (objective(polished) <= objective(start) + 0.02).all()
@@ -164,3 +168,33 @@ def test_thinning_is_a_shorter_exposure() -> None:
         1.0, abs=0.01
     )
     assert thin(batch, 1.0) is batch
+
+
+def test_what_was_not_shown_is_the_rest() -> None:
+    torch.manual_seed(0)
+    batch = prepare(power_laws(50)[0])
+    shown = thin(batch, 0.3)
+    rest = unseen(batch, shown)
+    assert torch.equal(shown.counts + rest.counts, batch.counts)
+    for name in "exposure_s", "background", "background_scale":
+        whole = getattr(shown, name) + getattr(rest, name)
+        assert torch.allclose(whole, getattr(batch, name), rtol=1e-5)
+    assert unseen(batch, batch) is batch
+
+
+def test_the_fold_is_not_judged_on_what_it_was_shown() -> None:
+    """Counts that move from the unseen part to the shown one, latents held, change the loss."""
+    torch.manual_seed(0)
+    network = build(SMALL, GRID).eval()
+    batch = prepare(power_laws(20)[0])
+    shown = thin(batch, 0.5)
+    z = torch.zeros(20, SMALL.latents)
+    swapped = replace(
+        batch,
+        counts=shown.counts.flip(-1) + batch.counts - shown.counts,
+        exposure_s=batch.exposure_s,
+    )
+    moved = replace(shown, counts=shown.counts.flip(-1))
+    with torch.no_grad():
+        assert torch.allclose(network.loss(z, batch, shown), network.loss(z, swapped, moved))
+        assert not torch.allclose(network.loss(z, batch, batch), network.loss(z, swapped, swapped))

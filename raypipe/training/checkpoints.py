@@ -1,0 +1,55 @@
+"""Checkpoints of training, in the workspace."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import ray.train
+import torch
+from ray.train import Checkpoint
+from ray.train.v2.api.report_config import CheckpointUploadMode
+
+from raypipe.workspace import Workspace
+
+_FILE = "checkpoint.pt"
+
+
+def report_checkpoint(
+    metrics: dict[str, Any], state: dict[str, Any] | None, workspace: Workspace, folder: str
+) -> None:
+    """Register metrics with Ray Train and, where a state is given, publish it as a checkpoint.
+
+    All workers call it as often, one of them with a state. The state is copied at once; it is
+    written to `folder` of the workspace, in one atomic step, while training goes on, and
+    registered when it is there. No file is made beside the workspace that a death could leave.
+    """
+    if state is None:
+        ray.train.report(metrics, checkpoint_upload_mode=CheckpointUploadMode.ASYNC)
+        return
+    copy = io.BytesIO()
+    torch.save(state, copy)
+    files = ray.train.get_context().get_storage().storage_filesystem
+    target = Checkpoint(workspace.path(folder), files)
+
+    def publish(checkpoint: Checkpoint, _: str) -> Checkpoint:
+        workspace.write_bytes(f"{folder}/{_FILE}", copy.getvalue())
+        return checkpoint
+
+    ray.train.report(
+        metrics,
+        checkpoint=target,
+        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+        delete_local_checkpoint_after_upload=False,
+        checkpoint_upload_fn=publish,
+    )
+
+
+def read_checkpoint(checkpoint: Checkpoint | None, device: torch.device) -> dict[str, Any] | None:
+    """The state a checkpoint holds, None without one."""
+    if checkpoint is None:
+        return None
+    with checkpoint.filesystem.open_input_stream(f"{checkpoint.path}/{_FILE}") as stream:
+        copy = io.BytesIO(stream.read())
+    state: dict[str, Any] = torch.load(copy, map_location=device, weights_only=True)
+    return state

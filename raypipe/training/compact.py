@@ -1,0 +1,92 @@
+"""Spectra in little memory: counts as small integers, areas in half precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from raypipe.model.features import Batch, as_batch
+
+_LARGEST_HALF = 6e4
+
+
+@dataclass(frozen=True)
+class CompactSpectra:
+    """Spectra on the model's grid, n rows, as they rest in memory.
+
+    `counts` and `background_counts` (n, n_channel_bins) int16, int32 where a count needs it;
+    `background_scale` and `exposure_s` (n,) float32; `arf_cm2` (n, n_energy) float16, rounded by
+    less than 5e-4 of its value (float32 where an area is too large); `response_index` (n,) int32
+    into `responses` (m, n_energy, n_channel_bins) float32, which all parts share.
+    """
+
+    counts: Tensor
+    background_counts: Tensor
+    background_scale: Tensor
+    exposure_s: Tensor
+    arf_cm2: Tensor
+    response_index: Tensor
+    responses: Tensor
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row, the responses left out."""
+        return sum(
+            value[0].numel() * value.element_size()
+            for value in self._by_row().values()
+            if len(self)
+        )
+
+    def take(self, rows: Tensor) -> Batch:
+        """The rows of those indices as the model reads them, the background smoothed."""
+        return as_batch(
+            counts=self.counts[rows].float(),
+            background_counts=self.background_counts[rows].float(),
+            background_scale=self.background_scale[rows],
+            exposure_s=self.exposure_s[rows],
+            arf_cm2=self.arf_cm2[rows].float(),
+            response_index=self.response_index[rows].long(),
+            responses=self.responses,
+        )
+
+    def to(self, device: torch.device) -> CompactSpectra:
+        """The same on another device."""
+        return CompactSpectra(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def rows(self, rows: Tensor) -> CompactSpectra:
+        """The rows of those indices, still compact."""
+        return replace(self, **{name: value[rows] for name, value in self._by_row().items()})
+
+    @classmethod
+    def join(cls, pieces: list[CompactSpectra], responses: Tensor) -> CompactSpectra:
+        """Pieces in one, with responses that serve them all; the pieces are used up.
+
+        Columns are joined one at a time, so that no more than one of them is there twice.
+        """
+        columns = {}
+        parts = [piece._by_row() for piece in pieces]
+        pieces.clear()
+        for name in list(parts[0]):
+            columns[name] = torch.cat([part.pop(name) for part in parts])
+        return cls(**columns, responses=responses)
+
+    def _by_row(self) -> dict[str, Tensor]:
+        names = (each.name for each in fields(self) if each.name != "responses")
+        return {name: getattr(self, name) for name in names}
+
+
+def compact_counts(counts: Tensor) -> Tensor:
+    """Counts as int16, or int32 where one is too large."""
+    fits = counts.numel() == 0 or int(counts.max()) <= torch.iinfo(torch.int16).max
+    return counts.to(torch.int16 if fits else torch.int32)
+
+
+def compact_area(arf_cm2: Tensor) -> Tensor:
+    """Effective areas, cm2, as float16, or float32 where one is too large."""
+    fits = arf_cm2.numel() == 0 or float(arf_cm2.max()) <= _LARGEST_HALF
+    return arf_cm2.to(torch.float16 if fits else torch.float32)

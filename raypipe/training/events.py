@@ -1,0 +1,66 @@
+"""The course of a training as TensorBoard reads it.
+
+Events are written by tensorboardX's own writer of files: its SummaryWriter hands them to a thread,
+and its flush does not wait for that.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.summary_pb2 import Summary
+
+from raypipe.workspace import Workspace
+
+_TAGS = {
+    "train_loss": "loss/train",
+    "validation_loss": "loss/validation",
+    "learning_rate": "learning_rate",
+    "spectra_per_s": "spectra_per_s",
+}
+
+
+class EventLog:
+    """Events of a training, a point an epoch."""
+
+    def __init__(
+        self, writer: EventsWriter, local: Path, workspace: Workspace, folder: str
+    ) -> None:
+        self._writer, self._local = writer, local
+        self._workspace, self._folder = workspace, folder
+        self._written = -1
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """Add an epoch's metrics; an epoch that is taken once more after a death is there already.
+
+        A disk's events are on it at once. A bucket has no appending: there the file is put anew.
+        """
+        epoch = int(metrics["epoch"])
+        if epoch <= self._written:
+            return
+        self._written = epoch
+        for name, tag in _TAGS.items():
+            summary = Summary(value=[Summary.Value(tag=tag, simple_value=metrics[name])])
+            self._writer.write_event(Event(wall_time=time.time(), step=epoch, summary=summary))
+        self._writer.flush()
+        if not self._workspace.is_local:
+            for file in self._local.iterdir():
+                self._workspace.write_bytes(f"{self._folder}/{file.name}", file.read_bytes())
+
+
+@contextmanager
+def event_log(workspace: Workspace, folder: str) -> Iterator[EventLog]:
+    """Write events into a folder of the workspace while the block runs."""
+    with tempfile.TemporaryDirectory() as temporary:
+        local = Path(workspace.path(folder) if workspace.is_local else temporary)
+        writer = EventsWriter(str(local / "events"))
+        try:
+            yield EventLog(writer, local, workspace, folder)
+        finally:
+            writer.close()

@@ -1,0 +1,67 @@
+"""News of a training, from its first worker to the driver's log and events."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ray.util.queue import Queue
+
+from raypipe.errors import RaypipeError
+from raypipe.training.events import EventLog
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def news_of(model_id: str, epochs: int, events: EventLog) -> Iterator[Queue]:
+    """A queue whose news are logged, and epochs kept as events, while the block runs.
+
+    News are mappings: `news` says whether they are an "epoch" or the "standing" within one (both
+    with the learner's metrics), a "line" or an "error" (with `text`). An error among them is raised
+    at the end as a RaypipeError.
+    """
+    reports = Queue(actor_options={"num_cpus": 0})
+    errors: list[str] = []
+
+    def follow() -> None:
+        while (report := reports.get()) is not None:
+            if report["news"] == "error":
+                errors.append(report["text"])
+                continue
+            log.info("train: %s %s", model_id, _line(report, epochs))
+            if report["news"] == "epoch":
+                events.add(report)
+
+    follower = threading.Thread(target=follow, daemon=True)
+    follower.start()
+    try:
+        yield reports
+    finally:
+        reports.put(None)
+        follower.join(timeout=30.0)
+        reports.shutdown()
+    if errors:
+        raise RaypipeError(errors[0])
+
+
+def _line(report: dict[str, Any], epochs: int) -> str:
+    if report["news"] == "line":
+        return str(report["text"])
+    epoch = int(report["epoch"]) + 1
+    if report["news"] == "standing":
+        return (
+            f"epoch {epoch}/{epochs}, {report['share_of_epoch']:.0%}: "
+            f"loss {report['train_loss']:.4f} so far, {report['spectra_per_s']:.0f} spectra/s, "
+            f"{report['epoch_left_s']:.0f} s left of the epoch, "
+            f"at most {report['left_s']:.0f} s of all"
+        )
+    left = (epochs - epoch) * report["seconds"]
+    return (
+        f"epoch {epoch}/{epochs}, loss {report['train_loss']:.4f}, "
+        f"validation {report['validation_loss']:.4f}, {report['spectra_per_s']:.0f} spectra/s, "
+        f"at most {left:.0f} s left"
+    )

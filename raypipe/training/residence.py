@@ -1,0 +1,70 @@
+"""Whether a worker's spectra stay on the device or are read anew each epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import psutil
+import torch
+import torch.distributed as dist
+
+from raypipe.config import TrainConfig
+from raypipe.training.reading import PartReader, Rows
+from raypipe.training.sources import Resident, Source, Stream
+
+_SHARE_OF_MEMORY = 0.5
+"""Of a device's free memory; the rest is for the model, and for one column while it is joined."""
+
+
+@dataclass(frozen=True)
+class Residence:
+    """What was decided, and from what: bytes of a row, rows, and bytes they may take."""
+
+    name: Literal["resident", "stream"]
+    row_bytes: int
+    rows: int
+    room_bytes: int
+
+    @property
+    def text(self) -> str:
+        """The decision in words."""
+        what = "kept in memory" if self.name == "resident" else "read anew each epoch"
+        return (
+            f"spectra {what}: {self.rows} of {self.row_bytes} bytes for the first worker, "
+            f"which has room for {self.room_bytes / 1e9:.2f} GB"
+        )
+
+
+def open_source(
+    reader: PartReader, shares: list[Rows], config: TrainConfig, workers_here: int
+) -> tuple[Residence, list[Source]]:
+    """A source for each share of a worker, all kept or all read anew, as on all other workers.
+
+    `workers_here` is the number of workers on this machine. With `train.data = "auto"` spectra are
+    kept where half of the memory that is free holds those of every worker.
+    """
+    rows = sum(map(len, shares))
+    sample = next(reader.by_part(shares[0]))
+    row_bytes = reader.read(sample).row_bytes
+    room = int(_free_bytes(reader.device, workers_here) * _SHARE_OF_MEMORY)
+    name = config.data if config.data != "auto" else _fitting(row_bytes * rows, room, reader.device)
+    residence = Residence(name, row_bytes, rows, room)
+    if name == "resident":
+        return residence, [Resident(reader.read(share)) for share in shares]
+    return residence, [Stream(reader, share, config.stream_rows) for share in shares]
+
+
+def _fitting(needed: int, room: int, device: torch.device) -> Literal["resident", "stream"]:
+    """Where the spectra go if they fit on every worker; workers must do alike."""
+    fits = torch.tensor(float(needed <= room), device=device)
+    if dist.is_initialized():
+        dist.all_reduce(fits, dist.ReduceOp.MIN)
+    return "resident" if fits > 0 else "stream"
+
+
+def _free_bytes(device: torch.device, workers_here: int) -> int:
+    """Memory that is free for this worker's spectra."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available // workers_here)

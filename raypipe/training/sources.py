@@ -1,0 +1,128 @@
+"""Where a worker's batches come from: spectra that rest on the device, or are read anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raypipe.model.features import Batch
+from raypipe.training.compact import CompactSpectra
+from raypipe.training.reading import PartReader, Rows
+
+_SWEEP = 256
+
+
+class Source(Protocol):
+    """A worker's spectra as batches; a batch comes with its rows' places among them."""
+
+    def __len__(self) -> int: ...
+
+    def steps(self, count: int, share: int, seed: int) -> Iterator[tuple[Tensor, Batch]]:
+        """So many batches of `share` spectra in an order that the seed decides, none twice."""
+
+    def sweep(self) -> Iterator[tuple[Tensor, Batch]]:
+        """All spectra once, in order."""
+
+
+class Resident:
+    """Spectra that stay on the device."""
+
+    def __init__(self, spectra: CompactSpectra | Batch) -> None:
+        self.spectra = spectra
+        self.device = spectra.counts.device
+
+    def __len__(self) -> int:
+        return len(self.spectra)
+
+    def steps(self, count: int, share: int, seed: int) -> Iterator[tuple[Tensor, Batch]]:
+        """Batches of one random order of all spectra."""
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        for places in order.to(self.device).split(share)[:count]:
+            yield places, self.spectra.take(places)
+
+    def sweep(self) -> Iterator[tuple[Tensor, Batch]]:
+        """All spectra once, in order."""
+        for places in torch.arange(len(self), device=self.device).split(_SWEEP):
+            yield places, self.spectra.take(places)
+
+
+class Stream:
+    """Spectra that are read anew each time, `window` of them at once.
+
+    While one window is used the next is read by a thread: two are in memory, of whole part files
+    each. Windows are made of the part files in random order, and shuffled by themselves.
+    """
+
+    def __init__(self, reader: PartReader, rows: Rows, window: int) -> None:
+        self.reader, self.rows, self.window = reader, rows, window
+        ends = np.cumsum([len(part) for part in reader.by_part(rows)], dtype=np.int64)
+        self._parts = np.split(np.arange(len(rows)), ends[:-1])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def steps(self, count: int, share: int, seed: int) -> Iterator[tuple[Tensor, Batch]]:
+        """Batches of windows of part files in random order; a window's rest joins the next."""
+        random = np.random.default_rng(seed)
+        order = [self._parts[i] for i in random.permutation(len(self._parts))]
+        generator = torch.Generator().manual_seed(seed)
+        left: tuple[Tensor, CompactSpectra] | None = None
+        taken = 0
+        for window in self._windows(order):
+            places, spectra = window if left is None else _together(left, window)
+            shuffled = torch.randperm(len(places), generator=generator)
+            whole = len(places) // share * share
+            for rows in shuffled[:whole].split(share):
+                if taken == count:
+                    return
+                taken += 1
+                yield places[rows], spectra.take(rows.to(spectra.counts.device))
+            rest = shuffled[whole:]
+            left = places[rest], spectra.rows(rest.to(spectra.counts.device))
+
+    def sweep(self) -> Iterator[tuple[Tensor, Batch]]:
+        """All spectra once, in order."""
+        for places, spectra in self._windows(self._parts):
+            for rows in torch.arange(len(places)).split(_SWEEP):
+                yield places[rows], spectra.take(rows.to(spectra.counts.device))
+
+    def _windows(self, parts: list[Rows]) -> Iterator[tuple[Tensor, CompactSpectra]]:
+        """Part files by windows, in order, each read while the one before is used."""
+        groups = self._grouped(parts)
+        with ThreadPoolExecutor(1, "spectra") as reading:
+            ahead = [reading.submit(self._read, group) for group in groups[:1]]
+            for group in [*groups[1:], None]:
+                if not ahead:
+                    return
+                window = ahead.pop().result()
+                if group is not None:
+                    ahead.append(reading.submit(self._read, group))
+                yield window
+
+    def _grouped(self, parts: list[Rows]) -> list[list[Rows]]:
+        groups: list[list[Rows]] = []
+        size = self.window
+        for part in parts:
+            if size >= self.window:
+                groups.append([])
+                size = 0
+            groups[-1].append(part)
+            size += len(part)
+        return groups
+
+    def _read(self, group: list[Rows]) -> tuple[Tensor, CompactSpectra]:
+        places = np.concatenate(group)
+        return torch.from_numpy(places), self.reader.read(self.rows[places])
+
+
+def _together(
+    left: tuple[Tensor, CompactSpectra], window: tuple[Tensor, CompactSpectra]
+) -> tuple[Tensor, CompactSpectra]:
+    """What was left of a window and the next one; the later window knows more responses."""
+    spectra = CompactSpectra.join([left[1], window[1]], window[1].responses)
+    return torch.cat([left[0], window[0]]), spectra

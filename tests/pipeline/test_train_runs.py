@@ -1,0 +1,177 @@
+"""Trainings with Ray: where spectra and checkpoints are, what a run leaves, what ends it."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import struct
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pytest
+from moto.server import ThreadedMotoServer
+from tensorboardX.crc32c import crc32c
+from tensorboardX.proto.event_pb2 import Event
+
+from raypipe.config import load_config
+from raypipe.errors import RaypipeError
+from raypipe.training.data import read_roster
+from raypipe.training.train import train
+from raypipe.workspace import Workspace
+from tests.pipeline.training import course, load, settings
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
+
+
+@pytest.fixture
+def workspace(ingested_survey: Path, tmp_path: Path) -> Workspace:
+    return Workspace(shutil.copytree(ingested_survey, tmp_path / "w"))
+
+
+def _masked_crc(data: bytes) -> int:
+    crc = crc32c(data)
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _events(data: bytes) -> Iterator[Event]:
+    """The records of an event file, their checksums compared."""
+    while data:
+        header, (length,) = data[:8], struct.unpack("<Q", data[:8])
+        body, end = data[12 : 12 + length], 16 + length
+        assert struct.unpack("<I", data[8:12])[0] == _masked_crc(header)
+        assert struct.unpack("<I", data[12 + length : end])[0] == _masked_crc(body)
+        yield Event.FromString(body)
+        data = data[end:]
+
+
+def _scalars(workspace: Workspace) -> dict[str, list[tuple[int, float]]]:
+    """Steps and values by tag of the one training that the workspace has seen."""
+    (run,) = [name for name in workspace.folders("runs") if name.endswith("-train")]
+    (name,) = [name for name in workspace.files(f"runs/{run}") if "tfevents" in name]
+    found = defaultdict(list)
+    for event in _events(workspace.read_bytes(name)):
+        for value in event.summary.value:
+            found[value.tag].append((event.step, value.simple_value))
+    return found
+
+
+def _check_events(workspace: Workspace, history: list[dict[str, float]]) -> None:
+    scalars = _scalars(workspace)
+    tags = {
+        "loss/train": "train_loss",
+        "loss/validation": "validation_loss",
+        "learning_rate": "learning_rate",
+        "spectra_per_s": "spectra_per_s",
+    }
+    assert set(scalars) == set(tags)
+    for tag, name in tags.items():
+        assert [step for step, _ in scalars[tag]] == [entry["epoch"] for entry in history]
+        values = [value for _, value in scalars[tag]]
+        assert values == pytest.approx([entry[name] for entry in history], rel=1e-6)
+
+
+def test_spectra_that_are_read_anew_train_as_well(
+    ingested_survey: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = {}
+    for data in "resident", "stream":
+        workspace = Workspace(shutil.copytree(ingested_survey, tmp_path / data))
+        with caplog.at_level(logging.INFO, "raypipe"):
+            model_id = train(workspace, config=settings(data=data, stream_rows=20))
+        metrics[data] = load(workspace, model_id).metrics
+        assert metrics[data]["data"] == data
+        history = metrics[data]["history"]
+        assert history[-1]["validation_loss"] < history[0]["validation_loss"]
+    resident, stream = metrics.values()
+    assert resident["model_id"] == stream["model_id"]
+    assert resident["optimizer_steps"] == stream["optimizer_steps"] > 0
+    assert course(resident) != course(stream)
+    assert "spectra kept in memory" in caplog.text
+    assert "spectra read anew each epoch" in caplog.text
+    _check_events(workspace, history)
+
+
+def test_elastic_workers_take_the_steps_of_a_fixed_number(
+    ingested_survey: Path, tmp_path: Path
+) -> None:
+    metrics = []
+    for workers in [1, 3], 1:
+        workspace = Workspace(shutil.copytree(ingested_survey, tmp_path / f"{workers}"))
+        model_id = train(workspace, config=settings(num_workers=workers, epochs=2))
+        metrics.append(load(workspace, model_id).metrics)
+    elastic, alone = metrics
+    assert 1 <= elastic["workers"] <= 3
+    assert alone["workers"] == 1
+    for name in "model_id", "steps_per_epoch", "batch_size", "optimizer_steps":
+        assert elastic[name] == alone[name]
+
+
+def test_a_loss_that_is_not_finite_ends_training_once_and_by_name(
+    workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = settings(seed=4)
+    roster = read_roster(workspace, "sim", load_config(settings=config).train)
+    row = roster.rows("train")[7]
+    name = roster.files[roster.part[row]]
+    table = workspace.read_table(name)
+    place = table["detection_id"].to_pylist().index(roster.detection_ids[row])
+    exposure = table["exposure_s"].to_pylist()
+    exposure[place] = 1e38
+    column = table.column_names.index("exposure_s")
+    field = table.schema.field("exposure_s")
+    workspace.write_table(name, table.set_column(column, field, pa.array(exposure, field.type)))
+    with caplog.at_level(logging.INFO, "raypipe"), pytest.raises(RaypipeError) as error:
+        train(workspace, config=config)
+    assert "epoch 0, step " in str(error.value)
+    assert str(roster.detection_ids[row]) in str(error.value)
+    assert caplog.text.count("workers on cpu") == 1
+
+
+def test_training_in_a_bucket(ingested_survey: Path, tmp_path: Path) -> None:
+    """Spectra from it, checkpoints and events into it, the last checkpoint alone kept."""
+    server = ThreadedMotoServer("127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    aws = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "someone",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in aws.items():
+            patch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket="archive")
+        workspace = Workspace("s3://archive/w")
+        pafs.copy_files(
+            str(ingested_survey),
+            workspace.root,
+            source_filesystem=pafs.LocalFileSystem(),
+            destination_filesystem=workspace.fs,
+        )
+        for name in workspace.folders("runs"):
+            workspace.delete_folder(f"runs/{name}")
+        config = tmp_path / "config.toml"
+        config.write_text(load_config(settings=settings(epochs=3)).to_toml())
+        command = "import sys; from raypipe.cli import main; sys.exit(main())"
+        options = ["--workspace", "s3://archive/w", "--config", str(config)]
+        options += ["--set", "ray.num_cpus=2"]
+        ran = subprocess.run([sys.executable, "-c", command, "train", *options], timeout=300)
+        assert ran.returncode == 0
+        (model_id,) = workspace.folders("models")
+        metrics = workspace.read_json(f"models/{model_id}/metrics.json")
+        assert metrics["optimizer_steps"] == 3 * metrics["steps_per_epoch"]
+        kept = [name for name in workspace.folders(f"checkpoints/{model_id}") if "epoch" in name]
+        assert kept == ["epoch-00002"]
+        assert workspace.files(f"checkpoints/{model_id}/epoch-00002") == [
+            f"checkpoints/{model_id}/epoch-00002/checkpoint.pt"
+        ]
+        _check_events(workspace, metrics["history"])
+    server.stop()
