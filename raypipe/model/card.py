@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raypipe.model.bundle import Model
@@ -14,7 +14,9 @@ def model_card(model: Model) -> str:
     made_by = metrics.get("made_by", {})
     spectra = metrics.get("spectra", {})
     grid = model.grid
-    classes = ", ".join(model.population.classes) or "none (no labels were given)"
+    known = metrics.get("classes") or dict.fromkeys(model.population.classes, "")
+    classes = ", ".join(f"{name} {count}".strip() for name, count in known.items())
+    quality = metrics.get("quality")
     return f"""# {model.model_id}
 
 A raypipe autoencoder of X-ray spectra, preset `{model.preset}`: {model.config.model.latents} \
@@ -33,7 +35,7 @@ latents that say what the spectrum of a detection looks like before the telescop
 | energies | {grid.energy_lo_kev}-{grid.energy_hi_kev} keV in {grid.n_energy} bins |
 | channels | {grid.n_channel_bins} bins of {grid.channels_per_bin} PI channels from \
 {grid.first_channel} |
-| classes known | {classes} |
+| classes known | {classes or "none (no labels were given)"} |
 
 ## Use
 
@@ -48,8 +50,50 @@ holds the learning curve, `config.toml` every setting; `model.safetensors` holds
 population's density and the labelled latents behind the class probabilities. No file contains \
 code.
 
+## How well it explains spectra
+
+{_quality_table(quality) if quality else "Not measured."}
+
 ## Limits
 
-For imaging ACIS spectra with their own ARF and RMF. Class probabilities repeat the errors of the \
-labels trained on, and start from equal shares for all classes.
+{_limits(quality)}For imaging ACIS spectra with their own ARF and RMF. Class probabilities repeat \
+the errors of the labels trained on, and start from equal shares for all classes.
 """
+
+
+def _quality_table(quality: dict[str, Any]) -> str:
+    """Goodness of fit by counts, a line a decade."""
+    lines = [
+        f"Of {quality['n_rows']} spectra of the validation split, refined as `embed` does it; a "
+        "perfect model has the expected Cash statistic, and z-scores of mean 0 and width 1.",
+        "",
+        "| counts | spectra | Cash per bin | expected | z-score, mean | width |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in quality["by_counts"]:
+        zscore = row["fit_zscore"]
+        lines.append(
+            f"| {row['counts_min']}-{row['counts_max']} | {row['n_rows']} "
+            f"| {row['cash_per_bin']:.3f} | {row['cash_expected_per_bin']:.3f} "
+            f"| {_signed(zscore['mean'])} | {_number(zscore['width'])} |"
+        )
+    return "\n".join(lines)
+
+
+def _limits(quality: dict[str, Any] | None) -> str:
+    """Where the model was checked, and that it was not elsewhere."""
+    if not quality:
+        return ""
+    seen = quality["by_counts"]
+    return (
+        f"Checked on spectra of {seen[0]['counts_min']} to {seen[-1]['counts_max']} counts; what "
+        "it says of fainter or brighter ones nobody has looked at. "
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.2f}"

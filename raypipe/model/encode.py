@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from raypipe.model.batch import SpectraBatch
-from raypipe.model.features import prepare
+from raypipe.model.features import Batch, prepare
 from raypipe.model.presets import Folded, Paper
 from raypipe.model.refine import Refined, refine
 from raypipe.model.statistics import MU_MIN, cash, cash_covariance, cash_moments
@@ -29,9 +29,17 @@ class Reconstruction:
     flux: npt.NDArray[np.float32] | None
 
 
-@torch.no_grad()
 def encode_batch(
     network: Folded | Paper, spectra: SpectraBatch, refine_steps: int
+) -> dict[str, npt.NDArray[Any]]:
+    """What `measure` gives of spectra as they were read."""
+    device = next(network.parameters()).device
+    return measure(network, prepare(spectra, device), refine_steps)
+
+
+@torch.no_grad()
+def measure(
+    network: Folded | Paper, batch: Batch, refine_steps: int
 ) -> dict[str, npt.NDArray[Any]]:
     """Latents z0.., z0_err.., z0_std.., total_counts, cash, cash_expected, fit_zscore, (n,) each.
 
@@ -41,8 +49,6 @@ def encode_batch(
     deviations, of which the fit has taken its share (`_taken_by_fit`). Presets without a
     likelihood have no refinement, NaN errors, and one parameter, the amplitude.
     """
-    device = next(network.parameters()).device
-    batch = prepare(spectra, device)
     z = network.encode(batch)
     refined = None
     if isinstance(network, Folded):
@@ -51,7 +57,8 @@ def encode_batch(
     mu = network.expected_counts(z, batch).cpu().numpy()
     expected, variance = cash_moments(mu)
     unsure = batch.background_variance.cpu().numpy() / np.maximum(mu, MU_MIN)
-    total_cash = cash(spectra.counts, mu).sum(-1)
+    counts = batch.counts.cpu().numpy()
+    total_cash = cash(counts, mu).sum(-1)
     freedom, fitted = _taken_by_fit(refined, mu)
     cash_expected = (expected + unsure).sum(-1) - freedom
     cash_variance = variance.sum(-1) - fitted + (4.0 * unsure + 2.0 * unsure**2).sum(-1)
@@ -59,7 +66,7 @@ def encode_batch(
     columns = _columns("z{}", z)
     columns |= _columns("z{}_err", nothing if refined is None else refined.z_err)
     columns |= _columns("z{}_std", nothing if refined is None else refined.z_std)
-    columns["total_counts"] = spectra.counts.sum(-1).astype(np.int64)
+    columns["total_counts"] = counts.sum(-1).astype(np.int64)
     columns["cash"] = total_cash
     columns["cash_expected"] = cash_expected
     columns["fit_zscore"] = (total_cash - cash_expected) / np.sqrt(cash_variance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ from raypipe.training.data import read_roster
 from raypipe.training.guard import NotFiniteError
 from raypipe.training.learner import Learner
 from raypipe.training.precision import adapt, choose_arithmetic
+from raypipe.training.quality import measure_quality
 from raypipe.training.reading import PartReader, Rows
 from raypipe.training.residence import open_source
 from raypipe.training.sources import Source
@@ -133,7 +135,7 @@ class _Trainer:
             population=Population.fit(z, labels, keys, train.references, train.seed),
             train_sources=np.unique(keys),
             validation_sources=np.unique(self.roster.keys[self.roster.rows(VALIDATION)]),
-            metrics=self._metrics(),
+            metrics=self._metrics(network),
         )
         save_model(model, self.workspace, model_folder(self.model_id))
 
@@ -162,7 +164,7 @@ class _Trainer:
     def _tell_standing(self, standing: dict[str, float]) -> None:
         self.tell({"news": "standing", **standing})
 
-    def _metrics(self) -> dict[str, Any]:
+    def _metrics(self, network: Folded | Paper) -> dict[str, Any]:
         learner = self.learner
         return {
             "model_id": self.model_id,
@@ -187,7 +189,14 @@ class _Trainer:
             "resumed_after_epochs": learner.resumed_after,
             "validation_loss": learner.best_loss,
             "history": learner.history,
+            "classes": self._classes(),
+            "quality": measure_quality(network, learner.validation, self.config.embed.refine_steps),
         }
+
+    def _classes(self) -> dict[str, int]:
+        """Labelled training spectra of each class."""
+        labels = self.roster.labels[self.roster.rows(TRAIN)]
+        return dict(sorted(Counter(str(label) for label in labels if label).items()))
 
 
 @torch.no_grad()

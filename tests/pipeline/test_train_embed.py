@@ -44,6 +44,11 @@ def test_training_leaves_a_whole_bundle(ingested: Workspace, model_id: str) -> N
     card = ingested.read_bytes(f"models/{model_id}/README.md").decode()
     assert model_id in card
     assert model.metrics["data_fingerprint"] in card
+    quality = model.metrics["quality"]
+    assert sum(row["n_rows"] for row in quality["by_counts"]) == quality["n_rows"] > 0
+    assert f"| {quality['by_counts'][0]['n_rows']} |" in card
+    assert set(model.metrics["classes"]) == set(model.population.classes)
+    assert f"AGN {model.metrics['classes']['AGN']}" in card
 
 
 def test_a_plan_with_a_model_tells_what_embedding_takes(ingested: Workspace, model_id: str) -> None:

@@ -71,6 +71,25 @@ def test_a_model_of_another_shape_is_refused(model: Model, tmp_path: Path) -> No
         load_model(tmp_path)
 
 
+def test_a_bundle_of_format_1_says_what_it_said() -> None:
+    """Bundles made with version 0.1.0 are read as long as their format is."""
+    model = load_model(Path(__file__).parents[1] / "data" / "bundle-format-1")
+    columns = model.encode_batch(power_laws(3, seed=9)[0])
+    said = {
+        "z0": ([-0.3377, -0.6271, -0.6539], 2e-3),
+        "z0_err": ([0.1473, 0.1747, 0.1728], 1e-3),
+        "z0_std": ([0.1489, 0.1777, 0.1758], 1e-3),
+        "cash": ([173.457, 179.153, 190.755], 0.05),
+        "cash_expected": ([191.764, 190.879, 188.862], 0.05),
+        "anomaly_score": ([16.455, 12.611, 12.467], 0.1),
+    }
+    for name, (values, tolerance) in said.items():
+        assert columns[name].to_numpy() == pytest.approx(values, abs=tolerance), name
+    assert columns["total_counts"].tolist() == [535, 509, 526]
+    assert model.population.classes == ("AGN", "YSO")
+    assert model.split_of(np.array([0, 700, 900])).tolist() == ["train", "validation", "test"]
+
+
 def test_real_spectra_encode_as_one_reads_them(model: Model, shared_data: Path) -> None:
     spectra = [
         raypipe.read_spectrum(shared_data / "ciao" / name) for name in ("3c273.pi", "obs1.pi")

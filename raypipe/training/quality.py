@@ -1,0 +1,36 @@
+"""How well a model that was just trained explains spectra it was not fitted to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from raypipe.evaluation.reconstruction import score_reconstruction
+from raypipe.evaluation.summary import plain
+from raypipe.model.encode import measure
+from raypipe.model.presets import Folded, Paper
+from raypipe.training.sources import Source
+
+_MOST_SPECTRA = 2000
+
+
+def measure_quality(
+    network: Folded | Paper, validation: Source, refine_steps: int
+) -> dict[str, Any] | None:
+    """Goodness of fit of the first worker's validation spectra, some 2,000 at most, by counts.
+
+    As `score_reconstruction` has it, refined as `embed` would; None without spectra.
+    """
+    frames: list[pd.DataFrame] = []
+    for _, batch in validation.sweep():
+        if not len(batch):
+            continue
+        frames.append(pd.DataFrame(measure(network, batch, refine_steps)))
+        if sum(map(len, frames)) >= _MOST_SPECTRA:
+            break
+    if not frames:
+        return None
+    scores = score_reconstruction(pd.concat(frames), network.grid.n_channel_bins, None)
+    known: dict[str, Any] = plain(scores)
+    return known
