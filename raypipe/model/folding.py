@@ -35,8 +35,9 @@ def redistribute(photons: Tensor, response_index: Tensor, responses: Tensor) -> 
         return photons @ responses[int(used[0])]
     there, back = (rows.to(photons.device, non_blocking=True) for rows in (order, order.argsort()))
     groups = photons.index_select(0, there).split(sizes.tolist())
-    folded = [group @ responses[number] for group, number in zip(groups, used.tolist(), strict=True)]
-    return torch.cat(folded).index_select(0, back)
+    own = (responses[number] for number in used.tolist())
+    folded = torch.cat([group @ each for group, each in zip(groups, own, strict=True)])
+    return folded.index_select(0, back)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ _SWEEP = 256
 
 
 class Source(Protocol):
-    """A worker's spectra as batches; a batch comes with its rows' places among them, on the host."""
+    """A worker's spectra as batches; a batch comes with its rows' places, on the host."""
 
     def __len__(self) -> int: ...
 
