@@ -245,7 +245,7 @@ def measure_device(
             share = f" ({speed * flop / 1e12 / peak_tflops:.1%} of the peak)" if peak_tflops else ""
             print(
                 f"{device}, steps of {size}, {name:18}{speed:10.0f} spectra/s, "
-                f"{speed * flop / 1e12:.2f} TFLOP/s{share}; {EPOCHS} epochs of {SURVEY} "
+                f"{speed * flop / 1e12:.3g} TFLOP/s{share}; {EPOCHS} epochs of {SURVEY} "
                 f"detections would take {EPOCHS * SURVEY / speed / 60:.1f} min"
             )
 
