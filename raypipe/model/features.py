@@ -31,7 +31,8 @@ class Batch:
 
     `counts`, `background` and its variance (n, n_channel_bins); `background_scale` (n, 1);
     `exposure_s` (n,); `arf_cm2` (n, n_energy); `response_index` (n,) into `responses`
-    (m, n_energy, n_channel_bins).
+    (m, n_energy, n_channel_bins). All are on one device but `response_index`, which is on the
+    host: what folds together is decided there, without waiting for a GPU.
     """
 
     counts: Tensor
@@ -47,15 +48,16 @@ class Batch:
         return len(self.counts)
 
     def take(self, rows: Tensor) -> Batch:
-        """The rows of those indices, with all responses."""
+        """The rows of those indices, with all responses; indices on the host wait for no GPU."""
+        there = rows.to(self.counts.device, non_blocking=True)
         return Batch(
-            self.counts[rows],
-            self.background[rows],
-            self.background_variance[rows],
-            self.background_scale[rows],
-            self.exposure_s[rows],
-            self.arf_cm2[rows],
-            self.response_index[rows],
+            self.counts[there],
+            self.background[there],
+            self.background_variance[there],
+            self.background_scale[there],
+            self.exposure_s[there],
+            self.arf_cm2[there],
+            self.response_index[rows.cpu()],
             self.responses,
         )
 
@@ -72,7 +74,7 @@ def prepare(spectra: SpectraBatch, device: torch.device | str = "cpu") -> Batch:
         background_scale=tensor(spectra.background_scale),
         exposure_s=tensor(spectra.exposure_s),
         arf_cm2=tensor(spectra.arf_cm2),
-        response_index=tensor(spectra.response_index),
+        response_index=torch.from_numpy(spectra.response_index),
         responses=tensor(spectra.responses),
     )
 
@@ -87,7 +89,7 @@ def as_batch(
     response_index: Tensor,
     responses: Tensor,
 ) -> Batch:
-    """A batch of a SpectraBatch's arrays as float32 tensors on one device."""
+    """A batch of a SpectraBatch's arrays as float32 tensors on the devices of `Batch`."""
     scale = background_scale[:, None]
     expected, variance = smooth_background(background_counts)
     return Batch(

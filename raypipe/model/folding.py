@@ -24,16 +24,20 @@ def fold(flux: Tensor, batch: Batch, energy_width_kev: float) -> Tensor:
 def redistribute(photons: Tensor, response_index: Tensor, responses: Tensor) -> Tensor:
     """Counts per channel bin (n, bins) of detected photons per energy bin (n, n_energy).
 
-    `photons` may carry further axes between the first and the last.
+    `photons` may carry further axes between the first and the last. Rows are put together by
+    `response_index` (n,), which is on the host: nothing here waits for a GPU.
     """
-    used = torch.unique(response_index)
+    if len(photons) == 0:
+        return photons.new_zeros(*photons.shape[:-1], responses.shape[-1])
+    ordered, order = response_index.sort(stable=True)
+    used, sizes = torch.unique_consecutive(ordered, return_counts=True)
     if len(used) == 1:
-        return photons @ responses[used[0]]
-    out = photons.new_zeros(*photons.shape[:-1], responses.shape[-1])
-    for index in used:
-        rows = (response_index == index).nonzero()[:, 0]
-        out = out.index_add(0, rows, photons.index_select(0, rows) @ responses[index])
-    return out
+        return photons @ responses[int(used[0])]
+    there, back = (rows.to(photons.device, non_blocking=True) for rows in (order, order.argsort()))
+    groups = photons.index_select(0, there).split(sizes.tolist())
+    own = (responses[number] for number in used.tolist())
+    folded = torch.cat([group @ each for group, each in zip(groups, own, strict=True)])
+    return folded.index_select(0, back)
 
 
 @torch.no_grad()

@@ -19,7 +19,8 @@ class CompactSpectra:
     `counts` and `background_counts` (n, n_channel_bins) int16, int32 where a count needs it;
     `background_scale` and `exposure_s` (n,) float32; `arf_cm2` (n, n_energy) float16, rounded by
     less than 5e-4 of its value (float32 where an area is too large); `response_index` (n,) int32
-    into `responses` (m, n_energy, n_channel_bins) float32, which all parts share.
+    into `responses` (m, n_energy, n_channel_bins) float32, which all parts share. As in `Batch`
+    all but `response_index` may be on another device.
     """
 
     counts: Tensor
@@ -43,23 +44,20 @@ class CompactSpectra:
         )
 
     def take(self, rows: Tensor) -> Batch:
-        """The rows of those indices as the model reads them, the background smoothed."""
+        """The rows of those indices, on the host, as the model reads them; background smoothed."""
+        there = rows.to(self.counts.device, non_blocking=True)
         return as_batch(
-            counts=self.counts[rows].float(),
-            background_counts=self.background_counts[rows].float(),
-            background_scale=self.background_scale[rows],
-            exposure_s=self.exposure_s[rows],
-            arf_cm2=self.arf_cm2[rows].float(),
+            counts=self.counts[there].float(),
+            background_counts=self.background_counts[there].float(),
+            background_scale=self.background_scale[there],
+            exposure_s=self.exposure_s[there],
+            arf_cm2=self.arf_cm2[there].float(),
             response_index=self.response_index[rows].long(),
             responses=self.responses,
         )
 
-    def to(self, device: torch.device) -> CompactSpectra:
-        """The same on another device."""
-        return CompactSpectra(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
-
     def rows(self, rows: Tensor) -> CompactSpectra:
-        """The rows of those indices, still compact."""
+        """The rows of those indices, on the host, still compact."""
         return replace(self, **{name: value[rows] for name, value in self._by_row().items()})
 
     @classmethod

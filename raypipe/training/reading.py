@@ -35,7 +35,7 @@ class PartReader:
         )
 
     def read(self, rows: Rows) -> CompactSpectra:
-        """The spectra of those rows of the roster, in their order, on the device.
+        """The spectra of those rows of the roster, in their order, on the devices of `Batch`.
 
         Rows must lie part by part, as `Roster.rows` gives them. What is read of a part file is
         made small before the next is opened. RaypipeError where a row is not there, or holds what
@@ -74,7 +74,7 @@ class PartReader:
                 table["exposure_s"].to_numpy(), dtype=torch.float32, device=self.device
             ),
             arf_cm2=compact_area(torch.from_numpy(vectors(table["arf_cm2"]))).to(self.device),
-            response_index=self._response_index(table["rmf_id"]).to(self.device),
+            response_index=self._response_index(table["rmf_id"]),
             responses=self._responses,
         )
 

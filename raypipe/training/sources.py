@@ -18,7 +18,7 @@ _SWEEP = 256
 
 
 class Source(Protocol):
-    """A worker's spectra as batches; a batch comes with its rows' places among them."""
+    """A worker's spectra as batches; a batch comes with its rows' places, on the host."""
 
     def __len__(self) -> int: ...
 
@@ -34,7 +34,6 @@ class Resident:
 
     def __init__(self, spectra: CompactSpectra | Batch) -> None:
         self.spectra = spectra
-        self.device = spectra.counts.device
 
     def __len__(self) -> int:
         return len(self.spectra)
@@ -42,12 +41,12 @@ class Resident:
     def steps(self, count: int, share: int, seed: int) -> Iterator[tuple[Tensor, Batch]]:
         """Batches of one random order of all spectra."""
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        for places in order.to(self.device).split(share)[:count]:
+        for places in order.split(share)[:count]:
             yield places, self.spectra.take(places)
 
     def sweep(self) -> Iterator[tuple[Tensor, Batch]]:
         """All spectra once, in order."""
-        for places in torch.arange(len(self), device=self.device).split(_SWEEP):
+        for places in torch.arange(len(self)).split(_SWEEP):
             yield places, self.spectra.take(places)
 
 
@@ -81,15 +80,15 @@ class Stream:
                 if taken == count:
                     return
                 taken += 1
-                yield places[rows], spectra.take(rows.to(spectra.counts.device))
+                yield places[rows], spectra.take(rows)
             rest = shuffled[whole:]
-            left = places[rest], spectra.rows(rest.to(spectra.counts.device))
+            left = places[rest], spectra.rows(rest)
 
     def sweep(self) -> Iterator[tuple[Tensor, Batch]]:
         """All spectra once, in order."""
         for places, spectra in self._windows(self._parts):
             for rows in torch.arange(len(places)).split(_SWEEP):
-                yield places[rows], spectra.take(rows.to(spectra.counts.device))
+                yield places[rows], spectra.take(rows)
 
     def _windows(self, parts: list[Rows]) -> Iterator[tuple[Tensor, CompactSpectra]]:
         """Part files by windows, in order, each read while the one before is used."""

@@ -11,7 +11,7 @@ from raypipe.ingestion.responses import overlap_shares
 from raypipe.ingestion.spectra import put_on_grid
 from raypipe.model.batch import SpectraBatch
 from raypipe.model.features import prepare, smooth_background
-from raypipe.model.folding import best_amplitude, cash_per_bin, fold
+from raypipe.model.folding import best_amplitude, cash_per_bin, fold, redistribute
 from raypipe.model.grid import Grid
 from raypipe.model.statistics import cash
 from raypipe.ogip import read_spectrum
@@ -74,6 +74,26 @@ def test_folding_by_groups_is_folding_one_by_one() -> None:
         photons = flux[i] * batch.arf_cm2[i] * batch.exposure_s[i] * GRID.energy_width_kev
         alone = photons @ batch.responses[batch.response_index[i]]
         assert torch.allclose(together[i], alone, rtol=1e-4)
+
+
+@pytest.mark.parametrize("axes", [(), (3,)])
+@pytest.mark.parametrize("index", [[2, 0, 3, 0, 2, 2, 3], [1] * 4, [0, 1, 2, 3], []])
+def test_rows_and_gradients_go_through_their_own_response(
+    index: list[int], axes: tuple[int, ...]
+) -> None:
+    """Rows in any order, responses left out, further axes: as one row after another."""
+    torch.manual_seed(0)
+    responses = torch.rand(4, 9, 5, dtype=torch.float64)
+    photons = torch.rand(len(index), *axes, 9, dtype=torch.float64, requires_grad=True)
+    weights = torch.rand(len(index), *axes, 5, dtype=torch.float64)
+    rows = torch.tensor(index, dtype=torch.int64)
+    folded = redistribute(photons, rows, responses)
+    plain = torch.einsum("n...k,nkc->n...c", photons, responses[rows])
+    assert folded.shape == weights.shape
+    assert torch.allclose(folded, plain, rtol=1e-14)
+    if index:
+        slopes = [torch.autograd.grad((out * weights).sum(), photons) for out in (folded, plain)]
+        assert torch.allclose(slopes[0][0], slopes[1][0], rtol=1e-14)
 
 
 def test_the_amplitude_is_the_most_likely_one() -> None:

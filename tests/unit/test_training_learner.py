@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,24 @@ def test_a_long_epoch_tells_how_far_it_is() -> None:
     assert told[-1]["train_loss"] == pytest.approx(metrics["train_loss"], rel=1e-5)
     assert told[-1]["epoch_left_s"] == 0.0
     assert told[0]["left_s"] > told[0]["epoch_left_s"] > 0
+
+
+def test_a_step_waits_for_no_device() -> None:
+    """Tensors without values raise where the host asks for one, as it would wait for a GPU's.
+
+    (Without thinning: torch.binomial has no kernel for them.)
+    """
+    meta = torch.device("meta")
+    batch = prepare(power_laws(96)[0])
+    assert len(batch.response_index.unique()) > 1
+    away = {name: value.to(meta) for name, value in vars(batch).items() if name != "response_index"}
+    source = Resident(replace(batch, **away))
+    everything = {"thinning_min": 1.0}
+    learner = _learner(_network().to(meta), source=source, device=meta, train=everything)
+    for _, part in source.steps(learner.plan.steps, learner.plan.share, 0):
+        loss, norm = learner._step(part)
+        assert (loss.device, norm.device) == (meta, meta)
+    assert learner.schedule.last_epoch == learner.plan.steps == 6
 
 
 def test_arithmetic_of_a_cpu() -> None:

@@ -25,6 +25,7 @@ from tests.unit.model_spectra import GRID, power_laws
 
 SMALL = ModelConfig(width=16, depth=1, heads=2, decoder_width=32)
 STEP = TrainConfig(epochs=2, batch_size=10, num_workers=1, thinning_min=1.0)
+LONG = STEP.model_copy(update={"epochs": 6})
 
 
 @given(st.integers(1, 400), st.integers(1, 64), st.integers(1, 9))
@@ -66,41 +67,68 @@ def _network() -> nn.Module:
     return build(SMALL, GRID)
 
 
-def _weights_of(rank: int, world: int, folder: str) -> None:
-    """One worker's two epochs of a step each; it keeps the weights and the losses."""
+def _learner(rows: int, config: TrainConfig, rank: int = 0, world: int = 1) -> Learner:
+    """One worker's learner, wrapped for DDP where there are others."""
+    plan = StepPlan(rows, 10, rank, world)
+    batch, other = prepare(power_laws(rows)[0]), prepare(power_laws(8, seed=2)[0])
+    return Learner(
+        nn.parallel.DistributedDataParallel(_network()) if world > 1 else _network(),
+        Resident(batch.take(torch.arange(rows)[plan.held])),
+        Resident(other.take(torch.arange(8)[plan.held_of(8)])),
+        config,
+        plan=plan,
+    )
+
+
+def _share(rank: int, world: int, folder: str, rows: int, config: TrainConfig, until: int) -> None:
+    """One worker's epochs up to one of them; it keeps its state."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/meet-{world}", rank=rank, world_size=world)
-    plan = StepPlan(10, 10, rank, world)
-    batch = prepare(power_laws(10)[0])
-    mine = Resident(batch.take(torch.arange(10)[plan.held]))
-    other = prepare(power_laws(8, seed=2)[0])
-    validation = Resident(other.take(torch.arange(8)[plan.held_of(8)]))
-    model = nn.parallel.DistributedDataParallel(_network())
-    learner = Learner(model, mine, validation, STEP, plan=plan)
-    for epoch in range(STEP.epochs):
+    meeting = f"file://{folder}/meet-{world}-{rows}"
+    dist.init_process_group("gloo", meeting, rank=rank, world_size=world)
+    learner = _learner(rows, config, rank, world)
+    for epoch in range(until):
         learner.run_epoch(epoch)
-    torch.save((learner.network.state_dict(), learner.history), f"{folder}/{world}-{rank}.pt")
+    torch.save(learner.state(), f"{folder}/{world}-{rank}-{rows}.pt")
     dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_uneven_shares_take_the_step_of_the_whole(tmp_path: Path) -> None:
     """Each step takes all ten spectra: four, three and three of them, or all at once."""
-    learner = Learner(
-        _network(),
-        Resident(prepare(power_laws(10)[0])),
-        Resident(prepare(power_laws(8, seed=2)[0])),
-        STEP,
-    )
+    learner = _learner(10, STEP)
     for epoch in range(STEP.epochs):
         learner.run_epoch(epoch)
     alone = learner.network.state_dict()
-    mp.spawn(_weights_of, (3, str(tmp_path)), nprocs=3)
+    mp.spawn(_share, (3, str(tmp_path), 10, STEP, STEP.epochs), nprocs=3)
     for rank in range(3):
-        shared, history = torch.load(tmp_path / f"3-{rank}.pt")
-        for one, other in zip(learner.history, history, strict=True):
-            for name in "train_loss", "validation_loss", "learning_rate":
-                assert one[name] == pytest.approx(other[name], rel=1e-4)
+        state = torch.load(tmp_path / f"3-{rank}-10.pt")
+        _same_course(learner.history, state["history"], 1e-4)
         for name, value in alone.items():
-            assert torch.allclose(value, shared[name], atol=2e-4), name
+            assert torch.allclose(value, state["network"][name], atol=2e-4), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rows", "tolerance"), [(10, 1e-4), (30, 0.02)])
+def test_what_two_workers_began_one_ends(tmp_path: Path, rows: int, tolerance: float) -> None:
+    """A step an epoch is the same step for one worker; of three the order differs."""
+    mp.spawn(_share, (2, str(tmp_path), rows, LONG, 2), nprocs=2)
+    unbroken, other = _learner(rows, LONG), _learner(rows, LONG)
+    other.resume(torch.load(tmp_path / f"2-0-{rows}.pt"))
+    assert other.optimizer_steps == 2 * rows // 10
+    for epoch in range(LONG.epochs):
+        unbroken.run_epoch(epoch)
+    for epoch in range(len(other.history), LONG.epochs):
+        other.run_epoch(epoch)
+    assert other.resumed_after == [2]
+    assert other.optimizer_steps == unbroken.optimizer_steps == LONG.epochs * rows // 10
+    _same_course(unbroken.history, other.history, tolerance)
+
+
+def _same_course(
+    one: list[dict[str, float]], other: list[dict[str, float]], tolerance: float
+) -> None:
+    for a, b in zip(one, other, strict=True):
+        assert a["learning_rate"] == pytest.approx(b["learning_rate"], rel=1e-12)
+        for name in "train_loss", "validation_loss":
+            assert a[name] == pytest.approx(b[name], rel=tolerance), (one, other)
