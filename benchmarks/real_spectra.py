@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from physical_fits import Fit, FloatArray, Observation, fit_best
 
 from raypipe import load_model, read_spectrum
@@ -34,6 +35,7 @@ from raypipe.model.statistics import cash
 REFINE_STEPS = 6
 TARGETS = {"encoder": 1.10, "refined": 1.00}
 COUNTS_A_POINT = 15
+BIN_KEV = float(np.diff(Grid().channel_edges_kev).mean())
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,11 @@ def plot(judged: list[Judged], file: Path) -> None:
     subfigures = np.atleast_1d(figure.subfigures(rows, columns)).ravel()
     for one, place in zip(judged, subfigures, strict=False):
         top, bottom = place.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        energy, counts, model, fit, background = _grouped(one)
+        energy, width, counts, model, fit, background = _grouped(one)
         top.errorbar(
             energy,
-            counts,
-            np.sqrt(counts.clip(1)),
+            counts / width,
+            np.sqrt(counts.clip(1)) / width,
             fmt=".",
             color="0.3",
             ms=3,
@@ -100,14 +102,19 @@ def plot(judged: list[Judged], file: Path) -> None:
             label="data",
         )
         top.step(
-            energy, model, where="mid", color="C0", label=f"latents ({one.ratio('refined'):.2f})"
+            energy,
+            model / width,
+            where="mid",
+            color="C0",
+            label=f"latents ({one.ratio('refined'):.2f})",
         )
-        top.step(energy, fit, where="mid", color="C1", lw=0.9, label=one.fit.name)
-        top.step(energy, background, where="mid", color="0.7", lw=0.9, label="background")
+        top.step(energy, fit / width, where="mid", color="C1", lw=0.9, label=one.fit.name)
+        top.step(energy, background / width, where="mid", color="0.7", lw=0.9, label="background")
         top.set(
             xscale="log", yscale="log", title=f"{one.name}, {one.batch.counts.sum():.0f} counts"
         )
-        top.set_ylim(0.3 * max(counts.min(), 0.3), 2 * counts.max())
+        density = counts / width
+        top.set_ylim(0.3 * density[counts > 0].min(), 2 * density.max())
         top.set_ylabel("counts / keV")
         top.legend(fontsize=7, frameon=False)
         for curve, color in ((model, "C0"), (fit, "C1")):
@@ -117,11 +124,12 @@ def plot(judged: list[Judged], file: Path) -> None:
         bottom.axhline(0, color="0.6", lw=0.7)
         bottom.set(xlabel="energy (keV)", ylabel="sigma")
         bottom.set_xticks([0.5, 1, 2, 5], ["0.5", "1", "2", "5"])
+        bottom.xaxis.set_minor_formatter(NullFormatter())
     figure.savefig(file, dpi=110)
 
 
 def _grouped(one: Judged) -> tuple[FloatArray, ...]:
-    """Energy, counts, both models and the background in groups of enough counts."""
+    """Energy and width, keV, counts, both models and the background in groups of enough counts."""
     counts = one.batch.counts[0].astype(float)
     starts, held = [0], 0.0
     for i, value in enumerate(counts):
@@ -132,7 +140,7 @@ def _grouped(one: Judged) -> tuple[FloatArray, ...]:
     widths = np.diff([*starts, len(counts)])
     energy = np.add.reduceat(Grid().channel_mid_kev, starts) / widths
     curves = counts, one.folds["refined"], one.fit.mu, one.background
-    return energy, *(np.add.reduceat(curve, starts) for curve in curves)
+    return energy, widths * BIN_KEV, *(np.add.reduceat(curve, starts) for curve in curves)
 
 
 def main() -> None:

@@ -105,7 +105,7 @@ def reconstruct_batch(
     """Expected counts, and flux where the preset has one, for latents `z` (n, latents)."""
     device = next(network.parameters()).device
     batch = prepare(spectra, device)
-    latents = torch.from_numpy(z).to(device)
+    latents = torch.tensor(z, device=device)
     flux = network.flux(latents, batch).cpu().numpy() if isinstance(network, Folded) else None
     return Reconstruction(
         total=network.expected_counts(latents, batch).cpu().numpy(),
