@@ -81,7 +81,8 @@ def test_killed_workers_cost_an_epoch_each(
         logger.removeHandler(killer)
     metrics, whole = _only_metrics(workspace), _only_metrics(unbroken)
     assert len(killer.killed) == 2
-    assert metrics["resumed_after_epochs"] == [2, 4]
+    for resumed_after, finished in zip(metrics["resumed_after_epochs"], (2, 4), strict=True):
+        assert finished - 1 <= resumed_after <= finished, "a checkpoint may be on its way, not two"
     assert course(metrics) == course(whole)
     assert whole["optimizer_steps"] == EPOCHS * whole["steps_per_epoch"]
     assert metrics["optimizer_steps"] == whole["optimizer_steps"]
