@@ -83,7 +83,7 @@ def test_spectra_that_are_read_anew_train_as_well(
     for data in "resident", "stream":
         workspace = Workspace(shutil.copytree(ingested_survey, tmp_path / data))
         with caplog.at_level(logging.INFO, "raypipe"):
-            model_id = train(workspace, config=settings(data=data, stream_rows=20))
+            model_id = train(workspace, config=settings(data=data, stream_rows=20, epochs=3))
         metrics[data] = load(workspace, model_id).metrics
         assert metrics[data]["data"] == data
         history = metrics[data]["history"]
@@ -103,7 +103,7 @@ def test_elastic_workers_take_the_steps_of_a_fixed_number(
     metrics = []
     for workers in [1, 3], 1:
         workspace = Workspace(shutil.copytree(ingested_survey, tmp_path / f"{workers}"))
-        model_id = train(workspace, config=settings(num_workers=workers, epochs=2))
+        model_id = train(workspace, config=settings(num_workers=workers, epochs=1))
         metrics.append(load(workspace, model_id).metrics)
     elastic, alone = metrics
     assert 1 <= elastic["workers"] <= 3
