@@ -11,6 +11,7 @@ from raypipe._version import __version__
 
 if TYPE_CHECKING:
     from raypipe.catalog.open import open_catalog as open_catalog
+    from raypipe.catalog.open import open_sources as open_sources
     from raypipe.config import Config as Config
     from raypipe.config import load_config as load_config
     from raypipe.discovery.discover import discover as discover
@@ -43,6 +44,7 @@ _HOMES = {
     "load_config": "raypipe.config",
     "load_model": "raypipe.model.bundle",
     "open_catalog": "raypipe.catalog.open",
+    "open_sources": "raypipe.catalog.open",
     "plan": "raypipe.planning.plan",
     "read_spectrum": "raypipe.ogip",
     "report": "raypipe.reporting.report",

@@ -14,6 +14,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raypipe.errors import RaypipeError, UsageError
+from raypipe.s3 import S3_ERRORS, put_if_absent
 
 _PARQUET_COMPRESSION = "zstd"
 _NAME = re.compile(r"[A-Za-z0-9][\w.\-]*")
@@ -139,10 +140,31 @@ class Workspace:
                 Path(draft).unlink(missing_ok=True)
                 raise
         except OSError as error:
-            raise RaypipeError(
-                f"{self.absolute_uri(name)}: cannot be written ({error}); "
-                "make room or choose another workspace, then run the same command again"
-            ) from error
+            raise self._unwritable(name, error) from error
+
+    def create_bytes(self, name: str, data: bytes) -> bool:
+        """Publish a file in one step unless one of that name is there; whether it was published.
+
+        Of several who try at once one succeeds. Raises RaypipeError where the workspace cannot be
+        written.
+        """
+        target = self.path(name)
+        try:
+            if not self.is_local:
+                return put_if_absent(target, data)
+            folder, base = target.rsplit("/", 1)
+            draft = Path(f"{folder}/.{base}.{secrets.token_hex(4)}.tmp")
+            draft.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                draft.write_bytes(data)
+                os.link(draft, target)
+            except FileExistsError:
+                return False
+            finally:
+                draft.unlink(missing_ok=True)
+        except (OSError, *S3_ERRORS) as error:
+            raise self._unwritable(name, error) from error
+        return True
 
     def delete(self, name: str) -> None:
         """Remove a file where it is there."""
@@ -240,6 +262,12 @@ class Workspace:
         if isinstance(error, FileNotFoundError):
             return RaypipeError(f"{uri}: no such file")
         return RaypipeError(f"{uri}: cannot be read ({error})")
+
+    def _unwritable(self, name: str, error: Exception) -> RaypipeError:
+        return RaypipeError(
+            f"{self.absolute_uri(name)}: cannot be written ({error}); "
+            "make room or choose another workspace, then run the same command again"
+        )
 
     def _parquet(self, name: str) -> pq.ParquetFile:
         try:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from raypipe.catalog.publication import published_models, require_publication
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.model.bundle import load_model
-from raypipe.workspace import Workspace, catalog_folder, model_folder, part_name
+from raypipe.workspace import Workspace, model_folder
 
 _WEIGHTS = "model.safetensors"
 _DESCRIPTION = ("config.toml", "metrics.json", "README.md")
@@ -62,7 +63,7 @@ def choose_model(workspace: Workspace, release: str, model: str | None) -> str:
     Of several presets `folded` goes first. `model` may be an id or a bundle's path. Raises
     UsageError where there is no such catalog.
     """
-    known = workspace.folders(f"catalog/{release}")
+    known = published_models(workspace, release)
     if model is not None:
         is_bundle = "/" in model and Workspace(model).exists(_WEIGHTS)
         model_id = load_model(model).model_id if is_bundle else model
@@ -74,7 +75,8 @@ def choose_model(workspace: Workspace, release: str, model: str | None) -> str:
         return model_id
     if not known:
         raise UsageError(f"{workspace.uri} {release} has no catalog: run raypipe embed first")
-    return _newest(workspace, {name: part_name(catalog_folder(release, name), 0) for name in known})
+    newest = {name: require_publication(workspace, release, name).name for name in known}
+    return _newest(workspace, newest)
 
 
 def _is_whole(workspace: Workspace, model_id: str) -> bool:

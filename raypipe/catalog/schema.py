@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,9 +47,19 @@ _COLUMNS = {
     "split": Column("", "meta.code", "train, validation or test: what the source was for"),
     "model_id": Column("", "meta.id", "model that made the row"),
     "rmf_id": Column("", "meta.id", "redistribution in the responses table"),
+    "n_detections": Column("", "meta.number;obs", "detections of the source in the catalog"),
+    "best_detection_id": Column("", "meta.id", "the detection with the most counts"),
+    "variability_chi2": Column(
+        "", "stat.fit.chi2;src.var", "of the detections' latents about the source's"
+    ),
+    "variability_dof": Column("", "stat.fit.dof;src.var", "its degrees of freedom"),
+    "variability_p": Column(
+        "", "stat.probability;src.var", "probability of as much if the spectrum never changed"
+    ),
     "source_uri": Column("", "meta.ref.uri", "file the spectrum was read from"),
 }
 _PATTERNS = {
+    r"z_cov": Column("", "stat.covariance", "posterior covariance of z, lower triangle row by row"),
     r"z(\d)": Column("", "stat.value", "latent {0}"),
     r"z(\d)_err": Column("", "stat.error", "scatter of latent {0} over repeated observations"),
     r"z(\d)_std": Column("", "stat.stdev", "width of the posterior of latent {0}"),
@@ -78,7 +89,9 @@ def catalog_table(
     `spectra` are rows of the spectra table, `measured` the output of `Model.encode_batch` and
     `split` (n,) for the same rows. Fields carry unit, UCD and description.
     """
-    own = {name: pa.array(measured[name].to_numpy()) for name in measured}
+    own = {name: pa.array(measured[name].to_numpy()) for name in measured if name != "z_cov"}
+    latents = sum(re.fullmatch(r"z\d", name) is not None for name in own)
+    own["z_cov"] = _triangles(measured["z_cov"], latents)
     own |= {
         "flags": spectra["flags"],
         "split": pa.array(split.astype(object), pa.string()),
@@ -91,8 +104,19 @@ def catalog_table(
     ]
     columns = {name: spectra[name] for name in _IDENTITY}
     columns |= own | {name: spectra[name] for name in came_along}
+    return described(columns)
+
+
+def described(columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Table:
+    """A table of these columns whose fields carry unit, UCD and description."""
     fields = [_field(name, column.type) for name, column in columns.items()]
     return pa.table(list(columns.values()), schema=pa.schema(fields))
+
+
+def _triangles(column: pd.Series[Any], latents: int) -> pa.Array:
+    size = latents * (latents + 1) // 2
+    values = np.concatenate([np.empty(0), *column]).astype(np.float32)
+    return pa.FixedSizeListArray.from_arrays(values, size)
 
 
 def _field(name: str, kind: pa.DataType) -> pa.Field:

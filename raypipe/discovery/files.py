@@ -5,14 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
-
-import boto3
-from botocore import UNSIGNED
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from typing import NamedTuple
 
 from raypipe.errors import RaypipeError
+from raypipe.s3 import S3_ERRORS, s3_client
 from raypipe.workspace import Workspace
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -71,24 +67,11 @@ def _files_in_bucket(folder: Workspace) -> Iterator[File]:
     bucket, _, path = folder.root.partition("/")
     prefix = f"{path}/" if path else ""
     try:
-        listing = _s3_client().get_paginator("list_objects_v2")
+        listing = s3_client().get_paginator("list_objects_v2")
         for page in listing.paginate(Bucket=bucket, Prefix=prefix):
             for entry in page.get("Contents", []):
                 if not entry["Key"].endswith("/"):
                     time_ns = (entry["LastModified"] - _EPOCH) // timedelta(microseconds=1) * 1000
                     yield File(entry["Key"].removeprefix(prefix), f"{entry['Size']}@{time_ns}")
-    except (BotoCoreError, ClientError) as error:
+    except S3_ERRORS as error:
         raise RaypipeError(f"{folder.absolute_uri()}: cannot be read ({error})") from error
-
-
-def _s3_client() -> Any:
-    """A client with the settings of `open_filesystem`: pyarrow's gives no listing in pieces."""
-    session = boto3.Session(
-        region_name=os.environ.get("AWS_REGION", os.environ.get("AWS_DEFAULT_REGION"))
-    )
-    settings = Config(
-        s3={"addressing_style": "path" if os.environ.get("AWS_ENDPOINT_URL") else "auto"},
-        signature_version=None if session.get_credentials() else UNSIGNED,
-        retries={"mode": "standard", "max_attempts": 5},
-    )
-    return session.client("s3", config=settings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from raypipe.discovery.fingerprints import (
 )
 from raypipe.discovery.spill import BUCKETS, MEMORY, Spill, scratch_folder
 from raypipe.errors import RaypipeError, UsageError
+from raypipe.identity import hash_names, without_release
 from raypipe.workspace import Workspace, manifest_folder, part_name
 
 log = logging.getLogger(__name__)
@@ -44,10 +44,11 @@ def write_manifest(
 ) -> dict[str, Any]:
     """Publish a release's manifest of detections that come in tables; return its summary.
 
-    Rows go to parts by a hash of their detection_id, the number of parts being a power of two, so
-    that more detections leave most rows where they were; a part is in order of detection_id, rows
-    of one detection in the order they came. `join` adds a catalog's columns, `made_of` goes into
-    the summary. Rows are put aside in a scratch folder once they take more than `memory` bytes.
+    Rows go to parts by a hash of their detection_id without its release, the number of parts being
+    a power of two: more detections, or another release, leave most rows where they were. A part is
+    in order of detection_id, rows of one detection in the order they came. `join` adds a catalog's
+    columns, `made_of` goes into the summary. Rows are put aside in a scratch folder once they take
+    more than `memory` bytes.
     The summary is removed first and written last: a manifest with a summary is whole.
     """
     types, rows = ColumnTypes(), 0
@@ -135,11 +136,7 @@ def _summary_name(release: str) -> str:
 
 
 def _id_hashes(rows: pa.Table) -> np.ndarray:
-    digests = (
-        hashlib.blake2b(identifier.encode(), digest_size=8).digest()
-        for identifier in rows["detection_id"].to_pylist()
-    )
-    return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
+    return hash_names(map(without_release, rows["detection_id"].to_pylist()))
 
 
 def _write_parts(

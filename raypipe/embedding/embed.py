@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy
 
+from raypipe._version import __version__
 from raypipe.catalog.models import adopt_model, resolve_model
+from raypipe.catalog.publication import Publication, find_publication, publish
+from raypipe.catalog.source_table import source_columns, source_table
 from raypipe.cluster import map_parts, ray_session
 from raypipe.config import Config, EmbedConfig, as_config
 from raypipe.discovery.manifest import choose_release
-from raypipe.embedding.part import embed_part, is_embedded
-from raypipe.ingestion.progress import drop_parts_beyond, require_ingested
+from raypipe.embedding.part import catalog_part_name, embed_part
+from raypipe.ingestion.progress import require_ingested
 from raypipe.ingestion.responses import ResponseLibrary
 from raypipe.model.bundle import Model, load_model
 from raypipe.runs import record_run
 from raypipe.workspace import Workspace, catalog_folder, model_folder
 
 log = logging.getLogger(__name__)
+
+_READERS = 16
 
 
 def embed(
@@ -36,8 +46,10 @@ def embed(
     """Write the latent catalog of a release by a model and return the model's id.
 
     `model` is the id of a model of the workspace, or the path or URI of a bundle, which is copied
-    into the workspace; by default the newest one of the workspace. Only parts that are missing or
-    whose spectra have changed are done: the same command completes an interrupted run.
+    into the workspace; by default the newest one of the workspace. Only spectra that the model has
+    not measured are encoded, in this release or another: the same command completes an interrupted
+    run. All parts and the table of sources are published in one step at the end. Raises
+    PublishedMeanwhileError where another run has published something else since this one began.
     """
     settings = as_config(config)
     workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
@@ -46,15 +58,24 @@ def embed(
     uri = workspace.absolute_uri(model_folder(model_id))
     bundle = load_model(uri)
     with record_run(workspace, "embed", settings) as figures:
-        todo = _parts_to_do(workspace, release, bundle, settings.embed)
+        base = find_publication(workspace, release, model_id)
+        there = workspace.files(catalog_folder(release, model_id), ".parquet")
+        names = _part_names(workspace, release, bundle, settings.embed)
+        todo = [part for part, name in enumerate(names) if name not in set(there)]
         log.info("embed: %s on %s, %d parts to do", model_id, release, len(todo))
         if todo:
             with ray_session(settings.ray):
-                _run_parts(workspace, release, uri, todo, settings.embed)
-        folder = catalog_folder(release, model_id)
-        rows = sum(workspace.count_rows(name) for name in workspace.files(folder, ".parquet"))
-        figures.update({"model_id": model_id, "rows": rows})
-    log.info("embed: %d detections in %s", rows, workspace.absolute_uri(folder))
+                task = _Task(workspace, release, len(names), uri, settings.embed)
+                figures.update(_run_parts(task, todo))
+        new = _assemble(workspace, release, bundle, names, base)
+        published = publish(workspace, new, base, there)
+        figures.update({"model_id": model_id, "rows": new.rows, "sources": new.source_rows})
+    log.info(
+        "embed: %d detections of %d sources in %s",
+        published.rows,
+        published.source_rows,
+        workspace.absolute_uri(catalog_folder(release, model_id)),
+    )
     return model_id
 
 
@@ -62,6 +83,7 @@ def embed(
 class _Task:
     workspace: Workspace
     release: str
+    parts: int
     model_uri: str
     config: EmbedConfig
 
@@ -77,24 +99,61 @@ class _Encoder:
 
     def __call__(self, part: int) -> dict[str, int]:
         task = self.task
-        rows = embed_part(task.workspace, task.release, part, self.model, self.library, task.config)
-        return {"part": part, "rows": rows}
+        outcome = embed_part(
+            task.workspace,
+            task.release,
+            part,
+            task.parts,
+            self.model,
+            self.library,
+            task.config,
+        )
+        return asdict(outcome)
 
 
-def _parts_to_do(
-    workspace: Workspace, release: str, model: Model, config: EmbedConfig
-) -> list[int]:
+def _part_names(workspace: Workspace, release: str, model: Model, config: EmbedConfig) -> list[str]:
+    """What the parts of the catalog are called that the spectra as they are now make."""
     parts = require_ingested(workspace, release)
-    folder = catalog_folder(release, model.model_id)
-    drop_parts_beyond(workspace, folder, parts)
-    return [
-        part for part in range(parts) if not is_embedded(workspace, release, part, model, config)
-    ]
+    with ThreadPoolExecutor(_READERS) as pool:
+        name = partial(catalog_part_name, workspace, release, model=model, config=config)
+        return list(pool.map(name, range(parts)))
 
 
-def _run_parts(
-    workspace: Workspace, release: str, uri: str, parts: list[int], config: EmbedConfig
-) -> None:
+def _assemble(
+    workspace: Workspace,
+    release: str,
+    model: Model,
+    names: list[str],
+    base: Publication | None,
+) -> Publication:
+    """The catalog that these parts are, with its table of sources, ready to be published."""
+    text = json.dumps([[name.rsplit("/", 1)[1] for name in names], __version__])
+    fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+    sources = f"sources/{release}/{model.model_id}/sources-{fingerprint}.parquet"
+    if base is None or base.fingerprint != fingerprint or not workspace.exists(sources):
+        columns = source_columns(model.config.model.latents)
+        with ThreadPoolExecutor(_READERS) as pool:
+            tables = pool.map(lambda name: workspace.read_table(name, columns), names)
+            detections = pa.concat_tables(tables, promote_options="permissive")
+        metadata = {"model_id": model.model_id, "raypipe_version": __version__}
+        workspace.write_table(sources, source_table(detections, model), metadata)
+    with ThreadPoolExecutor(_READERS) as pool:
+        rows = sum(pool.map(workspace.count_rows, names))
+    return Publication(
+        release=release,
+        model_id=model.model_id,
+        number=0,
+        rows=rows,
+        source_rows=workspace.count_rows(sources),
+        parts=tuple(names),
+        sources=sources,
+        fingerprint=fingerprint,
+    )
+
+
+def _run_parts(task: _Task, parts: list[int]) -> dict[str, int]:
+    """Do the parts on Ray; returns how many rows were measured, and how many had been before."""
+    config = task.config
     resources = ray.cluster_resources()
     slots = (
         resources.get("GPU", 0) / config.gpus_per_actor
@@ -105,13 +164,21 @@ def _run_parts(
     outcomes = map_parts(
         parts,
         _Encoder,
-        fn_constructor_args=(_Task(workspace, release, uri, config),),
+        fn_constructor_args=(task,),
         compute=ActorPoolStrategy(size=actors),
         num_cpus=config.cpus_per_actor,
         num_gpus=config.gpus_per_actor,
     )
-    started, rows = time.monotonic(), 0
+    started, rows, kept = time.monotonic(), 0, 0
     for number, outcome in enumerate(outcomes, 1):
-        rows += outcome["rows"]
-        rate = rows / max(time.monotonic() - started, 1e-3)
-        log.info("embed: %d/%d parts, %d detections, %.0f/s", number, len(parts), rows, rate)
+        rows, kept = rows + outcome["rows"], kept + outcome["kept"]
+        rate = (rows - kept) / max(time.monotonic() - started, 1e-3)
+        log.info(
+            "embed: %d/%d parts, %d detections, %d of them measured before, %.0f/s",
+            number,
+            len(parts),
+            rows,
+            kept,
+            rate,
+        )
+    return {"measured": rows - kept, "kept": kept}

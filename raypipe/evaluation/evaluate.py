@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from raypipe.catalog.publication import published_models, read_detections
 from raypipe.config import Config, EvaluateConfig, as_config
 from raypipe.evaluation.baselines import (
     MIN_PCA_ROWS,
@@ -53,7 +54,7 @@ from raypipe.evaluation.validation import FloatArray, sources_of
 from raypipe.model.bundle import Model
 from raypipe.model.grid import Grid
 from raypipe.runs import record_run
-from raypipe.workspace import Workspace, catalog_folder
+from raypipe.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -180,11 +181,10 @@ def _other_catalogs(
 ) -> list[tuple[str, pd.DataFrame]]:
     """Every other model's catalog of this release that has all the judged detections."""
     found = []
-    for other_id in store.folders(f"catalog/{subject.release}"):
-        folder = catalog_folder(subject.release, other_id)
-        if other_id == subject.model_id or not store.files(folder, ".parquet"):
+    for other_id in published_models(store, subject.release):
+        if other_id == subject.model_id:
             continue
-        other = store.read_folder(folder).to_pandas()
+        other = read_detections(store, subject.release, other_id).to_pandas()
         other = other.set_index("detection_id").reindex(frame["detection_id"]).reset_index()
         if not other[latent_columns(other)].isna().any(axis=None):
             found.append((other_id, other))

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from raypipe.catalog.open import choose_model, choose_release
+from raypipe.catalog.models import choose_model
+from raypipe.catalog.publication import read_detections
+from raypipe.discovery.manifest import choose_release
 from raypipe.evaluation.labels import clean_classes, join_labels, read_labels
 from raypipe.model.bundle import Model, load_model
-from raypipe.workspace import Workspace, catalog_folder, evaluation_folder, model_folder
+from raypipe.workspace import Workspace, evaluation_folder, model_folder
 
 WEIGHTS = "model.safetensors"
 """The file that makes a folder a model bundle."""
@@ -49,7 +51,7 @@ def labeled_catalog(
     store: Workspace, release: str, model_id: str, labels: str | os.PathLike[str] | None
 ) -> tuple[pd.DataFrame, str | None]:
     """A catalog with `class` and quantities, and where the labels are from (None without any)."""
-    catalog = store.read_folder(catalog_folder(release, model_id)).to_pandas()
+    catalog = read_detections(store, release, model_id).to_pandas()
     source = "the catalog's column class"
     if labels is not None:
         catalog, keys = join_labels(catalog, read_labels(labels))

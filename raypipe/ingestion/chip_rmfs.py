@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from raypipe.config import IngestConfig
 from raypipe.discovery.manifest import read_manifest_summary
 from raypipe.errors import OgipError
+from raypipe.identity import hash_names, without_release
 from raypipe.ingestion.chips import chip_of
 from raypipe.ingestion.fetch import Fetcher
 from raypipe.ingestion.fetch_error import FetchError
@@ -95,11 +97,8 @@ def _sample(workspace: Workspace, release: str, size: int) -> list[dict[str, Any
         ]
         if len(rows) >= size:
             break
-    return sorted(rows, key=_hash)[:size]
-
-
-def _hash(row: Mapping[str, Any]) -> bytes:
-    return hashlib.blake2b(row["detection_id"].encode(), digest_size=8).digest()
+    hashes = hash_names(without_release(row["detection_id"]) for row in rows)
+    return [rows[i] for i in np.argsort(hashes, kind="stable")[:size]]
 
 
 def _batches(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

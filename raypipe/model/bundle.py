@@ -22,7 +22,7 @@ from raypipe.config import Config, load_config
 from raypipe.errors import RaypipeError
 from raypipe.model.batch import SpectraBatch
 from raypipe.model.card import model_card
-from raypipe.model.encode import Reconstruction, encode_batch, reconstruct_batch
+from raypipe.model.encode import Reconstruction, as_frame, encode_batch, reconstruct_batch
 from raypipe.model.grid import Grid
 from raypipe.model.population import Population
 from raypipe.model.presets import Folded, Paper, build
@@ -67,7 +67,7 @@ class Model:
     def encode(self, spectra: Spectrum | Sequence[Spectrum]) -> pd.DataFrame:
         """Latents and goodness of fit of spectra read with `raypipe.read_spectrum`.
 
-        One row a spectrum: z0.., z0_err.., z0_std.., total_counts, cash, cash_expected,
+        One row a spectrum: z0.., z0_err.., z0_std.., z_cov, total_counts, cash, cash_expected,
         fit_zscore, anomaly_score and p_<class> as in the catalog. Each spectrum needs its ARF
         and RMF.
         """
@@ -93,7 +93,7 @@ class Model:
         probabilities = self.population.class_probabilities(z, sources)
         for name, column in zip(self.population.classes, probabilities.T, strict=True):
             columns[f"p_{name}"] = column
-        return pd.DataFrame(columns)
+        return as_frame(columns)
 
     def reconstruct(self, spectra: SpectraBatch, z: npt.ArrayLike) -> Reconstruction:
         """Expected counts of a batch for given latents (n, latents)."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 
 from raypipe.model.batch import SpectraBatch
+from raypipe.model.covariance import pack
 from raypipe.model.features import Batch, prepare
 from raypipe.model.presets import Folded, Paper
 from raypipe.model.refine import Refined, refine
@@ -43,6 +46,9 @@ def measure(
 ) -> dict[str, npt.NDArray[Any]]:
     """Latents z0.., z0_err.., z0_std.., total_counts, cash, cash_expected, fit_zscore, (n,) each.
 
+    `z_cov` (n, latents (latents + 1) / 2) is the latents' posterior covariance, its lower triangle
+    row by row.
+
     `cash_expected` is the expectation for the fitted model (Kaastra 2017), plus what the
     background's own noise adds (to second order, its variance over the expected counts), less the
     number of parameters the counts determined; `fit_zscore` is the excess over it in standard
@@ -66,6 +72,7 @@ def measure(
     columns = _columns("z{}", z)
     columns |= _columns("z{}_err", nothing if refined is None else refined.z_err)
     columns |= _columns("z{}_std", nothing if refined is None else refined.z_std)
+    columns["z_cov"] = _covariance(refined, z)
     columns["total_counts"] = counts.sum(-1).astype(np.int64)
     columns["cash"] = total_cash
     columns["cash_expected"] = cash_expected
@@ -73,8 +80,24 @@ def measure(
     return columns
 
 
+def as_frame(columns: Mapping[str, npt.NDArray[Any]]) -> pd.DataFrame:
+    """Columns as `measure` gives them, a vector of a row in one cell."""
+    cells = {
+        name: pd.Series(list(column), dtype=object) if column.ndim > 1 else column
+        for name, column in columns.items()
+    }
+    return pd.DataFrame(cells)
+
+
 def _columns(name: str, values: torch.Tensor) -> dict[str, npt.NDArray[Any]]:
     return {name.format(i): column for i, column in enumerate(values.cpu().numpy().T)}
+
+
+def _covariance(refined: Refined | None, z: torch.Tensor) -> npt.NDArray[np.float32]:
+    latents = z.shape[1]
+    if refined is None:
+        return np.full((len(z), latents * (latents + 1) // 2), np.nan, np.float32)
+    return pack(refined.covariance[:, :latents, :latents].cpu().numpy())
 
 
 def _taken_by_fit(

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
 
+from raypipe.identity import hash_names, without_release
+
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
 
 def source_keys(names: Iterable[str | None], detection_ids: Iterable[str]) -> npt.NDArray[np.int64]:
-    """A 64-bit key for each detection's source: of its name, or of its own id where unnamed."""
-    digests = (
-        hashlib.blake2b((name or detection_id).encode(), digest_size=8).digest()
+    """A 64-bit key for each detection's source, the same in every release.
+
+    It is that of its name, or of its own id without the release where it has none.
+    """
+    texts = (
+        name or without_release(detection_id)
         for name, detection_id in zip(names, detection_ids, strict=True)
     )
-    return np.frombuffer(b"".join(digests), dtype="<i8").astype(np.int64)
+    return hash_names(texts).byteswap().view(np.int64)
 
 
 def assign_splits(

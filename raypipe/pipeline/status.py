@@ -6,11 +6,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from raypipe.catalog.publication import published_models, require_publication
 from raypipe.discovery.manifest import read_manifest_summary
 from raypipe.ingestion.progress import count_rows
 from raypipe.workspace import (
     Workspace,
-    catalog_folder,
     evaluation_folder,
     part_name,
     rejects_folder,
@@ -81,16 +81,13 @@ def _release(workspace: Workspace, release: str) -> dict[str, Any]:
         "catalogs": [
             {
                 "model_id": model_id,
-                "rows": sum(
-                    workspace.count_rows(name)
-                    for name in workspace.files(catalog_folder(release, model_id), ".parquet")
-                ),
+                "rows": require_publication(workspace, release, model_id).rows,
                 "evaluation": workspace.exists(
                     f"{evaluation_folder(release, model_id)}/metrics.json"
                 ),
                 "report": workspace.exists(report_name(release, model_id)),
             }
-            for model_id in workspace.folders(f"catalog/{release}")
+            for model_id in published_models(workspace, release)
         ],
     }
 

@@ -225,7 +225,7 @@ class SampleTask:
         model, library = load_model(model_uri), ResponseLibrary(scratch)
         for part in _WARM_UP, _TIMED:
             started = time.process_time()
-            embed_part(scratch, self.release, part, model, library, self.config.embed)
+            embed_part(scratch, self.release, part, 2, model, library, self.config.embed)
         return time.process_time() - started
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
+from raypipe.catalog.publication import published_models
 from raypipe.config import ReportConfig
 from raypipe.discovery.manifest import read_manifest_summary
 from raypipe.evaluation.selection import choose_rows, has_latents, latents_of, read_spectra
@@ -190,7 +191,7 @@ def _read_examples(
 def _training_records(store: Workspace, subject: Subject) -> dict[str, dict[str, Any]]:
     """What the bundles behind this release's catalogs say of their training, ours first."""
     records = {} if subject.model is None else {subject.model_id: subject.model.metrics}
-    for other in store.folders(f"catalog/{subject.release}"):
+    for other in published_models(store, subject.release):
         file = f"{model_folder(other)}/metrics.json"
         if other not in records and store.exists(file):
             records[other] = store.read_json(file)

@@ -20,6 +20,8 @@ from raypipe.training.sources import Source
 from raypipe.training.steps import StepPlan
 
 _WARM_UP = 0.1
+_FUSED = {"cpu", "cuda"}
+"""Devices on which AdamW takes a step in one pass over all weights."""
 _VALIDATING = 1_000_000
 """Stands for the epoch in the seed of what validation is shown."""
 
@@ -232,5 +234,5 @@ def _optimizer(
             {"params": kept, "weight_decay": 0.0},
         ],
         lr=config.learning_rate,
-        fused=device.type == "cuda",
+        fused=device.type in _FUSED,
     )

@@ -33,6 +33,8 @@ from raypipe.training.sources import Source
 from raypipe.training.steps import StepPlan
 from raypipe.workspace import Workspace, model_folder
 
+_DDP = {"gradient_as_bucket_view": True}
+
 
 def train_worker(task: dict[str, Any]) -> None:
     """Train on this worker's share of the spectra; the first worker publishes the model.
@@ -84,7 +86,7 @@ class _Trainer:
         self.parameters = sum(p.numel() for p in network.parameters())
         adapt(network, self.arithmetic, self.device)
         self.learner = Learner(
-            ray.train.torch.prepare_model(network),
+            ray.train.torch.prepare_model(network, parallel_strategy_kwargs=_DDP),
             to_train,
             to_validate,
             train,

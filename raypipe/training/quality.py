@@ -8,7 +8,7 @@ import pandas as pd
 
 from raypipe.evaluation.reconstruction import score_reconstruction
 from raypipe.evaluation.summary import plain
-from raypipe.model.encode import measure
+from raypipe.model.encode import as_frame, measure
 from raypipe.model.presets import Folded, Paper
 from raypipe.training.sources import Source
 
@@ -26,7 +26,7 @@ def measure_quality(
     for _, batch in validation.sweep():
         if not len(batch):
             continue
-        frames.append(pd.DataFrame(measure(network, batch, refine_steps)))
+        frames.append(as_frame(measure(network, batch, refine_steps)))
         if sum(map(len, frames)) >= _MOST_SPECTRA:
             break
     if not frames:

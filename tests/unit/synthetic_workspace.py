@@ -10,7 +10,9 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
+from raypipe.catalog.publication import Publication, find_publication, publish
 from raypipe.catalog.schema import catalog_table
+from raypipe.catalog.source_table import source_table
 from raypipe.config import Config, load_config
 from raypipe.discovery.manifest import write_manifest
 from raypipe.ingestion.responses import ResponseLibrary
@@ -161,8 +163,29 @@ def _embed(workspace: Workspace, spectra: pa.Table, preset: str, seen: bool) -> 
     table = catalog_table(
         spectra, model.encode_batch(batch, keys), model.split_of(keys), model.model_id
     )
-    workspace.write_table(part_name(catalog_folder(RELEASE, model.model_id), 0), table)
+    publish_table(workspace, model, table)
     return model.model_id
+
+
+def publish_table(workspace: Workspace, model: Model, table: pa.Table) -> None:
+    """Make a table the catalog by a model, in place of what is published."""
+    base = find_publication(workspace, RELEASE, model.model_id)
+    number = base.number + 1 if base else 1
+    part = f"{catalog_folder(RELEASE, model.model_id)}/part-00000-{number}.parquet"
+    sources = f"sources/{RELEASE}/{model.model_id}/sources-{number}.parquet"
+    workspace.write_table(part, table)
+    workspace.write_table(sources, source_table(table, model))
+    new = Publication(
+        RELEASE,
+        model.model_id,
+        number=0,
+        rows=table.num_rows,
+        source_rows=workspace.count_rows(sources),
+        parts=(part,),
+        sources=sources,
+        fingerprint=str(number),
+    )
+    publish(workspace, new, base)
 
 
 def _random_model(config: Config, spectra: pa.Table, seen: bool) -> Model:

@@ -67,7 +67,8 @@ def published(workspace: Workspace) -> dict[str, tuple[list[Any], pa.Schema, str
 
 
 def part_of(identifier: str, parts: int) -> int:
-    digest = hashlib.blake2b(identifier.encode(), digest_size=8).digest()
+    bare = identifier.split(":")[-1]
+    digest = hashlib.blake2b(bare.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % parts
 
 

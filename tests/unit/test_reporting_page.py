@@ -13,6 +13,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+import raypipe
+from raypipe.catalog.publication import require_publication
 from raypipe.evaluation.evaluate import evaluate
 from raypipe.evaluation.subject import choose_subject
 from raypipe.reporting import figures
@@ -32,7 +34,7 @@ from raypipe.reporting.spectrum_figure import (
     spectrum_figure,
 )
 from raypipe.reporting.style import CLASS_STYLE
-from raypipe.workspace import catalog_folder, model_folder, part_name, spectra_folder
+from raypipe.workspace import model_folder, spectra_folder
 from tests.unit.synthetic_workspace import NASTY_NAME, RELEASE, make_workspace
 
 VOID = {"meta", "br", "img", "link", "hr", "input"}
@@ -247,7 +249,7 @@ def test_examples_are_drawn_on_the_grid_of_their_model(tmp_path: Path) -> None:
     subject = choose_subject(made.workspace, None, None)
     assert subject.model is not None
     wider = dataclasses.replace(subject.model.grid, first_channel=40)
-    catalog = made.workspace.read_folder(catalog_folder(RELEASE, "folded-test")).to_pandas()
+    catalog = raypipe.open_catalog(made.workspace)
     model = dataclasses.replace(subject.model, grid=wider)
     (example,) = _read_examples(made.workspace, RELEASE, catalog, model)
     np.testing.assert_array_equal(example.spectrum.edges_kev, wider.channel_edges_kev)
@@ -266,7 +268,7 @@ def test_cells() -> None:
 
 def test_a_detection_without_latents_is_counted_not_shown(tmp_path: Path) -> None:
     made = make_workspace(tmp_path, detections=8, seen=False)
-    name = part_name(catalog_folder(RELEASE, "folded-test"), 0)
+    (name,) = require_publication(made.workspace, RELEASE, "folded-test").parts
     broken = made.workspace.read_table(name).to_pandas()
     broken.loc[3, ["z0", "fit_zscore"]] = np.nan
     made.workspace.write_table(name, pa.Table.from_pandas(broken, preserve_index=False))
@@ -279,7 +281,7 @@ def test_a_detection_without_latents_is_counted_not_shown(tmp_path: Path) -> Non
 
 def test_a_catalog_without_rows_has_a_page(tmp_path: Path) -> None:
     made = make_workspace(tmp_path, detections=2, seen=False)
-    name = part_name(catalog_folder(RELEASE, "folded-test"), 0)
+    (name,) = require_publication(made.workspace, RELEASE, "folded-test").parts
     made.workspace.write_table(name, made.workspace.read_table(name).slice(0, 0))
     assert evaluate(str(tmp_path))["data"]["n_rows"] == 0
     outline_of(Path(report(str(tmp_path))).read_text())

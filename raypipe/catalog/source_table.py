@@ -1,0 +1,118 @@
+"""The table of sources: one row for all detections of a name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+from raypipe.catalog.schema import described
+from raypipe.catalog.sources import Combined, combine
+from raypipe.model.bundle import Model
+from raypipe.model.covariance import pack, unpack
+from raypipe.model.split import source_keys
+
+_COPIED = ("name", "ra", "dec", "class", "split", "model_id")
+
+
+def source_columns(latents: int) -> list[str]:
+    """Columns of the detections that `source_table` reads."""
+    own = ["detection_id", "name", "ra", "dec", "class", "split", "model_id", "flags"]
+    return [*own, "total_counts", "z_cov", *(f"z{i}" for i in range(latents))]
+
+
+def source_table(detections: pa.Table, model: Model) -> pa.Table:
+    """Rows of the table of sources, in order of name, from all rows of the detections.
+
+    Latents are combined by `raypipe.catalog.sources.combine`; presets without errors have the mean
+    by counts, and nothing to say about variability. Position, class and split are those of the
+    best detection, which is the one with the most counts; `flags` has what any detection has. A
+    detection without a name is a source of its own.
+    """
+    latents = model.config.model.latents
+    order, starts = _by_source(detections)
+    have = set(detections.column_names)
+    names = [name for name in source_columns(latents) if name in have]
+    rows = detections.select(names).take(pa.array(order))
+    counts = rows["total_counts"].to_numpy()
+    z = np.stack([rows[f"z{i}"].to_numpy() for i in range(latents)], 1).astype(np.float64)
+    cov = np.asarray(rows["z_cov"].combine_chunks().flatten(), np.float64).reshape(len(z), -1)
+    known = len(z) > 0 and bool(np.isfinite(cov).all())
+    combined = combine(z, unpack(cov), starts) if known else _mean(z, counts, starts)
+    best = rows.take(pa.array(_best(counts, starts)))
+    columns: dict[str, Any] = {name: best[name] for name in _COPIED if name in best.column_names}
+    columns["best_detection_id"] = best["detection_id"]
+    columns["n_detections"] = pa.array(np.diff(np.append(starts, len(z))).astype(np.int32))
+    columns["total_counts"] = pa.array(_sums(counts, starts))
+    columns["flags"] = pa.array(_united(rows["flags"].to_pylist(), starts), pa.string())
+    columns |= _latent_columns(combined)
+    columns["variability_chi2"] = pa.array(combined.chi2)
+    columns["variability_dof"] = pa.array(combined.dof.astype(np.int32))
+    columns["variability_p"] = pa.array(combined.p_value)
+    columns["anomaly_score"] = pa.array(model.population.anomaly_score(combined.z))
+    keys = source_keys(best["name"].to_pylist(), best["detection_id"].to_pylist())
+    shares = model.population.class_probabilities(combined.z, keys)
+    for name, share in zip(model.population.classes, shares.T, strict=True):
+        columns[f"p_{name}"] = pa.array(share)
+    return described(columns)
+
+
+def _by_source(detections: pa.Table) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """An order in which the detections of a source follow each other, and where each begins."""
+    ids = detections["detection_id"].to_pandas()
+    names = detections["name"].to_pandas()
+    key = names.where(names.notna() & (names != ""), ids)
+    order = pd.DataFrame({"key": key, "id": ids}).sort_values(["key", "id"]).index.to_numpy()
+    codes = pd.factorize(key.to_numpy()[order])[0]
+    starts = np.flatnonzero(np.append(True, np.diff(codes) != 0)) if len(codes) else order
+    return order.astype(np.int64), starts.astype(np.int64)
+
+
+def _best(counts: npt.NDArray[Any], starts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    source = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(counts))))
+    order = np.lexsort((np.arange(len(counts)), -counts, source))
+    return order[starts].astype(np.int64)
+
+
+def _mean(
+    z: npt.NDArray[np.float64], counts: npt.NDArray[Any], starts: npt.NDArray[np.int64]
+) -> Combined:
+    """The mean by counts, for latents without errors."""
+    weights = np.maximum(counts, 1).astype(np.float64)
+    mean = _sums(z * weights[:, None], starts) / _sums(weights, starts)[:, None]
+    nothing, size = np.full(mean.shape, np.nan), mean.shape[1]
+    return Combined(
+        z=mean,
+        z_err=nothing,
+        z_std=nothing,
+        z_cov=np.full((len(mean), size, size), np.nan),
+        chi2=np.full(len(mean), np.nan),
+        dof=np.zeros(len(mean), np.int64),
+        p_value=np.full(len(mean), np.nan),
+    )
+
+
+def _latent_columns(combined: Combined) -> dict[str, pa.Array]:
+    columns = {}
+    named = {"z{}": combined.z, "z{}_err": combined.z_err, "z{}_std": combined.z_std}
+    for pattern, values in named.items():
+        for i, column in enumerate(values.T):
+            columns[pattern.format(i)] = pa.array(column.astype(np.float32))
+    triangle = pack(combined.z_cov)
+    columns["z_cov"] = pa.FixedSizeListArray.from_arrays(triangle.ravel(), triangle.shape[1])
+    return columns
+
+
+def _sums(values: npt.NDArray[Any], starts: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    return np.add.reduceat(values, starts, axis=0) if len(starts) else values[:0]
+
+
+def _united(flags: list[str | None], starts: npt.NDArray[np.int64]) -> list[str]:
+    ends = np.append(starts[1:], len(flags))
+    return [
+        "|".join(dict.fromkeys(f for text in flags[a:b] if text for f in text.split("|")))
+        for a, b in zip(starts, ends, strict=True)
+    ]

@@ -1,0 +1,42 @@
+"""What pyarrow's S3 does not offer: listings in pieces, and puts on a condition."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import boto3
+from botocore import UNSIGNED
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+S3_ERRORS = (BotoCoreError, ClientError)
+_TAKEN = {"PreconditionFailed", "ConditionalRequestConflict"}
+
+
+def s3_client() -> Any:
+    """A client with the settings of `raypipe.workspace.open_filesystem`."""
+    session = boto3.Session(
+        region_name=os.environ.get("AWS_REGION", os.environ.get("AWS_DEFAULT_REGION"))
+    )
+    settings = Config(
+        s3={"addressing_style": "path" if os.environ.get("AWS_ENDPOINT_URL") else "auto"},
+        signature_version=None if session.get_credentials() else UNSIGNED,
+        retries={"mode": "standard", "max_attempts": 5},
+    )
+    return session.client("s3", config=settings)
+
+
+def put_if_absent(path: str, data: bytes) -> bool:
+    """Write an object "bucket/key" unless it is there; whether it was written.
+
+    Raises one of S3_ERRORS where the store fails.
+    """
+    bucket, _, key = path.partition("/")
+    try:
+        s3_client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+    except ClientError as error:
+        if error.response["Error"]["Code"] in _TAKEN:
+            return False
+        raise
+    return True
