@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from raypipe.pipeline.status import status as status
     from raypipe.planning.plan import plan as plan
     from raypipe.reporting.report import report as report
+    from raypipe.searching.opened import open_search as open_search
+    from raypipe.searching.search import search as search
     from raypipe.simulation.simulate import simulate as simulate
     from raypipe.training.train import train as train
 
@@ -44,11 +46,13 @@ _HOMES = {
     "load_config": "raypipe.config",
     "load_model": "raypipe.model.bundle",
     "open_catalog": "raypipe.catalog.open",
+    "open_search": "raypipe.searching.opened",
     "open_sources": "raypipe.catalog.open",
     "plan": "raypipe.planning.plan",
     "read_spectrum": "raypipe.ogip",
     "report": "raypipe.reporting.report",
     "run": "raypipe.pipeline.run",
+    "search": "raypipe.searching.search",
     "simulate": "raypipe.simulation.simulate",
     "status": "raypipe.pipeline.status",
     "train": "raypipe.training.train",

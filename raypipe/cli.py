@@ -76,15 +76,17 @@ def build_parser() -> argparse.ArgumentParser:
     embed = _verb(verbs, "embed", _embed, "write the latent catalog of a release")
     evaluate = _verb(verbs, "evaluate", _evaluate, "measure how good the latents are")
     report = _verb(verbs, "report", _report, "write the page about a catalog")
+    search = _verb(verbs, "search", _search, "find look-alikes, and the strange, in a catalog")
+    _search_options(search)
     run = _verb(verbs, "run", _run, "the whole road, from a source to a report")
     _source_options(run, extra=', or "simulated"')
     status = _verb(verbs, "status", _status, "what a workspace holds")
 
-    for verb in discover, plan, ingest, train, embed, evaluate, report, run, status:
+    for verb in discover, plan, ingest, train, embed, evaluate, report, search, run, status:
         verb.add_argument("--workspace", required=True, help="local path or s3://bucket/prefix")
-    for verb in plan, ingest, train, embed, evaluate, report:
+    for verb in plan, ingest, train, embed, evaluate, report, search:
         verb.add_argument("--release", help="release to work on; by default the only one")
-    for verb in plan, embed, evaluate, report, run:
+    for verb in plan, embed, evaluate, report, search, run:
         verb.add_argument("--model", help="id of a model, or the folder of its bundle")
     for verb in evaluate, report, run:
         verb.add_argument("--labels", help="table of class labels and true parameters")
@@ -115,6 +117,17 @@ def _source_options(parser: argparse.ArgumentParser, extra: str = "") -> None:
     parser.add_argument("--where", metavar="ADQL", help="which detections of an archive's release")
     parser.add_argument("--catalog", help="table whose columns and labels are joined")
     parser.add_argument("--release", help="name of the release")
+
+
+def _search_options(parser: argparse.ArgumentParser) -> None:
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--detection", metavar="ID", help="look-alikes of a detection")
+    asked.add_argument("--name", metavar="'2CXO J...'", help="look-alikes of a source")
+    asked.add_argument("--pha", metavar="FILE", help="look-alikes of a spectrum of your own")
+    asked.add_argument("--strangest", action="store_true", help="the hardest to explain")
+    for file in "arf", "rmf", "background":
+        parser.add_argument(f"--{file}", metavar="FILE", help=f"the spectrum's {file} file")
+    parser.add_argument("-k", type=int, default=10, help="how many")
 
 
 def _simulate(options: argparse.Namespace, config: Config) -> Any:
@@ -203,6 +216,26 @@ def _report(options: argparse.Namespace, config: Config) -> Any:
         config=config,
     )
     return {"report": page}
+
+
+def _search(options: argparse.Namespace, config: Config) -> Any:
+    from raypipe.searching.search import answer_json, answer_text, search
+
+    answer = search(
+        options.workspace,
+        detection=options.detection,
+        name=options.name,
+        pha=options.pha,
+        arf=options.arf,
+        rmf=options.rmf,
+        background=options.background,
+        k=options.k,
+        strangest=options.strangest,
+        release=options.release,
+        model=options.model,
+        config=config,
+    )
+    return answer_json(answer) if options.json else answer_text(answer)
 
 
 def _run(options: argparse.Namespace, config: Config) -> Any:

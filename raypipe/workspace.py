@@ -192,6 +192,10 @@ class Workspace:
             columns = [column for column in columns if column in known]
         return file.read(columns=columns)
 
+    def column_names(self, name: str) -> list[str]:
+        """Columns of a Parquet file, read from its footer alone."""
+        return list(self._parquet(name).schema_arrow.names)
+
     def read_metadata(self, name: str) -> dict[str, str]:
         """Key-value metadata of a Parquet file, read from its footer alone."""
         pairs = self._parquet(name).schema_arrow.metadata or {}

@@ -48,7 +48,8 @@ apec_norm apec_norm_lolim apec_norm_hilim apec_norm_rhat apec_stat
 """
 
 _OBSERVATION_COLUMNS = """
-obsid obi region_id ra_pnt dec_pnt gti_obs gti_end instrument grating datamode theta phi
+obsid obi region_id ra_pnt dec_pnt gti_obs gti_end instrument grating datamode
+readmode exptime theta phi
 src_cnts_aper90_b src_cnts_aper90_lolim_b src_cnts_aper90_hilim_b
 flux_significance_b conf_code obs_dither_warning_flag edge_code extent_code multi_chip_code
 pileup_warning obs_sat_src_flag obs_streak_src_flag var_code

@@ -1,0 +1,91 @@
+"""Detections and sources by name, and the nearest spellings of names that are not there."""
+
+from __future__ import annotations
+
+import difflib
+import re
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+Rows = npt.NDArray[np.int64]
+
+_PRESELECTED = 200
+"""Names, most alike letter by letter, among which difflib chooses."""
+_SUGGESTED = 3
+_LONGEST = 64
+_POSITION = re.compile(r"J(\d\d)(\d\d)(\d\d(?:\.\d*)?)([+-])(\d\d)(\d\d)(\d\d(?:\.\d*)?)", re.I)
+
+
+def rows_of(names: pa.ChunkedArray, name: str) -> Rows:
+    """Rows that have exactly this name."""
+    equal = pc.fill_null(pc.equal(names, name), False)
+    return np.flatnonzero(equal.to_numpy()).astype(np.int64)
+
+
+def nearest_spellings(names: pa.ChunkedArray, name: str) -> list[str]:
+    """Names most like one that is not there, best first; a second for a million of them.
+
+    Names are compared letter by letter from the start and from the end, so that a letter changed,
+    lost or too many costs little; of the most alike difflib chooses.
+    """
+    if not len(names) or not name:
+        return []
+    text = name[:_LONGEST]
+    alike = _letters_alike(names.combine_chunks(), text.encode())
+    n = min(_PRESELECTED, len(alike))
+    best = np.argpartition(-alike, n - 1)[:n]
+    found = {str(each) for each in names.take(pa.array(np.sort(best))).to_pylist() if each}
+    by_case = {each.casefold(): each for each in sorted(found)}
+    close = difflib.get_close_matches(text.casefold(), by_case, n=_SUGGESTED, cutoff=0.5)
+    return [by_case[each] for each in close]
+
+
+def position_in(name: str) -> tuple[float, float] | None:
+    """Right ascension and declination, deg, that a name of the form J004242.9+411608 tells."""
+    match = _POSITION.search(name)
+    if match is None:
+        return None
+    hours, minutes, seconds, sign, degrees, arcmin, arcsec = match.groups()
+    ra = 15.0 * (int(hours) + int(minutes) / 60 + float(seconds) / 3600)
+    dec = int(degrees) + int(arcmin) / 60 + float(arcsec) / 3600
+    return ra, -dec if sign == "-" else dec
+
+
+def separations_arcsec(
+    ra: npt.NDArray[np.float64], dec: npt.NDArray[np.float64], center: tuple[float, float]
+) -> npt.NDArray[np.float64]:
+    """Angles, arcsec, of positions (n,) in deg from a center, by the haversine formula."""
+    ra1, dec1, ra2, dec2 = map(np.deg2rad, (ra, dec, *center))
+    half = np.sin((dec1 - dec2) / 2) ** 2
+    half += np.cos(dec1) * np.cos(dec2) * np.sin((ra1 - ra2) / 2) ** 2
+    return np.asarray(np.rad2deg(2 * np.arcsin(np.sqrt(half.clip(0, 1)))) * 3600)
+
+
+def _letters_alike(names: pa.Array, text: bytes) -> npt.NDArray[np.int16]:
+    """Letters that each name has in common with a text: at the start and the end, or in place."""
+    offsets, letters = _buffers(names)
+    first, last = offsets[:-1], offsets[1:] - 1
+    length = np.diff(offsets)
+    from_start, from_end, in_place = (np.zeros(len(length), np.int16) for _ in range(3))
+    starts_so, ends_so = (np.ones(len(length), bool) for _ in range(2))
+    for i in range(len(text)):
+        there = length > i
+        same = there & (letters[np.where(there, first + i, 0)] == text[i] | 0x20)
+        in_place += same
+        starts_so &= same
+        from_start += starts_so
+        ends_so &= there & (letters[np.where(there, last - i, 0)] == text[-1 - i] | 0x20)
+        from_end += ends_so
+    return np.maximum(np.minimum(from_start + from_end, length), in_place) - abs(length - len(text))
+
+
+def _buffers(names: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+    """Where each name begins and ends, and the letters of all, capital ones as small ones."""
+    names = pc.fill_null(names.cast(pa.large_string()), "")
+    _, offsets, letters = names.buffers()
+    places = np.frombuffer(offsets, np.int64)[names.offset : names.offset + len(names) + 1]
+    content = np.frombuffer(letters or b"\0", np.uint8)
+    return places, content | np.uint8(0x20)

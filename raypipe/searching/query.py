@@ -1,0 +1,92 @@
+"""A spectrum of one's own as a query: read, encoded with the catalog's model, judged."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from raypipe.errors import OgipError
+from raypipe.ingestion.spectra import put_on_grid
+from raypipe.model.batch import SpectraBatch
+from raypipe.model.bundle import Model
+from raypipe.model.covariance import unpack
+from raypipe.ogip import Spectrum, read_spectrum
+from raypipe.searching.causes import known_causes
+from raypipe.searching.neighbors import Posterior
+
+File = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class SpectrumFiles:
+    """A PHA file, and the files that take the place of those its header names."""
+
+    pha: File
+    arf: File | None = None
+    rmf: File | None = None
+    background: File | None = None
+
+    def read(self) -> Spectrum:
+        """The spectrum; OgipError, naming the file and the mend, without its ARF or RMF.
+
+        What is odd about it is in its `warnings` alone.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            spectrum = read_spectrum(
+                self.pha, arf=self.arf, rmf=self.rmf, background=self.background
+            )
+        for kind, key, found in (
+            ("ARF", "ANCRFILE", spectrum.arf),
+            ("RMF", "RESPFILE", spectrum.rmf),
+        ):
+            if found is None:
+                named = str(spectrum.header.get(key, "")).strip()
+                where = f"{named}, which {key} names, beside it" if named else f"its {kind}"
+                raise OgipError(
+                    spectrum.path,
+                    f"no {kind} with it: put {where}, or give --{kind.lower()} FILE",
+                )
+        return spectrum
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A spectrum's latents, and what is told of it, as of a row of the catalog."""
+
+    posterior: Posterior
+    told: dict[str, Any]
+
+
+def measure_spectrum(spectrum: Spectrum, model: Model, refine_steps: int) -> Measured:
+    """Latents of a spectrum that has its ARF and RMF; OgipError for what the model cannot use."""
+    gridded = put_on_grid(spectrum, model.grid)
+    batch = SpectraBatch.from_spectra([spectrum], model.grid)
+    row = model.encode_batch(batch, refine_steps=refine_steps).iloc[0]
+    latents = model.config.model.latents
+    z = np.array([row[f"z{i}"] for i in range(latents)], dtype=np.float64)
+    shares = {name: float(row[f"p_{name}"]) for name in model.population.classes}
+    likely = max(shares, key=lambda name: shares[name], default=None)
+    flags = "|".join(gridded.flags)
+    judged = {
+        "flags": flags,
+        "exposure_s": gridded.exposure_s,
+        "background_scale": gridded.background_scale,
+        **gridded.band_counts(),
+    }
+    told = {
+        "file": spectrum.path,
+        "total_counts": int(row["total_counts"]),
+        **({"likely_class": likely, "p_likely_class": shares[likely]} if likely else {}),
+        "fit_zscore": float(row["fit_zscore"]),
+        "anomaly_score": float(row["anomaly_score"]),
+        "flags": flags,
+        "causes": known_causes(pd.DataFrame([judged]))[0],
+        "notes": list(spectrum.warnings),
+    }
+    return Measured(Posterior(z, unpack(row["z_cov"][None])[0]), told)

@@ -1,0 +1,93 @@
+"""The verb `search`: look-alikes of a detection, a source or a spectrum, and the strangest."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from raypipe.config import Config
+from raypipe.errors import UsageError
+from raypipe.searching.opened import open_search
+from raypipe.searching.query import SpectrumFiles
+from raypipe.workspace import Workspace
+
+_DECIMALS = {
+    "ra": 5,
+    "dec": 5,
+    "p_likely_class": 2,
+    "log_bayes_factor": 2,
+    "distance": 2,
+    "euclidean": 3,
+    "sigmas": 1,
+    "anomaly_score": 1,
+    "fit_zscore": 1,
+}
+
+
+def search(
+    workspace: str | os.PathLike[str] | Workspace,
+    *,
+    detection: str | None = None,
+    name: str | None = None,
+    pha: str | os.PathLike[str] | None = None,
+    arf: str | os.PathLike[str] | None = None,
+    rmf: str | os.PathLike[str] | None = None,
+    background: str | os.PathLike[str] | None = None,
+    k: int = 10,
+    strangest: bool = False,
+    release: str | None = None,
+    model: str | None = None,
+    config: Config | Mapping[str, Any] | str | Path | None = None,
+) -> pd.DataFrame:
+    """The k detections of a catalog most like one thing, or its strangest: give exactly one.
+
+    `detection` is a detection_id, `name` that of a source, `pha` a file with its ARF and RMF beside
+    it or given; `strangest` asks for the detections farthest out and worst fit. Columns are those
+    that `raypipe.searching.opened.LatentSearch` tells of. Who asks often opens once:
+    `raypipe.open_search`.
+    """
+    asked = [detection is not None, name is not None, pha is not None, strangest]
+    if sum(asked) != 1:
+        raise UsageError("give exactly one of --detection, --name, --pha and --strangest")
+    if pha is None and any(file is not None for file in (arf, rmf, background)):
+        raise UsageError("--arf, --rmf and --background belong to --pha")
+    spectrum = SpectrumFiles(pha, arf, rmf, background).read() if pha is not None else None
+    opened = open_search(workspace, release=release, model=model, config=config)
+    if spectrum is not None:
+        return opened.like_spectrum(spectrum, k)
+    if detection is not None:
+        return opened.like_detection(detection, k)
+    if name is not None:
+        return opened.like_source(name, k)
+    return opened.strangest(k)
+
+
+def answer_json(answer: pd.DataFrame) -> dict[str, Any]:
+    """An answer of `search` for machines: `query` where there is one, and `rows`."""
+    rows = json.loads(answer.to_json(orient="records", double_precision=15))
+    query = pd.DataFrame([answer.attrs["query"]]) if "query" in answer.attrs else None
+    told = {} if query is None else {"query": json.loads(query.to_json(orient="records"))[0]}
+    return told | {"rows": rows}
+
+
+def answer_text(answer: pd.DataFrame) -> str:
+    """An answer of `search` for readers: what was asked about, and a table."""
+    lines = []
+    if query := answer.attrs.get("query"):
+        told = [f"{name} {value}" for name, value in query.items() if _says(value)]
+        lines = ["query: " + ", ".join(told), ""]
+    table = answer.copy()
+    for column, decimals in _DECIMALS.items():
+        if column in table:
+            table[column] = [f"{value:.{decimals}f}" for value in table[column]]
+    lines.append(table.to_string(index=False, na_rep="") if len(table) else "nothing found")
+    return "\n".join(lines)
+
+
+def _says(value: Any) -> bool:
+    return not (value is None or value == "" or value == [] or value != value)
