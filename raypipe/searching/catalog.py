@@ -46,6 +46,11 @@ class SearchedRows:
         one = self.posteriors.take(np.array([row]))
         return Posterior(one.z[:, 0].astype(np.float64), one.covariance[0])
 
+    def tell(self, row: int) -> dict[str, Any]:
+        """What is told of one row, by name."""
+        told = self.describe(np.array([row])).iloc[0]
+        return {str(name): value for name, value in told.items()}
+
     def describe(self, rows: Rows, **figures: npt.NDArray[Any]) -> pd.DataFrame:
         """What is told of some rows, in order, with `figures` (rows,) of the same rows.
 

@@ -58,7 +58,7 @@ def separations_arcsec(
     ra: npt.NDArray[np.float64], dec: npt.NDArray[np.float64], center: tuple[float, float]
 ) -> npt.NDArray[np.float64]:
     """Angles, arcsec, of positions (n,) in deg from a center, by the haversine formula."""
-    ra1, dec1, ra2, dec2 = map(np.deg2rad, (ra, dec, *center))
+    ra1, dec1, ra2, dec2 = (np.deg2rad(angle) for angle in (ra, dec, *center))
     half = np.sin((dec1 - dec2) / 2) ** 2
     half += np.cos(dec1) * np.cos(dec2) * np.sin((ra1 - ra2) / 2) ** 2
     return np.asarray(np.rad2deg(2 * np.arcsin(np.sqrt(half.clip(0, 1)))) * 3600)

@@ -38,9 +38,9 @@ class LatentSearch:
 
     Answers are DataFrames, best first; `attrs["query"]` has what is known of what was asked about.
     Columns: rank, detection_id, name, ra, dec, class (where the catalog has it), likely_class and
-    p_likely_class, total_counts, log_bayes_factor, distance and euclidean as of
-    `raypipe.searching.neighbors`, flags, and causes (`raypipe.searching.causes`) for which a
-    spectrum may look as it does.
+    p_likely_class, total_counts, log_overlap (by which rank is), distance, euclidean and
+    log_bayes_factor as of `raypipe.searching.neighbors`, flags, and causes for which a spectrum may
+    look as it does (`raypipe.searching.causes`).
     """
 
     workspace: Workspace
@@ -65,7 +65,7 @@ class LatentSearch:
         Other detections of the same source are. UsageError for an id that is not there.
         """
         row = _only(self.detections, "detection_id", detection_id, "detection")
-        told = self.detections.describe(row).iloc[0].to_dict()
+        told = self.detections.tell(int(row[0]))
         return self._like(self.detections.posterior(int(row[0])), told, k, row)
 
     def like_source(self, name: str, k: int = 10) -> pd.DataFrame:
@@ -74,7 +74,7 @@ class LatentSearch:
         None of its own are among them. UsageError for a name that is not there.
         """
         row = _only(self.sources, "name", name, "source")
-        told = self.sources.describe(row).iloc[0].to_dict()
+        told = self.sources.tell(int(row[0]))
         own = rows_of(self.detections.table["name"], name)
         return self._like(self.sources.posterior(int(row[0])), told, k, own)
 
@@ -121,9 +121,10 @@ class LatentSearch:
         found = nearest(posterior, self.detections.posteriors, k, excluded)
         answer = self.detections.describe(
             found.rows,
-            log_bayes_factor=found.log_bayes_factor,
+            log_overlap=found.log_overlap,
             distance=found.distance,
             euclidean=found.euclidean,
+            log_bayes_factor=found.log_bayes_factor,
         )
         answer.insert(0, "rank", np.arange(1, len(answer) + 1))
         answer.attrs["query"] = told

@@ -20,6 +20,7 @@ _DECIMALS = {
     "ra": 5,
     "dec": 5,
     "p_likely_class": 2,
+    "log_overlap": 2,
     "log_bayes_factor": 2,
     "distance": 2,
     "euclidean": 3,

@@ -1,0 +1,233 @@
+"""The verb search, in Python and on the command line, on a small published catalog."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+import raypipe
+from raypipe.catalog.publication import read_detections
+from raypipe.cli import main
+from raypipe.errors import OgipError, RaypipeError, UsageError
+from raypipe.searching.opened import LatentSearch
+from raypipe.searching.query import SpectrumFiles
+from raypipe.workspace import Workspace
+from tests.unit.synthetic_workspace import RELEASE, Synthetic, make_workspace, publish_table
+
+NAME = "2CXO J000003"
+"""A source of two detections, sim:6.0.1 and sim:7.0.1."""
+
+
+@pytest.fixture(scope="module")
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
+    return make_workspace(tmp_path_factory.mktemp("w"), presets=("folded", "paper"))
+
+
+@pytest.fixture(scope="module")
+def opened(synthetic: Synthetic) -> LatentSearch:
+    return raypipe.open_search(synthetic.workspace, model="folded-test")
+
+
+@pytest.fixture
+def pha(shared_data: Path, tmp_path: Path) -> Path:
+    """A real spectrum with nothing beside it."""
+    source = shared_data / "ciao" / "3c273.pi"
+    return Path(shutil.copy(source, tmp_path / "mine.pi"))
+
+
+def test_a_detection_is_not_its_own_neighbor_but_its_sibling_may_be(opened: LatentSearch) -> None:
+    answer = opened.like_detection("sim:6.0.1", k=200)
+    assert len(answer) == 119
+    assert "sim:6.0.1" not in set(answer["detection_id"])
+    assert "sim:7.0.1" in set(answer["detection_id"])
+    assert answer["rank"].tolist() == list(range(1, 120))
+    assert (answer["log_overlap"].diff().dropna() <= 1e-9).all()
+    assert answer.attrs["query"]["detection_id"] == "sim:6.0.1"
+    assert answer.attrs["query"]["name"] == NAME
+
+
+def test_the_answer_tells_what_the_catalog_says(opened: LatentSearch) -> None:
+    answer = opened.like_detection("sim:6.0.1", k=5).set_index("detection_id")
+    catalog = raypipe.open_catalog(opened.workspace, model="folded-test").set_index("detection_id")
+    rows = catalog.loc[answer.index]
+    for column in ("name", "ra", "dec", "class", "total_counts", "flags"):
+        assert answer[column].tolist() == rows[column].tolist()
+    shares = rows.filter(regex="^p_")
+    assert answer["p_likely_class"].to_numpy() == pytest.approx(shares.max(axis=1).to_numpy())
+    assert ("p_" + answer["likely_class"]).tolist() == shares.idxmax(axis=1).tolist()
+    latents = [f"z{i}" for i in range(8)]
+    plain = np.linalg.norm(rows[latents] - catalog.loc["sim:6.0.1", latents].astype(float), axis=1)
+    assert answer["euclidean"].to_numpy() == pytest.approx(plain, abs=1e-5)
+
+
+def test_none_of_a_sources_own_detections_are_among_its_neighbors(opened: LatentSearch) -> None:
+    answer = opened.like_source(NAME, k=200)
+    assert len(answer) == 118
+    assert NAME not in set(answer["name"])
+    assert answer.attrs["query"]["best_detection_id"] in {"sim:6.0.1", "sim:7.0.1"}
+
+
+def test_without_errors_neighbors_are_the_nearest_in_plain_space(synthetic: Synthetic) -> None:
+    answer = raypipe.search(synthetic.workspace, detection="sim:6.0.1", model="paper-test", k=7)
+    assert len(answer) == 7
+    assert answer["log_overlap"].isna().all()
+    assert (answer["euclidean"].diff().dropna() >= 0).all()
+    assert len(raypipe.search(synthetic.workspace, strangest=True, model="paper-test", k=3)) == 6
+
+
+def test_a_spectrum_of_the_catalog_is_like_itself(
+    opened: LatentSearch, shared_data: Path, tmp_path: Path
+) -> None:
+    """Measured from its files, then found in a catalog that has it."""
+    path = shared_data / "csc" / "acisf01575_001N001_r0085_pha3.fits.gz"
+    spectrum = SpectrumFiles(path).read()
+    measured = opened.model.encode(spectrum)
+    store = Workspace(shutil.copytree(opened.workspace.uri, tmp_path / "w"))
+    table = read_detections(store, RELEASE, "folded-test")
+    mine = {name: measured[name].iloc[0] for name in measured}
+    row = table.slice(0, 1).to_pylist()[0] | mine | {"detection_id": "mine"}
+    both = pa.concat_tables([table, pa.Table.from_pylist([row], schema=table.schema)])
+    publish_table(store, opened.model, both)
+    steps = {"embed": {"refine_steps": 2}}
+    answer = raypipe.search(store, pha=path, model="folded-test", k=3, config=steps)
+    assert answer["detection_id"].iloc[0] == "mine"
+    assert answer["euclidean"].iloc[0] == pytest.approx(0.0, abs=1e-3)
+    assert answer.attrs["query"]["total_counts"] == 836
+
+
+def test_every_acis_spectrum_is_a_query(opened: LatentSearch, shared_data: Path) -> None:
+    files = [
+        *(shared_data / "csc").glob("acis*_pha3.fits.gz"),
+        *(shared_data / "ciao").glob("*.pi"),
+        shared_data / "ciao" / "q1127_src1.pi.gz",
+    ]
+    sources = [file for file in files if "_bg" not in file.name]
+    assert len(sources) == 13
+    for file in sources:
+        answer = opened.like_spectrum(SpectrumFiles(file), k=2)
+        assert len(answer) == 2
+        assert np.isfinite(answer["log_overlap"]).all()
+        assert answer.attrs["query"]["total_counts"] > 0
+
+
+def test_responses_given_take_the_place_of_those_not_there(
+    opened: LatentSearch, shared_data: Path, pha: Path
+) -> None:
+    folder = shared_data / "ciao"
+    with pytest.raises(OgipError, match=r"mine\.pi: no ARF with it: put .*--arf FILE"):
+        SpectrumFiles(pha).read()
+    with pytest.raises(OgipError, match=r"mine\.pi: no RMF with it: put .*--rmf FILE"):
+        SpectrumFiles(pha, arf=folder / "3c273.arf").read()
+    given = SpectrumFiles(pha, folder / "3c273.arf", folder / "3c273.rmf", folder / "3c273_bg.pi")
+    one = opened.like_spectrum(given, k=4)
+    other = opened.like_spectrum(SpectrumFiles(folder / "3c273.pi"), k=4)
+    assert one["detection_id"].tolist() == other["detection_id"].tolist()
+    assert one.attrs["query"]["causes"] == "zeroth_order"
+    without = opened.like_spectrum(SpectrumFiles(pha, given.arf, given.rmf), k=1)
+    assert "no_background" in without.attrs["query"]["flags"]
+    assert any("BACKFILE" in note for note in without.attrs["query"]["notes"])
+
+
+def test_what_the_model_cannot_judge_is_refused_by_name(
+    opened: LatentSearch, shared_data: Path
+) -> None:
+    hrc = next((shared_data / "csc").glob("hrc*_pha3.fits.gz"))
+    with pytest.raises(OgipError, match=r"hrcf24564.*HRC has almost no energy resolution"):
+        opened.like_spectrum(SpectrumFiles(hrc))
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({}, "exactly one"),
+        ({"detection": "sim:6.0.1", "strangest": True}, "exactly one"),
+        ({"strangest": True, "arf": "a.arf"}, "belong to --pha"),
+        ({"detection": "sim:6.0.1", "k": 0}, "at least one"),
+        ({"strangest": True, "k": -2}, "at least one"),
+        ({"detection": "sim:66.0.l"}, r"no detection of this name.*sim:66\.0\.1"),
+        ({"name": "2CXO J0000O3"}, "no source of this name.*2CXO J000003"),
+        ({"name": "2CXO J004000.0-050000"}, r"nearest on the sky is .*, 0\.0 arcsec away"),
+        ({"name": "", "release": "csc9"}, "csc9"),
+        ({"strangest": True, "model": "other"}, "no catalog by other"),
+    ],
+)
+def test_bad_questions_are_usage_errors(synthetic: Synthetic, asked: dict, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        raypipe.search(synthetic.workspace, **asked)
+
+
+def test_a_workspace_half_made_says_what_is_missing(synthetic: Synthetic, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no release"):
+        raypipe.open_search(tmp_path)
+    store = Workspace(shutil.copytree(synthetic.workspace.uri, tmp_path / "w"))
+    store.delete_folder("models/folded-test")
+    opened = raypipe.open_search(store, model="folded-test")
+    assert len(opened.like_detection("sim:6.0.1", k=3)) == 3
+    with pytest.raises(RaypipeError, match="folded-test/model.safetensors: no such file"):
+        opened.strangest()
+    table = read_detections(store, RELEASE, "folded-test")
+    model = raypipe.load_model(Path(synthetic.workspace.uri) / "models" / "folded-test")
+    (name,) = [each for each in store.files("catalog/sim/folded-test", ".parquet")]
+    publish_table(store, model, table)
+    store.write_table(
+        store.files("catalog/sim/folded-test", ".parquet")[0], table.drop_columns(["z_cov"])
+    )
+    with pytest.raises(RaypipeError, match="no errors of latents .* run raypipe embed again"):
+        raypipe.open_search(store, model="folded-test")
+    store.delete(name)
+
+
+def test_a_catalog_without_labels_has_no_classes_to_tell(tmp_path: Path) -> None:
+    synthetic = make_workspace(tmp_path, detections=12, labels=False)
+    answer = raypipe.search(synthetic.workspace, detection="sim:6.0.1", k=3)
+    assert "likely_class" not in answer
+    assert answer["class"].isna().all()
+
+
+def test_the_command_prints_a_table_or_json(
+    synthetic: Synthetic, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["search", "--workspace", synthetic.workspace.uri, "--model", "folded-test"]
+    assert main([*command, "--name", NAME, "-k", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("query: ")
+    assert NAME in printed
+    assert len(printed.splitlines()) == 6
+    assert main([*command, "--strangest", "-k", "2", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert [row["ranking"] for row in answer["rows"]] == ["far"] * 2 + ["badly fit"] * 2
+    assert main([*command, "--detection", "sim:6.0.1", "-k", "1", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["query"]["detection_id"] == "sim:6.0.1"
+    expected = raypipe.search(
+        synthetic.workspace, detection="sim:6.0.1", k=1, model="folded-test"
+    ).iloc[0]
+    assert answer["rows"][0]["distance"] == pytest.approx(expected["distance"])
+    assert main([*command, "--model", "paper-test", "--detection", "sim:6.0.1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["log_overlap"] is None
+
+
+def test_the_command_refuses_what_it_should(
+    synthetic: Synthetic, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    command = ["search", "--workspace", synthetic.workspace.uri, "--model", "folded-test"]
+    for asked in ([], ["--strangest", "--name", NAME], ["--strangest", "-k", "x"]):
+        with pytest.raises(SystemExit) as refused:
+            main([*command, *asked])
+        assert refused.value.code == 2
+    assert main([*command, "--detection", "sim:6.O.1"]) == 2
+    assert "is it sim:6.0.1" in capsys.readouterr().err
+    assert main([*command, "--pha", str(tmp_path / "absent.pi")]) == 1
+    assert "absent.pi" in capsys.readouterr().err
+
+
+def test_strangest_keeps_what_has_known_causes(opened: LatentSearch) -> None:
+    answer = opened.strangest(k=120)
+    assert isinstance(answer, pd.DataFrame)
+    assert answer.groupby("ranking")["detection_id"].nunique().tolist() == [120, 120]
