@@ -33,7 +33,9 @@ class Posteriors:
 
     def take(self, rows: Rows | slice) -> Posteriors:
         """Those of the detections of these rows."""
-        return Posteriors(self.z[:, rows], self.triangles[:, rows])
+        if isinstance(rows, slice):
+            return Posteriors(self.z[:, rows], self.triangles[:, rows])
+        return Posteriors(self.z.take(rows, axis=1), self.triangles.take(rows, axis=1))
 
     @property
     def covariance(self) -> Float64:

@@ -80,7 +80,7 @@ def answer_text(answer: pd.DataFrame) -> str:
     """An answer of `search` for readers: what was asked about, and a table."""
     lines = []
     if query := answer.attrs.get("query"):
-        told = [f"{name} {value}" for name, value in query.items() if _says(value)]
+        told = [f"{name} {_rounded(value)}" for name, value in query.items() if _says(value)]
         lines = ["query: " + ", ".join(told), ""]
     table = answer.copy()
     for column, decimals in _DECIMALS.items():
@@ -91,4 +91,8 @@ def answer_text(answer: pd.DataFrame) -> str:
 
 
 def _says(value: Any) -> bool:
-    return not (value is None or value == "" or value == [] or value != value)
+    return bool(value) if isinstance(value, str | list) else not pd.isna(value)
+
+
+def _rounded(value: Any) -> str:
+    return f"{value:.7g}" if isinstance(value, float) else str(value)
