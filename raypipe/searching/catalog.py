@@ -87,7 +87,8 @@ def read_source_rows(workspace: Workspace, release: str, model_id: str) -> Searc
 def _read(workspace: Workspace, files: list[str]) -> SearchedRows:
     with ThreadPoolExecutor(_READERS) as pool:
         sizes = list(pool.map(workspace.count_rows, files))
-        known = workspace.column_names(files[0])
+        headers = pool.map(workspace.column_names, files)
+        known = list(dict.fromkeys(name for names in headers for name in names))
         latents = len([name for name in known if re.fullmatch(r"z\d", name)])
         if "z_cov" not in known:
             raise RaypipeError(
@@ -105,7 +106,7 @@ def _read(workspace: Workspace, files: list[str]) -> SearchedRows:
             for i in range(latents):
                 z[i, here] = table[f"z{i}"].to_numpy()
             triangles[:, here] = vectors(table["z_cov"]).T
-            return table.select([name for name in columns if not _LATENT.fullmatch(name)])
+            return table.select([n for n in table.column_names if not _LATENT.fullmatch(n)])
 
         tables = list(pool.map(one, range(len(files))))
     table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
