@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from raypipe.pipeline.status import status as status
     from raypipe.planning.plan import plan as plan
     from raypipe.reporting.report import report as report
+    from raypipe.reprocessing.reprocess import reprocess as reprocess
     from raypipe.simulation.simulate import simulate as simulate
     from raypipe.training.train import train as train
 
@@ -48,6 +49,7 @@ _HOMES = {
     "plan": "raypipe.planning.plan",
     "read_spectrum": "raypipe.ogip",
     "report": "raypipe.reporting.report",
+    "reprocess": "raypipe.reprocessing.reprocess",
     "run": "raypipe.pipeline.run",
     "simulate": "raypipe.simulation.simulate",
     "status": "raypipe.pipeline.status",

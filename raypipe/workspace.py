@@ -331,6 +331,16 @@ def catalog_folder(release: str, model_id: str) -> str:
     return f"catalog/{release}/{model_id}"
 
 
+def changes_folder(release: str) -> str:
+    """Folder of what became of each detection since the release before."""
+    return f"changes/{release}"
+
+
+def sources_folder(release: str, model_id: str) -> str:
+    """Folder of the tables of sources of a release's catalog by a model."""
+    return f"sources/{release}/{model_id}"
+
+
 def evaluation_folder(release: str, model_id: str) -> str:
     """Folder of the metrics of a release's catalog."""
     return f"evaluation/{release}/{model_id}"

@@ -90,7 +90,7 @@ def catalog_table(
     `split` (n,) for the same rows. Fields carry unit, UCD and description.
     """
     own = {name: pa.array(measured[name].to_numpy()) for name in measured if name != "z_cov"}
-    latents = sum(re.fullmatch(r"z\d", name) is not None for name in own)
+    latents = sum(re.fullmatch(r"z\d", str(name)) is not None for name in own)
     own["z_cov"] = _triangles(measured["z_cov"], latents)
     own |= {
         "flags": spectra["flags"],

@@ -29,7 +29,7 @@ from raypipe.ingestion.progress import require_ingested
 from raypipe.ingestion.responses import ResponseLibrary
 from raypipe.model.bundle import Model, load_model
 from raypipe.runs import record_run
-from raypipe.workspace import Workspace, catalog_folder, model_folder
+from raypipe.workspace import Workspace, catalog_folder, model_folder, sources_folder
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def _assemble(
     """The catalog that these parts are, with its table of sources, ready to be published."""
     text = json.dumps([[name.rsplit("/", 1)[1] for name in names], __version__])
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
-    sources = f"sources/{release}/{model.model_id}/sources-{fingerprint}.parquet"
+    sources = f"{sources_folder(release, model.model_id)}/sources-{fingerprint}.parquet"
     if base is None or base.fingerprint != fingerprint or not workspace.exists(sources):
         columns = source_columns(model.config.model.latents)
         with ThreadPoolExecutor(_READERS) as pool:
