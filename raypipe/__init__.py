@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from raypipe.pipeline.status import status as status
     from raypipe.planning.plan import plan as plan
     from raypipe.reporting.report import report as report
+    from raypipe.reprocessing.compare import compare as compare
     from raypipe.reprocessing.reprocess import reprocess as reprocess
     from raypipe.simulation.simulate import simulate as simulate
     from raypipe.training.train import train as train
@@ -38,6 +39,7 @@ _HOMES = {
     "RaypipeError": "raypipe.errors",
     "Spectrum": "raypipe.ogip",
     "UsageError": "raypipe.errors",
+    "compare": "raypipe.reprocessing.compare",
     "discover": "raypipe.discovery.discover",
     "embed": "raypipe.embedding.embed",
     "evaluate": "raypipe.evaluation.evaluate",

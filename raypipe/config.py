@@ -192,6 +192,9 @@ class EmbedConfig(_Section):
     refine_steps: int = Field(
         6, ge=0, description="Fisher-scoring steps on each detection's own likelihood"
     )
+    errors: bool = Field(
+        True, description="errors of the latents; without them no refinement either, and NaN"
+    )
 
 
 class EvaluateConfig(_Section):

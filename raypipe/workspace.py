@@ -336,6 +336,11 @@ def changes_folder(release: str) -> str:
     return f"changes/{release}"
 
 
+def comparisons_folder(first: str, second: str) -> str:
+    """Folder of what two releases say of the same sources."""
+    return f"comparisons/{first}-{second}"
+
+
 def sources_folder(release: str, model_id: str) -> str:
     """Folder of the tables of sources of a release's catalog by a model."""
     return f"sources/{release}/{model_id}"

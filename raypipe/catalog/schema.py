@@ -56,6 +56,15 @@ _COLUMNS = {
     "variability_p": Column(
         "", "stat.probability;src.var", "probability of as much if the spectrum never changed"
     ),
+    "in_first": Column("", "meta.code", "whether the first release has the source"),
+    "in_second": Column("", "meta.code", "whether the second release has the source"),
+    "shift": Column("", "stat.value", "distance of the latents in units of their errors"),
+    "shift_p": Column("", "stat.probability", "probability of as much by chance"),
+    "separation_arcsec": Column("arcsec", "pos.angDistance", "distance of the positions"),
+    "class_first": Column("", "src.class", "most probable class in the first release"),
+    "class_second": Column("", "src.class", "most probable class in the second release"),
+    "moved": Column("", "meta.code", "whether shift_p is below 0.001"),
+    "reclassified": Column("", "meta.code", "whether the most probable classes differ"),
     "source_uri": Column("", "meta.ref.uri", "file the spectrum was read from"),
 }
 _PATTERNS = {

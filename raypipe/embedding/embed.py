@@ -24,9 +24,8 @@ from raypipe.catalog.source_table import source_columns, source_table
 from raypipe.cluster import map_parts, ray_session
 from raypipe.config import Config, EmbedConfig, as_config
 from raypipe.discovery.manifest import choose_release
-from raypipe.embedding.part import catalog_part_name, embed_part
+from raypipe.embedding.part import PartEncoder, catalog_part_name
 from raypipe.ingestion.progress import require_ingested
-from raypipe.ingestion.responses import ResponseLibrary
 from raypipe.model.bundle import Model, load_model
 from raypipe.runs import record_run
 from raypipe.workspace import Workspace, catalog_folder, model_folder, sources_folder
@@ -59,9 +58,10 @@ def embed(
     bundle = load_model(uri)
     with record_run(workspace, "embed", settings) as figures:
         base = find_publication(workspace, release, model_id)
-        there = workspace.files(catalog_folder(release, model_id), ".parquet")
+        folders = catalog_folder(release, model_id), sources_folder(release, model_id)
+        there = {name for folder in folders for name in workspace.files(folder, ".parquet")}
         names = _part_names(workspace, release, bundle, settings.embed)
-        todo = [part for part, name in enumerate(names) if name not in set(there)]
+        todo = [part for part, name in enumerate(names) if name not in there]
         log.info("embed: %s on %s, %d parts to do", model_id, release, len(todo))
         if todo:
             with ray_session(settings.ray):
@@ -92,23 +92,12 @@ class _Encoder:
     """An actor: the model loaded once, then part after part."""
 
     def __init__(self, task: _Task) -> None:
-        self.task = task
-        self.model = load_model(task.model_uri)
-        self.model.network.to("cuda" if task.config.gpus_per_actor else "cpu")
-        self.library = ResponseLibrary(task.workspace)
+        model = load_model(task.model_uri)
+        model.network.to("cuda" if task.config.gpus_per_actor else "cpu")
+        self.encoder = PartEncoder(task.workspace, task.release, task.parts, model, task.config)
 
     def __call__(self, part: int) -> dict[str, int]:
-        task = self.task
-        outcome = embed_part(
-            task.workspace,
-            task.release,
-            part,
-            task.parts,
-            self.model,
-            self.library,
-            task.config,
-        )
-        return asdict(outcome)
+        return asdict(self.encoder.embed(part))
 
 
 def _part_names(workspace: Workspace, release: str, model: Model, config: EmbedConfig) -> list[str]:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from raypipe.config import Config, load_config
+from raypipe.config import Config, EmbedConfig, load_config
 from raypipe.errors import RaypipeError
 from raypipe.model.batch import SpectraBatch
 from raypipe.model.card import model_card
@@ -78,15 +78,15 @@ class Model:
         self,
         spectra: SpectraBatch,
         sources: npt.NDArray[np.int64] | None = None,
-        refine_steps: int | None = None,
+        config: EmbedConfig | None = None,
     ) -> pd.DataFrame:
         """The measured columns of the catalog for a batch; see `encode`.
 
         `sources` (n,) are the keys of the rows' sources, so that their own training detections
-        have no vote on their class.
+        have no vote on their class. `config` is by default what the model was trained with.
         """
-        steps = self.config.embed.refine_steps if refine_steps is None else refine_steps
-        columns = encode_batch(self.network, spectra, steps)
+        config = config or self.config.embed
+        columns = encode_batch(self.network, spectra, config.refine_steps, config.errors)
         latents = self.config.model.latents
         z = np.stack([columns[f"z{i}"] for i in range(latents)], 1).astype(np.float64)
         columns["anomaly_score"] = self.population.anomaly_score(z)

@@ -70,9 +70,7 @@ def assert_equal(one: pd.DataFrame, other: pd.DataFrame) -> None:
             pd.testing.assert_series_equal(one[name], other[name])
 
 
-def test_only_what_changed_is_done(
-    survey: Path, next_survey: Path, tmp_path: Path
-) -> None:
+def test_only_what_changed_is_done(survey: Path, next_survey: Path, tmp_path: Path) -> None:
     workspace, scratch = tmp_path / "w", tmp_path / "scratch"
     model_id = make(workspace, survey, "r1")
     before = table(workspace, "r1")

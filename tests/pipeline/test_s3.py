@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,18 @@ def test_workspaces_in_a_bucket_work_as_on_a_disk(bucket: Any) -> None:
         workspace.read_bytes("a/b.txt")
     with pytest.raises(RaypipeError, match="no such file"):
         workspace.read_table("a/none.parquet")
+
+
+def test_of_many_who_create_an_object_one_succeeds(bucket: Any) -> None:
+    workspace = Workspace(f"s3://{BUCKET}/one")
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(
+            pool.map(lambda i: workspace.create_bytes("c/list.json", b"%d" % i), range(8))
+        )
+    assert sorted(answers) == [False] * 7 + [True]
+    assert workspace.read_bytes("c/list.json") == b"%d" % answers.index(True)
+    with pytest.raises(RaypipeError, match="cannot be written"):
+        Workspace("s3://no-such-bucket/w").create_bytes("a", b"")
 
 
 def test_a_release_into_a_bucket(bucket: Any) -> None:
