@@ -1,13 +1,14 @@
 """Spectra a second of `embed` through Ray, against bare processes that loop over PyTorch.
 
-Usage: python -m benchmarks.embed [--detections 20000] [--rounds 3] [--model BUNDLE]
+Usage: python -m benchmarks.embed [--detections 24000] [--rounds 3] [--model BUNDLE]
            [--large N ...]
 
 Two processes without Ray, each with half of the parts, read spectra, encode and decode them in
 batches of the same size and compute the Cash statistic: errors, refinement, classes and writing are
 left out. Then `raypipe.embed` makes the catalog on a local Ray of two CPUs that runs since the
 beginning, without errors, with errors but no refinement, and as it does by default. They take
-turns; medians count. The spectra are copies of simulated ones. By default the model is trained for
+turns; medians count. Each makes catalogs of all detections and of a sixth of them: the difference
+is what spectra take, the rest what starting takes. The spectra are copies of simulated ones. By default the model is trained for
 two epochs first: refinement takes longer from worse answers of the encoder.
 
 `--large` makes catalogs of so many detections, 100000 and 1000000, say, once each, and tells wall
@@ -36,7 +37,7 @@ from raypipe.catalog.publication import require_publication
 from raypipe.cluster import ray_session
 from raypipe.config import Config, EmbedConfig, RayConfig, load_config
 from raypipe.discovery.discover import discover
-from raypipe.discovery.manifest import choose_release
+from raypipe.discovery.manifest import choose_release, read_manifest_summary
 from raypipe.embedding.embed import embed
 from raypipe.ingestion.ingest import ingest
 from raypipe.ingestion.progress import count_parts
@@ -51,6 +52,7 @@ from raypipe.workspace import Workspace, catalog_folder, model_folder, part_name
 
 PROCESSES = 2
 ORIGINALS, EPOCHS = 2000, 2
+SHARE = 6
 WAYS = {
     "embed, no errors": {"errors": False},
     "embed, errors, no refinement": {"refine_steps": 0},
@@ -78,26 +80,30 @@ def bare_loop(uri: str, release: str, model_uri: str, parts: list[int], link: Co
         link.send(done)
 
 
-def measure(workspace: Workspace, model_uri: str, detections: int, rounds: int) -> None:
+def measure(few: Workspace, many: Workspace, model_uri: str, rounds: int) -> None:
     """Print what each way does in a second, and how `embed` compares."""
-    release = choose_release(workspace, None)
-    settings = _settings({})
+    release, settings = choose_release(many, None), _settings({})
+    sizes = [read_manifest_summary(each, release)["rows"] for each in (few, many)]
     speeds: dict[str, list[float]] = {name: [] for name in ("bare loop", *WAYS)}
+    starts: dict[str, list[float]] = {name: [] for name in WAYS}
     with ray_session(settings.ray):
-        links = _start(workspace, release, model_uri)
+        links = _start(many, release, model_uri)
         _run_bare(links)
         for _ in range(rounds):
-            speeds["bare loop"].append(detections / _run_bare(links))
+            speeds["bare loop"].append(sizes[1] / _run_bare(links))
             for name, changes in WAYS.items():
-                speeds[name].append(detections / _run_embed(workspace, model_uri, changes))
+                seconds = [_run_embed(each, model_uri, changes) for each in (few, many)]
+                speeds[name].append((sizes[1] - sizes[0]) / (seconds[1] - seconds[0]))
+                starts[name].append(seconds[0] - sizes[0] / speeds[name][-1])
         for link in links:
             link.send(None)
-    medians = {name: statistics.median(each) for name, each in speeds.items()}
-    for name, speed in medians.items():
-        low, high = min(speeds[name]), max(speeds[name])
+    bare = statistics.median(speeds["bare loop"])
+    for name, each in speeds.items():
+        speed, low, high = statistics.median(each), min(each), max(each)
+        start = f"; {statistics.median(starts[name]):.1f} s to start" if name in starts else ""
         print(
             f"{name:32}{speed:8.0f} spectra/s ({low:.0f}-{high:.0f}), "
-            f"{speed / medians['bare loop']:.0%} of the bare loop"
+            f"{speed / bare:.0%} of the bare loop{start}"
         )
     print(f"wanted: {LEAST:.0%} without errors")
 
@@ -171,7 +177,7 @@ def _originals(place: Path, model_uri: str | None) -> tuple[Workspace, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--detections", type=int, default=20_000)
+    parser.add_argument("--detections", type=int, default=24_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", help="bundle to encode with")
     parser.add_argument("--large", type=int, nargs="+", default=[], help="numbers of detections")
@@ -180,8 +186,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         originals, model_uri = _originals(Path(place), options.model)
         if options.rounds:
-            workspace = replicate(Path(place) / "w", originals, options.detections)
-            measure(workspace, model_uri, options.detections, options.rounds)
+            few, many = (
+                replicate(Path(place) / f"w{n}", originals, n)
+                for n in (options.detections // SHARE, options.detections)
+            )
+            measure(few, many, model_uri, options.rounds)
         for detections in options.large:
             large = Path(place) / f"{detections}"
             measure_large(large, originals, model_uri, detections)

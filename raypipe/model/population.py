@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,10 @@ class Population:
     reference_class: npt.NDArray[np.int64]
     reference_source: npt.NDArray[np.int64]
     classes: tuple[str, ...]
+
+    @cached_property
+    def _tree(self) -> cKDTree:
+        return cKDTree(self.reference_z)
 
     @classmethod
     def fit(
@@ -93,7 +98,7 @@ class Population:
         if n_classes == 0:
             return np.zeros((len(z), 0))
         neighbors = min(_NEIGHBORS, len(self.reference_z))
-        _, index = cKDTree(self.reference_z).query(z, k=neighbors)
+        _, index = self._tree.query(z, k=neighbors)
         index = index.reshape(len(z), neighbors)
         frequency = np.bincount(self.reference_class, minlength=n_classes) / len(self.reference_z)
         votes = (1.0 / frequency)[self.reference_class[index]]
