@@ -8,8 +8,9 @@ batches of the same size and compute the Cash statistic: errors, refinement, cla
 left out. Then `raypipe.embed` makes the catalog on a local Ray of two CPUs that runs since the
 beginning, without errors, with errors but no refinement, and as it does by default. They take
 turns; medians count. Each makes catalogs of all detections and of a sixth of them: the difference
-is what spectra take, the rest what starting takes. The spectra are copies of simulated ones. By default the model is trained for
-two epochs first: refinement takes longer from worse answers of the encoder.
+is what spectra take, the rest what starting takes. The spectra are copies of simulated ones. By
+default the model is trained for two epochs first: refinement takes longer from worse answers of the
+encoder.
 
 `--large` makes catalogs of so many detections, 100000 and 1000000, say, once each, and tells wall
 time, rows, and the most memory that all processes had at a time, Ray's own among them.
