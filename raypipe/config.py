@@ -16,6 +16,8 @@ PRESET_BINS = {"folded": 256, "paper": 400}
 """Bins of the spectrum that each preset's encoder reads."""
 
 
+ClassScheme = Literal["neighbors", "density"]
+
 Workers = PositiveInt | tuple[PositiveInt, PositiveInt]
 """A number of processes, or the fewest and the most."""
 
@@ -191,6 +193,11 @@ class EmbedConfig(_Section):
     gpus_per_actor: float = Field(0.0, ge=0, description="GPUs an actor asks Ray for")
     refine_steps: int = Field(
         6, ge=0, description="Fisher-scoring steps on each detection's own likelihood"
+    )
+    class_scheme: ClassScheme = Field(
+        "neighbors",
+        description="probabilities of classes: neighbors, votes of the nearest labelled latents; "
+        "density, distances to labelled members in a mixture's components",
     )
     errors: bool = Field(
         True, description="errors of the latents; without them no refinement either, and NaN"

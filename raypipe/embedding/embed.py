@@ -67,7 +67,7 @@ def embed(
             with ray_session(settings.ray):
                 task = _Task(workspace, release, len(names), uri, settings.embed)
                 figures.update(_run_parts(task, todo))
-        new = _assemble(workspace, release, bundle, names, base)
+        new = _assemble(workspace, release, bundle, names, settings.embed)
         published = publish(workspace, new, base, there)
         figures.update({"model_id": model_id, "rows": new.rows, "sources": new.source_rows})
     log.info(
@@ -113,19 +113,21 @@ def _assemble(
     release: str,
     model: Model,
     names: list[str],
-    base: Publication | None,
+    config: EmbedConfig,
 ) -> Publication:
     """The catalog that these parts are, with its table of sources, ready to be published."""
     text = json.dumps([[name.rsplit("/", 1)[1] for name in names], __version__])
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
     sources = f"{sources_folder(release, model.model_id)}/sources-{fingerprint}.parquet"
-    if base is None or base.fingerprint != fingerprint or not workspace.exists(sources):
+    if not workspace.exists(sources):
         columns = source_columns(model.config.model.latents)
         with ThreadPoolExecutor(_READERS) as pool:
             tables = pool.map(lambda name: workspace.read_table(name, columns), names)
             detections = pa.concat_tables(tables, promote_options="permissive")
         metadata = {"model_id": model.model_id, "raypipe_version": __version__}
-        workspace.write_table(sources, source_table(detections, model), metadata)
+        workspace.write_table(
+            sources, source_table(detections, model, config.class_scheme), metadata
+        )
     with ThreadPoolExecutor(_READERS) as pool:
         rows = sum(pool.map(workspace.count_rows, names))
     return Publication(

@@ -92,7 +92,8 @@ def catalog_part_name(
 
 def recipe_of(model: Model, config: EmbedConfig) -> str:
     """A hash of all that rows are measured with: model, settings, version."""
-    text = json.dumps([model.fingerprint, config.refine_steps, config.errors, __version__])
+    settings = [config.refine_steps, config.errors, config.class_scheme]
+    text = json.dumps([model.fingerprint, settings, __version__])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -90,7 +90,7 @@ class Model:
         latents = self.config.model.latents
         z = np.stack([columns[f"z{i}"] for i in range(latents)], 1).astype(np.float64)
         columns["anomaly_score"] = self.population.anomaly_score(z)
-        probabilities = self.population.class_probabilities(z, sources)
+        probabilities = self.population.class_probabilities(z, sources, config.class_scheme)
         for name, column in zip(self.population.classes, probabilities.T, strict=True):
             columns[f"p_{name}"] = column
         return as_frame(columns)
@@ -113,6 +113,7 @@ def save_model(model: Model, workspace: Workspace, folder: str) -> None:
     }
     for name in _POPULATION_ARRAYS:
         tensors[f"population.{name}"] = np.ascontiguousarray(getattr(model.population, name))
+    tensors["population.temperature"] = np.array([model.population.temperature])
     tensors["sources.train"] = model.train_sources
     tensors["sources.validation"] = model.validation_sources
     header = {
@@ -161,6 +162,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         population = Population(
             **{name: tensors[f"population.{name}"] for name in _POPULATION_ARRAYS},
             classes=tuple(header["classes"]),
+            temperature=float(tensors.get("population.temperature", np.ones(1))[0]),
         )
         model_id = check_name(str(header["model_id"]), "model")
         sources = tensors["sources.train"], tensors["sources.validation"]
