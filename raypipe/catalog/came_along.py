@@ -31,8 +31,16 @@ _LIMITS = {
 }
 
 _EXACT = {
-    "err_ellipse_r0": ("arcsec", "phys.angSize.smajAxis;pos.errorEllipse", "95% error ellipse, major radius"),
-    "err_ellipse_r1": ("arcsec", "phys.angSize.sminAxis;pos.errorEllipse", "95% error ellipse, minor radius"),
+    "err_ellipse_r0": (
+        "arcsec",
+        "phys.angSize.smajAxis;pos.errorEllipse",
+        "95% error ellipse, major radius",
+    ),
+    "err_ellipse_r1": (
+        "arcsec",
+        "phys.angSize.sminAxis;pos.errorEllipse",
+        "95% error ellipse, minor radius",
+    ),
     "err_ellipse_ang": ("deg", "pos.posAng;pos.errorEllipse", "95% error ellipse, angle"),
     "significance": ("", "stat.snr", "highest flux significance in any band"),
     "likelihood_class": ("", "meta.code.class", "TRUE or MARGINAL detection"),
@@ -116,7 +124,7 @@ def _describe_all() -> dict[str, tuple[str, str, str]]:
                     f"{called}: {meaning}{limit}",
                 )
     for model, called in _MODELS.items():
-        columns[f"{model}_stat"] = ("", "stat.fit.chi2", f"{called}: statistic by degree of freedom")
+        columns[f"{model}_stat"] = ("", "stat.fit.chi2", f"{called}: statistic over freedom")
         for parameter, (_, _, meaning) in _PARAMETERS.items():
             columns[f"{model}_{parameter}_rhat"] = (
                 "",

@@ -32,7 +32,7 @@ _OPENERS = {
     ),
     "votable": (
         ("TOPCAT", "topcat {0}"),
-        ("astropy", 'votable.parse_single_table("{0}").to_table()  # from astropy.io import votable'),
+        ("astropy", 'Table.read("{0}")  # or astropy.io.votable.parse("{0}")'),
     ),
     "parquet": (
         ("pandas", 'pandas.read_parquet("{0}")'),
@@ -71,7 +71,10 @@ def readme(summary: Summary) -> str:
         _rows(("file", "rows", "publication", "notes"), map(_file_row, summary.files)),
         _NULLS,
         "## Opening them",
-        *(f"* {tool}: `{line}`" for tool, line in _opening(summary)),
+        *(
+            "\n".join(f"* {tool}: `{line}`" for tool, line in _opening(written))
+            for written in summary.files
+        ),
         "## What made it",
         _rows(("", "", ""), ((f.name, f.value, f.meaning) for f in summary.facts)),
         "## Counts",
@@ -82,7 +85,7 @@ def readme(summary: Summary) -> str:
     for name, own_table in summary.tables.items():
         parts += [f"## Columns of the {name}", _rows(_COLUMN_HEADERS, own_table.columns)]
     parts += ["## Citing", _CITE]
-    return "\n\n".join(parts).replace("`\n\n* ", "`\n* ") + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
 def index_page(summary: Summary) -> Html:
@@ -99,11 +102,14 @@ def index_page(summary: Summary) -> Html:
         ("file", "rows", "publication", "notes"),
         ([*map(text_cell, _file_row(one))] for one in summary.files),
     )
-    lines = "\n".join(f"{tool:<8} {line}" for tool, line in _opening(summary))
+    opening = "\n\n".join(
+        "\n".join(f"{tool:<8} {line}" for tool, line in _opening(written))
+        for written in summary.files
+    )
     facts = ([text_cell(f.name), text_cell(f.value), text_cell(f.meaning)] for f in summary.facts)
     sections = [
         ("files", "Files", section("files", "Files", files, paragraph(_NULLS, "note"))),
-        ("open", "Opening them", section("open", "Opening them", preformatted(lines))),
+        ("open", "Opening them", section("open", "Opening them", preformatted(opening))),
         ("counts", "Counts", section("counts", "Counts", *map(_count_table, _counts(summary)))),
         ("columns", "Columns", _column_section(summary.tables)),
         ("made", "What made it", section("made", "What made it", table(("", "", ""), facts))),
@@ -133,12 +139,8 @@ def _file_row(written: Written) -> tuple[str, str, str, str]:
     )
 
 
-def _opening(summary: Summary) -> list[tuple[str, str]]:
-    return [
-        (tool, line.format(written.name))
-        for written in summary.files
-        for tool, line in _OPENERS[written.format]
-    ]
+def _opening(written: Written) -> list[tuple[str, str]]:
+    return [(tool, line.format(written.name)) for tool, line in _OPENERS[written.format]]
 
 
 def _counts(summary: Summary) -> list[tuple[str, list[tuple[str, int, int]]]]:
@@ -162,12 +164,17 @@ def _count_table(counts: tuple[str, list[tuple[str, int, int]]]) -> Html:
 
 
 def _column_section(tables: Mapping[str, TableSummary]) -> Html:
-    parts = []
-    for name, own in tables.items():
-        rows = ([*map(text_cell, column)] for column in own.columns)
-        title = f"{len(own.columns)} columns of the {name}"
-        parts.append(details(title, table(_COLUMN_HEADERS, rows)))
-    return section("columns", "Columns", *parts)
+    shown = {
+        name: table(_COLUMN_HEADERS, ([*map(text_cell, column)] for column in own.columns))
+        for name, own in tables.items()
+    }
+    return section(
+        "columns",
+        "Columns",
+        heading("Of the detections"),
+        shown["detections"],
+        details("Of the sources", shown["sources"]),
+    )
 
 
 def _rows(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -43,7 +44,7 @@ class _Column:
 
     field: pa.Field
     form: str
-    cell: tuple[object, ...]
+    cell: tuple[Any, ...]
     pack: Callable[[pa.ChunkedArray], Bytes]
     null: int | None = None
 
@@ -68,7 +69,7 @@ def _column(field: pa.Field, extent: Extent) -> _Column:
     kind = field.type
     if is_vector(kind):
         number, size = kind.value_type, kind.list_size
-        cell = (NUMBERS[number], (size,))
+        cell: tuple[Any, ...] = (NUMBERS[number], (size,))
         return _Column(field, f"{size}{_LETTERS[number]}", cell, pack_vectors)
     if pa.types.is_boolean(kind):
         return _Column(field, "L", ("S1",), lambda column: pack_truth(column, b"\0"))

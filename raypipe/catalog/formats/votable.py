@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -54,7 +57,7 @@ class Column:
     field: pa.Field
     datatype: str
     arraysize: str | None
-    cell: tuple[object, ...]
+    cell: tuple[Any, ...]
     pack: Callable[[pa.ChunkedArray], Bytes]
 
 
@@ -105,31 +108,41 @@ def describe_table(content: Content, columns: list[Column]) -> VOTableFile:
 def to_xml(document: VOTableFile) -> str:
     """The XML of a document without rows."""
     buffer = io.BytesIO()
-    document.to_xml(buffer)
+    with _erg_allowed():
+        document.to_xml(buffer)
     return buffer.getvalue().decode()
 
 
 def _field(document: VOTableFile, column: Column) -> Field:
     name = column.field.name
     metadata = {key.decode(): text.decode() for key, text in (column.field.metadata or {}).items()}
-    field = Field(
-        document,
-        name=name,
-        datatype=column.datatype,
-        arraysize=column.arraysize,
-        unit=metadata.get("unit"),
-        ucd=metadata.get("ucd"),
-        ref=_FRAME if name in _POSITION else None,
-    )
+    with _erg_allowed():
+        field = Field(
+            document,
+            name=name,
+            datatype=column.datatype,
+            arraysize=column.arraysize,
+            unit=metadata.get("unit"),
+            ucd=metadata.get("ucd"),
+            ref=_FRAME if name in _POSITION else None,
+        )
     field.description = metadata.get("description")
     return field
+
+
+@contextmanager
+def _erg_allowed() -> Iterator[None]:
+    """No warning of the erg, which the standard allows and calls deprecated: fluxes are in it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The unit 'erg' has been deprecated")
+        yield
 
 
 def _column(field: pa.Field, extent: Extent) -> Column:
     kind = field.type
     if is_vector(kind):
         number, size = kind.value_type, kind.list_size
-        cell = (NUMBERS[number], (size,))
+        cell: tuple[Any, ...] = (NUMBERS[number], (size,))
         return Column(field, _DATATYPES[number], str(size), cell, pack_vectors)
     if pa.types.is_boolean(kind):
         return Column(field, "boolean", None, ("S1",), lambda column: pack_truth(column, b"?"))
@@ -142,9 +155,7 @@ def _column(field: pa.Field, extent: Extent) -> Column:
         )
     width = max(extent.utf16_width, _NARROWEST)
     cell = (f"S{2 * width}",)
-    return Column(
-        field, "unicodeChar", str(width), cell, lambda column: pack_utf16(column, extent)
-    )
+    return Column(field, "unicodeChar", str(width), cell, lambda column: pack_utf16(column, extent))
 
 
 def _pack(table: pa.Table, columns: list[Column], row: np.dtype) -> Bytes:
