@@ -52,8 +52,9 @@ class Fact:
 class Content:
     """A table of one publication, in the types that every format has.
 
-    Fields of `schema` carry unit, UCD and description. `left_out` are columns of nested values
-    that no table of the Virtual Observatory holds.
+    Fields of `schema` carry unit, UCD and description. Columns of truth values, some of which are
+    null, are 0 and 1 there: FITS readers take such nulls for false. `left_out` are columns of
+    nested values that no table of the Virtual Observatory holds.
     """
 
     workspace: Workspace
@@ -64,12 +65,16 @@ class Content:
 
     @classmethod
     def of(cls, workspace: Workspace, publication: Publication, table: TableName) -> Content:
-        """The content of a publication; reads footers alone."""
+        """The content of a publication; reads footers, and truth values to see if any is null."""
         names = _files(publication, table)
         schemas = [workspace.read_schema(name).remove_metadata() for name in names]
         bare = [pa.schema([field.remove_metadata() for field in schema]) for schema in schemas]
         united = pa.unify_schemas(bare, promote_options="permissive")
-        fields = [(field.name, plain_type(field.type)) for field in united]
+        unsure = _truth_with_nulls(workspace, names, united)
+        fields = [
+            (field.name, pa.int16() if field.name in unsure else plain_type(field.type))
+            for field in united
+        ]
         return cls(
             workspace=workspace,
             publication=publication,
@@ -144,6 +149,17 @@ def is_vector(kind: pa.DataType) -> bool:
 
 def _files(publication: Publication, table: TableName) -> tuple[str, ...]:
     return publication.parts if table == "detections" else (publication.sources,)
+
+
+def _truth_with_nulls(workspace: Workspace, names: tuple[str, ...], schema: pa.Schema) -> set[str]:
+    """Columns of truth values that some row has no value for."""
+    truth = [field.name for field in schema if pa.types.is_boolean(field.type)]
+    unsure = set[str]()
+    for name in names if truth else ():
+        table = workspace.read_table(name, truth)
+        known = {column for column in table.column_names if not table[column].null_count}
+        unsure |= set(truth) - known
+    return unsure
 
 
 def _cast(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:

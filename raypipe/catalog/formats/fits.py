@@ -72,7 +72,7 @@ def _column(field: pa.Field, extent: Extent) -> _Column:
         cell: tuple[Any, ...] = (NUMBERS[number], (size,))
         return _Column(field, f"{size}{_LETTERS[number]}", cell, pack_vectors)
     if pa.types.is_boolean(kind):
-        return _Column(field, "L", ("S1",), lambda column: pack_truth(column, b"\0"))
+        return _Column(field, "L", ("S1",), pack_truth)
     if pa.types.is_string(kind):
         width = extent.ascii_width
         return _Column(

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raypipe.catalog.formats.content import Content, is_vector
+from raypipe.catalog.formats.content import Content
 from raypipe.errors import RaypipeError
 
 Bytes = npt.NDArray[Any]
@@ -53,11 +53,11 @@ class Extent:
 
 
 def measure(content: Content) -> dict[str, Extent]:
-    """Extents of the columns of text, integers and truth values; reads these alone."""
+    """Extents of the columns of text and of integers; reads these alone."""
     wanted = [
         field.name
         for field in content.schema
-        if not (is_vector(field.type) or pa.types.is_floating(field.type))
+        if pa.types.is_string(field.type) or pa.types.is_integer(field.type)
     ]
     extents = {name: Extent() for name in wanted}
     for table in content.tables(wanted):
@@ -97,14 +97,9 @@ def pack_vectors(column: pa.ChunkedArray) -> Bytes:
     return rows
 
 
-def pack_truth(column: pa.ChunkedArray, null: bytes) -> Bytes:
-    """Truth values (n,) as the letters T and F."""
-    letters = np.full(len(column), null, "S1")
-    known = column.is_valid().to_numpy()
-    true = pc.fill_null(column, False).to_numpy()
-    letters[known & true] = b"T"
-    letters[known & ~true] = b"F"
-    return letters
+def pack_truth(column: pa.ChunkedArray) -> Bytes:
+    """Truth values (n,), none of them null, as the letters T and F."""
+    return np.where(column.to_numpy(), b"T", b"F")
 
 
 def pack_ascii(column: pa.ChunkedArray, extent: Extent) -> Bytes:
@@ -128,8 +123,6 @@ def _extent(column: pa.ChunkedArray) -> Extent:
     if pa.types.is_integer(column.type):
         ends = pc.min_max(column).as_py()
         return replace(extent, low=ends["min"], high=ends["max"])
-    if not pa.types.is_string(column.type):
-        return extent
     if pc.all(pc.string_is_ascii(column)).as_py():
         width = max(1, pc.max(pc.binary_length(column)).as_py())
         return replace(extent, ascii_width=width, utf16_width=width)

@@ -18,6 +18,7 @@ from raypipe.catalog.formats.votable import columns_of, describe_table, to_xml
 VERSION_KEY = "IVOA.VOTable-Parquet.version"
 CONTENT_KEY = "IVOA.VOTable-Parquet.content"
 
+_ASTROPY_WIDTH = "table::len::"
 _ROW_GROUP = 65_536
 
 
@@ -41,7 +42,13 @@ def voparquet_metadata(
 ) -> dict[str, str]:
     """The key-value metadata of VOParquet for columns of `schema`.
 
-    Text has a width there as in a VOTable: readers give columns of open width another type.
+    Text has a width there as in a VOTable, and once more under the keys of astropy, whose reader
+    fails on text with nulls otherwise.
     """
     document = describe_table(content, columns_of(schema, extents))
-    return {VERSION_KEY: "1.0", CONTENT_KEY: to_xml(document)}
+    widths = {
+        f"{_ASTROPY_WIDTH}{field.name}": str(extents[field.name].utf16_width)
+        for field in schema
+        if pa.types.is_string(field.type)
+    }
+    return {VERSION_KEY: "1.0", CONTENT_KEY: to_xml(document), **widths}

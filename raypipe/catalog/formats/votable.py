@@ -145,7 +145,7 @@ def _column(field: pa.Field, extent: Extent) -> Column:
         cell: tuple[Any, ...] = (NUMBERS[number], (size,))
         return Column(field, _DATATYPES[number], str(size), cell, pack_vectors)
     if pa.types.is_boolean(kind):
-        return Column(field, "boolean", None, ("S1",), lambda column: pack_truth(column, b"?"))
+        return Column(field, "boolean", None, ("S1",), pack_truth)
     if not pa.types.is_string(kind):
         return Column(field, _DATATYPES[kind], None, (NUMBERS[kind],), pack_numbers)
     if extent.is_ascii:
