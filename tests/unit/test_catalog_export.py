@@ -303,15 +303,13 @@ def test_hats_is_valid_searched_and_crossed(home: Path) -> None:
     one = placed[7]
     found = catalog.cone_search(ra=one["ra"], dec=one["dec"], radius_arcsec=1).compute()
     assert list(found["detection_id"]) == [one["detection_id"]]
-    nearby = pd.DataFrame(
-        {"ra": [row["ra"] for row in placed], "dec": [row["dec"] for row in placed]}
-    ).assign(its=[row["detection_id"] for row in placed])
-    other = lsdb.from_dataframe(nearby, ra_column="ra", dec_column="dec")
+    sources = lsdb.open_catalog(path.with_name("sources-hats"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pairs = catalog.crossmatch(other, radius_arcsec=0.1, suffixes=("", "_other")).compute()
-    assert sorted(pairs["detection_id"]) == sorted(row["detection_id"] for row in placed)
-    assert (pairs["detection_id"].to_numpy() == pairs["its_other"].to_numpy()).all()
+        pairs = catalog.crossmatch(sources, radius_arcsec=0.1, suffixes=("", "_of")).compute()
+    best = [row["best_detection_id"] for row in read_hats(path.with_name("sources-hats"))]
+    assert sorted(pairs["detection_id"]) == sorted(best)
+    assert (pairs["detection_id"] == pairs["best_detection_id_of"]).all()
 
 
 def test_hats_says_which_rows_have_no_place(home: Path) -> None:
