@@ -6,7 +6,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +14,9 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raypipe.errors import RaypipeError, UsageError
-from raypipe.s3 import S3_ERRORS, put_if_absent
+from raypipe.s3 import S3_ERRORS, put_if_absent, upload
 
 _PARQUET_COMPRESSION = "zstd"
-_COPIED_AT_ONCE = 16 << 20
 _NAME = re.compile(r"[A-Za-z0-9][\w.\-]*")
 
 
@@ -156,12 +154,8 @@ class Workspace:
                 Path(target).parent.mkdir(parents=True, exist_ok=True)
                 path.replace(target)
                 return
-            with (
-                path.open("rb") as file,
-                self.fs.open_output_stream(target, compression=None) as stream,
-            ):
-                shutil.copyfileobj(file, stream, _COPIED_AT_ONCE)
-        except OSError as error:
+            upload(str(path), target)
+        except (OSError, *S3_ERRORS) as error:
             raise self._unwritable(name, error) from error
 
     def create_bytes(self, name: str, data: bytes) -> bool:

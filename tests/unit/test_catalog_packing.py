@@ -44,7 +44,6 @@ ROWS = st.lists(
             "vector": st.none() | st.tuples(*[st.floats(width=32, allow_nan=False)] * 3),
         }
     ),
-    min_size=1,
     max_size=20,
 )
 SCHEMA = pa.schema(

@@ -110,14 +110,21 @@ class Content:
     def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """The rows in their order, some at a time, all in one schema; only `columns` where given.
 
-        Raises RaypipeError where a file is gone, or does not fit what the others hold.
+        Raises RaypipeError where a file is gone, or does not fit what the others hold, and where
+        these are not as many rows as were published.
         """
         wanted = [field for field in self.schema if columns is None or field.name in columns]
-        schema = pa.schema(wanted)
+        schema, rows = pa.schema(wanted), 0
         for name in _files(self.publication, self.table):
             table = self.workspace.read_table(name, schema.names)
+            rows += table.num_rows
             for start in range(0, table.num_rows, _BATCH_ROWS):
                 yield _cast(table.slice(start, _BATCH_ROWS), schema, name)
+        if rows != self.rows:
+            raise RaypipeError(
+                f"{self.workspace.absolute_uri(self.publication.name)}: says {self.rows} "
+                f"{self.table}, but its files hold {rows}; run raypipe embed again"
+            )
 
     @cached_property
     def _training_data(self) -> str:
