@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from raypipe._version import __version__
 
 if TYPE_CHECKING:
+    from raypipe.catalog.export import export as export
     from raypipe.catalog.open import open_catalog as open_catalog
     from raypipe.catalog.open import open_sources as open_sources
     from raypipe.config import Config as Config
@@ -43,6 +44,7 @@ _HOMES = {
     "discover": "raypipe.discovery.discover",
     "embed": "raypipe.embedding.embed",
     "evaluate": "raypipe.evaluation.evaluate",
+    "export": "raypipe.catalog.export",
     "ingest": "raypipe.ingestion.ingest",
     "load_config": "raypipe.config",
     "load_model": "raypipe.model.bundle",

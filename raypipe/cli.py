@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from raypipe._version import __version__
+from raypipe.catalog.formats import FORMATS
 from raypipe.config import Config, load_config
 from raypipe.errors import RaypipeError, UsageError
 
@@ -76,6 +77,10 @@ def build_parser() -> argparse.ArgumentParser:
     embed = _verb(verbs, "embed", _embed, "write the latent catalog of a release")
     evaluate = _verb(verbs, "evaluate", _evaluate, "measure how good the latents are")
     report = _verb(verbs, "report", _report, "write the page about a catalog")
+    export = _verb(verbs, "export", _export, "write a catalog for other tools to open")
+    export.add_argument("--format", required=True, choices=FORMATS, help="format to write")
+    export.add_argument("--sources", action="store_true", help="the sources, not the detections")
+    export.add_argument("--out", metavar="FOLDER", help="local path or s3://bucket/prefix")
     run = _verb(verbs, "run", _run, "the whole road, from a source to a report")
     _source_options(run, extra=', or "simulated"')
     reprocess = _verb(verbs, "reprocess", _reprocess, "a new release from an earlier one")
@@ -86,12 +91,12 @@ def build_parser() -> argparse.ArgumentParser:
     compare.add_argument("second", help="another")
     status = _verb(verbs, "status", _status, "what a workspace holds")
 
-    everywhere = discover, plan, ingest, train, embed, evaluate, report, run, status
+    everywhere = discover, plan, ingest, train, embed, evaluate, report, export, run, status
     for verb in *everywhere, reprocess, compare:
         verb.add_argument("--workspace", required=True, help="local path or s3://bucket/prefix")
-    for verb in plan, ingest, train, embed, evaluate, report:
+    for verb in plan, ingest, train, embed, evaluate, report, export:
         verb.add_argument("--release", help="release to work on; by default the only one")
-    for verb in plan, embed, evaluate, report, run, reprocess, compare:
+    for verb in plan, embed, evaluate, report, export, run, reprocess, compare:
         verb.add_argument("--model", help="id of a model, or the folder of its bundle")
     for verb in evaluate, report, run:
         verb.add_argument("--labels", help="table of class labels and true parameters")
@@ -212,6 +217,21 @@ def _report(options: argparse.Namespace, config: Config) -> Any:
         config=config,
     )
     return {"report": page}
+
+
+def _export(options: argparse.Namespace, config: Config) -> Any:
+    from raypipe.catalog.export import export
+
+    written = export(
+        options.workspace,
+        format=options.format,
+        release=options.release,
+        model=options.model,
+        sources=options.sources,
+        out=options.out,
+        config=config,
+    )
+    return {"export": written}
 
 
 def _run(options: argparse.Namespace, config: Config) -> Any:

@@ -204,6 +204,14 @@ class EmbedConfig(_Section):
     )
 
 
+class ExportConfig(_Section):
+    """The catalog in formats that other tools open."""
+
+    partition_rows: int = Field(
+        250_000, ge=1, description="rows of a HATS partition before it is divided"
+    )
+
+
 class EvaluateConfig(_Section):
     """How good the latents are."""
 
@@ -254,6 +262,7 @@ class Config(_Section):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     embed: EmbedConfig = EmbedConfig()
+    export: ExportConfig = ExportConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportConfig = ReportConfig()
     plan: PlanConfig = PlanConfig()

@@ -12,9 +12,13 @@ from typing import Any
 import boto3
 import pyarrow as pa
 import pytest
+from hats.io.validation import is_valid_catalog
 from moto.server import ThreadedMotoServer
 from pyarrow.fs import FileSelector
 
+import raypipe
+from raypipe.catalog.formats import FORMATS
+from raypipe.catalog.publication import read_detections
 from raypipe.cli import main
 from raypipe.discovery.columns import manifest_rows
 from raypipe.discovery.discover import discover
@@ -22,8 +26,10 @@ from raypipe.discovery.files import list_files
 from raypipe.discovery.manifest import write_manifest
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.ingestion.fetch import read_stored
-from raypipe.workspace import Workspace
+from raypipe.model.bundle import load_model
+from raypipe.workspace import Workspace, model_folder
 from tests.pipeline.tap_server import Archive, TapServer
+from tests.unit.synthetic_workspace import RELEASE, make_workspace, publish_table
 
 BUCKET = "archive"
 
@@ -207,3 +213,37 @@ def test_a_release_into_a_bucket(bucket: Any) -> None:
         assert len(server.requests) == asked
     assert len(manifest(workspace)) == len(archive.truth)
     assert Workspace(workspace).folders("manifest") == ["csc2.1"]
+
+
+def test_an_export_in_a_bucket_is_replaced_whole(
+    bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    made = make_workspace(tmp_path / "w", 16)
+    model = load_model(made.workspace.absolute_uri(model_folder(made.models[0])))
+    table = read_detections(made.workspace, RELEASE, model.model_id)
+    out = "s3://archive/exports"
+    for rows, ra in ((table, 10.0), (table.slice(0, 5), 200.0)):
+        place = pa.array([ra] * rows.num_rows)
+        moved = rows.set_column(rows.column_names.index("ra"), "ra", place)
+        publish_table(made.workspace, model, moved)
+        for format in FORMATS:
+            uri = raypipe.export(made.workspace, format=format, out=out)
+            assert uri.startswith(f"{out}/detections")
+    assert not list(scratch.glob(".draft-*"))
+    listing = bucket.list_objects_v2(Bucket=BUCKET, Prefix="exports/")["Contents"]
+    for one in listing:
+        if one["Key"].endswith("/"):
+            continue
+        copy = tmp_path / one["Key"]
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        bucket.download_file(BUCKET, one["Key"], str(copy))
+    folder = tmp_path / "exports"
+    assert is_valid_catalog(folder / "detections-hats", strict=True)
+    assert Workspace(folder).read_table("detections.parquet")["ra"].to_pylist() == [200.0] * 5
+    assert {path.name for path in folder.iterdir()} == {
+        *("detections.fits", "detections.vot", "detections.parquet", "detections-hats"),
+        *("README.md", "index.html", "exports.json"),
+    }
