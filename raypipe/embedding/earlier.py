@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ ROW_KEYS = "row_keys"
 """Key of a catalog part's metadata with the `row_keys` of its rows, a JSON list."""
 
 _KEY_LENGTH = 16
+_PART = re.compile(r"/part-(\d+)-\w+\.parquet$")
 
 
 def row_keys(spectra: pa.Table, sources: npt.NDArray[np.int64]) -> list[str]:
@@ -54,7 +56,8 @@ class EarlierRows:
         self._workspace, self._recipe = workspace, recipe
         self._names: dict[int, list[str]] = {part: [] for part in range(parts)}
         for name in workspace.files(catalog_folder(release, model_id), ".parquet"):
-            self._names.setdefault(_part_of(name), []).append(name)
+            if match := _PART.search(name):
+                self._names.setdefault(int(match[1]), []).append(name)
         for other in workspace.folders("catalog"):
             publication = find_publication(workspace, other, model_id)
             if other != release and publication is not None:
@@ -76,8 +79,3 @@ class EarlierRows:
         nothing = pa.table({})
         table = pa.concat_tables(tables, promote_options="permissive") if tables else nothing
         return Earlier(table, rows)
-
-
-def _part_of(name: str) -> int:
-    """Number of the part that a catalog's file is."""
-    return int(name.rsplit("/", 1)[1].split("-")[1])
