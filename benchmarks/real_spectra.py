@@ -23,6 +23,7 @@ from matplotlib.ticker import NullFormatter
 from physical_fits import Fit, FloatArray, Observation, fit_best
 
 from raypipe import load_model, read_spectrum
+from raypipe.config import EmbedConfig
 from raypipe.discovery.listing import looks_like_pha
 from raypipe.errors import OgipError
 from raypipe.model.batch import SpectraBatch
@@ -66,7 +67,7 @@ def judge(path: Path, model: Model) -> Judged:
     )
     folds, columns = {}, {}
     for kind, steps in (("encoder", 0), ("refined", REFINE_STEPS)):
-        columns[kind] = model.encode_batch(batch, refine_steps=steps)
+        columns[kind] = model.encode_batch(batch, config=EmbedConfig(refine_steps=steps))
         latents = columns[kind].filter(regex=r"^z\d$").to_numpy(np.float32)
         folds[kind] = reconstruct_batch(model.network, batch, latents).total[0].astype(float)
     zscore = float(columns["refined"]["fit_zscore"].iloc[0])

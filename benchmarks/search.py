@@ -58,7 +58,7 @@ def main() -> None:
     _misspelled(opened)
     started = time.perf_counter()
     if source.exists(f"models/{model_id}/model.safetensors"):
-        opened = LatentSearch(source, release, model_id, opened.detections, 6)
+        opened = LatentSearch(source, release, model_id, opened.detections, opened.config)
         opened.strangest(K)
         print(f"strangest: {time.perf_counter() - started:.1f} s")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB")

@@ -10,13 +10,29 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+
+from raypipe.discovery.columns import manifest_rows
 from raypipe.discovery.discover import discover
+from raypipe.discovery.fingerprints import FINGERPRINT, manifest_fingerprint
 from raypipe.discovery.listing import parse_csc_name
+from raypipe.discovery.manifest import choose_release, write_manifest
+from raypipe.ingestion.progress import count_parts
+from raypipe.ingestion.schema import REJECT_FIELDS
 from raypipe.simulation.simulate import simulate
-from raypipe.workspace import Workspace
+from raypipe.workspace import (
+    Workspace,
+    manifest_folder,
+    part_name,
+    rejects_folder,
+    spectra_folder,
+)
 from tests.pipeline.file_server import serve
 
 SIMULATED = 400
+COPY_OF = "copy_of"
+ROWS_AT_ONCE = 50_000
 
 
 def make_survey(place: Path, detections: int, products: Path | None = None) -> Workspace:
@@ -69,3 +85,50 @@ def _serve(folder: Path, latency_s: float, link: Connection) -> None:
     with serve(folder, latency_s) as server:
         link.send(server.url)
         link.recv()
+
+
+def replicate(place: Path, originals: Workspace, detections: int) -> Workspace:
+    """A workspace in `place` with so many spectra, copies of those of another under other names.
+
+    Manifest, spectra and redistributions are there as after `ingest`, the files are not.
+    """
+    release = choose_release(originals, None)
+    spectra = originals.read_folder(spectra_folder(release))
+    workspace = Workspace(place)
+    shutil.copytree(originals.path("responses"), workspace.path("responses"))
+    write_manifest(
+        workspace,
+        release,
+        map(manifest_rows, _copies(release, spectra.num_rows, detections)),
+        part_rows=500,
+        source="copies",
+    )
+    for part in range(count_parts(workspace, release)):
+        manifest = workspace.read_table(part_name(manifest_folder(release), part))
+        copies = spectra.take(manifest[COPY_OF])
+        for name in ("detection_id", "name", "obsid", "obi", "region_id"):
+            index = copies.column_names.index(name)
+            copies = copies.set_column(index, copies.field(name), manifest[name])
+        keys = {FINGERPRINT: manifest_fingerprint(manifest)}
+        workspace.write_table(part_name(spectra_folder(release), part), copies, keys)
+        nothing = pa.schema(REJECT_FIELDS).empty_table()
+        workspace.write_table(part_name(rejects_folder(release), part), nothing, keys)
+    return workspace
+
+
+def _copies(release: str, originals: int, detections: int) -> Iterator[pa.Table]:
+    """Rows of a manifest, each a copy of one of so many originals in turn; two a source."""
+    for start in range(0, detections, ROWS_AT_ONCE):
+        numbers = np.arange(start, min(start + ROWS_AT_ONCE, detections))
+        yield pa.table(
+            {
+                "detection_id": pa.array(
+                    [f"{release}:{n}.0.1" for n in numbers], pa.large_string()
+                ),
+                "name": pa.array([f"copy {n // 2}" for n in numbers], pa.large_string()),
+                "obsid": numbers,
+                "obi": np.zeros_like(numbers),
+                "region_id": np.ones_like(numbers),
+                COPY_OF: numbers % originals,
+            }
+        )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from raypipe._version import __version__
 
 if TYPE_CHECKING:
+    from raypipe.catalog.export import export as export
     from raypipe.catalog.open import open_catalog as open_catalog
     from raypipe.catalog.open import open_sources as open_sources
     from raypipe.config import Config as Config
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from raypipe.pipeline.status import status as status
     from raypipe.planning.plan import plan as plan
     from raypipe.reporting.report import report as report
+    from raypipe.reprocessing.compare import compare as compare
+    from raypipe.reprocessing.reprocess import reprocess as reprocess
     from raypipe.searching.opened import open_search as open_search
     from raypipe.searching.search import search as search
     from raypipe.simulation.simulate import simulate as simulate
@@ -39,9 +42,11 @@ _HOMES = {
     "RaypipeError": "raypipe.errors",
     "Spectrum": "raypipe.ogip",
     "UsageError": "raypipe.errors",
+    "compare": "raypipe.reprocessing.compare",
     "discover": "raypipe.discovery.discover",
     "embed": "raypipe.embedding.embed",
     "evaluate": "raypipe.evaluation.evaluate",
+    "export": "raypipe.catalog.export",
     "ingest": "raypipe.ingestion.ingest",
     "load_config": "raypipe.config",
     "load_model": "raypipe.model.bundle",
@@ -51,6 +56,7 @@ _HOMES = {
     "plan": "raypipe.planning.plan",
     "read_spectrum": "raypipe.ogip",
     "report": "raypipe.reporting.report",
+    "reprocess": "raypipe.reprocessing.reprocess",
     "run": "raypipe.pipeline.run",
     "search": "raypipe.searching.search",
     "simulate": "raypipe.simulation.simulate",

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from raypipe._version import __version__
+from raypipe.catalog.formats import FORMATS
 from raypipe.config import Config, load_config
 from raypipe.errors import RaypipeError, UsageError
 
@@ -76,17 +77,28 @@ def build_parser() -> argparse.ArgumentParser:
     embed = _verb(verbs, "embed", _embed, "write the latent catalog of a release")
     evaluate = _verb(verbs, "evaluate", _evaluate, "measure how good the latents are")
     report = _verb(verbs, "report", _report, "write the page about a catalog")
+    export = _verb(verbs, "export", _export, "write a catalog for other tools to open")
+    export.add_argument("--format", required=True, choices=FORMATS, help="format to write")
+    export.add_argument("--sources", action="store_true", help="the sources, not the detections")
+    export.add_argument("--out", metavar="FOLDER", help="local path or s3://bucket/prefix")
     search = _verb(verbs, "search", _search, "find look-alikes, and the strange, in a catalog")
     _search_options(search)
     run = _verb(verbs, "run", _run, "the whole road, from a source to a report")
     _source_options(run, extra=', or "simulated"')
+    reprocess = _verb(verbs, "reprocess", _reprocess, "a new release from an earlier one")
+    _source_options(reprocess, release_required=True)
+    reprocess.add_argument("--base", help="release to go on from; by default the only other one")
+    compare = _verb(verbs, "compare", _compare, "what two releases say of the same sources")
+    compare.add_argument("first", help="a release with a catalog")
+    compare.add_argument("second", help="another")
     status = _verb(verbs, "status", _status, "what a workspace holds")
 
-    for verb in discover, plan, ingest, train, embed, evaluate, report, search, run, status:
+    everywhere = discover, plan, ingest, train, embed, evaluate, report, export, search, run, status
+    for verb in *everywhere, reprocess, compare:
         verb.add_argument("--workspace", required=True, help="local path or s3://bucket/prefix")
-    for verb in plan, ingest, train, embed, evaluate, report, search:
+    for verb in plan, ingest, train, embed, evaluate, report, export, search:
         verb.add_argument("--release", help="release to work on; by default the only one")
-    for verb in plan, embed, evaluate, report, search, run:
+    for verb in plan, embed, evaluate, report, export, search, run, reprocess, compare:
         verb.add_argument("--model", help="id of a model, or the folder of its bundle")
     for verb in evaluate, report, run:
         verb.add_argument("--labels", help="table of class labels and true parameters")
@@ -110,13 +122,15 @@ def _verb(verbs: Any, name: str, function: Verb, summary: str) -> argparse.Argum
     return parser
 
 
-def _source_options(parser: argparse.ArgumentParser, extra: str = "") -> None:
+def _source_options(
+    parser: argparse.ArgumentParser, extra: str = "", release_required: bool = False
+) -> None:
     parser.add_argument(
         "--source", required=True, help=f"folder, s3:// prefix, release of the archive{extra}"
     )
     parser.add_argument("--where", metavar="ADQL", help="which detections of an archive's release")
     parser.add_argument("--catalog", help="table whose columns and labels are joined")
-    parser.add_argument("--release", help="name of the release")
+    parser.add_argument("--release", help="name of the release", required=release_required)
 
 
 def _search_options(parser: argparse.ArgumentParser) -> None:
@@ -218,6 +232,21 @@ def _report(options: argparse.Namespace, config: Config) -> Any:
     return {"report": page}
 
 
+def _export(options: argparse.Namespace, config: Config) -> Any:
+    from raypipe.catalog.export import export
+
+    written = export(
+        options.workspace,
+        format=options.format,
+        release=options.release,
+        model=options.model,
+        sources=options.sources,
+        out=options.out,
+        config=config,
+    )
+    return {"export": written}
+
+
 def _search(options: argparse.Namespace, config: Config) -> Any:
     from raypipe.searching.search import answer_json, answer_text, search
 
@@ -250,6 +279,29 @@ def _run(options: argparse.Namespace, config: Config) -> Any:
         release=options.release,
         model=options.model,
         config=config,
+    )
+
+
+def _reprocess(options: argparse.Namespace, config: Config) -> Any:
+    from raypipe.reprocessing.reprocess import reprocess
+
+    return reprocess(
+        options.workspace,
+        release=options.release,
+        source=options.source,
+        base=options.base,
+        where=options.where,
+        catalog=options.catalog,
+        model=options.model,
+        config=config,
+    )
+
+
+def _compare(options: argparse.Namespace, config: Config) -> Any:
+    from raypipe.reprocessing.compare import compare
+
+    return compare(
+        options.workspace, options.first, options.second, model=options.model, config=config
     )
 
 

@@ -16,6 +16,8 @@ PRESET_BINS = {"folded": 256, "paper": 400}
 """Bins of the spectrum that each preset's encoder reads."""
 
 
+ClassScheme = Literal["neighbors", "density"]
+
 Workers = PositiveInt | tuple[PositiveInt, PositiveInt]
 """A number of processes, or the fewest and the most."""
 
@@ -192,6 +194,22 @@ class EmbedConfig(_Section):
     refine_steps: int = Field(
         6, ge=0, description="Fisher-scoring steps on each detection's own likelihood"
     )
+    class_scheme: ClassScheme = Field(
+        "neighbors",
+        description="probabilities of classes: neighbors, votes of the nearest labelled latents; "
+        "density, distances to labelled members in a mixture's components",
+    )
+    errors: bool = Field(
+        True, description="errors of the latents; without them no refinement either, and NaN"
+    )
+
+
+class ExportConfig(_Section):
+    """The catalog in formats that other tools open."""
+
+    partition_rows: int = Field(
+        250_000, ge=1, description="rows of a HATS partition before it is divided"
+    )
 
 
 class EvaluateConfig(_Section):
@@ -244,6 +262,7 @@ class Config(_Section):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     embed: EmbedConfig = EmbedConfig()
+    export: ExportConfig = ExportConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportConfig = ReportConfig()
     plan: PlanConfig = PlanConfig()

@@ -1,4 +1,4 @@
-"""What pyarrow's S3 does not offer: listings in pieces, and puts on a condition."""
+"""What pyarrow's S3 does not offer: listings in pieces, puts on a condition, uploads or nothing."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import os
 from typing import Any
 
 import boto3
+from boto3.exceptions import Boto3Error
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-S3_ERRORS = (BotoCoreError, ClientError)
+S3_ERRORS = (BotoCoreError, ClientError, Boto3Error)
 _TAKEN = {"PreconditionFailed", "ConditionalRequestConflict"}
 
 
@@ -40,3 +41,12 @@ def put_if_absent(path: str, data: bytes) -> bool:
             return False
         raise
     return True
+
+
+def upload(file: str, path: str) -> None:
+    """Make a local file the object "bucket/key"; a failure half way leaves what was there.
+
+    Raises one of S3_ERRORS where the store fails.
+    """
+    bucket, _, key = path.partition("/")
+    s3_client().upload_file(file, bucket, key)

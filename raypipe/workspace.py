@@ -14,7 +14,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raypipe.errors import RaypipeError, UsageError
-from raypipe.s3 import S3_ERRORS, put_if_absent
+from raypipe.s3 import S3_ERRORS, put_if_absent, upload
 
 _PARQUET_COMPRESSION = "zstd"
 _NAME = re.compile(r"[A-Za-z0-9][\w.\-]*")
@@ -142,6 +142,22 @@ class Workspace:
         except OSError as error:
             raise self._unwritable(name, error) from error
 
+    def take_file(self, path: Path, name: str) -> None:
+        """Publish a local file in one step, replacing any of that name; it is moved or copied.
+
+        On a local workspace it must be on the same disk. Raises RaypipeError where the workspace
+        cannot be written.
+        """
+        target = self.path(name)
+        try:
+            if self.is_local:
+                Path(target).parent.mkdir(parents=True, exist_ok=True)
+                path.replace(target)
+                return
+            upload(str(path), target)
+        except (OSError, *S3_ERRORS) as error:
+            raise self._unwritable(name, error) from error
+
     def create_bytes(self, name: str, data: bytes) -> bool:
         """Publish a file in one step unless one of that name is there; whether it was published.
 
@@ -192,9 +208,9 @@ class Workspace:
             columns = [column for column in columns if column in known]
         return file.read(columns=columns)
 
-    def column_names(self, name: str) -> list[str]:
-        """Columns of a Parquet file, read from its footer alone."""
-        return list(self._parquet(name).schema_arrow.names)
+    def read_schema(self, name: str) -> pa.Schema:
+        """Columns of a Parquet file and their types, read from its footer alone."""
+        return self._parquet(name).schema_arrow
 
     def read_metadata(self, name: str) -> dict[str, str]:
         """Key-value metadata of a Parquet file, read from its footer alone."""
@@ -333,6 +349,26 @@ def model_folder(model_id: str) -> str:
 def catalog_folder(release: str, model_id: str) -> str:
     """Folder of the latent catalog of a release by a model."""
     return f"catalog/{release}/{model_id}"
+
+
+def changes_folder(release: str) -> str:
+    """Folder of what became of each detection since the release before."""
+    return f"changes/{release}"
+
+
+def comparisons_folder(first: str, second: str) -> str:
+    """Folder of what two releases say of the same sources."""
+    return f"comparisons/{first}-{second}"
+
+
+def sources_folder(release: str, model_id: str) -> str:
+    """Folder of the tables of sources of a release's catalog by a model."""
+    return f"sources/{release}/{model_id}"
+
+
+def exports_folder(release: str, model_id: str) -> str:
+    """Folder of a catalog's exports."""
+    return f"exports/{release}/{model_id}"
 
 
 def evaluation_folder(release: str, model_id: str) -> str:

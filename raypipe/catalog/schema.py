@@ -1,16 +1,21 @@
-"""The columns of the latent catalog, each with its unit, UCD and description: the one place."""
+"""The columns of the latent catalog, each with its unit, UCD and description: the one place.
+
+Those that come along from other catalogs are in `came_along`.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+
+from raypipe.catalog.came_along import CAME_ALONG
 
 _LEFT_OUT = {"counts", "background_counts", "arf_cm2", "pha_sha256", "content_sha256"}
 _IDENTITY = ["detection_id", "obsid", "obi", "region_id", "name", "ra", "dec"]
@@ -56,6 +61,15 @@ _COLUMNS = {
     "variability_p": Column(
         "", "stat.probability;src.var", "probability of as much if the spectrum never changed"
     ),
+    "in_first": Column("", "meta.code", "whether the first release has the source"),
+    "in_second": Column("", "meta.code", "whether the second release has the source"),
+    "shift": Column("", "stat.value", "distance of the latents in units of their errors"),
+    "shift_p": Column("", "stat.probability", "probability of as much by chance"),
+    "separation_arcsec": Column("arcsec", "pos.angDistance", "distance of the positions"),
+    "class_first": Column("", "src.class", "most probable class in the first release"),
+    "class_second": Column("", "src.class", "most probable class in the second release"),
+    "moved": Column("", "meta.code", "whether shift_p is below 0.001"),
+    "reclassified": Column("", "meta.code", "whether the most probable classes differ"),
     "source_uri": Column("", "meta.ref.uri", "file the spectrum was read from"),
 }
 _PATTERNS = {
@@ -72,9 +86,11 @@ _PATTERNS = {
 
 
 def describe(name: str) -> Column | None:
-    """What the column of that name holds; None for columns that came along from a catalog."""
+    """What the column of that name holds; None for columns of a catalog that is not known."""
     if name in _COLUMNS:
         return _COLUMNS[name]
+    if name in CAME_ALONG:
+        return Column(*CAME_ALONG[name])
     for pattern, column in _PATTERNS.items():
         if match := re.fullmatch(pattern, name):
             return Column(column.unit, column.ucd, column.description.format(*match.groups()))
@@ -90,7 +106,7 @@ def catalog_table(
     `split` (n,) for the same rows. Fields carry unit, UCD and description.
     """
     own = {name: pa.array(measured[name].to_numpy()) for name in measured if name != "z_cov"}
-    latents = sum(re.fullmatch(r"z\d", name) is not None for name in own)
+    latents = sum(re.fullmatch(r"z\d", str(name)) is not None for name in own)
     own["z_cov"] = _triangles(measured["z_cov"], latents)
     own |= {
         "flags": spectra["flags"],
@@ -109,19 +125,22 @@ def catalog_table(
 
 def described(columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Table:
     """A table of these columns whose fields carry unit, UCD and description."""
-    fields = [_field(name, column.type) for name, column in columns.items()]
+    fields = [described_field(name, column.type) for name, column in columns.items()]
     return pa.table(list(columns.values()), schema=pa.schema(fields))
+
+
+def described_field(name: str, kind: pa.DataType) -> pa.Field:
+    """A field that carries unit, UCD and description of the column of that name; text no unit."""
+    column = describe(name)
+    if column is None:
+        return pa.field(name, kind)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        column = replace(column, unit="")
+    metadata = {"unit": column.unit, "ucd": column.ucd, "description": column.description}
+    return pa.field(name, kind, metadata={key: text for key, text in metadata.items() if text})
 
 
 def _triangles(column: pd.Series[Any], latents: int) -> pa.Array:
     size = latents * (latents + 1) // 2
     values = np.concatenate([np.empty(0), *column]).astype(np.float32)
     return pa.FixedSizeListArray.from_arrays(values, size)
-
-
-def _field(name: str, kind: pa.DataType) -> pa.Field:
-    column = describe(name)
-    if column is None:
-        return pa.field(name, kind)
-    metadata = {"unit": column.unit, "ucd": column.ucd, "description": column.description}
-    return pa.field(name, kind, metadata={key: text for key, text in metadata.items() if text})

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from raypipe.catalog.schema import described
 from raypipe.catalog.sources import Combined, combine
+from raypipe.config import ClassScheme
 from raypipe.model.bundle import Model
 from raypipe.model.covariance import pack, unpack
 from raypipe.model.split import source_keys
@@ -24,7 +25,7 @@ def source_columns(latents: int) -> list[str]:
     return [*own, "total_counts", "z_cov", *(f"z{i}" for i in range(latents))]
 
 
-def source_table(detections: pa.Table, model: Model) -> pa.Table:
+def source_table(detections: pa.Table, model: Model, scheme: ClassScheme = "neighbors") -> pa.Table:
     """Rows of the table of sources, in order of name, from all rows of the detections.
 
     Latents are combined by `raypipe.catalog.sources.combine`; presets without errors have the mean
@@ -54,7 +55,7 @@ def source_table(detections: pa.Table, model: Model) -> pa.Table:
     columns["variability_p"] = pa.array(combined.p_value)
     columns["anomaly_score"] = pa.array(model.population.anomaly_score(combined.z))
     keys = source_keys(best["name"].to_pylist(), best["detection_id"].to_pylist())
-    shares = model.population.class_probabilities(combined.z, keys)
+    shares = model.population.class_probabilities(combined.z, keys, scheme)
     for name, share in zip(model.population.classes, shares.T, strict=True):
         columns[f"p_{name}"] = pa.array(share)
     return described(columns)

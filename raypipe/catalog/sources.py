@@ -37,8 +37,8 @@ def combine(z: FloatArray, z_cov: FloatArray, starts: IntArray) -> Combined:
     """Combine the latents of detections; those of a source follow each other from `starts` (s,).
 
     `z` (n, k) are the most probable latents and `z_cov` (n, k, k) their covariance, both with the
-    prior, a unit normal: the counts alone say F = z_cov^-1 - 1 and F zhat = z_cov^-1 z. The sums of these
-    are what all detections say together, by which each counts as the inverse of its variance, and
+    prior, a unit normal: the counts alone say F = z_cov^-1 - 1 and F zhat = z_cov^-1 z. The sums
+    of these are what all detections say together: each counts by the inverse of its variance, and
     the prior enters once.
     """
     information, score = _say(z, z_cov)

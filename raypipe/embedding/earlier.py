@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ ROW_KEYS = "row_keys"
 """Key of a catalog part's metadata with the `row_keys` of its rows, a JSON list."""
 
 _KEY_LENGTH = 16
+_PART = re.compile(r"/part-(\d+)-\w+\.parquet$")
 
 
 def row_keys(spectra: pa.Table, sources: npt.NDArray[np.int64]) -> list[str]:
@@ -32,53 +34,48 @@ def row_keys(spectra: pa.Table, sources: npt.NDArray[np.int64]) -> list[str]:
 class Earlier:
     """Rows measured before, and the place of each key among them."""
 
-    table: pa.Table | None
+    table: pa.Table
     rows: dict[str, int]
 
-    def take(self, keys: list[str]) -> pa.Table | None:
-        """The rows of these keys, all of which are here, in their order; None without any."""
-        if self.table is None or not keys:
-            return None
+    def take(self, keys: list[str]) -> pa.Table:
+        """The rows of these keys, all of which are here, in their order."""
         return self.table.take(pa.array([self.rows[key] for key in keys], pa.int64()))
 
 
-def earlier_rows(
-    workspace: Workspace, release: str, model_id: str, part: int, parts: int, recipe: str
-) -> Earlier:
-    """What catalogs by the model hold of the detections of a part, measured by the same recipe.
+class EarlierRows:
+    """What catalogs by a model held of a release's detections when this was made.
 
-    Parts of this release, published or not, and of other releases' publications: detections are
-    in the same part there, where the numbers of parts are the same, for both are powers of two.
+    They are parts of the release, published or not, and of other releases' publications. Of the
+    latter a detection is in the same part, where the numbers of parts are the same: both are powers
+    of two, and parts go by a hash.
     """
-    tables, rows = [], dict[str, int]()
-    held = 0
-    for name in _candidates(workspace, release, model_id, part, parts):
-        metadata = workspace.read_metadata(name)
-        if metadata.get(RECIPE) != recipe:
-            continue
-        table = workspace.read_table(name)
-        rows |= {key: held + i for i, key in enumerate(json.loads(metadata[ROW_KEYS]))}
-        held += table.num_rows
-        tables.append(table.replace_schema_metadata(None))
-    table = pa.concat_tables(tables, promote_options="permissive") if tables else None
-    return Earlier(table, rows)
 
+    def __init__(
+        self, workspace: Workspace, release: str, model_id: str, parts: int, recipe: str
+    ) -> None:
+        self._workspace, self._recipe = workspace, recipe
+        self._names: dict[int, list[str]] = {part: [] for part in range(parts)}
+        for name in workspace.files(catalog_folder(release, model_id), ".parquet"):
+            if match := _PART.search(name):
+                self._names.setdefault(int(match[1]), []).append(name)
+        for other in workspace.folders("catalog"):
+            publication = find_publication(workspace, other, model_id)
+            if other != release and publication is not None:
+                common = min(parts, len(publication.parts))
+                for part in range(parts):
+                    self._names[part] += publication.parts[part % common :: common]
 
-def _candidates(
-    workspace: Workspace, release: str, model_id: str, part: int, parts: int
-) -> list[str]:
-    own = catalog_folder(release, model_id)
-    names = [name for name in workspace.files(own, ".parquet") if part_of(name) == part]
-    for other in workspace.folders("catalog"):
-        if other == release:
-            continue
-        publication = find_publication(workspace, other, model_id)
-        theirs = publication.parts if publication else ()
-        common = min(parts, len(theirs))
-        names += [name for name in theirs if part_of(name) % common == part % common]
-    return names
-
-
-def part_of(name: str) -> int:
-    """Number of the part that a catalog's file is."""
-    return int(name.rsplit("/", 1)[1].split("-")[1])
+    def of(self, part: int) -> Earlier:
+        """The rows of a part that were measured by the same recipe."""
+        tables: list[pa.Table] = []
+        rows: dict[str, int] = {}
+        for name in self._names[part]:
+            metadata = self._workspace.read_metadata(name)
+            if metadata.get(RECIPE) == self._recipe:
+                held = sum(table.num_rows for table in tables)
+                keys = json.loads(metadata[ROW_KEYS])
+                rows |= {key: held + i for i, key in enumerate(keys)}
+                tables.append(self._workspace.read_table(name).replace_schema_metadata(None))
+        nothing = pa.table({})
+        table = pa.concat_tables(tables, promote_options="permissive") if tables else nothing
+        return Earlier(table, rows)

@@ -24,12 +24,11 @@ from raypipe.catalog.source_table import source_columns, source_table
 from raypipe.cluster import map_parts, ray_session
 from raypipe.config import Config, EmbedConfig, as_config
 from raypipe.discovery.manifest import choose_release
-from raypipe.embedding.part import catalog_part_name, embed_part
+from raypipe.embedding.part import PartEncoder, catalog_part_name
 from raypipe.ingestion.progress import require_ingested
-from raypipe.ingestion.responses import ResponseLibrary
 from raypipe.model.bundle import Model, load_model
 from raypipe.runs import record_run
-from raypipe.workspace import Workspace, catalog_folder, model_folder
+from raypipe.workspace import Workspace, catalog_folder, model_folder, sources_folder
 
 log = logging.getLogger(__name__)
 
@@ -59,15 +58,16 @@ def embed(
     bundle = load_model(uri)
     with record_run(workspace, "embed", settings) as figures:
         base = find_publication(workspace, release, model_id)
-        there = workspace.files(catalog_folder(release, model_id), ".parquet")
+        folders = catalog_folder(release, model_id), sources_folder(release, model_id)
+        there = {name for folder in folders for name in workspace.files(folder, ".parquet")}
         names = _part_names(workspace, release, bundle, settings.embed)
-        todo = [part for part, name in enumerate(names) if name not in set(there)]
+        todo = [part for part, name in enumerate(names) if name not in there]
         log.info("embed: %s on %s, %d parts to do", model_id, release, len(todo))
         if todo:
             with ray_session(settings.ray):
                 task = _Task(workspace, release, len(names), uri, settings.embed)
                 figures.update(_run_parts(task, todo))
-        new = _assemble(workspace, release, bundle, names, base)
+        new = _assemble(workspace, release, bundle, names, settings.embed)
         published = publish(workspace, new, base, there)
         figures.update({"model_id": model_id, "rows": new.rows, "sources": new.source_rows})
     log.info(
@@ -92,23 +92,12 @@ class _Encoder:
     """An actor: the model loaded once, then part after part."""
 
     def __init__(self, task: _Task) -> None:
-        self.task = task
-        self.model = load_model(task.model_uri)
-        self.model.network.to("cuda" if task.config.gpus_per_actor else "cpu")
-        self.library = ResponseLibrary(task.workspace)
+        model = load_model(task.model_uri)
+        model.network.to("cuda" if task.config.gpus_per_actor else "cpu")
+        self.encoder = PartEncoder(task.workspace, task.release, task.parts, model, task.config)
 
     def __call__(self, part: int) -> dict[str, int]:
-        task = self.task
-        outcome = embed_part(
-            task.workspace,
-            task.release,
-            part,
-            task.parts,
-            self.model,
-            self.library,
-            task.config,
-        )
-        return asdict(outcome)
+        return asdict(self.encoder.embed(part))
 
 
 def _part_names(workspace: Workspace, release: str, model: Model, config: EmbedConfig) -> list[str]:
@@ -124,19 +113,21 @@ def _assemble(
     release: str,
     model: Model,
     names: list[str],
-    base: Publication | None,
+    config: EmbedConfig,
 ) -> Publication:
     """The catalog that these parts are, with its table of sources, ready to be published."""
     text = json.dumps([[name.rsplit("/", 1)[1] for name in names], __version__])
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
-    sources = f"sources/{release}/{model.model_id}/sources-{fingerprint}.parquet"
-    if base is None or base.fingerprint != fingerprint or not workspace.exists(sources):
+    sources = f"{sources_folder(release, model.model_id)}/sources-{fingerprint}.parquet"
+    if not workspace.exists(sources):
         columns = source_columns(model.config.model.latents)
         with ThreadPoolExecutor(_READERS) as pool:
             tables = pool.map(lambda name: workspace.read_table(name, columns), names)
             detections = pa.concat_tables(tables, promote_options="permissive")
         metadata = {"model_id": model.model_id, "raypipe_version": __version__}
-        workspace.write_table(sources, source_table(detections, model), metadata)
+        workspace.write_table(
+            sources, source_table(detections, model, config.class_scheme), metadata
+        )
     with ThreadPoolExecutor(_READERS) as pool:
         rows = sum(pool.map(workspace.count_rows, names))
     return Publication(

@@ -14,7 +14,7 @@ from raypipe._version import __version__
 from raypipe.catalog.schema import catalog_table
 from raypipe.config import EmbedConfig
 from raypipe.discovery.fingerprints import FINGERPRINT
-from raypipe.embedding.earlier import RECIPE, ROW_KEYS, earlier_rows, row_keys
+from raypipe.embedding.earlier import RECIPE, ROW_KEYS, EarlierRows, row_keys
 from raypipe.ingestion.responses import ResponseLibrary
 from raypipe.model.batch import SpectraBatch
 from raypipe.model.bundle import Model
@@ -31,42 +31,54 @@ class Outcome:
     kept: int
 
 
-def embed_part(
-    workspace: Workspace,
-    release: str,
-    part: int,
-    parts: int,
-    model: Model,
-    library: ResponseLibrary,
-    config: EmbedConfig,
-) -> Outcome:
-    """Encode a part of the spectra, of `parts`, and write that part of the catalog."""
-    spectra = workspace.read_table(part_name(spectra_folder(release), part))
-    by_response = spectra.sort_by([("rmf_id", "ascending"), ("detection_id", "ascending")])
-    sources = _sources(by_response)
-    keys = np.array(row_keys(by_response, sources), dtype=object)
-    recipe = recipe_of(model, config)
-    earlier = earlier_rows(workspace, release, model.model_id, part, parts, recipe)
-    known = np.array([key in earlier.rows for key in keys], dtype=bool)
-    measured = _measure(by_response.filter(pa.array(~known)), model, library, config)
-    kept = earlier.take(list(keys[known]))
-    if kept is not None:
-        measured = pd.concat([_again(kept, measured), measured], ignore_index=True)
-    place = np.empty(len(keys), np.int64)
-    place[np.concatenate([np.flatnonzero(known), np.flatnonzero(~known)])] = np.arange(len(keys))
-    table = catalog_table(
-        by_response, measured.iloc[place], model.split_of(sources), model.model_id
-    )
-    order = np.argsort(by_response["detection_id"].to_numpy(zero_copy_only=False), kind="stable")
-    metadata = {
-        RECIPE: recipe,
-        ROW_KEYS: json.dumps(keys[order].tolist()),
-        "model_id": model.model_id,
-        "raypipe_version": __version__,
-    }
-    name = catalog_part_name(workspace, release, part, model, config)
-    workspace.write_table(name, table.take(pa.array(order)), metadata)
-    return Outcome(part, int(table.num_rows), int(known.sum()))
+class PartEncoder:
+    """Makes parts of a release's catalog from those of its spectra, `parts` in number."""
+
+    def __init__(
+        self, workspace: Workspace, release: str, parts: int, model: Model, config: EmbedConfig
+    ) -> None:
+        self._workspace, self._release = workspace, release
+        self._model, self._config = model, config
+        self._library = ResponseLibrary(workspace)
+        self._recipe = recipe_of(model, config)
+        self._earlier = EarlierRows(workspace, release, model.model_id, parts, self._recipe)
+
+    def embed(self, part: int) -> Outcome:
+        """Encode the spectra of a part that are not measured yet, and write the part."""
+        model = self._model
+        spectra = self._workspace.read_table(part_name(spectra_folder(self._release), part))
+        spectra = spectra.sort_by([("rmf_id", "ascending"), ("detection_id", "ascending")])
+        sources = _sources(spectra)
+        keys = np.array(row_keys(spectra, sources), dtype=object)
+        earlier = self._earlier.of(part)
+        known = np.array([key in earlier.rows for key in keys], dtype=bool)
+        measured = self._measure(spectra.filter(pa.array(~known)))
+        if known.any():
+            again = _again(earlier.take(keys[known].tolist()), measured)
+            measured = pd.concat([again, measured], ignore_index=True)
+        place = np.argsort(np.concatenate([np.flatnonzero(known), np.flatnonzero(~known)]))
+        split = model.split_of(sources)
+        table = catalog_table(spectra, measured.iloc[place], split, model.model_id)
+        order = np.argsort(spectra["detection_id"].to_numpy(zero_copy_only=False), kind="stable")
+        metadata = {
+            RECIPE: self._recipe,
+            ROW_KEYS: json.dumps(keys[order].tolist()),
+            "model_id": model.model_id,
+            "raypipe_version": __version__,
+        }
+        name = catalog_part_name(self._workspace, self._release, part, model, self._config)
+        self._workspace.write_table(name, table.take(pa.array(order)), metadata)
+        return Outcome(part, int(table.num_rows), int(known.sum()))
+
+    def _measure(self, spectra: pa.Table) -> pd.DataFrame:
+        size = self._config.batch_size
+        starts = range(0, max(spectra.num_rows, 1), size)
+        pieces = [self._measure_batch(spectra.slice(start, size)) for start in starts]
+        return pd.concat(pieces, ignore_index=True)
+
+    def _measure_batch(self, spectra: pa.Table) -> pd.DataFrame:
+        batch = SpectraBatch.from_table(spectra, self._library, self._model.grid)
+        return self._model.encode_batch(batch, _sources(spectra), self._config)
 
 
 def catalog_part_name(
@@ -80,26 +92,9 @@ def catalog_part_name(
 
 def recipe_of(model: Model, config: EmbedConfig) -> str:
     """A hash of all that rows are measured with: model, settings, version."""
-    text = json.dumps([model.fingerprint, config.refine_steps, __version__])
+    settings = [config.refine_steps, config.errors, config.class_scheme]
+    text = json.dumps([model.fingerprint, settings, __version__])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _measure(
-    spectra: pa.Table, model: Model, library: ResponseLibrary, config: EmbedConfig
-) -> pd.DataFrame:
-    starts = range(0, max(spectra.num_rows, 1), config.batch_size)
-    pieces = [spectra.slice(start, config.batch_size) for start in starts]
-    return pd.concat(
-        [
-            model.encode_batch(
-                SpectraBatch.from_table(piece, library, model.grid),
-                _sources(piece),
-                config.refine_steps,
-            )
-            for piece in pieces
-        ],
-        ignore_index=True,
-    )
 
 
 def _again(kept: pa.Table, measured: pd.DataFrame) -> pd.DataFrame:

@@ -89,7 +89,8 @@ def score_probabilities(
     """Scores of the catalog's own class probabilities, its columns `p_<class>`, as they are.
 
     The most probable of all the catalog's classes is the prediction; the same classes are judged
-    as by `classify`. Adds `log_loss` (nats; 0 is perfect) of the true class's probability.
+    as by `classify`. Adds `log_loss` (nats; 0 is perfect) of the true class's probability,
+    and `reliability` (`measure_reliability`).
     """
     labeled = labeled_rows(classes, sources, config.folds)
     columns = [name for name in frame if str(name).startswith("p_")]
@@ -99,14 +100,48 @@ def score_probabilities(
         unknown = sorted(set(judged).difference(columns))
         reason = f"the catalog has no columns {', '.join(unknown)}"
     if reason:
-        return unscored(reason) | {"log_loss": None}
+        return unscored(reason) | {"log_loss": None, "reliability": None}
     probabilities = frame[columns].to_numpy(dtype=np.float64)[labeled.rows]
     code_of = np.array([judged.index(name) if name in judged else -1 for name in columns])
     predicted = code_of[probabilities.argmax(axis=1)]
     scores = score_classes(labeled.codes, predicted, labeled.sources, labeled.classes, config.seed)
     position = np.array([columns.index(name) for name in judged])[labeled.codes]
     of_true = probabilities[np.arange(len(position)), position]
-    return scores | {"log_loss": float(-np.log(np.clip(of_true, 1e-6, 1)).mean())}
+    return scores | {
+        "log_loss": float(-np.log(np.clip(of_true, 1e-6, 1)).mean()),
+        "reliability": measure_reliability(
+            probabilities[:, [columns.index(name) for name in judged]], labeled.codes
+        ),
+    }
+
+
+def measure_reliability(probabilities: FloatArray, codes: IntArray) -> dict[str, Any]:
+    """How often what has a probability is so: of `probabilities` (n, classes) in tenths.
+
+    `codes` (n,) are the true classes. Every class weighs the same, as the probabilities suppose.
+    `bins` tell the number of probabilities in each tenth, their mean `predicted`, and the share
+    `observed` of them whose class was the true one; `calibration_error` is the mean difference.
+    """
+    weights = (1.0 / np.bincount(codes, minlength=probabilities.shape[1]).clip(1))[codes]
+    each = np.repeat(weights[:, None], probabilities.shape[1], axis=1)
+    true = np.arange(probabilities.shape[1]) == codes[:, None]
+    tenth = np.minimum((probabilities * 10).astype(int), 9)
+    bins = []
+    for number in range(10):
+        inside = tenth == number
+        if inside.any():
+            bins.append(
+                {
+                    "from": number / 10,
+                    "to": (number + 1) / 10,
+                    "n": int(inside.sum()),
+                    "weight": float(each[inside].sum() / each.sum()),
+                    "predicted": float(np.average(probabilities[inside], weights=each[inside])),
+                    "observed": float(np.average(true[inside], weights=each[inside])),
+                }
+            )
+    error = sum(b["weight"] * abs(b["predicted"] - b["observed"]) for b in bins)
+    return {"bins": bins, "calibration_error": float(error)}
 
 
 def _cross_validate(

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from raypipe.config import Config, load_config
+from raypipe.config import Config, EmbedConfig, load_config
 from raypipe.errors import RaypipeError
 from raypipe.model.batch import SpectraBatch
 from raypipe.model.card import model_card
@@ -78,19 +78,19 @@ class Model:
         self,
         spectra: SpectraBatch,
         sources: npt.NDArray[np.int64] | None = None,
-        refine_steps: int | None = None,
+        config: EmbedConfig | None = None,
     ) -> pd.DataFrame:
         """The measured columns of the catalog for a batch; see `encode`.
 
         `sources` (n,) are the keys of the rows' sources, so that their own training detections
-        have no vote on their class.
+        have no vote on their class. `config` is by default what the model was trained with.
         """
-        steps = self.config.embed.refine_steps if refine_steps is None else refine_steps
-        columns = encode_batch(self.network, spectra, steps)
+        config = config or self.config.embed
+        columns = encode_batch(self.network, spectra, config.refine_steps, config.errors)
         latents = self.config.model.latents
         z = np.stack([columns[f"z{i}"] for i in range(latents)], 1).astype(np.float64)
         columns["anomaly_score"] = self.population.anomaly_score(z)
-        probabilities = self.population.class_probabilities(z, sources)
+        probabilities = self.population.class_probabilities(z, sources, config.class_scheme)
         for name, column in zip(self.population.classes, probabilities.T, strict=True):
             columns[f"p_{name}"] = column
         return as_frame(columns)
@@ -113,6 +113,7 @@ def save_model(model: Model, workspace: Workspace, folder: str) -> None:
     }
     for name in _POPULATION_ARRAYS:
         tensors[f"population.{name}"] = np.ascontiguousarray(getattr(model.population, name))
+    tensors["population.temperature"] = np.array([model.population.temperature])
     tensors["sources.train"] = model.train_sources
     tensors["sources.validation"] = model.validation_sources
     header = {
@@ -161,6 +162,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         population = Population(
             **{name: tensors[f"population.{name}"] for name in _POPULATION_ARRAYS},
             classes=tuple(header["classes"]),
+            temperature=float(tensors.get("population.temperature", np.ones(1))[0]),
         )
         model_id = check_name(str(header["model_id"]), "model")
         sources = tensors["sources.train"], tensors["sources.validation"]

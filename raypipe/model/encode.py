@@ -33,16 +33,16 @@ class Reconstruction:
 
 
 def encode_batch(
-    network: Folded | Paper, spectra: SpectraBatch, refine_steps: int
+    network: Folded | Paper, spectra: SpectraBatch, refine_steps: int, errors: bool = True
 ) -> dict[str, npt.NDArray[Any]]:
     """What `measure` gives of spectra as they were read."""
     device = next(network.parameters()).device
-    return measure(network, prepare(spectra, device), refine_steps)
+    return measure(network, prepare(spectra, device), refine_steps, errors)
 
 
 @torch.no_grad()
 def measure(
-    network: Folded | Paper, batch: Batch, refine_steps: int
+    network: Folded | Paper, batch: Batch, refine_steps: int, errors: bool = True
 ) -> dict[str, npt.NDArray[Any]]:
     """Latents z0.., z0_err.., z0_std.., total_counts, cash, cash_expected, fit_zscore, (n,) each.
 
@@ -52,12 +52,13 @@ def measure(
     `cash_expected` is the expectation for the fitted model (Kaastra 2017), plus what the
     background's own noise adds (to second order, its variance over the expected counts), less the
     number of parameters the counts determined; `fit_zscore` is the excess over it in standard
-    deviations, of which the fit has taken its share (`_taken_by_fit`). Presets without a
-    likelihood have no refinement, NaN errors, and one parameter, the amplitude.
+    deviations, of which the fit has taken its share (`_taken_by_fit`). Without `errors`, and for
+    presets without a likelihood, there is no refinement, errors are NaN, and the one parameter that
+    counts is the amplitude.
     """
     z = network.encode(batch)
     refined = None
-    if isinstance(network, Folded):
+    if errors and isinstance(network, Folded):
         refined = refine(network, z, batch, refine_steps)
         z = refined.z
     mu = network.expected_counts(z, batch).cpu().numpy()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import minimize_scalar
 from scipy.spatial import cKDTree
 from scipy.special import logsumexp
 from sklearn.mixture import GaussianMixture
+
+from raypipe.config import ClassScheme
+from raypipe.model.density import ComponentClasses
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -16,6 +21,8 @@ _COMPONENTS = 16
 _ROWS_PER_COMPONENT = 40
 _FIT_ROWS = 50_000
 _NEIGHBORS = 30
+_TEMPERATURES = 0.2, 5.0
+_JUDGED_MEMBERS = 10
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,7 @@ class Population:
     `weights` (m,), `means` (m, latents), `precisions_cholesky` (m, latents, latents);
     `reference_z` (r, latents) with `reference_class` (r,), indices into `classes`, and
     `reference_source` (r,), keys of their sources (`raypipe.model.split.source_keys`).
+    `temperature` makes probabilities of classes sharper (below one) or flatter.
     """
 
     weights: FloatArray
@@ -34,6 +42,7 @@ class Population:
     reference_class: npt.NDArray[np.int64]
     reference_source: npt.NDArray[np.int64]
     classes: tuple[str, ...]
+    temperature: float = 1.0
 
     @classmethod
     def fit(
@@ -66,34 +75,58 @@ class Population:
             reference_class=np.array([index[name] for name in names], dtype=np.int64),
             reference_source=sources[labelled],
             classes=classes,
-        )
+        ).calibrated()
 
     def anomaly_score(self, z: FloatArray) -> FloatArray:
         """Minus the log density of the training population at `z` (n, latents); (n,), nats."""
+        return np.asarray(-logsumexp(self._log_parts(z), axis=1))
+
+    def _log_parts(self, z: FloatArray) -> FloatArray:
+        """Log density of each component, times its weight, (n, m)."""
         whitened = np.einsum("nml,mlk->nmk", z[:, None] - self.means, self.precisions_cholesky)
         log_det = np.log(np.diagonal(self.precisions_cholesky, axis1=1, axis2=2)).sum(-1)
-        log_parts = (
-            np.log(self.weights)
-            + log_det
-            - 0.5 * (whitened**2).sum(-1)
-            - 0.5 * z.shape[1] * np.log(2 * np.pi)
-        )
-        return np.asarray(-logsumexp(log_parts, axis=1))
+        norm = 0.5 * z.shape[1] * np.log(2 * np.pi)
+        return np.asarray(np.log(self.weights) + log_det - 0.5 * (whitened**2).sum(-1) - norm)
 
     def class_probabilities(
-        self, z: FloatArray, sources: npt.NDArray[np.int64] | None = None
+        self,
+        z: FloatArray,
+        sources: npt.NDArray[np.int64] | None = None,
+        scheme: ClassScheme = "neighbors",
     ) -> FloatArray:
-        """Share of each class, (n, classes), among the nearest labelled training latents.
+        """Probability of each class, (n, classes), every class being as likely beforehand.
 
-        Neighbors count in inverse proportion to how often their class was in training, so that
-        every class starts equal. Where `sources` (n,) are given, a source's own training
-        detections have no vote on it.
+        Where `sources` (n,) are given, a source's own training detections have no vote on it.
+        Schemes: "neighbors", the votes of the nearest labelled training latents, made as sharp as
+        `temperature` says; "density", see `raypipe.model.density`, for which sources are not told
+        apart.
         """
-        n_classes = len(self.classes)
-        if n_classes == 0:
+        if not self.classes:
             return np.zeros((len(z), 0))
+        if scheme == "density":
+            return self._densities.class_probabilities(z)
+        return sharpened(self._votes(z, sources), self.temperature)
+
+    @cached_property
+    def _tree(self) -> cKDTree:
+        return cKDTree(self.reference_z)
+
+    @cached_property
+    def _densities(self) -> ComponentClasses:
+        component = self.components(self.reference_z)
+        return ComponentClasses.of(
+            self.reference_z, self.reference_class, component, len(self.classes), self.components
+        )
+
+    def components(self, z: FloatArray) -> npt.NDArray[np.int64]:
+        """The mixture's component that each of `z` (n, latents) most probably is of, (n,)."""
+        return np.asarray(self._log_parts(z).argmax(axis=1), dtype=np.int64)
+
+    def _votes(self, z: FloatArray, sources: npt.NDArray[np.int64] | None) -> FloatArray:
+        """Share of each class among the nearest references, over how often it was in training."""
+        n_classes = len(self.classes)
         neighbors = min(_NEIGHBORS, len(self.reference_z))
-        _, index = cKDTree(self.reference_z).query(z, k=neighbors)
+        _, index = self._tree.query(z, k=neighbors)
         index = index.reshape(len(z), neighbors)
         frequency = np.bincount(self.reference_class, minlength=n_classes) / len(self.reference_z)
         votes = (1.0 / frequency)[self.reference_class[index]]
@@ -102,3 +135,30 @@ class Population:
         shares = np.full((len(z), n_classes), 1.0 / n_classes)
         np.add.at(shares, (np.arange(len(z))[:, None], self.reference_class[index]), votes)
         return np.asarray(shares / shares.sum(1, keepdims=True))
+
+    def calibrated(self) -> Population:
+        """With the temperature at which the references' own probabilities are nearest the truth.
+
+        By the Brier score, every class of the same weight, but for those of very few members; each
+        is judged by references of other sources alone.
+        """
+        counts = np.bincount(self.reference_class, minlength=len(self.classes))
+        judged = counts >= _JUDGED_MEMBERS
+        if judged.sum() < 2:
+            return self
+        votes = self._votes(self.reference_z, self.reference_source)
+        weights = (judged / counts.clip(1))[self.reference_class]
+        truth = np.eye(len(self.classes))[self.reference_class]
+
+        def loss(log_temperature: float) -> float:
+            shares = sharpened(votes, float(np.exp(log_temperature)))
+            return float(np.average(((shares - truth) ** 2).sum(axis=1), weights=weights))
+
+        best = minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded")
+        return replace(self, temperature=float(np.exp(best.x)))
+
+
+def sharpened(shares: FloatArray, temperature: float) -> FloatArray:
+    """Shares (n, classes) to the power of 1 / temperature, again of sum one."""
+    powers = shares ** (1.0 / temperature)
+    return np.asarray(powers / powers.sum(1, keepdims=True))

@@ -218,14 +218,13 @@ class SampleTask:
 
     def _embed(self, scratch: Workspace, model_uri: str) -> float:
         """CPU time of embedding what was not the warm-up, s."""
-        from raypipe.embedding.part import embed_part  # torch: no part of what ingestion takes
-        from raypipe.ingestion.responses import ResponseLibrary
+        from raypipe.embedding.part import PartEncoder  # torch: no part of what ingestion takes
         from raypipe.model.bundle import load_model
 
-        model, library = load_model(model_uri), ResponseLibrary(scratch)
+        encoder = PartEncoder(scratch, self.release, 2, load_model(model_uri), self.config.embed)
         for part in _WARM_UP, _TIMED:
             started = time.process_time()
-            embed_part(scratch, self.release, part, 2, model, library, self.config.embed)
+            encoder.embed(part)
         return time.process_time() - started
 
 

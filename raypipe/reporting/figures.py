@@ -201,6 +201,22 @@ def confusion_matrix(matrix: npt.NDArray[np.int64], classes: Sequence[str]) -> F
 
 
 @_in_style
+def reliability_diagram(bins: Sequence[Mapping[str, float]]) -> Figure:
+    """Share of probabilities whose class was the true one, by probability; bars their weight."""
+    figure, axes = new_figure(3.6, 3.2)
+    middles = [0.5 * (each["from"] + each["to"]) for each in bins]
+    axes.bar(middles, [each["weight"] for each in bins], width=0.094, color=MUTED, alpha=0.25)
+    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
+    predicted, observed = ([each[name] for each in bins] for name in ("predicted", "observed"))
+    axes.plot(predicted, observed, color=SECOND, marker="o", markersize=4)
+    axes.set(
+        xlim=(0, 1), ylim=(0, 1), xlabel="probability in the catalog", ylabel="share that is so"
+    )
+    light_grid(axes)
+    return figure
+
+
+@_in_style
 def correlation_map(
     correlations: FloatArray, rows: Sequence[str], columns: Sequence[str]
 ) -> Figure:

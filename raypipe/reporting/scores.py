@@ -91,7 +91,7 @@ def evaluation_section(material: Material) -> Html:
     if metrics is None:
         return paragraph(NOT_EVALUATED)
     parts = [_comparison(metrics)]
-    drawn = _confusions(metrics)
+    drawn = [*_confusions(metrics), *_reliability(metrics)]
     if drawn:
         parts += [heading("Classes"), grid(drawn)]
     else:
@@ -201,6 +201,19 @@ def _confusions(metrics: Mapping[str, Any]) -> list[Html]:
         )
         drawn.append(figure(drawing, caption, title=title, subtitle=subtitle))
     return drawn
+
+
+def _reliability(metrics: Mapping[str, Any]) -> list[Html]:
+    reliability = metrics["classification"]["catalog_probabilities"].get("reliability")
+    if not reliability:
+        return []
+    caption = (
+        "All classes' probabilities in tenths, every class of the same weight: how often the class "
+        "was the true one. On the dashed line they are calibrated; bars: the share of each tenth."
+    )
+    subtitle = f"mean difference {reliability['calibration_error']:.3f}"
+    drawing = figures.reliability_diagram(reliability["bins"])
+    return [figure(drawing, caption, title="Reliability of probabilities", subtitle=subtitle)]
 
 
 def _by_counts(metrics: Mapping[str, Any]) -> Html:

@@ -87,8 +87,8 @@ def read_source_rows(workspace: Workspace, release: str, model_id: str) -> Searc
 def _read(workspace: Workspace, files: list[str]) -> SearchedRows:
     with ThreadPoolExecutor(_READERS) as pool:
         sizes = list(pool.map(workspace.count_rows, files))
-        headers = pool.map(workspace.column_names, files)
-        known = list(dict.fromkeys(name for names in headers for name in names))
+        schemas = pool.map(workspace.read_schema, files)
+        known = list(dict.fromkeys(name for schema in schemas for name in schema.names))
         latents = len([name for name in known if re.fullmatch(r"z\d", name)])
         if "z_cov" not in known:
             raise RaypipeError(

@@ -79,10 +79,10 @@ class Neighbors:
 def nearest(query: Posterior, known: Posteriors, k: int, excluded: Rows) -> Neighbors:
     """The k detections of the largest overlap with the query, rows `excluded` left out.
 
-    Rows without errors are nobody's neighbors, unless the query has none either: then the k nearest
-    in plain latent space.
+    Rows without errors are nobody's neighbors. Where the query has none, or no row has any: the k
+    nearest in plain latent space.
     """
-    if query.has_errors:
+    if query.has_errors and np.isfinite(known.triangles[0]).any():
         candidates = _best(query, known, k, excluded)
     else:
         candidates = _closest(query.z, known, k, excluded)
@@ -104,8 +104,8 @@ def nearest(query: Posterior, known: Posteriors, k: int, excluded: Rows) -> Neig
 
 
 def log_bayes_factors(query: Posterior, known: Posteriors) -> Float64:
-    """ln B of the query with each of n detections, (n,); NaN without errors."""
-    if not query.has_errors:
+    """ln B of the query with each of n detections, (n,); NaN where errors are not known."""
+    if not query.has_errors or not np.isfinite(known.triangles).all():
         return np.full(len(known), np.nan)
     z, covariance = known.z.T.astype(np.float64), known.covariance
     precision, own = np.linalg.inv(covariance), np.linalg.inv(query.covariance)

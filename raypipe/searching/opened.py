@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from raypipe.catalog.models import choose_model
-from raypipe.config import Config, as_config
+from raypipe.config import Config, EmbedConfig, as_config
 from raypipe.discovery.manifest import choose_release
 from raypipe.errors import UsageError
 from raypipe.model.bundle import Model, load_model
@@ -47,7 +47,7 @@ class LatentSearch:
     release: str
     model_id: str
     detections: SearchedRows
-    refine_steps: int
+    config: EmbedConfig
 
     @cached_property
     def sources(self) -> SearchedRows:
@@ -84,7 +84,7 @@ class LatentSearch:
         OgipError for one that has no ARF or RMF, or is not the model's to judge.
         """
         read = spectrum.read() if isinstance(spectrum, SpectrumFiles) else spectrum
-        measured = measure_spectrum(read, self.model, self.refine_steps)
+        measured = measure_spectrum(read, self.model, self.config)
         return self._like(measured.posterior, measured.told, k, _NOBODY)
 
     def strangest(self, k: int = 10) -> pd.DataFrame:
@@ -140,7 +140,7 @@ def open_search(
 ) -> LatentSearch:
     """Open a latent catalog for many questions; `release` and `model` as of `open_catalog`.
 
-    Spectra of one's own are refined in `embed.refine_steps` of `config`. UsageError where there is
+    Spectra of one's own are measured as `embed` of `config` says. UsageError where there is
     no such catalog.
     """
     store = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
@@ -151,7 +151,7 @@ def open_search(
         release=release,
         model_id=model_id,
         detections=read_detection_rows(store, release, model_id),
-        refine_steps=as_config(config).embed.refine_steps,
+        config=as_config(config).embed,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from raypipe.config import EmbedConfig
 from raypipe.errors import OgipError
 from raypipe.ingestion.spectra import put_on_grid
 from raypipe.model.batch import SpectraBatch
@@ -63,11 +64,14 @@ class Measured:
     told: dict[str, Any]
 
 
-def measure_spectrum(spectrum: Spectrum, model: Model, refine_steps: int) -> Measured:
-    """Latents of a spectrum that has its ARF and RMF; OgipError for what the model cannot use."""
+def measure_spectrum(spectrum: Spectrum, model: Model, config: EmbedConfig) -> Measured:
+    """Latents of a spectrum that has its ARF and RMF, measured as `config` says.
+
+    OgipError for what the model cannot use.
+    """
     gridded = put_on_grid(spectrum, model.grid)
     batch = SpectraBatch.from_spectra([spectrum], model.grid)
-    row = model.encode_batch(batch, refine_steps=refine_steps).iloc[0]
+    row = model.encode_batch(batch, config=config).iloc[0]
     latents = model.config.model.latents
     z = np.array([row[f"z{i}"] for i in range(latents)], dtype=np.float64)
     shares = {name: float(row[f"p_{name}"]) for name in model.population.classes}

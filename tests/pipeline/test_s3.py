@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pyarrow as pa
 import pytest
+from hats.io.validation import is_valid_catalog
 from moto.server import ThreadedMotoServer
 from pyarrow.fs import FileSelector
 
+import raypipe
+from raypipe.catalog.formats import FORMATS
+from raypipe.catalog.publication import read_detections
 from raypipe.cli import main
 from raypipe.discovery.columns import manifest_rows
 from raypipe.discovery.discover import discover
@@ -21,8 +26,10 @@ from raypipe.discovery.files import list_files
 from raypipe.discovery.manifest import write_manifest
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.ingestion.fetch import read_stored
-from raypipe.workspace import Workspace
+from raypipe.model.bundle import load_model
+from raypipe.workspace import Workspace, model_folder
 from tests.pipeline.tap_server import Archive, TapServer
+from tests.unit.synthetic_workspace import RELEASE, make_workspace, publish_table
 
 BUCKET = "archive"
 
@@ -183,6 +190,18 @@ def test_workspaces_in_a_bucket_work_as_on_a_disk(bucket: Any) -> None:
         workspace.read_table("a/none.parquet")
 
 
+def test_of_many_who_create_an_object_one_succeeds(bucket: Any) -> None:
+    workspace = Workspace(f"s3://{BUCKET}/one")
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(
+            pool.map(lambda i: workspace.create_bytes("c/list.json", b"%d" % i), range(8))
+        )
+    assert sorted(answers) == [False] * 7 + [True]
+    assert workspace.read_bytes("c/list.json") == b"%d" % answers.index(True)
+    with pytest.raises(RaypipeError, match="cannot be written"):
+        Workspace("s3://no-such-bucket/w").create_bytes("a", b"")
+
+
 def test_a_release_into_a_bucket(bucket: Any) -> None:
     archive = Archive(stacks=6)
     workspace = f"s3://{BUCKET}/release"
@@ -194,3 +213,37 @@ def test_a_release_into_a_bucket(bucket: Any) -> None:
         assert len(server.requests) == asked
     assert len(manifest(workspace)) == len(archive.truth)
     assert Workspace(workspace).folders("manifest") == ["csc2.1"]
+
+
+def test_an_export_in_a_bucket_is_replaced_whole(
+    bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    made = make_workspace(tmp_path / "w", 16)
+    model = load_model(made.workspace.absolute_uri(model_folder(made.models[0])))
+    table = read_detections(made.workspace, RELEASE, model.model_id)
+    out = "s3://archive/exports"
+    for rows, ra in ((table, 10.0), (table.slice(0, 5), 200.0)):
+        place = pa.array([ra] * rows.num_rows)
+        moved = rows.set_column(rows.column_names.index("ra"), "ra", place)
+        publish_table(made.workspace, model, moved)
+        for format in FORMATS:
+            uri = raypipe.export(made.workspace, format=format, out=out)
+            assert uri.startswith(f"{out}/detections")
+    assert not list(scratch.glob(".draft-*"))
+    listing = bucket.list_objects_v2(Bucket=BUCKET, Prefix="exports/")["Contents"]
+    for one in listing:
+        if one["Key"].endswith("/"):
+            continue
+        copy = tmp_path / one["Key"]
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        bucket.download_file(BUCKET, one["Key"], str(copy))
+    folder = tmp_path / "exports"
+    assert is_valid_catalog(folder / "detections-hats", strict=True)
+    assert Workspace(folder).read_table("detections.parquet")["ra"].to_pylist() == [200.0] * 5
+    assert {path.name for path in folder.iterdir()} == {
+        *("detections.fits", "detections.vot", "detections.parquet", "detections-hats"),
+        *("README.md", "index.html", "exports.json"),
+    }

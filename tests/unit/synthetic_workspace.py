@@ -28,6 +28,7 @@ from raypipe.workspace import (
     model_folder,
     part_name,
     rejects_folder,
+    sources_folder,
     spectra_folder,
 )
 
@@ -172,7 +173,7 @@ def publish_table(workspace: Workspace, model: Model, table: pa.Table) -> None:
     base = find_publication(workspace, RELEASE, model.model_id)
     number = base.number + 1 if base else 1
     part = f"{catalog_folder(RELEASE, model.model_id)}/part-00000-{number}.parquet"
-    sources = f"sources/{RELEASE}/{model.model_id}/sources-{number}.parquet"
+    sources = f"{sources_folder(RELEASE, model.model_id)}/sources-{number}.parquet"
     workspace.write_table(part, table)
     workspace.write_table(sources, source_table(table, model))
     new = Publication(

@@ -150,12 +150,13 @@ def test_who_is_known_badly_is_not_near_everything() -> None:
 def test_without_errors_rank_is_by_plain_distance() -> None:
     known = _posteriors(50, 2)
     blind = replace(known, triangles=np.full_like(known.triangles, np.nan))
-    query = Posterior(known.z[:, 7].astype(float), np.full((8, 8), np.nan))
-    found = nearest(query, blind, 4, np.array([7]))
+    without = Posterior(known.z[:, 7].astype(float), np.full((8, 8), np.nan))
     plain = np.linalg.norm(known.z.T - known.z[:, 7], axis=1)
-    assert found.rows.tolist() == np.argsort(plain)[1:5].tolist()
-    assert np.isnan(found.log_overlap).all()
-    assert np.isnan(found.log_bayes_factor).all()
+    for query, rows in ((without, blind), (without, known), (_query(known, 7), blind)):
+        found = nearest(query, rows, 4, np.array([7]))
+        assert found.rows.tolist() == np.argsort(plain)[1:5].tolist()
+        assert np.isnan(found.log_overlap).all()
+        assert np.isnan(found.log_bayes_factor).all()
 
 
 def test_rows_without_errors_are_no_neighbors_of_who_has_them() -> None:

@@ -1,0 +1,203 @@
+"""Spectra a second of `embed` through Ray, against bare processes that loop over PyTorch.
+
+Usage: python -m benchmarks.embed [--detections 24000] [--rounds 3] [--model BUNDLE]
+           [--large N ...]
+
+Two processes without Ray, each with half of the parts, read spectra, encode and decode them in
+batches of the same size and compute the Cash statistic: errors, refinement, classes and writing are
+left out. Then `raypipe.embed` makes the catalog on a local Ray of two CPUs that runs since the
+beginning, without errors, with errors but no refinement, and as it does by default. They take
+turns; medians count. Each makes catalogs of all detections and of a sixth of them: the difference
+is what spectra take, the rest what starting takes. The spectra are copies of simulated ones. By
+default the model is trained for two epochs first: refinement takes longer from worse answers of the
+encoder.
+
+`--large` makes catalogs of so many detections, 100000 and 1000000, say, once each, and tells wall
+time, rows, and the most memory that all processes had at a time, Ray's own among them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+
+from benchmarks.processes import watch
+from benchmarks.surveys import replicate
+from raypipe.catalog.publication import require_publication
+from raypipe.cluster import ray_session
+from raypipe.config import Config, EmbedConfig, RayConfig, load_config
+from raypipe.discovery.discover import discover
+from raypipe.discovery.manifest import choose_release, read_manifest_summary
+from raypipe.embedding.embed import embed
+from raypipe.ingestion.ingest import ingest
+from raypipe.ingestion.progress import count_parts
+from raypipe.ingestion.responses import ResponseLibrary
+from raypipe.model.batch import SpectraBatch
+from raypipe.model.bundle import load_model
+from raypipe.model.features import prepare
+from raypipe.model.statistics import cash
+from raypipe.simulation.simulate import simulate
+from raypipe.training.train import train
+from raypipe.workspace import Workspace, catalog_folder, model_folder, part_name, spectra_folder
+
+PROCESSES = 2
+ORIGINALS, EPOCHS = 2000, 2
+SHARE = 6
+WAYS = {
+    "embed, no errors": {"errors": False},
+    "embed, errors, no refinement": {"refine_steps": 0},
+    "embed": {},
+}
+LEAST = 0.9
+
+
+@torch.no_grad()
+def bare_loop(uri: str, release: str, model_uri: str, parts: list[int], link: Connection) -> None:
+    """Encode the parts whenever the link says so, and answer with the number of spectra."""
+    workspace, model = Workspace(uri), load_model(model_uri)
+    library, size = ResponseLibrary(workspace), EmbedConfig().batch_size
+    network = model.network
+    while link.recv() is not None:
+        done = 0
+        for part in parts:
+            table = workspace.read_table(part_name(spectra_folder(release), part))
+            table = table.sort_by("rmf_id")
+            for start in range(0, table.num_rows, size):
+                batch = prepare(SpectraBatch.from_table(table.slice(start, size), library))
+                z = network.encode(batch)
+                mu = network.expected_counts(z, batch)
+                done += len(cash(batch.counts.numpy(), mu.numpy()))
+        link.send(done)
+
+
+def measure(few: Workspace, many: Workspace, model_uri: str, rounds: int) -> None:
+    """Print what each way does in a second, and how `embed` compares."""
+    release, settings = choose_release(many, None), _settings({})
+    sizes = [read_manifest_summary(each, release)["rows"] for each in (few, many)]
+    speeds: dict[str, list[float]] = {name: [] for name in ("bare loop", *WAYS)}
+    starts: dict[str, list[float]] = {name: [] for name in WAYS}
+    with ray_session(settings.ray):
+        links = _start(many, release, model_uri)
+        _run_bare(links)
+        for _ in range(rounds):
+            speeds["bare loop"].append(sizes[1] / _run_bare(links))
+            for name, changes in WAYS.items():
+                seconds = [_run_embed(each, model_uri, changes) for each in (few, many)]
+                speeds[name].append((sizes[1] - sizes[0]) / (seconds[1] - seconds[0]))
+                starts[name].append(seconds[0] - sizes[0] / speeds[name][-1])
+        for link in links:
+            link.send(None)
+    bare = statistics.median(speeds["bare loop"])
+    for name, each in speeds.items():
+        speed, low, high = statistics.median(each), min(each), max(each)
+        start = f"; {statistics.median(starts[name]):.1f} s to start" if name in starts else ""
+        print(
+            f"{name:32}{speed:8.0f} spectra/s ({low:.0f}-{high:.0f}), "
+            f"{speed / bare:.0%} of the bare loop{start}"
+        )
+    print(f"wanted: {LEAST:.0%} without errors")
+
+
+def measure_large(place: Path, originals: Workspace, model_uri: str, detections: int) -> None:
+    """Print what a catalog of so many detections takes."""
+    workspace = replicate(place, originals, detections)
+    settings = _settings({})
+    with ray_session(settings.ray), watch(os.getpid()) as taken:
+        begin = time.perf_counter()
+        model_id = embed(workspace, model=model_uri, config=settings)
+        seconds = time.perf_counter() - begin
+    publication = require_publication(workspace, choose_release(workspace, None), model_id)
+    assert publication.rows == detections, publication.rows
+    print(
+        f"{detections} detections: {seconds / 60:.1f} min, {detections / seconds:.0f} spectra/s, "
+        f"{publication.rows} rows of {publication.source_rows} sources; at most "
+        f"{taken.memory_bytes / 1e6:.0f} MB in {taken.processes} processes, Ray's own among them"
+    )
+
+
+def _settings(changes: dict[str, object]) -> Config:
+    config = load_config(settings={"embed": changes})
+    return config.model_copy(update={"ray": RayConfig(address="local", num_cpus=PROCESSES)})
+
+
+def _start(workspace: Workspace, release: str, model_uri: str) -> list[Connection]:
+    spawn = multiprocessing.get_context("spawn")
+    links = []
+    for number in range(PROCESSES):
+        parts = list(range(number, count_parts(workspace, release), PROCESSES))
+        ours, theirs = spawn.Pipe()
+        arguments = workspace.absolute_uri(), release, model_uri, parts, theirs
+        spawn.Process(target=bare_loop, args=arguments, daemon=True).start()
+        links.append(ours)
+    return links
+
+
+def _run_bare(links: list[Connection]) -> float:
+    """Time, s."""
+    begin = time.perf_counter()
+    for link in links:
+        link.send("go")
+    for link in links:
+        link.recv()
+    return time.perf_counter() - begin
+
+
+def _run_embed(workspace: Workspace, model_uri: str, changes: dict[str, object]) -> float:
+    """Time of all of it, s: starting the encoders, the parts, the sources, publishing."""
+    release, model_id = choose_release(workspace, None), load_model(model_uri).model_id
+    shutil.rmtree(workspace.path(catalog_folder(release, model_id)), ignore_errors=True)
+    begin = time.perf_counter()
+    embed(workspace, model=model_uri, config=_settings(changes))
+    return time.perf_counter() - begin
+
+
+def _originals(place: Path, model_uri: str | None) -> tuple[Workspace, str]:
+    """Spectra to copy, and a model: the one that was given, or one trained on them."""
+    workspace = Workspace(place / "originals")
+    settings = _settings({})
+    simulate(place / "survey", detections=ORIGINALS, seed=1)
+    discover(workspace, source=str(place / "survey"), catalog=place / "survey" / "truth.parquet")
+    ingest(workspace, config=settings)
+    if model_uri is None:
+        training = settings.train.model_copy(update={"epochs": EPOCHS})
+        model_id = train(workspace, config=settings.model_copy(update={"train": training}))
+        model_uri = workspace.absolute_uri(model_folder(model_id))
+    return workspace, model_uri
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--detections", type=int, default=24_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--model", help="bundle to encode with")
+    parser.add_argument("--large", type=int, nargs="+", default=[], help="numbers of detections")
+    options = parser.parse_args()
+    print(f"load averages {os.getloadavg()} on {os.cpu_count()} CPUs")
+    with tempfile.TemporaryDirectory() as place:
+        originals, model_uri = _originals(Path(place), options.model)
+        if options.rounds:
+            few, many = (
+                replicate(Path(place) / f"w{n}", originals, n)
+                for n in (options.detections // SHARE, options.detections)
+            )
+            measure(few, many, model_uri, options.rounds)
+        for detections in options.large:
+            large = Path(place) / f"{detections}"
+            measure_large(large, originals, model_uri, detections)
+            shutil.rmtree(large)
+    print(f"load averages {os.getloadavg()}")
+
+
+if __name__ == "__main__":
+    main()

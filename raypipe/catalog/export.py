@@ -1,0 +1,89 @@
+"""export: a latent catalog in formats that other tools open."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raypipe.catalog.destination import draft_folder, publish_file, publish_folder
+from raypipe.catalog.export_page import describe_export
+from raypipe.catalog.export_summary import Written, summarize
+from raypipe.catalog.formats import FORMATS
+from raypipe.catalog.formats.content import Content, TableName
+from raypipe.catalog.formats.fits import write_fits
+from raypipe.catalog.formats.hats import require_hats, write_hats
+from raypipe.catalog.formats.parquet import write_parquet
+from raypipe.catalog.formats.votable import write_votable
+from raypipe.catalog.models import choose_model
+from raypipe.catalog.publication import Publication, read_published
+from raypipe.config import Config, as_config
+from raypipe.discovery.manifest import choose_release
+from raypipe.errors import UsageError
+from raypipe.runs import record_run
+from raypipe.workspace import Workspace, exports_folder
+
+log = logging.getLogger(__name__)
+
+_FILES = {"fits": write_fits, "votable": write_votable, "parquet": write_parquet}
+_ENDINGS = {"fits": ".fits", "votable": ".vot", "parquet": ".parquet", "hats": "-hats"}
+
+
+def export(
+    workspace: str | Path | Workspace,
+    *,
+    format: str,
+    release: str | None = None,
+    model: str | None = None,
+    sources: bool = False,
+    out: str | Path | None = None,
+    config: Config | Mapping[str, Any] | str | Path | None = None,
+) -> str:
+    """Write a catalog's detections, or its sources, in a format and return the URI of that.
+
+    `format` is fits, votable, hats or parquet; the same rows and numbers are in each, but HATS has
+    none of the rows without a position. It goes to `exports/<release>/<model_id>/` of the
+    workspace, or to the folder `out`, with a README.md and an index.html that say what is there.
+    Raises UsageError for a format that is none, where there is no catalog, and where hats is not
+    installed.
+    """
+    settings = as_config(config)
+    workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    if format not in FORMATS:
+        raise UsageError(f"format {format!r}: expected one of {', '.join(FORMATS)}")
+    if format == "hats":
+        require_hats()
+    release = choose_release(workspace, release)
+    model_id = choose_model(workspace, release, model)
+    table: TableName = "sources" if sources else "detections"
+    name = f"{table}{_ENDINGS[format]}"
+    home = workspace.absolute_uri(exports_folder(release, model_id))
+    destination = Workspace(home if out is None else out)
+
+    def write(publication: Publication) -> Written:
+        content = Content.of(workspace, publication, table)
+        with draft_folder(destination) as folder:
+            left_out = _write(content, format, folder / name, settings)
+            publish = publish_folder if format == "hats" else publish_file
+            publish(destination, folder / name, name)
+        written = Written.of(content, format, name, left_out)
+        describe_export(destination, summarize(workspace, publication, destination, written))
+        return written
+
+    with record_run(workspace, "export", settings) as figures:
+        written = read_published(workspace, release, model_id, write)
+        figures.update({"file": name, "rows": written.rows, "rows_left_out": written.rows_left_out})
+    for note in written.notes:
+        log.warning("export: %s: %s", name, note)
+    log.info("export: %d %s in %s", written.rows, table, destination.absolute_uri(name))
+    return destination.absolute_uri(name)
+
+
+def _write(content: Content, format: str, path: Path, settings: Config) -> int:
+    """Write the content and return how many rows the format has no place for."""
+    if format == "hats":
+        path.mkdir()
+        return write_hats(content, path, settings.export.partition_rows)
+    _FILES[format](content, path)
+    return 0
