@@ -7,16 +7,15 @@ archives carry wrong and empty ones.
 from __future__ import annotations
 
 import math
-import re
 from bisect import bisect_left
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from raypipe.errors import OgipError
+from raypipe.ogip.form import NUMBER_TYPES, Form, parse_form
 from raypipe.ogip.header import CARD_BYTES, Header
 from raypipe.ogip.loading import Source, load
 
@@ -38,12 +37,7 @@ FEW_BYTES = 2**18
 """Most bytes gathered one by one, which takes eight times their memory."""
 
 _END = b"END     "
-_TFORM = re.compile(r"\s*(\d{0,9})([LXBIJKAEDCMPQ])([LXBIJKAEDCM]?)")
-_NUMBER_TYPES = {"B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
-_NATIVE_TYPES = {code: np.dtype(dtype).newbyteorder("=") for code, dtype in _NUMBER_TYPES.items()}
-_ITEM_BYTES = {"L": 1, "A": 1, "C": 8, "M": 16, "P": 8, "Q": 16} | {
-    code: np.dtype(dtype).itemsize for code, dtype in _NUMBER_TYPES.items()
-}
+_NATIVE_TYPES = {code: np.dtype(dtype).newbyteorder("=") for code, dtype in NUMBER_TYPES.items()}
 
 
 @dataclass(slots=True)
@@ -158,25 +152,6 @@ def _data_bytes(hdu: Hdu) -> int:
     return abs(bitpix) // 8 * gcount * (pcount + elements)
 
 
-class Form(NamedTuple):
-    """Type of a column: what TFORM says, and the bytes of a row that this takes."""
-
-    code: str
-    repeat: int
-    heap_code: str
-    width: int
-
-
-@lru_cache(maxsize=1024)
-def _parse_form(text: str) -> Form | None:
-    match = _TFORM.match(text)
-    if match is None or (match[2] in "PQ") != bool(match[3]):
-        return None
-    code, repeat = match[2], int(match[1]) if match[1] else 1
-    width = (repeat + 7) // 8 if code == "X" else repeat * _ITEM_BYTES[code]
-    return Form(code, repeat, match[3], width)
-
-
 class Column(NamedTuple):
     """Place and type of one column of a binary table."""
 
@@ -193,7 +168,7 @@ class Column(NamedTuple):
     @property
     def holds_vectors(self) -> bool:
         """Whether rows hold several numbers each."""
-        return self.is_variable or (self.form.code in _NUMBER_TYPES and self.form.repeat > 1)
+        return self.is_variable or (self.form.code in NUMBER_TYPES and self.form.repeat > 1)
 
 
 class Ragged(NamedTuple):
@@ -232,7 +207,7 @@ class Table:
         start = 0
         for number in range(1, self.hdu.integer("TFIELDS", most=MAX_COLUMNS) + 1):
             form = self.hdu.header.get(f"TFORM{number}")
-            parsed = _parse_form(form) if isinstance(form, str) else None
+            parsed = parse_form(form) if isinstance(form, str) else None
             if parsed is None:
                 raise self.hdu.error(f"TFORM{number} is {form!r}, expected a column format")
             name = self.hdu.text(f"TTYPE{number}")
@@ -314,9 +289,9 @@ class Table:
     def _dtype(self, column: Column, code: str) -> str:
         if code == "L":
             return "S1"
-        if code not in _NUMBER_TYPES:
+        if code not in NUMBER_TYPES:
             raise self.hdu.error(f"column {column.name} is of type {code}, expected numbers")
-        return _NUMBER_TYPES[code]
+        return NUMBER_TYPES[code]
 
     def _scaled(self, native: Array, column: Column) -> Array:
         code = column.form.heap_code or column.form.code

@@ -87,7 +87,7 @@ def test_spectra_that_are_read_anew_train_as_well(
         metrics[data] = load(workspace, model_id).metrics
         assert metrics[data]["data"] == data
         history = metrics[data]["history"]
-        assert history[-1]["validation_loss"] < history[0]["validation_loss"]
+        assert history[-1]["train_loss"] < history[0]["train_loss"]
     resident, stream = metrics.values()
     assert resident["model_id"] == stream["model_id"]
     assert resident["optimizer_steps"] == stream["optimizer_steps"] > 0
