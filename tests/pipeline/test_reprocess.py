@@ -19,6 +19,7 @@ from tests.pipeline.training import SETTINGS
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 PRODUCTS = "pha3", "arf3", "rmf3"
+CONFIG = {**SETTINGS, "embed": {"cpus_per_actor": 0.5, "actors": 1}}
 MODEL = str(Path(__file__).resolve().parents[1] / "data" / "bundle-format-1")
 
 
@@ -48,10 +49,10 @@ def make(workspace: Path, source: Path, release: str) -> str:
         source=str(source),
         release=release,
         catalog=source / "truth.parquet",
-        config=SETTINGS,
+        config=CONFIG,
     )
-    raypipe.ingest(workspace, release=release, config=SETTINGS)
-    return raypipe.embed(workspace, release=release, model=MODEL, config=SETTINGS)
+    raypipe.ingest(workspace, release=release, config=CONFIG)
+    return raypipe.embed(workspace, release=release, model=MODEL, config=CONFIG)
 
 
 def table(workspace: Path, release: str) -> pd.DataFrame:
@@ -76,7 +77,7 @@ def test_only_what_changed_is_done(survey: Path, next_survey: Path, tmp_path: Pa
     before = table(workspace, "r1")
     new = {"release": "r2", "source": str(next_survey)}
     new["catalog"] = str(next_survey / "truth.parquet")
-    answer = raypipe.reprocess(workspace, **new, config=SETTINGS)
+    answer = raypipe.reprocess(workspace, **new, config=CONFIG)
     assert answer["changes"] == {"same": 157, "changed": 2, "new": 1, "vanished": 1}
     assert answer["rows"]["manifest"] == 160
     assert (answer["base"], answer["model_id"]) == ("r1", model_id)
@@ -99,7 +100,7 @@ def test_only_what_changed_is_done(survey: Path, next_survey: Path, tmp_path: Pa
     pd.testing.assert_frame_equal(table(workspace, "r1"), before)
 
     again = require_publication(runs, "r2", model_id)
-    assert raypipe.reprocess(workspace, **new, config=SETTINGS)["changes"] == answer["changes"]
+    assert raypipe.reprocess(workspace, **new, config=CONFIG)["changes"] == answer["changes"]
     assert require_publication(runs, "r2", model_id) == again
     assert figures(runs, "embed").get("measured", 0) == 0
 
@@ -111,7 +112,7 @@ def test_carried_rejects_stay_rejects(survey: Path, tmp_path: Path) -> None:
     broken.write_bytes(b"SIMPLE  = nothing")
     make(workspace, source, "r1")
     moved = shutil.move(source, tmp_path / "moved")
-    answer = raypipe.reprocess(workspace, release="r2", source=str(moved), config=SETTINGS)
+    answer = raypipe.reprocess(workspace, release="r2", source=str(moved), config=CONFIG)
     assert answer["changes"]["same"] == 160
     store = Workspace(workspace)
     assert figures(store, "ingest")["kept"] == 160
@@ -122,7 +123,7 @@ def test_carried_rejects_stay_rejects(survey: Path, tmp_path: Path) -> None:
 
 def test_what_there_is_to_go_on_from(survey: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no catalog of an earlier release"):
-        raypipe.reprocess(tmp_path / "w", release="r2", source=str(survey), config=SETTINGS)
+        raypipe.reprocess(tmp_path / "w", release="r2", source=str(survey), config=CONFIG)
     make(tmp_path / "w", survey, "r1")
     with pytest.raises(UsageError, match="no catalog of r0 to go on from; it has r1"):
         raypipe.reprocess(tmp_path / "w", release="r2", source=str(survey), base="r0")
