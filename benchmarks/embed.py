@@ -3,14 +3,14 @@
 Usage: python -m benchmarks.embed [--detections 24000] [--rounds 3] [--model BUNDLE]
            [--large N ...]
 
-Two processes without Ray, each with half of the parts, read spectra, encode and decode them in
+Two processes without Ray, each with half of the parts, (1) read spectra, encode and decode them in
 batches of the same size and compute the Cash statistic: errors, refinement, classes and writing are
-left out. Then `raypipe.embed` makes the catalog on a local Ray of two CPUs that runs since the
-beginning, without errors, with errors but no refinement, and as it does by default. They take
-turns; medians count. Each makes catalogs of all detections and of a sixth of them: the difference
-is what spectra take, the rest what starting takes. The spectra are copies of simulated ones. By
-default the model is trained for two epochs first: refinement takes longer from worse answers of the
-encoder.
+left out; (2) make and write the parts of the catalog, as `embed` does without errors. Then
+`raypipe.embed` makes the catalog on a local Ray of two CPUs that runs since the beginning, without
+errors, with errors but no refinement, and as it does by default. They take turns; medians count.
+`embed` makes catalogs of all detections and of a sixth of them: the difference is what spectra
+take, the rest what starting takes. The spectra are copies of simulated ones. By default the model
+is trained for two epochs first: refinement takes longer from worse answers of the encoder.
 
 `--large` makes catalogs of so many detections, 100000 and 1000000, say, once each, and tells wall
 time, rows, and the most memory that all processes had at a time, Ray's own among them.
@@ -40,16 +40,24 @@ from raypipe.config import Config, EmbedConfig, RayConfig, load_config
 from raypipe.discovery.discover import discover
 from raypipe.discovery.manifest import choose_release, read_manifest_summary
 from raypipe.embedding.embed import embed
+from raypipe.embedding.part import PartEncoder
 from raypipe.ingestion.ingest import ingest
 from raypipe.ingestion.progress import count_parts
 from raypipe.ingestion.responses import ResponseLibrary
 from raypipe.model.batch import SpectraBatch
-from raypipe.model.bundle import load_model
+from raypipe.model.bundle import Model, load_model
 from raypipe.model.features import prepare
 from raypipe.model.statistics import cash
 from raypipe.simulation.simulate import simulate
 from raypipe.training.train import train
-from raypipe.workspace import Workspace, catalog_folder, model_folder, part_name, spectra_folder
+from raypipe.workspace import (
+    Workspace,
+    catalog_folder,
+    model_folder,
+    part_name,
+    sources_folder,
+    spectra_folder,
+)
 
 PROCESSES = 2
 ORIGINALS, EPOCHS = 2000, 2
@@ -59,46 +67,56 @@ WAYS = {
     "embed, errors, no refinement": {"refine_steps": 0},
     "embed": {},
 }
+BARE, NO_RAY = "bare loop", "the same parts without Ray"
 LEAST = 0.9
 
 
-@torch.no_grad()
-def bare_loop(uri: str, release: str, model_uri: str, parts: list[int], link: Connection) -> None:
-    """Encode the parts whenever the link says so, and answer with the number of spectra."""
+def loop(uri: str, release: str, model_uri: str, share: range, link: Connection) -> None:
+    """Do this share of the parts in the way the link says, and answer when it is done."""
     workspace, model = Workspace(uri), load_model(model_uri)
-    library, size = ResponseLibrary(workspace), EmbedConfig().batch_size
-    network = model.network
-    while link.recv() is not None:
-        done = 0
-        for part in parts:
-            table = workspace.read_table(part_name(spectra_folder(release), part))
-            table = table.sort_by("rmf_id")
-            for start in range(0, table.num_rows, size):
-                batch = prepare(SpectraBatch.from_table(table.slice(start, size), library))
-                z = network.encode(batch)
-                mu = network.expected_counts(z, batch)
-                done += len(cash(batch.counts.numpy(), mu.numpy()))
-        link.send(done)
+    library = ResponseLibrary(workspace)
+    while (way := link.recv()) is not None:
+        if way == BARE:
+            for part in share:
+                encode_part(workspace, part_name(spectra_folder(release), part), model, library)
+        else:
+            encoder = PartEncoder(workspace, release, share.stop, model, EmbedConfig(errors=False))
+            for part in share:
+                encoder.embed(part)
+        link.send("done")
+
+
+@torch.no_grad()
+def encode_part(workspace: Workspace, name: str, model: Model, library: ResponseLibrary) -> None:
+    """Latents, expected counts and Cash statistic of a part's spectra."""
+    network, size = model.network, EmbedConfig().batch_size
+    table = workspace.read_table(name).sort_by("rmf_id")
+    for start in range(0, table.num_rows, size):
+        batch = prepare(SpectraBatch.from_table(table.slice(start, size), library))
+        mu = network.expected_counts(network.encode(batch), batch)
+        cash(batch.counts.numpy(), mu.numpy())
 
 
 def measure(few: Workspace, many: Workspace, model_uri: str, rounds: int) -> None:
     """Print what each way does in a second, and how `embed` compares."""
     release, settings = choose_release(many, None), _settings({})
     sizes = [read_manifest_summary(each, release)["rows"] for each in (few, many)]
-    speeds: dict[str, list[float]] = {name: [] for name in ("bare loop", *WAYS)}
+    speeds: dict[str, list[float]] = {name: [] for name in (BARE, NO_RAY, *WAYS)}
     starts: dict[str, list[float]] = {name: [] for name in WAYS}
     with ray_session(settings.ray):
         links = _start(many, release, model_uri)
-        _run_bare(links)
+        _run_loops(links, BARE)
         for _ in range(rounds):
-            speeds["bare loop"].append(sizes[1] / _run_bare(links))
+            speeds[BARE].append(sizes[1] / _run_loops(links, BARE))
+            _clear(many, model_uri)
+            speeds[NO_RAY].append(sizes[1] / _run_loops(links, NO_RAY))
             for name, changes in WAYS.items():
                 seconds = [_run_embed(each, model_uri, changes) for each in (few, many)]
                 speeds[name].append((sizes[1] - sizes[0]) / (seconds[1] - seconds[0]))
                 starts[name].append(seconds[0] - sizes[0] / speeds[name][-1])
         for link in links:
             link.send(None)
-    bare = statistics.median(speeds["bare loop"])
+    bare = statistics.median(speeds[BARE])
     for name, each in speeds.items():
         speed, low, high = statistics.median(each), min(each), max(each)
         start = f"; {statistics.median(starts[name]):.1f} s to start" if name in starts else ""
@@ -135,19 +153,19 @@ def _start(workspace: Workspace, release: str, model_uri: str) -> list[Connectio
     spawn = multiprocessing.get_context("spawn")
     links = []
     for number in range(PROCESSES):
-        parts = list(range(number, count_parts(workspace, release), PROCESSES))
+        share = range(number, count_parts(workspace, release), PROCESSES)
         ours, theirs = spawn.Pipe()
-        arguments = workspace.absolute_uri(), release, model_uri, parts, theirs
-        spawn.Process(target=bare_loop, args=arguments, daemon=True).start()
+        arguments = workspace.absolute_uri(), release, model_uri, share, theirs
+        spawn.Process(target=loop, args=arguments, daemon=True).start()
         links.append(ours)
     return links
 
 
-def _run_bare(links: list[Connection]) -> float:
+def _run_loops(links: list[Connection], way: str) -> float:
     """Time, s."""
     begin = time.perf_counter()
     for link in links:
-        link.send("go")
+        link.send(way)
     for link in links:
         link.recv()
     return time.perf_counter() - begin
@@ -155,11 +173,16 @@ def _run_bare(links: list[Connection]) -> float:
 
 def _run_embed(workspace: Workspace, model_uri: str, changes: dict[str, object]) -> float:
     """Time of all of it, s: starting the encoders, the parts, the sources, publishing."""
-    release, model_id = choose_release(workspace, None), load_model(model_uri).model_id
-    shutil.rmtree(workspace.path(catalog_folder(release, model_id)), ignore_errors=True)
+    _clear(workspace, model_uri)
     begin = time.perf_counter()
     embed(workspace, model=model_uri, config=_settings(changes))
     return time.perf_counter() - begin
+
+
+def _clear(workspace: Workspace, model_uri: str) -> None:
+    release, model_id = choose_release(workspace, None), load_model(model_uri).model_id
+    for folder in catalog_folder(release, model_id), sources_folder(release, model_id):
+        shutil.rmtree(workspace.path(folder), ignore_errors=True)
 
 
 def _originals(place: Path, model_uri: str | None) -> tuple[Workspace, str]:
