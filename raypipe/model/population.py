@@ -132,8 +132,9 @@ class Population:
         votes = (1.0 / frequency)[self.reference_class[index]]
         if sources is not None:
             votes = np.where(self.reference_source[index] == sources[:, None], 0.0, votes)
-        shares = np.full((len(z), n_classes), 1.0 / n_classes)
-        np.add.at(shares, (np.arange(len(z))[:, None], self.reference_class[index]), votes)
+        cell = np.arange(len(z))[:, None] * n_classes + self.reference_class[index]
+        sums = np.bincount(cell.ravel(), votes.ravel(), minlength=len(z) * n_classes)
+        shares = sums.reshape(len(z), n_classes) + 1.0 / n_classes
         return np.asarray(shares / shares.sum(1, keepdims=True))
 
     def calibrated(self) -> Population:
