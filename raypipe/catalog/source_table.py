@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raypipe.catalog.schema import described
 from raypipe.catalog.sources import Combined, combine
@@ -16,6 +16,7 @@ from raypipe.model.bundle import Model
 from raypipe.model.covariance import pack, unpack
 from raypipe.model.split import source_keys
 
+_SOURCES_AT_ONCE = 20_000
 _COPIED = ("name", "ra", "dec", "class", "split", "model_id")
 
 
@@ -33,11 +34,25 @@ def source_table(detections: pa.Table, model: Model, scheme: ClassScheme = "neig
     best detection, which is the one with the most counts; `flags` has what any detection has. A
     detection without a name is a source of its own.
     """
-    latents = model.config.model.latents
-    order, starts = _by_source(detections)
     have = set(detections.column_names)
-    names = [name for name in source_columns(latents) if name in have]
-    rows = detections.select(names).take(pa.array(order))
+    names = [name for name in source_columns(model.config.model.latents) if name in have]
+    detections = detections.select(names)
+    order, starts = _by_source(detections)
+    ends = np.append(starts[1:], len(order))
+    pieces = []
+    for first in range(0, max(len(starts), 1), _SOURCES_AT_ONCE):
+        here = slice(first, first + _SOURCES_AT_ONCE)
+        begin, end = (starts[here][0], ends[here][-1]) if len(starts) else (0, 0)
+        rows = detections.take(pa.array(order[begin:end]))
+        pieces.append(_sources(rows, starts[here] - begin, model, scheme))
+    return pa.concat_tables(pieces)
+
+
+def _sources(
+    rows: pa.Table, starts: npt.NDArray[np.int64], model: Model, scheme: ClassScheme
+) -> pa.Table:
+    """Rows of sources whose detections follow each other from `starts`."""
+    latents = model.config.model.latents
     counts = rows["total_counts"].to_numpy()
     z = np.stack([rows[f"z{i}"].to_numpy() for i in range(latents)], 1).astype(np.float64)
     cov = np.asarray(rows["z_cov"].combine_chunks().flatten(), np.float64).reshape(len(z), -1)
@@ -63,13 +78,14 @@ def source_table(detections: pa.Table, model: Model, scheme: ClassScheme = "neig
 
 def _by_source(detections: pa.Table) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """An order in which the detections of a source follow each other, and where each begins."""
-    ids = detections["detection_id"].to_pandas()
-    names = detections["name"].to_pandas()
-    key = names.where(names.notna() & (names != ""), ids)
-    order = pd.DataFrame({"key": key, "id": ids}).sort_values(["key", "id"]).index.to_numpy()
-    codes = pd.factorize(key.to_numpy()[order])[0]
-    starts = np.flatnonzero(np.append(True, np.diff(codes) != 0)) if len(codes) else order
-    return order.astype(np.int64), starts.astype(np.int64)
+    ids, names = (detections[name].cast(pa.large_string()) for name in ("detection_id", "name"))
+    named = pc.fill_null(pc.greater(pc.utf8_length(names), 0), False)
+    table = pa.table({"key": pc.if_else(named, names, ids), "id": ids})
+    order = pc.sort_indices(table, [("key", "ascending"), ("id", "ascending")])
+    key = table["key"].take(order).combine_chunks()
+    another = pc.not_equal(key[1:], key[:-1]).to_numpy(zero_copy_only=False)
+    first = np.append(np.ones(min(len(key), 1), bool), another)
+    return order.to_numpy().astype(np.int64), np.flatnonzero(first).astype(np.int64)
 
 
 def _best(counts: npt.NDArray[Any], starts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
