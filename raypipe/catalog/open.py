@@ -25,10 +25,7 @@ def open_catalog(
     that it has. The rows are those of one publication, whatever is published in the meantime.
     Raises UsageError where there is no such catalog.
     """
-    workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
-    release = choose_release(workspace, release)
-    model_id = choose_model(workspace, release, model)
-    frame: pd.DataFrame = read_detections(workspace, release, model_id, columns).to_pandas()
+    frame: pd.DataFrame = read_detections(*_chosen(workspace, release, model), columns).to_pandas()
     return frame
 
 
@@ -40,8 +37,14 @@ def open_sources(
     columns: list[str] | None = None,
 ) -> pd.DataFrame:
     """The sources of a latent catalog, one row for all detections of a name; as `open_catalog`."""
+    frame: pd.DataFrame = read_sources(*_chosen(workspace, release, model), columns).to_pandas()
+    return frame
+
+
+def _chosen(
+    workspace: str | Path | Workspace, release: str | None, model: str | None
+) -> tuple[Workspace, str, str]:
+    """Workspace, release and model of the catalog that is meant."""
     workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
     release = choose_release(workspace, release)
-    model_id = choose_model(workspace, release, model)
-    frame: pd.DataFrame = read_sources(workspace, release, model_id, columns).to_pandas()
-    return frame
+    return workspace, release, choose_model(workspace, release, model)
