@@ -9,6 +9,10 @@ class UsageError(RaypipeError):
     """A wrong option, name or configuration; the command line ends with exit code 2."""
 
 
+class BusyError(RaypipeError):
+    """Another run does the same work on the same workspace."""
+
+
 class ServiceError(RaypipeError):
     """A service on the net that did not answer, or not with what it should have."""
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from raypipe.errors import RaypipeError, UsageError
 from raypipe.s3 import S3_ERRORS, put_if_absent, upload
 
 _PARQUET_COMPRESSION = "zstd"
+_DRAFT = ".tmp"
 _NAME = re.compile(r"[A-Za-z0-9][\w.\-]*")
 
 
@@ -131,7 +133,7 @@ class Workspace:
                 return
             folder, base = target.rsplit("/", 1)
             self.fs.create_dir(folder, recursive=True)
-            draft = f"{folder}/.{base}.{secrets.token_hex(4)}.tmp"
+            draft = _draft_name(folder, base)
             try:
                 with self.fs.open_output_stream(draft, compression=None) as stream:
                     stream.write(data)
@@ -169,7 +171,7 @@ class Workspace:
             if not self.is_local:
                 return put_if_absent(target, data)
             folder, base = target.rsplit("/", 1)
-            draft = Path(f"{folder}/.{base}.{secrets.token_hex(4)}.tmp")
+            draft = Path(_draft_name(folder, base))
             draft.parent.mkdir(parents=True, exist_ok=True)
             try:
                 draft.write_bytes(data)
@@ -181,6 +183,22 @@ class Workspace:
         except (OSError, *S3_ERRORS) as error:
             raise self._unwritable(name, error) from error
         return True
+
+    def create_json(self, name: str, value: Any) -> bool:
+        """Publish a JSON file unless one of that name is there; whether it was published."""
+        return self.create_bytes(name, (json.dumps(value, indent=2) + "\n").encode())
+
+    def remove_drafts(self, folders: Sequence[str]) -> None:
+        """Remove what killed processes left half written anywhere in these folders.
+
+        For a run that is the only one to write there. A bucket has no drafts: a put is whole, or
+        nothing.
+        """
+        if not self.is_local:
+            return
+        for folder in folders:
+            for draft in Path(self.path(folder)).rglob(f".*{_DRAFT}"):
+                draft.unlink(missing_ok=True)
 
     def delete(self, name: str) -> None:
         """Remove a file where it is there."""
@@ -302,6 +320,10 @@ class Workspace:
             f"{self.absolute_uri(name)}: not a whole Parquet file ({error}); "
             "delete it and run the verb that makes it again"
         )
+
+
+def _draft_name(folder: str, base: str) -> str:
+    return f"{folder}/.{base}.{secrets.token_hex(4)}{_DRAFT}"
 
 
 def _list_encoding(field: pa.Field) -> tuple[str, str] | None:

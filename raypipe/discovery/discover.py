@@ -24,6 +24,7 @@ from raypipe.discovery.manifest import find_manifest, write_manifest
 from raypipe.discovery.own_files import own_detections
 from raypipe.discovery.spill import remove_leftovers, scratch_folder
 from raypipe.errors import UsageError
+from raypipe.lock import only_one
 from raypipe.runs import record_run
 from raypipe.workspace import Workspace, check_name, manifest_folder
 
@@ -50,28 +51,35 @@ def discover(
     other folders are taken for `discover.release` of the configuration. Raises UsageError where
     there are no spectra, ServiceError where the archive fails: the same call goes on from there.
     The archive is not asked for a manifest that is there whole and was made of the same question,
-    catalog and settings. Memory does not grow with the source, but for the catalog.
+    catalog and settings. Memory does not grow with the source, but for the catalog. BusyError
+    where another run discovers the same release.
     """
     settings = as_config(config)
     workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
-    with record_run(workspace, "discover", settings) as figures:
+    if where is not None and not is_release_name(source):
+        raise UsageError(f"--where chooses from a release of the archive (csc2.1), not {source}")
+    release = _release_of(source, release, settings.discover)
+    with (
+        record_run(workspace, "discover", settings) as figures,
+        only_one(workspace, f"discover-{release}", [manifest_folder(release)]),
+    ):
         if is_release_name(source):
-            release = check_name(release or source, "release")
             summary = _from_archive(workspace, source, release, where, catalog, settings.discover)
-        elif where is not None:
-            raise UsageError(
-                f"--where chooses from a release of the archive (csc2.1), not {source}"
-            )
         else:
-            folder = Workspace(source)
-            if not folder.exists(""):
-                raise UsageError(f"{folder.uri}: no such folder")
-            release = release or _survey_release(folder) or settings.discover.release
-            check_name(release, "release")
-            summary = _from_files(workspace, folder, release, catalog, settings.discover)
+            summary = _from_files(workspace, Workspace(source), release, catalog, settings.discover)
         figures.update(summary)
     log.info("discover: %d detections of %s in %s", summary["rows"], release, source)
     return summary
+
+
+def _release_of(source: str, release: str | None, config: DiscoverConfig) -> str:
+    """The release that a source's detections are of; UsageError where it is no folder."""
+    if is_release_name(source):
+        return check_name(release or source, "release")
+    folder = Workspace(source)
+    if not folder.exists(""):
+        raise UsageError(f"{folder.uri}: no such folder")
+    return check_name(release or _survey_release(folder) or config.release, "release")
 
 
 def _from_archive(

@@ -26,6 +26,7 @@ from raypipe.config import Config, EmbedConfig, as_config
 from raypipe.discovery.manifest import choose_release
 from raypipe.embedding.part import PartEncoder, catalog_part_name
 from raypipe.ingestion.progress import require_ingested
+from raypipe.lock import only_one
 from raypipe.model.bundle import Model, load_model
 from raypipe.runs import record_run
 from raypipe.workspace import Workspace, catalog_folder, model_folder, sources_folder
@@ -48,7 +49,8 @@ def embed(
     into the workspace; by default the newest one of the workspace. Only spectra that the model has
     not measured are encoded, in this release or another: the same command completes an interrupted
     run. All parts and the table of sources are published in one step at the end. Raises
-    PublishedMeanwhileError where another run has published something else since this one began.
+    PublishedMeanwhileError where another run has published something else since this one began,
+    BusyError where one is making the same catalog.
     """
     settings = as_config(config)
     workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
@@ -56,9 +58,12 @@ def embed(
     model_id = adopt_model(workspace, resolve_model(workspace, model))
     uri = workspace.absolute_uri(model_folder(model_id))
     bundle = load_model(uri)
-    with record_run(workspace, "embed", settings) as figures:
+    folders = catalog_folder(release, model_id), sources_folder(release, model_id)
+    with (
+        record_run(workspace, "embed", settings) as figures,
+        only_one(workspace, f"embed-{release}-{model_id}", folders),
+    ):
         base = find_publication(workspace, release, model_id)
-        folders = catalog_folder(release, model_id), sources_folder(release, model_id)
         there = {name for folder in folders for name in workspace.files(folder, ".parquet")}
         names = _part_names(workspace, release, bundle, settings.embed)
         todo = [part for part, name in enumerate(names) if name not in there]

@@ -23,6 +23,8 @@ from raypipe.ingestion.progress import (
     drop_parts_beyond,
     parts_to_ingest,
 )
+from raypipe.ingestion.responses import FOLDER as RESPONSES
+from raypipe.lock import only_one
 from raypipe.runs import record_run
 from raypipe.workspace import Workspace, rejects_folder, spectra_folder
 
@@ -40,12 +42,13 @@ def ingest(
     Only parts that are missing, whose manifest rows have changed, or that have rejects worth a
     retry are done, and of these only the rows that are not published: the same command completes
     an interrupted run. At the end every detection of the manifest is a row of spectra or of
-    rejects, or RaypipeError is raised.
+    rejects, or RaypipeError is raised. BusyError where another run ingests into the workspace.
     """
     settings = as_config(config)
     workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
     release = choose_release(workspace, release)
-    with record_run(workspace, "ingest", settings) as figures:
+    own = spectra_folder(release), rejects_folder(release), RESPONSES
+    with record_run(workspace, "ingest", settings) as figures, only_one(workspace, "ingest", own):
         parts = count_parts(workspace, release)
         for folder in spectra_folder(release), rejects_folder(release):
             drop_parts_beyond(workspace, folder, parts)

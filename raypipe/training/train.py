@@ -20,6 +20,7 @@ from raypipe._version import __version__
 from raypipe.cluster import own_errors, ray_session, require_resources
 from raypipe.config import Config, as_config, load_config
 from raypipe.discovery.manifest import choose_release
+from raypipe.lock import only_one
 from raypipe.model.split import TRAIN
 from raypipe.runs import record_run
 from raypipe.training.data import Roster, read_roster
@@ -53,7 +54,8 @@ def train(
     """Train a model on a release's spectra and return its id.
 
     The id is made of preset, settings and data: the same command on the same spectra finds the
-    model it has trained already, or goes on where an earlier run died.
+    model it has trained already, or goes on where an earlier run died. BusyError where another run
+    trains it.
     """
     settings = as_config(config)
     if preset is not None:
@@ -67,7 +69,12 @@ def train(
     if workspace.exists(f"{model_folder(model_id)}/model.safetensors"):
         log.info("train: %s is trained already", model_id)
         return model_id
-    with record_run(workspace, "train", settings) as figures, ray_session(settings.ray):
+    folders = model_folder(model_id), f"checkpoints/{model_id}"
+    with (
+        record_run(workspace, "train", settings) as figures,
+        only_one(workspace, f"train-{model_id}", folders),
+        ray_session(settings.ray),
+    ):
         log.info("train: %s on %s, %s", model_id, release, roster.sizes())
         _fit(workspace, release, model_id, settings, roster.sizes()[TRAIN], figures.folder)
         metrics = workspace.read_json(f"{model_folder(model_id)}/metrics.json")
