@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -15,11 +14,10 @@ from raypipe._version import __version__
 from raypipe.catalog.formats import FORMATS
 from raypipe.config import Config, load_config
 from raypipe.errors import RaypipeError, UsageError
+from raypipe.logs import log_to_stderr
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes."""
-
-log = logging.getLogger("raypipe")
 
 Verb = Callable[[argparse.Namespace, Config], Any]
 
@@ -27,7 +25,7 @@ Verb = Callable[[argparse.Namespace, Config], Any]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb and return its exit code: 0 done, 1 failed, 2 bad usage, 130 interrupted."""
     options = build_parser().parse_args(arguments)
-    _log_to_stderr(options.verbose, quiet=options.json)
+    log_to_stderr(options.log_format, verbose=options.verbose, quiet=options.json)
     try:
         config = load_config(options.config, options.settings)
         answer = options.run(options, config)
@@ -118,6 +116,12 @@ def _verb(verbs: Any, name: str, function: Verb, summary: str) -> argparse.Argum
         help="one setting; may be repeated",
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="log more")
+    parser.add_argument(
+        "--log-format",
+        choices=["text", "json"],
+        default="text",
+        help="lines of the log as text, or each as JSON with the figures of stages",
+    )
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
     return parser
 
@@ -310,15 +314,6 @@ def _status(options: argparse.Namespace, config: Config) -> Any:
 
     state = status(options.workspace)
     return state if options.json else "\n".join(status_lines(state))
-
-
-def _log_to_stderr(verbose: bool, quiet: bool) -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    handler.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
-    log.addHandler(handler)
-    log.propagate = False
-    log.setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
 def _fail(error: RaypipeError, code: int, options: argparse.Namespace) -> int:

@@ -84,6 +84,7 @@ def tasks_for(parts: int, cpus: float, config: RayConfig) -> int:
 
 
 def map_parts(
+    name: str,
     parts: Sequence[int],
     work: Callable[[int], dict[str, Any]] | type,
     tasks: int | None = None,
@@ -91,10 +92,10 @@ def map_parts(
 ) -> Iterator[dict[str, Any]]:
     """Run `work` on each part number in tasks of Ray Data; yield its answers as they come.
 
-    `work` is a function of a part, or, for a pool of actors, a class whose instances are one;
-    `tasks` is the number of tasks, by default one a part; `options` are those of
-    `Dataset.map_batches`. A RaypipeError of a worker is raised here as itself: Ray would hand on
-    its text alone, inside its own error.
+    `name` is what Ray's dashboard calls the dataset and its tasks. `work` is a function of a part,
+    or, for a pool of actors, a class whose instances are one; `tasks` is the number of tasks, by
+    default one a part; `options` are those of `Dataset.map_batches`. A RaypipeError of a worker is
+    raised here as itself: Ray would hand on its text alone, inside its own error.
     """
     if isinstance(work, type):
 
@@ -108,9 +109,11 @@ def map_parts(
         def task(batch: dict[str, Any]) -> dict[str, list[str]]:
             return _answer(work, batch)
 
+    task.__name__ = task.__qualname__ = name
     dataset = ray.data.from_items(
         [{"part": part} for part in parts], override_num_blocks=tasks or len(parts)
     ).map_batches(task, batch_size=1, **options)
+    dataset.set_name(name)
     for row in dataset.iter_rows():
         answer = json.loads(row["answer"])
         if "error" in answer:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import raypipe
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
@@ -27,6 +29,14 @@ def isolated_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setenv("no_proxy", "127.0.0.1,localhost")
         yield home
+
+
+@pytest.fixture(scope="session")
+def survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A simulated survey of 160 detections as FITS files; not to be changed."""
+    folder = tmp_path_factory.mktemp("survey")
+    raypipe.simulate(folder, detections=160, seed=3)
+    return folder
 
 
 @pytest.fixture

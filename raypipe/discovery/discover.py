@@ -26,6 +26,7 @@ from raypipe.discovery.spill import remove_leftovers, scratch_folder
 from raypipe.errors import UsageError
 from raypipe.lock import only_one
 from raypipe.runs import record_run
+from raypipe.telemetry import stage
 from raypipe.workspace import Workspace, check_name, manifest_folder
 
 log = logging.getLogger(__name__)
@@ -62,11 +63,13 @@ def discover(
     with (
         record_run(workspace, "discover", settings) as figures,
         only_one(workspace, f"discover-{release}", [manifest_folder(release)]),
+        stage("discover", release) as told,
     ):
         if is_release_name(source):
             summary = _from_archive(workspace, source, release, where, catalog, settings.discover)
         else:
             summary = _from_files(workspace, Workspace(source), release, catalog, settings.discover)
+        told.add("rows", summary["rows"])
         figures.update(summary)
     log.info("discover: %d detections of %s in %s", summary["rows"], release, source)
     return summary

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -29,6 +28,7 @@ from raypipe.ingestion.progress import require_ingested
 from raypipe.lock import only_one
 from raypipe.model.bundle import Model, load_model
 from raypipe.runs import record_run
+from raypipe.telemetry import stage
 from raypipe.workspace import Workspace, catalog_folder, model_folder, sources_folder
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def embed(
         if todo:
             with ray_session(settings.ray):
                 task = _Task(workspace, release, len(names), uri, settings.embed)
-                figures.update(_run_parts(task, todo))
+                figures["work"] = _run_parts(task, todo)
         new = _assemble(workspace, release, bundle, names, settings.embed)
         published = publish(workspace, new, base, there)
         figures.update({"model_id": model_id, "rows": new.rows, "sources": new.source_rows})
@@ -147,8 +147,8 @@ def _assemble(
     )
 
 
-def _run_parts(task: _Task, parts: list[int]) -> dict[str, int]:
-    """Do the parts on Ray; returns how many rows were measured, and how many had been before."""
+def _run_parts(task: _Task, parts: list[int]) -> dict[str, Any]:
+    """Do the parts on Ray; returns what that came to."""
     config = task.config
     resources = ray.cluster_resources()
     slots = (
@@ -158,6 +158,7 @@ def _run_parts(task: _Task, parts: list[int]) -> dict[str, int]:
     )
     actors = min(config.actors or max(1, int(slots)), len(parts))
     outcomes = map_parts(
+        "embed",
         parts,
         _Encoder,
         fn_constructor_args=(task,),
@@ -165,16 +166,16 @@ def _run_parts(task: _Task, parts: list[int]) -> dict[str, int]:
         num_cpus=config.cpus_per_actor,
         num_gpus=config.gpus_per_actor,
     )
-    started, rows, kept = time.monotonic(), 0, 0
-    for number, outcome in enumerate(outcomes, 1):
-        rows, kept = rows + outcome["rows"], kept + outcome["kept"]
-        rate = (rows - kept) / max(time.monotonic() - started, 1e-3)
-        log.info(
-            "embed: %d/%d parts, %d detections, %d of them measured before, %.0f/s",
-            number,
-            len(parts),
-            rows,
-            kept,
-            rate,
-        )
-    return {"measured": rows - kept, "kept": kept}
+    with stage("embed", task.release) as told:
+        for number, outcome in enumerate(outcomes, 1):
+            told.add("rows", outcome["rows"] - outcome["kept"])
+            told.add("kept", outcome["kept"])
+            log.info(
+                "embed: %d/%d parts, %d detections, %d measured before, %.0f/s",
+                number,
+                len(parts),
+                told.totals["rows"],
+                told.totals["kept"],
+                told.per_s("rows"),
+            )
+    return told.figures()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +24,7 @@ from raypipe.ingestion.progress import (
 from raypipe.ingestion.responses import FOLDER as RESPONSES
 from raypipe.lock import only_one
 from raypipe.runs import record_run
+from raypipe.telemetry import Stage, stage
 from raypipe.workspace import Workspace, rejects_folder, spectra_folder
 
 log = logging.getLogger(__name__)
@@ -56,7 +55,7 @@ def ingest(
         log.info("ingest: %d of %d parts to do", len(todo), parts)
         if todo:
             with ray_session(settings.ray):
-                figures.update(_run_parts(workspace, release, todo, settings))
+                figures["work"] = _run_parts(workspace, release, todo, settings)
         totals = count_rows(workspace, release)
         figures.update(totals)
         check_totals(workspace, release, totals)
@@ -66,8 +65,8 @@ def ingest(
 
 def _run_parts(
     workspace: Workspace, release: str, parts: list[int], settings: Config
-) -> dict[str, int]:
-    """Do the parts on Ray; returns what was asked of servers, and what that brought."""
+) -> dict[str, Any]:
+    """Do the parts on Ray; returns what that came to."""
     config = settings.ingest
 
     def choose(_: int) -> dict[str, Any]:
@@ -78,28 +77,34 @@ def _run_parts(
     def work(part: int) -> dict[str, Any]:
         return asdict(ingest_part(workspace, release, part, config))
 
-    started = time.monotonic()
-    done = Counter[str]()
-    if config.rmf == "chip" and not workspace.exists(chip_rmfs_name(release)):
-        for chosen in map_parts([0], choose, num_cpus=config.cpus_per_task):
-            log.info("ingest: RMFs chosen for %d zones of chips", chosen["zones"])
-            done.update(chosen)
-    tasks = tasks_for(len(parts), config.cpus_per_task, settings.ray)
-    outcomes = map_parts(parts, work, tasks, num_cpus=config.cpus_per_task)
-    for number, outcome in enumerate(outcomes, 1):
-        done.update(outcome)
-        seconds = max(time.monotonic() - started, 1e-3)
-        log.info(
-            "ingest: %d/%d parts, %d spectra, %d rejects, %.0f detections/s, %.1f MB/s, "
-            "%d requests (%d of them again)",
-            number,
-            len(parts),
-            done["spectra"],
-            done["rejects"],
-            (done["spectra"] + done["rejects"] - done["kept"]) / seconds,
-            done["bytes_read"] / seconds / 1e6,
-            done["requests"],
-            done["retries"],
-        )
-    kept = "kept", "requests", "retries", "bytes_read", "rmfs", "rmf_bytes"
-    return {key: done[key] for key in kept}
+    cpus = config.cpus_per_task
+    with stage("ingest", release) as told:
+        if config.rmf == "chip" and not workspace.exists(chip_rmfs_name(release)):
+            for chosen in map_parts("choose RMFs", [0], choose, num_cpus=cpus):
+                log.info("ingest: RMFs chosen for %d zones of chips", chosen["zones"])
+                _tell(told, chosen)
+        tasks = tasks_for(len(parts), cpus, settings.ray)
+        outcomes = map_parts("ingest", parts, work, tasks, num_cpus=cpus)
+        for number, outcome in enumerate(outcomes, 1):
+            told.add("rows", outcome["spectra"] + outcome["rejects"] - outcome["kept"])
+            told.add("kept", outcome["kept"])
+            told.reject(outcome["rejected"])
+            _tell(told, outcome)
+            log.info(
+                "ingest: %d/%d parts, %d detections, %d kept, %d rejects, %.0f detections/s, "
+                "%.1f MB/s, %d requests (%d of them again)",
+                number,
+                len(parts),
+                *(told.totals[name] for name in ("rows", "kept", "rejects")),
+                told.per_s("rows"),
+                told.per_s("bytes_read") / 1e6,
+                told.totals["requests"],
+                told.totals["retries"],
+            )
+    return told.figures()
+
+
+def _tell(told: Stage, outcome: Mapping[str, Any]) -> None:
+    """Count what reading took."""
+    for name in "bytes_read", "requests", "retries", "rmfs", "rmf_bytes":
+        told.add(name, outcome[name])

@@ -41,14 +41,15 @@ _IDENTITY = ["detection_id", "obsid", "obi", "region_id", "name", "ra", "dec"]
 class Outcome:
     """What became of a part, and what that took.
 
-    `kept` rows had been published before; the rest is that of `Traffic`, and counts what was read
-    from disk, too.
+    `kept` rows had been published before; `rejected` counts rejects by stage and reason; the rest
+    is that of `Traffic`, and counts what was read from disk, too.
     """
 
     part: int
     spectra: int
     rejects: int
     retryable: int
+    rejected: dict[str, dict[str, int]]
     kept: int
     requests: int
     retries: int
@@ -108,6 +109,7 @@ def ingest_part(workspace: Workspace, release: str, part: int, config: IngestCon
         spectra=len(spectra.indices()),
         rejects=reject_table.num_rows,
         retryable=sum(reject_table["retryable"].to_pylist()),
+        rejected=_tally(reject_table),
         kept=len(rows) - len(todo),
         requests=traffic.requests,
         retries=traffic.retries,
@@ -116,6 +118,15 @@ def ingest_part(workspace: Workspace, release: str, part: int, config: IngestCon
         rmfs=traffic.rmfs,
         rmf_bytes=traffic.rmf_bytes,
     )
+
+
+def _tally(rejects: pa.Table) -> dict[str, dict[str, int]]:
+    """Rejects by stage and reason."""
+    tally: dict[str, dict[str, int]] = {}
+    for row in rejects.select(["stage", "reason"]).to_pylist():
+        reasons = tally.setdefault(row["stage"], {})
+        reasons[row["reason"]] = reasons.get(row["reason"], 0) + 1
+    return tally
 
 
 def _duplicates(rows: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:

@@ -154,7 +154,7 @@ def _run_tasks(
     pieces = [sample.slice(start, end - start) for start, end in pairwise(ends)]
     meeting = Meeting(tasks)
     task = SampleTask(release, pieces, config, model_uri, meeting)
-    answers = map_parts(range(tasks), task, num_cpus=config.ingest.cpus_per_task)
+    answers = map_parts("plan", range(tasks), task, num_cpus=config.ingest.cpus_per_task)
     measures = [TaskMeasure.of(answer) for answer in answers]
     here, meeting_pid = tree_use(psutil.Process()), meeting.pid
     for use in here, *(each.node_use for each in measures):

@@ -168,7 +168,7 @@ class SampleTask:
         return TaskMeasure(
             pid=process.pid,
             node=ray.get_runtime_context().get_node_id(),
-            counts={key: sum(outcome[key] for outcome in both) for key in both[0]},
+            counts={key: sum(each[key] for each in both) for key in both[0] if key != "rejected"},
             packages=sum(packages_of(piece, self.config.ingest.package_batch) for piece in pieces),
             choice=choice,
             reasons=rejects["reason"].to_pylist(),

@@ -121,6 +121,6 @@ def _carry(workspace: Workspace, base: str, release: str, settings: Config) -> d
     cpus = settings.ingest.cpus_per_task
     tasks = tasks_for(len(work), cpus, settings.ray)
     totals = Counter({SAME: 0, CHANGED: 0, NEW: 0, VANISHED: 0})
-    for counts in map_parts(list(range(len(work))), carry, tasks, num_cpus=cpus):
+    for counts in map_parts("carry", list(range(len(work))), carry, tasks, num_cpus=cpus):
         totals.update(counts)
     return dict(totals)

@@ -8,23 +8,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import ray
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raypipe.errors import RaypipeError
+from raypipe.telemetry import Stage
 from raypipe.training.events import EventLog
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
-def news_of(model_id: str, epochs: int, events: EventLog) -> Iterator[Queue]:
-    """A queue whose news are logged, and epochs kept as events, while the block runs.
+def news_of(told: Stage, epochs: int, events: EventLog) -> Iterator[Queue]:
+    """A queue whose news are logged, and epochs kept as events and metrics, while the block runs.
+
+    It lives on the driver's machine: one that is lost takes none of the news along.
 
     News are mappings: `news` says whether they are an "epoch" or the "standing" within one (both
     with the learner's metrics), a "line" or an "error" (with `text`). An error among them is raised
     at the end as a RaypipeError.
     """
-    reports = Queue(actor_options={"num_cpus": 0})
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    reports = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     errors: list[str] = []
 
     def follow() -> None:
@@ -32,9 +38,10 @@ def news_of(model_id: str, epochs: int, events: EventLog) -> Iterator[Queue]:
             if report["news"] == "error":
                 errors.append(report["text"])
                 continue
-            log.info("train: %s %s", model_id, _line(report, epochs))
+            log.info("train: %s %s", told.subject, _line(report, epochs))
             if report["news"] == "epoch":
                 events.add(report)
+                _measure(told, report)
 
     follower = threading.Thread(target=follow, daemon=True)
     follower.start()
@@ -46,6 +53,15 @@ def news_of(model_id: str, epochs: int, events: EventLog) -> Iterator[Queue]:
         reports.shutdown()
     if errors:
         raise RaypipeError(errors[0])
+
+
+def _measure(told: Stage, report: dict[str, Any]) -> None:
+    """An epoch as metrics of Ray."""
+    told.add("rows", round(report["spectra_per_s"] * report["seconds"]))
+    told.set("loss", report["train_loss"], "train")
+    told.set("loss", report["validation_loss"], "validation")
+    told.set("spectra_per_s", report["spectra_per_s"])
+    told.set("epoch", report["epoch"] + 1)
 
 
 def _line(report: dict[str, Any], epochs: int) -> str:

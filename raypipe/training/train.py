@@ -23,6 +23,7 @@ from raypipe.discovery.manifest import choose_release
 from raypipe.lock import only_one
 from raypipe.model.split import TRAIN
 from raypipe.runs import record_run
+from raypipe.telemetry import stage
 from raypipe.training.data import Roster, read_roster
 from raypipe.training.events import event_log
 from raypipe.training.loop import train_worker
@@ -112,8 +113,9 @@ def _fit(
         use_gpu = ray.cluster_resources().get("GPU", 0) >= fewest
     require_resources("training", fewest * settings.train.cpus_per_worker, fewest if use_gpu else 0)
     with (
+        stage("train", model_id) as told,
         event_log(workspace, runs) as events,
-        news_of(model_id, settings.train.epochs, events) as reports,
+        news_of(told, settings.train.epochs, events) as reports,
         _interruptible(),
         own_errors(),
     ):

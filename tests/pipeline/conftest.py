@@ -30,14 +30,6 @@ def local_ray(isolated_home: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A simulated survey of 160 detections as FITS files; not to be changed."""
-    folder = tmp_path_factory.mktemp("survey")
-    simulate(folder, detections=160, seed=3)
-    return folder
-
-
-@pytest.fixture(scope="session")
 def ingested_survey(
     local_ray: None, survey: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:

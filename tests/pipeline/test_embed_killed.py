@@ -78,7 +78,7 @@ def test_a_killed_driver_leaves_no_half_catalog(survey: Path, tmp_path: Path) ->
         raypipe.open_catalog(workspace)
 
     assert _start(tmp_path / "w").wait(300) == 0
-    assert _figures(workspace)["kept"] == 0
+    assert _figures(workspace)["work"]["kept"] == 0
     assert {name: workspace.modified(name) for name in done} == done
     publication = find_publication(workspace, "sim", workspace.folders("models")[0])
     assert publication is not None

@@ -41,10 +41,10 @@ def _compare(workspace: Workspace, answer: dict[str, Any]) -> None:
     figures, predicted = _figures(workspace, "ingest"), answer["prediction"]
     assert predicted["spectra"] == pytest.approx(figures["spectra"], rel=WITHIN)
     assert predicted["rejects"] == figures["manifest"] - predicted["spectra"]
-    assert predicted["bytes_read"] == pytest.approx(figures["bytes_read"], rel=WITHIN)
-    assert predicted["rmf_bytes_read"] == pytest.approx(figures["rmf_bytes"], rel=WITHIN)
-    assert predicted["requests"] == pytest.approx(figures["requests"], rel=WITHIN)
-    assert predicted["rmfs_fetched"] == pytest.approx(figures["rmfs"], rel=WITHIN)
+    assert predicted["bytes_read"] == pytest.approx(figures["work"]["bytes_read"], rel=WITHIN)
+    assert predicted["rmf_bytes_read"] == pytest.approx(figures["work"]["rmf_bytes"], rel=WITHIN)
+    assert predicted["requests"] == pytest.approx(figures["work"]["requests"], rel=WITHIN)
+    assert predicted["rmfs_fetched"] == pytest.approx(figures["work"]["rmfs"], rel=WITHIN)
     assert predicted["rmfs_stored"] == len(workspace.files("responses"))
     assert predicted["bytes_written"] == pytest.approx(_written(workspace), rel=WITHIN)
 

@@ -83,8 +83,8 @@ def test_only_what_changed_is_done(survey: Path, next_survey: Path, tmp_path: Pa
     assert (answer["base"], answer["model_id"]) == ("r1", model_id)
     runs = Workspace(workspace)
     ingested, embedded = (figures(runs, verb) for verb in ("ingest", "embed"))
-    assert ingested["kept"] == 157
-    assert (embedded["kept"], embedded["measured"]) == (157, 3)
+    assert ingested["work"]["kept"] == 157
+    assert (embedded["work"]["kept"], embedded["work"]["rows"]) == (157, 3)
     changes = runs.read_folder("changes/r2").to_pandas()
     gone = changes[changes["change"] == "vanished"]
     assert gone["previous_id"].notna().all()
@@ -102,7 +102,7 @@ def test_only_what_changed_is_done(survey: Path, next_survey: Path, tmp_path: Pa
     again = require_publication(runs, "r2", model_id)
     assert raypipe.reprocess(workspace, **new, config=CONFIG)["changes"] == answer["changes"]
     assert require_publication(runs, "r2", model_id) == again
-    assert figures(runs, "embed").get("measured", 0) == 0
+    assert "work" not in figures(runs, "embed")
 
 
 def test_carried_rejects_stay_rejects(survey: Path, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_carried_rejects_stay_rejects(survey: Path, tmp_path: Path) -> None:
     answer = raypipe.reprocess(workspace, release="r2", source=str(moved), config=CONFIG)
     assert answer["changes"]["same"] == 160
     store = Workspace(workspace)
-    assert figures(store, "ingest")["kept"] == 160
+    assert figures(store, "ingest")["work"]["kept"] == 160
     (reject,) = store.read_folder("rejects/r2").to_pylist()
     assert reject["uri"] == str(tmp_path / "moved" / broken.relative_to(source))
     assert set(table(workspace, "r2")["source_uri"].str.startswith(str(moved))) == {True}

@@ -1,0 +1,38 @@
+"""Lines of the log on standard error, for people or for machines."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Literal
+
+LogFormat = Literal["text", "json"]
+
+
+class JsonLines(logging.Formatter):
+    """A log record as one line of JSON: time, level, logger, message, and a stage's figures."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        line = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "figures", {}),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def log_to_stderr(log_format: LogFormat, *, verbose: bool, quiet: bool) -> None:
+    """Write raypipe's log to standard error: all of it, or, when quiet, warnings alone."""
+    handler = logging.StreamHandler()
+    text = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
+    handler.setFormatter(JsonLines() if log_format == "json" else text)
+    handler.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
+    log = logging.getLogger("raypipe")
+    log.addHandler(handler)
+    log.propagate = False
+    log.setLevel(logging.DEBUG if verbose else logging.INFO)

@@ -1,0 +1,107 @@
+"""Machines of a Ray cluster, on this one, that can die; and drivers that join them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+from ray.cluster_utils import Cluster
+
+from raypipe.config import IngestConfig
+from raypipe.ingestion.chip_rmfs import choose_chip_rmfs
+from raypipe.ingestion.part import ingest_part
+from raypipe.ingestion.progress import count_parts
+from raypipe.workspace import Workspace
+
+QUICKLY_MISSED = {
+    "health_check_initial_delay_ms": 2000,
+    "health_check_period_ms": 1000,
+    "health_check_timeout_ms": 2000,
+    "health_check_failure_threshold": 3,
+}
+"""A machine that died is found to be within some seconds, not half a minute."""
+COMMAND = "import sys; from raypipe.cli import main; sys.exit(main())"
+
+
+class Machines:
+    """A head without CPUs, and machines of one CPU each."""
+
+    def __init__(self, count: int = 3, **machine: Any) -> None:
+        self._machine = {"num_cpus": 1, **machine}
+        head = {"num_cpus": 0, "include_dashboard": False, "_system_config": QUICKLY_MISSED}
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.nodes = [self._cluster.add_node(**self._machine) for _ in range(count)]
+
+    @property
+    def address(self) -> str:
+        return str(self._cluster.address)
+
+    def raylet(self, node: Any) -> psutil.Process:
+        return psutil.Process(node.all_processes["raylet"][0].process.pid)
+
+    def workers(self, node: Any, name: str = "ray::") -> list[psutil.Process]:
+        """A machine's processes that do work, those with `name` in their title."""
+        found = self.raylet(node).children(recursive=True)
+        return [each for each in found if name in _title(each)]
+
+    def working(self, name: str) -> list[Any]:
+        """Machines that have processes with `name` in their title."""
+        return [node for node in self.nodes if self.workers(node, name)]
+
+    def kill(self, node: Any) -> None:
+        """End a machine as a power cut does: all its processes at once, none is asked."""
+        raylet = self.raylet(node)
+        processes = [raylet, *raylet.children(recursive=True)]
+        for process in processes:
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(signal.SIGKILL)
+        self.nodes.remove(node)
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    def add(self) -> None:
+        """A new machine, as an autoscaler brings one for one that was lost."""
+        self.nodes.append(self._cluster.add_node(**self._machine))
+
+    def start(self, verb: str, workspace: Path, *options: str) -> subprocess.Popen[bytes]:
+        """A driver of `raypipe VERB` that joins these machines."""
+        command = [sys.executable, "-c", COMMAND, verb, "--workspace", str(workspace), *options]
+        environment = os.environ | {"RAY_ADDRESS": self.address}
+        return subprocess.Popen(command, env=environment, start_new_session=True)
+
+    def shutdown(self) -> None:
+        self._cluster.shutdown()
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def drafts(workspace: Path) -> list[Path]:
+    """What was left half written."""
+    return [path for path in workspace.rglob(".*") if path.is_file()]
+
+
+def ingest_alone(workspace: Workspace, release: str) -> None:
+    """What `ingest` comes to where nothing goes wrong, without Ray."""
+    config = IngestConfig()
+    choose_chip_rmfs(workspace, release, config)
+    for part in range(count_parts(workspace, release)):
+        ingest_part(workspace, release, part, config)
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
