@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,12 @@ COMMAND = "import sys; from raypipe.cli import main; sys.exit(main())"
 class Machines:
     """A head without CPUs, and machines of one CPU each."""
 
-    def __init__(self, count: int = 3, **machine: Any) -> None:
+    def __init__(
+        self, count: int = 3, system: Mapping[str, Any] | None = None, **machine: Any
+    ) -> None:
         self._machine = {"num_cpus": 1, **machine}
-        head = {"num_cpus": 0, "include_dashboard": False, "_system_config": QUICKLY_MISSED}
+        config = {**QUICKLY_MISSED, **(system or {})}
+        head = {"num_cpus": 0, "include_dashboard": False, "_system_config": config}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self.nodes = [self._cluster.add_node(**self._machine) for _ in range(count)]
 
@@ -76,6 +79,11 @@ class Machines:
         environment = os.environ | {"RAY_ADDRESS": self.address}
         return subprocess.Popen(command, env=environment, start_new_session=True)
 
+    def ended_workers(self) -> bool:
+        """Whether a machine has said that it ended workers to have memory again."""
+        logs = Path(self._cluster.head_node.get_logs_dir_path()).glob("raylet*")
+        return any("Ray killed" in log.read_text(errors="replace") for log in logs)
+
     def shutdown(self) -> None:
         self._cluster.shutdown()
 
@@ -89,7 +97,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
 
 def drafts(workspace: Path) -> list[Path]:
     """What was left half written."""
-    return [path for path in workspace.rglob(".*") if path.is_file()]
+    return sorted(workspace.rglob(".*.tmp"))
 
 
 def ingest_alone(workspace: Workspace, release: str) -> None:
