@@ -69,9 +69,12 @@ WAYS = {
 }
 BARE, NO_RAY = "bare loop", "the same parts without Ray"
 LEAST = 0.9
+NO_ERRORS = EmbedConfig(errors=False)
 
 
-def loop(uri: str, release: str, model_uri: str, share: range, link: Connection) -> None:
+def loop(
+    uri: str, release: str, model_uri: str, share: range, config: EmbedConfig, link: Connection
+) -> None:
     """Do this share of the parts in the way the link says, and answer when it is done."""
     workspace, model = Workspace(uri), load_model(model_uri)
     library = ResponseLibrary(workspace)
@@ -80,7 +83,7 @@ def loop(uri: str, release: str, model_uri: str, share: range, link: Connection)
             for part in share:
                 encode_part(workspace, part_name(spectra_folder(release), part), model, library)
         else:
-            encoder = PartEncoder(workspace, release, share.stop, model, EmbedConfig(errors=False))
+            encoder = PartEncoder(workspace, release, share.stop, model, config)
             for part in share:
                 encoder.embed(part)
         link.send("done")
@@ -104,12 +107,12 @@ def measure(few: Workspace, many: Workspace, model_uri: str, rounds: int) -> Non
     speeds: dict[str, list[float]] = {name: [] for name in (BARE, NO_RAY, *WAYS)}
     starts: dict[str, list[float]] = {name: [] for name in WAYS}
     with ray_session(settings.ray):
-        links = _start(many, release, model_uri)
-        _run_loops(links, BARE)
+        links = start_loops(many, release, model_uri)
+        run_loops(links, BARE)
         for _ in range(rounds):
-            speeds[BARE].append(sizes[1] / _run_loops(links, BARE))
-            _clear(many, model_uri)
-            speeds[NO_RAY].append(sizes[1] / _run_loops(links, NO_RAY))
+            speeds[BARE].append(sizes[1] / run_loops(links, BARE))
+            clear(many, model_uri)
+            speeds[NO_RAY].append(sizes[1] / run_loops(links, NO_RAY))
             for name, changes in WAYS.items():
                 seconds = [_run_embed(each, model_uri, changes) for each in (few, many)]
                 speeds[name].append((sizes[1] - sizes[0]) / (seconds[1] - seconds[0]))
@@ -149,19 +152,22 @@ def _settings(changes: dict[str, object]) -> Config:
     return config.model_copy(update={"ray": RayConfig(address="local", num_cpus=PROCESSES)})
 
 
-def _start(workspace: Workspace, release: str, model_uri: str) -> list[Connection]:
+def start_loops(
+    workspace: Workspace, release: str, model_uri: str, config: EmbedConfig = NO_ERRORS
+) -> list[Connection]:
+    """Bare processes, each with a share of the parts, that wait for the way to do them."""
     spawn = multiprocessing.get_context("spawn")
     links = []
     for number in range(PROCESSES):
         share = range(number, count_parts(workspace, release), PROCESSES)
         ours, theirs = spawn.Pipe()
-        arguments = workspace.absolute_uri(), release, model_uri, share, theirs
+        arguments = workspace.absolute_uri(), release, model_uri, share, config, theirs
         spawn.Process(target=loop, args=arguments, daemon=True).start()
         links.append(ours)
     return links
 
 
-def _run_loops(links: list[Connection], way: str) -> float:
+def run_loops(links: list[Connection], way: str) -> float:
     """Time, s."""
     begin = time.perf_counter()
     for link in links:
@@ -173,13 +179,13 @@ def _run_loops(links: list[Connection], way: str) -> float:
 
 def _run_embed(workspace: Workspace, model_uri: str, changes: dict[str, object]) -> float:
     """Time of all of it, s: starting the encoders, the parts, the sources, publishing."""
-    _clear(workspace, model_uri)
+    clear(workspace, model_uri)
     begin = time.perf_counter()
     embed(workspace, model=model_uri, config=_settings(changes))
     return time.perf_counter() - begin
 
 
-def _clear(workspace: Workspace, model_uri: str) -> None:
+def clear(workspace: Workspace, model_uri: str) -> None:
     release, model_id = choose_release(workspace, None), load_model(model_uri).model_id
     for folder in catalog_folder(release, model_id), sources_folder(release, model_id):
         shutil.rmtree(workspace.path(folder), ignore_errors=True)

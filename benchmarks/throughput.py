@@ -103,17 +103,17 @@ def measure(place: Path, detections: int, rounds: int, products: Path | None) ->
         begin = time.perf_counter()
         ingest(workspace, config=settings)
         first = time.perf_counter() - begin
-        links = _start(workspace, release)
+        links = start_bare(workspace, release)
         seconds: dict[str, list[float]] = {name: [] for name in (*WAYS, "ingest")}
         busy: dict[str, list[float]] = {name: [] for name in seconds}
         for way in WAYS:
-            _run_bare(links, way, workspace, release)
+            run_bare(links, way, workspace, release)
         for _ in range(rounds):
             for way in WAYS:
-                took, cpu = _run_bare(links, way, workspace, release)
+                took, cpu = run_bare(links, way, workspace, release)
                 seconds[way].append(took)
                 busy[way].append(cpu)
-            took, cpu = _run_ingest(workspace, release, settings)
+            took, cpu = run_ingest(workspace, release, settings)
             seconds["ingest"].append(took)
             busy["ingest"].append(cpu)
         for link in links:
@@ -131,7 +131,7 @@ def measure(place: Path, detections: int, rounds: int, products: Path | None) ->
         )
 
 
-def _start(workspace: Workspace, release: str) -> list[Connection]:
+def start_bare(workspace: Workspace, release: str) -> list[Connection]:
     spawn = multiprocessing.get_context("spawn")
     links = []
     for number in range(PROCESSES):
@@ -143,7 +143,7 @@ def _start(workspace: Workspace, release: str) -> list[Connection]:
     return links
 
 
-def _run_bare(
+def run_bare(
     links: list[Connection], way: str, workspace: Workspace, release: str
 ) -> tuple[float, float]:
     """Time on the clock and of processors, s."""
@@ -155,7 +155,7 @@ def _run_bare(
     return time.perf_counter() - begin, cpu
 
 
-def _run_ingest(workspace: Workspace, release: str, settings: Config) -> tuple[float, float]:
+def run_ingest(workspace: Workspace, release: str, settings: Config) -> tuple[float, float]:
     """Time on the clock and of processors, s; workers stay from run to run."""
     _clear(workspace, release)
     begin, cpu = time.perf_counter(), cpu_s_of(os.getpid())

@@ -1,0 +1,241 @@
+"""How time and memory of `ingest` and `embed` grow with detections, and what Ray costs.
+
+Usage: python -m benchmarks.scale [--detections 10000 100000 1000000] [--cores 1 2]
+                                  [--overhead 12000] [--model BUNDLE]
+
+So many detections, whose files are hard links to those of 400 simulated ones, are ingested and
+embedded (without errors, which is most detections a second) on a local Ray, held to so many cores.
+Every half second the memory of the driver, of Ray's own processes, and of the workers is looked at
+(PSS: a shared page counts once), and what is in the object store. The last column says how long a
+detection took beside one of the smaller number before, start included in neither.
+
+With --overhead, `ingest` of so many detections in parts of various sizes, and `embed` of them in
+batches of various sizes, beside two bare processes that do the same parts without Ray.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import shutil
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import psutil
+from ray._private.internal_api import node_stats
+
+from benchmarks import embed as embedding
+from benchmarks import throughput
+from benchmarks.surveys import make_survey
+from raypipe.cluster import ray_session
+from raypipe.config import Config, EmbedConfig, RayConfig, load_config
+from raypipe.discovery.discover import discover
+from raypipe.discovery.manifest import choose_release
+from raypipe.embedding.embed import embed
+from raypipe.ingestion.ingest import ingest
+from raypipe.planning.processes import tree_use
+from raypipe.workspace import Workspace
+
+MODEL = Path(__file__).resolve().parents[1] / "tests" / "data" / "bundle-format-1"
+LOOK_S = 0.5
+DRIVER, RAYS_OWN, WORKERS, STORE = "driver", "Ray's own", "workers", "object store"
+LINEAR, FLAT = 1.15, 1.3
+PART_ROWS = (100, 250, 500, 1000, 2000)
+BATCHES = (32, 64, 128, 256, 512, 1024)
+ROUNDS = 3
+
+
+@dataclass
+class Cost:
+    """Time of a verb, s, with Ray running already, and the most memory of each kind, bytes."""
+
+    seconds: float = 0.0
+    peak_bytes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def memory_bytes(self) -> int:
+        """All kinds of processes; their peaks need not be at the same time."""
+        return sum(self.peak_bytes[kind] for kind in (DRIVER, RAYS_OWN, WORKERS))
+
+
+def look_at(cost: Cost, over: threading.Event) -> None:
+    """Keep the most memory of each kind until it is over."""
+    while not over.wait(LOOK_S):
+        now = dict.fromkeys((DRIVER, RAYS_OWN, WORKERS, STORE), 0)
+        for pid, use in tree_use(psutil.Process()).items():
+            now[_kind(pid)] += use.memory_bytes
+        now[STORE] = int(node_stats().store_stats.object_store_bytes_used)
+        for kind, size in now.items():
+            cost.peak_bytes[kind] = max(size, cost.peak_bytes.get(kind, 0))
+
+
+def _kind(pid: int) -> str:
+    if pid == os.getpid():
+        return DRIVER
+    try:
+        return WORKERS if psutil.Process(pid).cmdline()[0].startswith("ray::") else RAYS_OWN
+    except (psutil.Error, IndexError):
+        return RAYS_OWN
+
+
+def run_verbs(uri: str, model: str, cores: int, link: Connection) -> None:
+    """Ingest and embed as a process of its own, held to so many cores; sends what each cost."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    config = _settings(cores, {})
+    verbs: dict[str, Callable[[], object]] = {
+        "ingest": lambda: ingest(uri, config=config),
+        "embed": lambda: embed(uri, model=model, config=config),
+    }
+    costs = {}
+    for name, verb in verbs.items():
+        cost, over = Cost(), threading.Event()
+        with ray_session(config.ray):
+            looking = threading.Thread(target=look_at, args=(cost, over))
+            looking.start()
+            begin = time.perf_counter()
+            verb()
+            cost.seconds = time.perf_counter() - begin
+            over.set()
+            looking.join()
+        costs[name] = cost
+    link.send(costs)
+
+
+def _settings(cores: int, embed_settings: dict[str, object]) -> Config:
+    config = load_config(settings={"embed": {"errors": False, **embed_settings}})
+    return config.model_copy(update={"ray": RayConfig(address="local", num_cpus=cores)})
+
+
+def measure_growth(numbers: list[int], cores: list[int], model: str) -> None:
+    """Print what each number of detections costs on so many cores, and how that grows."""
+    spawn = multiprocessing.get_context("spawn")
+    before: dict[tuple[int, str], tuple[int, Cost]] = {}
+    print(
+        f"{'':8}{'cores':>6}{'detections':>12}{'s':>8}{'a second':>10}"
+        f"{'driver':>8}{'Ray':>7}{'workers':>9}{'store':>7} MB   time, memory beside fewer"
+    )
+    for detections in numbers:
+        with tempfile.TemporaryDirectory() as place:
+            workspace = make_survey(Path(place), detections)
+            for count in cores:
+                _clear(workspace)
+                ours, theirs = spawn.Pipe()
+                arguments = workspace.absolute_uri(), model, count, theirs
+                process = spawn.Process(target=run_verbs, args=arguments)
+                process.start()
+                theirs.close()
+                costs: dict[str, Cost] = ours.recv()
+                process.join()
+                for verb, cost in costs.items():
+                    _print_cost(verb, count, detections, cost, before.get((count, verb)))
+                    before[count, verb] = detections, cost
+    print(f"wanted: time within {LINEAR}, memory within {FLAT}; load averages {os.getloadavg()}")
+
+
+def _print_cost(
+    verb: str, cores: int, detections: int, cost: Cost, fewer: tuple[int, Cost] | None
+) -> None:
+    sizes = [cost.peak_bytes[kind] / 1e6 for kind in (DRIVER, RAYS_OWN, WORKERS, STORE)]
+    growth = ""
+    if fewer:
+        number, earlier = fewer
+        a_detection = (cost.seconds - earlier.seconds) / (detections - number)
+        growth = (
+            f"{1e3 * a_detection:8.3f} ms a detection more; "
+            f"{cost.seconds / earlier.seconds * number / detections:.2f}, "
+            f"{cost.memory_bytes / earlier.memory_bytes:.2f}"
+        )
+    print(
+        f"{verb:8}{cores:6}{detections:12}{cost.seconds:8.1f}{detections / cost.seconds:10.0f}"
+        f"{sizes[0]:8.0f}{sizes[1]:7.0f}{sizes[2]:9.0f}{sizes[3]:7.1f}{growth}",
+        flush=True,
+    )
+
+
+def _clear(workspace: Workspace) -> None:
+    for folder in "spectra", "rejects", "responses", "catalog", "sources":
+        shutil.rmtree(workspace.path(folder), ignore_errors=True)
+
+
+def measure_overhead(place: Path, detections: int, model: str) -> None:
+    """Print the share of the bare loops' speed that `ingest` and `embed` reach, by size."""
+    workspace = make_survey(place, detections)
+    release = choose_release(workspace, None)
+    with ray_session(_settings(throughput.PROCESSES, {}).ray):
+        for rows in PART_ROWS:
+            config = {"discover": {"part_rows": rows}}
+            other = Workspace(place / f"parts-{rows}")
+            discover(other, source=str(place / "files"), config=config)
+            print(f"ingest, parts of {rows:5}: {_ingest_share(other, release):.0%}", flush=True)
+        ingest(workspace, config=_settings(throughput.PROCESSES, {}))
+        for size in BATCHES:
+            share, speed = _embed_share(workspace, release, model, size, detections)
+            print(f"embed, batches of {size:5}: {share:.0%}, {speed:.0f}/s", flush=True)
+
+
+def _ingest_share(workspace: Workspace, release: str) -> float:
+    """Time of two bare processes that make and write the parts, over that of `ingest`."""
+    settings = _settings(throughput.PROCESSES, {})
+    ingest(workspace, config=settings)
+    links = throughput.start_bare(workspace, release)
+    throughput.run_bare(links, "parts", workspace, release)
+    shares = []
+    for _ in range(ROUNDS):
+        bare, _ = throughput.run_bare(links, "parts", workspace, release)
+        seconds, _ = throughput.run_ingest(workspace, release, settings)
+        shares.append(bare / seconds)
+    for link in links:
+        link.send(None)
+    return statistics.median(shares)
+
+
+def _embed_share(
+    workspace: Workspace, release: str, model: str, size: int, detections: int
+) -> tuple[float, float]:
+    """The same of `embed` with batches of a size; and its spectra a second, start included."""
+    settings = _settings(throughput.PROCESSES, {"batch_size": size})
+    links = embedding.start_loops(
+        workspace, release, model, EmbedConfig(errors=False, batch_size=size)
+    )
+    embedding.run_loops(links, embedding.NO_RAY)
+    shares, speeds = [], []
+    for _ in range(ROUNDS):
+        embedding.clear(workspace, model)
+        bare = embedding.run_loops(links, embedding.NO_RAY)
+        embedding.clear(workspace, model)
+        begin = time.perf_counter()
+        embed(workspace, model=model, config=settings)
+        seconds = time.perf_counter() - begin
+        shares.append(bare / seconds)
+        speeds.append(detections / seconds)
+    for link in links:
+        link.send(None)
+    return statistics.median(shares), statistics.median(speeds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--detections", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--cores", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--overhead", type=int, default=0, metavar="DETECTIONS")
+    parser.add_argument("--model", default=str(MODEL), help="bundle to encode with")
+    options = parser.parse_args()
+    print(f"load averages {os.getloadavg()} on {os.cpu_count()} CPUs")
+    if options.detections:
+        measure_growth(options.detections, options.cores, options.model)
+    if options.overhead:
+        with tempfile.TemporaryDirectory() as place:
+            measure_overhead(Path(place), options.overhead, options.model)
+
+
+if __name__ == "__main__":
+    main()
