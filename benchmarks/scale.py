@@ -31,6 +31,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import psutil
+import ray
 from ray._private.internal_api import node_stats
 
 from benchmarks import embed as embedding
@@ -69,11 +70,13 @@ class Cost:
 
 def look_at(cost: Cost, over: threading.Event) -> None:
     """Keep the most memory of each kind until it is over."""
+    (first,) = ray.nodes()
+    node = first["NodeManagerAddress"], first["NodeManagerPort"]
     while not over.wait(LOOK_S):
         now = dict.fromkeys((DRIVER, RAYS_OWN, WORKERS, STORE), 0)
         for pid, use in tree_use(psutil.Process()).items():
             now[_kind(pid)] += use.memory_bytes
-        now[STORE] = int(node_stats().store_stats.object_store_bytes_used)
+        now[STORE] = int(node_stats(*node, False).store_stats.object_store_bytes_used)
         for kind, size in now.items():
             cost.peak_bytes[kind] = max(size, cost.peak_bytes.get(kind, 0))
 
