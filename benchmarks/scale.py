@@ -1,13 +1,16 @@
 """How time and memory of `ingest` and `embed` grow with detections, and what Ray costs.
 
 Usage: python -m benchmarks.scale [--detections 10000 100000 1000000] [--cores 1 2]
-                                  [--overhead 12000] [--model BUNDLE]
+                                  [--driver 2600 32768] [--overhead 12000] [--model BUNDLE]
 
 So many detections, whose files are hard links to those of 400 simulated ones, are ingested and
 embedded (without errors, which is most detections a second) on a local Ray, held to so many cores.
 Every half second the memory of the driver, of Ray's own processes, and of the workers is looked at
 (PSS: a shared page counts once), and what is in the object store. The last column says how long a
 detection took beside one of the smaller number before, start included in neither.
+
+With --driver, so many parts of which each does nothing: what Ray and the driver take for a part,
+where each part is a task, as on a cluster that was joined, and where tasks have many, as locally.
 
 With --overhead, `ingest` of so many detections in parts of various sizes, and `embed` of them in
 batches of various sizes, beside two bare processes that do the same parts without Ray.
@@ -23,7 +26,8 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -37,7 +41,7 @@ from ray._private.internal_api import node_stats
 from benchmarks import embed as embedding
 from benchmarks import throughput
 from benchmarks.surveys import make_survey
-from raypipe.cluster import ray_session
+from raypipe.cluster import TASKS_A_SLOT, map_parts, ray_session
 from raypipe.config import Config, EmbedConfig, RayConfig, load_config
 from raypipe.discovery.discover import discover
 from raypipe.discovery.manifest import choose_release
@@ -66,6 +70,21 @@ class Cost:
     def memory_bytes(self) -> int:
         """All kinds of processes; their peaks need not be at the same time."""
         return sum(self.peak_bytes[kind] for kind in (DRIVER, RAYS_OWN, WORKERS))
+
+
+@contextmanager
+def looked_at() -> Iterator[Cost]:
+    """What the block costs, looked at while it runs."""
+    cost, over = Cost(), threading.Event()
+    looking = threading.Thread(target=look_at, args=(cost, over))
+    looking.start()
+    begin = time.perf_counter()
+    try:
+        yield cost
+        cost.seconds = time.perf_counter() - begin
+    finally:
+        over.set()
+        looking.join()
 
 
 def look_at(cost: Cost, over: threading.Event) -> None:
@@ -100,15 +119,8 @@ def run_verbs(uri: str, model: str, cores: int, link: Connection) -> None:
     }
     costs = {}
     for name, verb in verbs.items():
-        cost, over = Cost(), threading.Event()
-        with ray_session(config.ray):
-            looking = threading.Thread(target=look_at, args=(cost, over))
-            looking.start()
-            begin = time.perf_counter()
+        with ray_session(config.ray), looked_at() as cost:
             verb()
-            cost.seconds = time.perf_counter() - begin
-            over.set()
-            looking.join()
         costs[name] = cost
     link.send(costs)
 
@@ -167,6 +179,38 @@ def _print_cost(
 def _clear(workspace: Workspace) -> None:
     for folder in "spectra", "rejects", "responses", "catalog", "sources":
         shutil.rmtree(workspace.path(folder), ignore_errors=True)
+
+
+def measure_driver(numbers: list[int]) -> None:
+    """Print what so many empty parts cost the driver."""
+    spawn = multiprocessing.get_context("spawn")
+    for parts in numbers:
+        for tasks in parts, min(parts, TASKS_A_SLOT * throughput.PROCESSES):
+            ours, theirs = spawn.Pipe()
+            process = spawn.Process(target=run_empty_parts, args=(parts, tasks, theirs))
+            process.start()
+            theirs.close()
+            cost: Cost = ours.recv()
+            process.join()
+            print(
+                f"{parts:9} parts in {tasks:9} tasks: {cost.seconds:8.1f} s, "
+                f"{1e3 * cost.seconds / parts:8.3f} ms a part; driver "
+                f"{cost.peak_bytes[DRIVER] / 1e6:.0f} MB, Ray's own "
+                f"{cost.peak_bytes[RAYS_OWN] / 1e6:.0f} MB, object store "
+                f"{cost.peak_bytes[STORE] / 1e6:.1f} MB",
+                flush=True,
+            )
+
+
+def run_empty_parts(parts: int, tasks: int, link: Connection) -> None:
+    """Do parts that do nothing, in a process of its own; sends what that cost."""
+    with ray_session(_settings(throughput.PROCESSES, {}).ray):
+        for _ in map_parts("nothing", range(100), lambda part: {}, 16, num_cpus=1):
+            pass
+        with looked_at() as cost:
+            for _ in map_parts("nothing", range(parts), lambda part: {}, tasks, num_cpus=1):
+                pass
+    link.send(cost)
 
 
 def measure_overhead(place: Path, detections: int, model: str) -> None:
@@ -229,12 +273,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--detections", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--cores", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--driver", type=int, nargs="+", default=[], metavar="PARTS")
     parser.add_argument("--overhead", type=int, default=0, metavar="DETECTIONS")
     parser.add_argument("--model", default=str(MODEL), help="bundle to encode with")
     options = parser.parse_args()
     print(f"load averages {os.getloadavg()} on {os.cpu_count()} CPUs")
     if options.detections:
         measure_growth(options.detections, options.cores, options.model)
+    if options.driver:
+        measure_driver(options.driver)
     if options.overhead:
         with tempfile.TemporaryDirectory() as place:
             measure_overhead(Path(place), options.overhead, options.model)

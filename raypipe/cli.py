@@ -67,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     plan = _verb(verbs, "plan", _plan, "predict from a sample what ingesting a release takes")
     plan.add_argument("--sample", type=int, help="detections that are really ingested")
+    plan.add_argument("--detections", type=int, help="plan for so many; by default the manifest's")
     plan.add_argument("--seed", type=int, help="of the choice of them")
     plan.add_argument("--cluster", help="launcher file of Ray with prices; cluster.yaml")
     ingest = _verb(verbs, "ingest", _ingest, "read a manifest's files into spectra and rejects")
@@ -180,6 +181,7 @@ def _plan(options: argparse.Namespace, config: Config) -> Any:
         options.workspace,
         release=options.release,
         sample=options.sample,
+        detections=options.detections,
         seed=options.seed,
         cluster=options.cluster,
         model=options.model,

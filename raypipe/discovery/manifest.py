@@ -62,7 +62,7 @@ def write_manifest(
             spill.add(table, _id_hashes(table))
         if join:
             join.settle(types.filled)
-        parts = 1 << max(0, int(np.ceil(np.log2(max(rows, 1) / part_rows))))
+        parts = parts_for(rows, part_rows)
         log.info("%d detections, in %d parts", rows, parts)
         workspace.delete(_summary_name(release))
         fingerprint = ManifestFingerprint()
@@ -86,6 +86,11 @@ def write_manifest(
     }
     workspace.write_json(_summary_name(release), summary)
     return summary
+
+
+def parts_for(rows: int, part_rows: int) -> int:
+    """Number of parts, a power of two, that so many detections go to: at most `part_rows` each."""
+    return 1 << max(0, int(np.ceil(np.log2(max(rows, 1) / part_rows))))
 
 
 def read_manifest_summary(workspace: Workspace, release: str) -> dict[str, Any]:

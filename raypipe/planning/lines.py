@@ -68,6 +68,11 @@ def _release_rows(release: str, predicted: Prediction) -> list[tuple[str, str]]:
         ),
         ("  requests", f"{predicted.requests:,}"),
         ("  written", f"{_bytes(predicted.bytes_written)}, {predicted.rmfs_stored:,} RMFs in it"),
+        (
+            "  files",
+            f"{predicted.files_written:,}, spectra in {predicted.parts:,} parts of "
+            f"{_bytes(predicted.part_bytes)}",
+        ),
         ("  core hours, ingest", _number(predicted.ingest_core_hours)),
         *([] if embed is None else [("  core hours, embed", _number(embed))]),
         ("  memory, on this node", _bytes(predicted.memory_bytes)),

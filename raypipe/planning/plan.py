@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from raypipe.config import Config, as_config
-from raypipe.discovery.manifest import choose_release, read_manifest_summary
+from raypipe.discovery.manifest import choose_release, parts_for, read_manifest_summary
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.planning.cluster_file import read_cluster
 from raypipe.planning.lines import assumptions
@@ -27,6 +27,7 @@ def plan(
     *,
     release: str | None = None,
     sample: int | None = None,
+    detections: int | None = None,
     seed: int | None = None,
     cluster: str | Path | None = None,
     model: str | None = None,
@@ -35,16 +36,20 @@ def plan(
     """Ingest a random sample of a release, publish nothing, and predict what all of it takes.
 
     `sample` detections of the manifest are fetched and read as `ingest` does it, `seed` chooses
-    which; with `model`, an id of the workspace or a bundle that all nodes can read, they are
-    embedded, too. `cluster` is a launcher file of Ray with prices, by default `plan.cluster_file`
-    of the configuration. Returns release, sample, prediction, cost and assumptions: bytes,
-    requests, core hours, memory, hours and US dollars. They are kept in W/runs, too.
+    which; what they took is taken for that of all of them, or of as many `detections` as are asked
+    about, in parts of `discover.part_rows`; with `model`, an id of the workspace or a bundle that
+    all nodes can read, they are embedded, too. `cluster` is a launcher file of Ray with prices, by
+    default `plan.cluster_file` of the configuration. Returns release, sample, prediction, cost and
+    assumptions: bytes, requests, core hours, memory, hours and US dollars. They are kept in W/runs,
+    too.
     """
     settings = as_config(config)
     workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
     size = settings.plan.sample if sample is None else sample
     if size < 1:
         raise UsageError(f"a sample of {size} detections: give --sample 1 or more")
+    if detections is not None and detections < 1:
+        raise UsageError(f"a plan for {detections} detections: give --detections 1 or more")
     nodes = read_cluster(settings.plan.cluster_file if cluster is None else cluster)
     release = choose_release(workspace, release)
     uri = _model_uri(workspace, model)
@@ -57,8 +62,10 @@ def plan(
             )
         log.info("plan: ingesting %d of %d detections", rows.num_rows, summary["rows"])
         measured = measure(rows, release, settings, uri)
-        parts = int(summary["parts"])
-        predicted = predict(measured, int(summary["rows"]), parts, settings.ingest)
+        total, parts = int(summary["rows"]), int(summary["parts"])
+        if detections is not None:
+            total, parts = detections, parts_for(detections, settings.discover.part_rows)
+        predicted = predict(measured, total, parts, settings.ingest)
         cost = price(measured, predicted, parts, nodes, settings)
         figures.update(
             release=release,

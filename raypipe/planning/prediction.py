@@ -18,8 +18,9 @@ class Prediction:
 
     `bytes_read` and `requests` include those of the `rmfs_fetched`; `bytes_written` are those of
     spectra, rejects and the `rmfs_stored`. Core hours are of CPU time; those of embedding are None
-    where it was not measured. Memory, bytes, is that of `slots` tasks at once on one node like the
-    one the sample ran on, and of Ray beside them.
+    where it was not measured. `files_written` are those of `parts` spectra and rejects, and of the
+    RMFs; a part of spectra has `part_bytes`. Memory, bytes, is that of `slots` tasks at once on one
+    node like the one the sample ran on, and of Ray beside them.
     """
 
     detections: int
@@ -31,6 +32,9 @@ class Prediction:
     rmfs_fetched: int
     rmfs_stored: int
     bytes_written: int
+    parts: int
+    part_bytes: int
+    files_written: int
     ingest_core_hours: float
     embed_core_hours: float | None
     memory_bytes: int
@@ -87,6 +91,9 @@ def predict(measured: Measurement, detections: int, parts: int, config: IngestCo
             + parts * measured.part_bytes
             + stored * measured.stored_rmf_bytes
         ),
+        parts=parts,
+        part_bytes=round(spectra / parts * measured.spectrum_bytes),
+        files_written=2 * parts + stored,
         ingest_core_hours=(detections * measured.cpu_s + chosen.cpu_s + measured.start_cpu_s)
         / _HOUR,
         embed_core_hours=None if embed is None else detections * embed / _HOUR,

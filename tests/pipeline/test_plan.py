@@ -74,7 +74,7 @@ def test_a_sample_of_files_with_faults_publishes_nothing(survey: Path, tmp_path:
         path.unlink()
     discover(workspace, source=str(broken), config={"discover": {"part_rows": 80}})
     answer = plan(workspace, sample=100, cluster=CLUSTER_FILE)
-    assert sorted(workspace.folders("")) == ["manifest", "runs"]
+    assert sorted(workspace.folders("")) == ["locks", "manifest", "runs"]
     assert _figures(workspace, "plan") == json.loads(json.dumps(answer))
     assert answer["measured"]["reject_reasons"].keys() == {
         "no ARF with it: put the file ANCRFILE names beside it"
@@ -89,6 +89,12 @@ def test_samples_larger_than_the_release_are_all_of_it(served: Path, tmp_path: P
     discover(workspace, source=str(served))
     answer = plan(workspace, sample=1000, cluster=CLUSTER_FILE)
     assert answer["measured"]["detections"] == answer["prediction"]["detections"]
+    many = plan(workspace, sample=1000, detections=10**7, cluster=CLUSTER_FILE)["prediction"]
+    assert (many["detections"], many["parts"]) == (10**7, 32768)
+    assert many["files_written"] >= 2 * 32768
+    assert many["part_bytes"] * 32768 == pytest.approx(many["bytes_written"], rel=0.1)
+    with pytest.raises(UsageError, match="--detections 1"):
+        plan(workspace, detections=0, cluster=CLUSTER_FILE)
     one = plan(workspace, sample=1, cluster=CLUSTER_FILE)
     assert one["measured"]["spectra"] == 1
 
