@@ -15,6 +15,7 @@ from raypipe._version import __version__
 from raypipe.catalog.formats import FORMATS
 from raypipe.config import Config, load_config
 from raypipe.errors import RaypipeError, UsageError
+from raypipe.redaction import redact_text
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes."""
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except Exception as error:
         if options.json:
-            print(json.dumps({"error": repr(error), "exit_code": FAILED}))
+            print(json.dumps({"error": redact_text(repr(error)), "exit_code": FAILED}))
         raise
     _print(answer, options)
     return DONE
@@ -312,9 +313,14 @@ def _status(options: argparse.Namespace, config: Config) -> Any:
     return state if options.json else "\n".join(status_lines(state))
 
 
+class _Redacting(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return redact_text(super().format(record))
+
+
 def _log_to_stderr(verbose: bool, quiet: bool) -> None:
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(_Redacting("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
     log.addHandler(handler)
     log.propagate = False
@@ -322,9 +328,10 @@ def _log_to_stderr(verbose: bool, quiet: bool) -> None:
 
 
 def _fail(error: RaypipeError, code: int, options: argparse.Namespace) -> int:
+    said = redact_text(str(error))
     if options.json:
-        print(json.dumps({"error": str(error), "exit_code": code}))
-    print(f"raypipe: {error}", file=sys.stderr)
+        print(json.dumps({"error": said, "exit_code": code}))
+    print(f"raypipe: {said}", file=sys.stderr)
     return code
 
 
