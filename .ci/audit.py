@@ -1,7 +1,7 @@
 """Fail where a version of constraints.txt has a known vulnerability.
 
-Asks pip-audit, which asks PyPI. Where that is not reached, or knows none of the packages, as mirrors
-do not, nothing can be said: that is told, and is no failure.
+Asks pip-audit, which asks PyPI. Where that is not reached, or knows none of the packages, as
+mirrors do not, nothing can be said: that is told, and is no failure.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def read_ignored(text: str) -> dict[str, str]:
     for entry in entries:
         if len(entry) < 2:
             raise ValueError(f"{IGNORED.name}: {entry[0]} is ignored without a reason")
-    return {name: reason for name, reason in entries}
+    return dict(map(tuple, entries))
 
 
 def judge(report: dict[str, Any], ignored: dict[str, str]) -> tuple[int, list[str]]:
