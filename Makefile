@@ -5,7 +5,7 @@ WORKSPACE ?= demo
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test quicktest lint clean
+.PHONY: demo test quicktest lint audit clean
 
 demo: $(VENV)/installed
 	$(BIN)/raypipe run --workspace $(WORKSPACE) --source simulated
@@ -21,6 +21,9 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+audit: $(VENV)/installed-audit
+	$(BIN)/python .ci/audit.py
+
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing raypipe into $(VENV): a few minutes the first time"
@@ -29,6 +32,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(INSTALL) --editable ".[dev]"
+	touch $@
+
+$(VENV)/installed-audit: $(VENV)/installed
+	$(INSTALL) --editable ".[audit]"
 	touch $@
 
 clean:

@@ -15,6 +15,7 @@ from raypipe.catalog.formats import FORMATS
 from raypipe.config import Config, load_config
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.logs import log_to_stderr
+from raypipe.redaction import redact_text
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes."""
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except Exception as error:
         if options.json:
-            print(json.dumps({"error": repr(error), "exit_code": FAILED}))
+            print(json.dumps({"error": redact_text(repr(error)), "exit_code": FAILED}))
         raise
     _print(answer, options)
     return DONE
@@ -319,9 +320,10 @@ def _status(options: argparse.Namespace, config: Config) -> Any:
 
 
 def _fail(error: RaypipeError, code: int, options: argparse.Namespace) -> int:
+    said = redact_text(str(error))
     if options.json:
-        print(json.dumps({"error": str(error), "exit_code": code}))
-    print(f"raypipe: {error}", file=sys.stderr)
+        print(json.dumps({"error": said, "exit_code": code}))
+    print(f"raypipe: {said}", file=sys.stderr)
     return code
 
 

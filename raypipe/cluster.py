@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -47,6 +48,8 @@ def ray_session(config: RayConfig) -> Iterator[None]:
         logging_level=logging.ERROR,
         log_to_driver=False,
     )
+    if local:
+        _keep_token_private()
     quiet_ray_data()
     log.info("ray: %s, %s", "local cluster" if local else address, _resources())
     try:
@@ -54,6 +57,16 @@ def ray_session(config: RayConfig) -> Iterator[None]:
     finally:
         _stop_executions()
         ray.shutdown()
+
+
+def _keep_token_private() -> None:
+    """Let no other user of the machine read the token that Ray has written for the local cluster.
+
+    Who has the token runs programs as its owner.
+    """
+    token = Path.home() / ".ray" / "auth_token"
+    if token.is_file() and token.stat().st_mode & 0o077:
+        token.chmod(0o600)
 
 
 def _stop_executions() -> None:
@@ -70,6 +83,11 @@ def _address(config: RayConfig) -> str:
     return config.address or os.environ.get("RAY_ADDRESS") or "local"
 
 
+def joins_cluster(config: RayConfig) -> bool:
+    """Whether verbs join a cluster, which may grow when asked, instead of starting a local one."""
+    return _address(config) != "local"
+
+
 def tasks_for(parts: int, cpus: float, config: RayConfig) -> int:
     """Among how many tasks that ask for so many CPUs to share the parts.
 
@@ -77,7 +95,7 @@ def tasks_for(parts: int, cpus: float, config: RayConfig) -> int:
     several parts, therefore, and each CPU several tasks, so that all end at about the same time. A
     cluster that was joined may grow: there each part is a task.
     """
-    if _address(config) != "local":
+    if joins_cluster(config):
         return parts
     slots = max(1, int(ray.cluster_resources().get("CPU", 1) / cpus))
     return min(parts, TASKS_A_SLOT * slots)
@@ -172,6 +190,24 @@ def require_resources(what: str, cpus: float, gpus: float) -> None:
                 f"{what} asks for {wanted:g} {name}s and Ray has {have.get(name, 0):g}: lower "
                 "train.num_workers or train.cpus_per_worker, or raise ray.num_cpus"
             )
+
+
+def tell_device(what: str, use_gpu: bool, asked: bool | None) -> None:
+    """Log where the work goes and, where nobody said so, how to change that.
+
+    `asked` is the setting, None where the GPUs that Ray has decided it: a cluster that starts GPU
+    nodes when they are asked for has none before.
+    """
+    if asked is not None:
+        reason = f"train.use_gpu={str(asked).lower()}"
+    elif use_gpu:
+        reason = "Ray has GPUs; train.use_gpu=false changes that"
+    else:
+        reason = (
+            f"Ray has {ray.cluster_resources().get('GPU', 0):g} GPUs now; "
+            "train.use_gpu=true waits for a cluster that starts GPU nodes when asked"
+        )
+    log.info("%s: on %s (%s)", what, "GPUs" if use_gpu else "CPUs", reason)
 
 
 def quiet_ray_data() -> None:

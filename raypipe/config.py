@@ -11,6 +11,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from raypipe.errors import UsageError
+from raypipe.redaction import redact_text
 
 PRESET_BINS = {"folded": 256, "paper": 400}
 """Bins of the spectrum that each preset's encoder reads."""
@@ -147,7 +148,11 @@ class TrainConfig(_Section):
         2, description="training processes (DDP), fixed or elastic: [fewest, most]"
     )
     cpus_per_worker: float = Field(0.9, gt=0, description="CPUs a worker asks Ray for")
-    use_gpu: bool | None = Field(None, description="a GPU a worker; by default where Ray has one")
+    use_gpu: bool | None = Field(
+        None,
+        description="a GPU a worker; by default where Ray has one already: a cluster that starts "
+        "GPU nodes when asked is asked by true",
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="of the encoder's matrix products; auto: bfloat16 on GPUs that have it",
@@ -188,7 +193,9 @@ class EmbedConfig(_Section):
     """From spectra to the latent catalog."""
 
     batch_size: int = Field(256, ge=1, description="spectra encoded at once")
-    actors: int | None = Field(None, ge=1, description="encoders; by default one a CPU or GPU")
+    actors: int | None = Field(
+        None, ge=1, description="most encoders; by default one a CPU or GPU, as many as come"
+    )
     cpus_per_actor: float = Field(1.0, gt=0, description="CPUs an actor asks Ray for")
     gpus_per_actor: float = Field(0.0, ge=0, description="GPUs an actor asks Ray for")
     refine_steps: int = Field(
@@ -269,8 +276,8 @@ class Config(_Section):
     ray: RayConfig = RayConfig()
 
     def to_toml(self) -> str:
-        """The settings as TOML; fields left at None are absent."""
-        return tomli_w.dumps(self.model_dump(exclude_none=True))
+        """The settings as TOML; fields left at None are absent, URLs without credentials."""
+        return redact_text(tomli_w.dumps(self.model_dump(exclude_none=True)))
 
 
 def load_config(

@@ -6,6 +6,8 @@ import json
 import logging
 from typing import Literal
 
+from raypipe.redaction import redact_text
+
 LogFormat = Literal["text", "json"]
 
 
@@ -23,14 +25,24 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return redact_text(json.dumps(line, default=str))
+
+
+class TextLines(logging.Formatter):
+    """A log record for people: time of day and message."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(message)s", "%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without secrets."""
+        return redact_text(super().format(record))
 
 
 def log_to_stderr(log_format: LogFormat, *, verbose: bool, quiet: bool) -> None:
     """Write raypipe's log to standard error: all of it, or, when quiet, warnings alone."""
     handler = logging.StreamHandler()
-    text = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
-    handler.setFormatter(JsonLines() if log_format == "json" else text)
+    handler.setFormatter(JsonLines() if log_format == "json" else TextLines())
     handler.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
     log = logging.getLogger("raypipe")
     log.addHandler(handler)

@@ -14,6 +14,7 @@ from typing import Any
 
 from raypipe._version import __version__
 from raypipe.config import Config
+from raypipe.redaction import redact_text
 from raypipe.workspace import Workspace
 
 _PACKAGES = ("ray", "torch", "numpy", "pyarrow", "astropy", "scikit-learn")
@@ -43,7 +44,7 @@ class _Lines(logging.Handler):
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(self.format(record))
+        self.lines.append(redact_text(self.format(record)))
 
 
 @contextmanager
@@ -51,6 +52,7 @@ def record_run(workspace: Workspace, verb: str, config: Config) -> Iterator[Figu
     """Keep the resolved configuration, versions, log, timing and outcome of a run.
 
     Yields a mapping to put figures into; they are written with the rest, also when the run fails.
+    Nothing of it holds the credentials that URIs may carry.
     """
     started = datetime.now(UTC)
     clock = time.monotonic()
@@ -77,7 +79,7 @@ def record_run(workspace: Workspace, verb: str, config: Config) -> Iterator[Figu
             "outcome": outcome,
             "started": started.isoformat(),
             "seconds": round(time.monotonic() - clock, 3),
-            "command": sys.argv,
+            "command": [redact_text(argument) for argument in sys.argv],
             "made_by": made_by(),
             "figures": figures,
         }

@@ -18,6 +18,7 @@ from urllib3.exceptions import HTTPError
 
 from raypipe._version import __version__
 from raypipe.errors import ServiceError
+from raypipe.redaction import redact
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ class Patience:
 
     `attempts` a request gets; `silence_s` without a byte and `answer_s` for a whole answer before
     an attempt is given up; pauses between attempts start at `backoff_s`, double, are drawn from
-    half to all of that, and never exceed `longest_pause_s`, not for a Retry-After either.
+    half to all of that, and never exceed `longest_pause_s`, not for a Retry-After either. An
+    answer of more than `answer_bytes`, unpacked, is not read to its end.
     """
 
     attempts: int = 6
@@ -46,6 +48,7 @@ class Patience:
     answer_s: float = 1800.0
     backoff_s: float = 1.0
     longest_pause_s: float = 300.0
+    answer_bytes: int = 512 << 20
 
 
 class PoliteSession(requests.Session):
@@ -69,7 +72,7 @@ class PoliteSession(requests.Session):
         """
         options["stream"] = True
         options["timeout"] = (min(30.0, self.patience.silence_s), self.patience.silence_s)
-        where = f"{request.method} {(request.url or '').partition('?')[0]}"
+        where = f"{request.method} {redact(request.url or '')}"
         for attempt in range(1, self.patience.attempts + 1):
             asked_pause = 0.0
             self.requests_sent += 1
@@ -107,6 +110,12 @@ class PoliteSession(requests.Session):
         body = bytearray()
         while chunk := response.raw.read1(_CHUNK, decode_content=True):
             body += chunk
+            if len(body) > self.patience.answer_bytes:
+                response.close()
+                raise ServiceError(
+                    f"{redact(response.url)}: the answer is larger than "
+                    f"{self.patience.answer_bytes / 2**20:g} MiB"
+                )
             if time.monotonic() > end:
                 response.close()
                 raise requests.Timeout(f"answer not whole after {self.patience.answer_s:.0f} s")

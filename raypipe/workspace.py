@@ -15,6 +15,8 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raypipe.errors import RaypipeError, UsageError
+from raypipe.plain_parquet import require_plain
+from raypipe.redaction import redact
 from raypipe.s3 import S3_ERRORS, put_if_absent, upload
 
 _PARQUET_COMPRESSION = "zstd"
@@ -38,13 +40,18 @@ def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     `AWS_ENDPOINT_URL` where it is set. Other schemes raise UsageError.
     """
     if uri.startswith("s3://"):
+        if "@" in uri.removeprefix("s3://").partition("/")[0]:
+            raise UsageError(
+                f"{redact(uri)}: credentials do not belong into a URI; give them in the usual AWS "
+                "places (environment, profile, role)"
+            )
         endpoint = os.environ.get("AWS_ENDPOINT_URL")
         options: dict[str, Any] = {"endpoint_override": endpoint} if endpoint else {}
         if region := os.environ.get("AWS_REGION", os.environ.get("AWS_DEFAULT_REGION")):
             options["region"] = region
         return pafs.S3FileSystem(**options), uri.removeprefix("s3://").rstrip("/")
     if "://" in uri and not uri.startswith("file://"):
-        raise UsageError(f"{uri}: only local paths and s3:// are understood")
+        raise UsageError(f"{redact(uri)}: only local paths and s3:// are understood")
     return pafs.LocalFileSystem(), str(Path(uri.removeprefix("file://")).expanduser().absolute())
 
 
@@ -309,11 +316,13 @@ class Workspace:
 
     def _parquet(self, name: str) -> pq.ParquetFile:
         try:
-            return pq.ParquetFile(self.path(name), filesystem=self.fs)
+            file = pq.ParquetFile(self.path(name), filesystem=self.fs)
         except OSError as error:
             raise self._unreadable(self.path(name), error) from error
         except pa.ArrowInvalid as error:
             raise self._not_parquet(name, error) from error
+        require_plain(file.schema_arrow, self.absolute_uri(name))
+        return file
 
     def _not_parquet(self, name: str, error: pa.ArrowInvalid) -> RaypipeError:
         return RaypipeError(

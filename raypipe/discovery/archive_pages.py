@@ -88,7 +88,7 @@ class ReleasePages:
     @property
     def origin(self) -> str:
         """What is asked of which service, for people."""
-        return self.service.url + (f" where {self.query.where}" if self.query.where else "")
+        return self.service.name + (f" where {self.query.where}" if self.query.where else "")
 
     @property
     def folder(self) -> str:
@@ -108,7 +108,7 @@ class ReleasePages:
             yield _with_identity(unique, self.source, self.release)
         if repeated:
             log.warning("%d rows repeat a detection and are left out", repeated)
-        log.info("%s: %d requests", self.service.url, self.service.session.requests_sent)
+        log.info("%s: %d requests", self.service.name, self.service.session.requests_sent)
 
     def remove(self) -> None:
         """Remove the pages, the plan last: pages without it would be taken for those of another."""
@@ -146,7 +146,7 @@ class ReleasePages:
         counts = self._count()
         if not counts:
             condition = f" with {self.query.where}" if self.query.where else ""
-            raise UsageError(f"{self.service.url}: no detections{condition}")
+            raise UsageError(f"{self.service.name}: no detections{condition}")
         limit = self.service.row_limit()
         most = self.service.settings.page_rows
         if limit is not None:
@@ -171,12 +171,12 @@ class ReleasePages:
     def _columns(self) -> list[Column]:
         rows = self.service.search(self.query.available_columns(), _MOST_COLUMNS).table
         pairs = zip(rows["table_name"].to_pylist(), rows["column_name"].to_pylist(), strict=True)
-        chosen = choose_columns(pairs, self.service.url)
+        chosen = choose_columns(pairs, self.service.name)
         absent = [column.name for column in COLUMNS if column not in chosen]
         if absent:
             log.warning(
                 "%s has %d of %d columns, not %s",
-                self.service.url,
+                self.service.name,
                 len(chosen),
                 len(COLUMNS),
                 ", ".join(absent),
@@ -196,7 +196,7 @@ class ReleasePages:
         total, _ = self._total()
         if _rows(counts) != total:
             raise ServiceError(
-                f"{self.service.url}: {total} detections in all, but {_rows(counts)} by obsid; "
+                f"{self.service.name}: {total} detections in all, but {_rows(counts)} by obsid; "
                 "the service leaves rows out"
             )
         return counts
@@ -209,7 +209,7 @@ class ReleasePages:
             return answer.table.select([column.name for column in columns])
         if got > piece.rows:
             raise ServiceError(
-                f"{self.service.url}: {got} detections where {piece.rows} were counted; the "
+                f"{self.service.name}: {got} detections where {piece.rows} were counted; the "
                 f"catalog has changed: delete {self.workspace.absolute_uri(self.folder)} and run "
                 "the same command again"
             )
@@ -225,7 +225,7 @@ class ReleasePages:
         first, last = piece.regions or (0, self._total(*piece.conditions)[1])
         if first == last:
             raise ServiceError(
-                f"{self.service.url}: {piece.rows} detections were counted where "
+                f"{self.service.name}: {piece.rows} detections were counted where "
                 f"{' AND '.join(piece.conditions)}, but they do not come; the service leaves rows "
                 "out, or its catalog has changed: then delete "
                 f"{self.workspace.absolute_uri(self.folder)} and run the same command again"

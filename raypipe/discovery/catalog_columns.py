@@ -15,6 +15,7 @@ from astropy.table import Table
 
 from raypipe.discovery.columns import OWN_TYPES
 from raypipe.errors import UsageError
+from raypipe.plain_parquet import require_plain
 
 log = logging.getLogger(__name__)
 
@@ -163,6 +164,7 @@ def _read_table(file: Path) -> pd.DataFrame:
     suffixes = {suffix.lower() for suffix in file.suffixes}
     if suffixes & {".parquet", ".pq"}:
         schema = pq.read_schema(file)
+        require_plain(schema, file.name)
         scalar = [field.name for field in schema if field.type.num_fields == 0]
         return pd.read_parquet(file, columns=scalar)
     if ".csv" in suffixes:

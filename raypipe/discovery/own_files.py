@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from raypipe.config import IngestConfig
 from raypipe.discovery.columns import OWN_TYPES
 from raypipe.discovery.files import list_files
 from raypipe.discovery.listing import stem
@@ -20,6 +21,8 @@ from raypipe.workspace import Workspace
 log = logging.getLogger(__name__)
 
 _ROWS_AT_ONCE = 10_000
+_MOST_BYTES = IngestConfig().max_file_mb << 20
+"""Size of a file above which it is not opened: ingestion refuses it anyway, unless told."""
 
 
 @dataclass
@@ -52,7 +55,7 @@ def own_detections(folder: Workspace, candidates: Mapping[str, str]) -> Iterator
     are those the header names, beside the spectrum, with or without .gz. A file that cannot be
     read stays in, for ingestion to say why.
     """
-    named = {name: _companions(folder, name) for name in sorted(candidates)}
+    named = {name: _companions(folder, name, candidates[name]) for name in sorted(candidates)}
     stamps = {**candidates, **_stamps(folder, named)}
     found = {}
     backgrounds = set()
@@ -82,7 +85,11 @@ def _detection(
     )
 
 
-def _companions(folder: Workspace, name: str) -> _Companions:
+def _companions(folder: Workspace, name: str, stamp: str) -> _Companions:
+    size = int(stamp.partition("@")[0])
+    if size > _MOST_BYTES:
+        log.warning("%s: kept for ingestion to reject (%d bytes)", name, size)
+        return _Companions()
     try:
         pha = read_pha(folder.read_bytes(name), name=name)
     except (OgipError, RaypipeError) as error:

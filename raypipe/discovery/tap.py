@@ -24,6 +24,7 @@ from pyvo.dal.tap import TAPQuery, TAPResults
 
 from raypipe.config import DiscoverConfig
 from raypipe.errors import RaypipeError, ServiceError
+from raypipe.redaction import redact
 from raypipe.web import Patience, PoliteSession
 
 T = TypeVar("T")
@@ -54,6 +55,7 @@ class TapService:
 
     def __init__(self, url: str, settings: DiscoverConfig) -> None:
         self.url = url.rstrip("/")
+        self.name = redact(self.url)
         self.settings = settings
         self.session = PoliteSession(
             Patience(
@@ -72,7 +74,7 @@ class TapService:
                 warnings.simplefilter("ignore")
                 return int(self._service.hardlimit)
         except (DALAccessError, ServiceError, *_UNREADABLE) as error:
-            log.info("%s: no row limit told (%s)", self.url, str(error).partition("\n")[0])
+            log.info("%s: no row limit told (%s)", self.name, str(error).partition("\n")[0])
             return None
 
     def search(self, adql: str, rows: int) -> Answer:
@@ -88,14 +90,14 @@ class TapService:
             query = TAPQuery(self.url, adql, maxrec=rows + 1, session=self.session)
             return self._until_readable(lambda: _read_votable(query.submit()))
         except DALQueryError as error:
-            raise QueryRefused(f"{self.url}: {str(error).strip()}") from error
+            raise QueryRefused(f"{self.name}: {str(error).strip()}") from error
         except DALServiceError as error:
-            raise ServiceError(f"{self.url}: {str(error).strip()}") from error
+            raise ServiceError(f"{self.name}: {str(error).strip()}") from error
 
     def _run_job(self, adql: str, maxrec: int) -> Answer:
         query = TAPQuery(self.url, adql, mode="async", maxrec=maxrec, session=self.session)
         url = self._until_readable(lambda: _read_job_url(query.submit()))
-        log.debug("%s: created", url)
+        log.debug("%s: created", redact(url))
         try:
             job = self._until_readable(lambda: AsyncTAPJob(url, session=self.session))
             self._start(job)
@@ -110,7 +112,7 @@ class TapService:
         try:
             hasty.delete(job_url, allow_redirects=False).raise_for_status()
         except (requests.RequestException, ServiceError) as error:
-            log.warning("%s: the job could not be deleted (%s)", job_url, error)
+            log.warning("%s: the job could not be deleted (%s)", redact(job_url), error)
         self.session.requests_sent += hasty.requests_sent
 
     def _start(self, job: AsyncTAPJob) -> None:
@@ -124,7 +126,7 @@ class TapService:
             if self._phase(job) != "PENDING":
                 return
             self.session.pause(attempt)
-        raise ServiceError(f"{job.url}: the job does not start ({problem})")
+        raise ServiceError(f"{redact(job.url)}: the job does not start ({problem})")
 
     def _wait(self, job: AsyncTAPJob) -> None:
         end = time.monotonic() + self.settings.job_s
@@ -132,20 +134,20 @@ class TapService:
         while (phase := self._phase(job)) not in _ENDED:
             if time.monotonic() > end:
                 raise ServiceError(
-                    f"{job.url}: still {phase} after {self.settings.job_s:.0f} s; run the same "
-                    "command again, with a smaller discover.page_rows or a longer discover.job_s"
+                    f"{redact(job.url)}: still {phase} after {self.settings.job_s:.0f} s; run "
+                    "the same command again, with a smaller discover.page_rows or longer job_s"
                 )
             time.sleep(pause)
             pause = min(pause * _POLL_GROWTH, _LONGEST_POLL_S)
         job.raise_if_error()
         if job.result_uri is None:
-            raise ServiceError(f"{job.url}: {phase}, but without a result")
+            raise ServiceError(f"{redact(job.url)}: {phase}, but without a result")
 
     def _phase(self, job: AsyncTAPJob) -> str:
         def look() -> str:
             phase = job.phase
             if phase not in _PHASES:
-                raise ValueError(f"no job's description at {job.url}")
+                raise ValueError(f"no job's description at {redact(job.url)}")
             return str(phase)
 
         return self._until_readable(look)
@@ -157,11 +159,11 @@ class TapService:
                 return ask()
             except _UNREADABLE as error:
                 problem = f"an unreadable answer ({' '.join(str(error).split())})"
-            log.info("%s: %s; asking again", self.url, problem)
+            log.info("%s: %s; asking again", self.name, problem)
             if attempt < self.settings.attempts:
                 self.session.pause(attempt)
         raise ServiceError(
-            f"{self.url}: {problem} at the last of {self.settings.attempts} attempts; "
+            f"{self.name}: {problem} at the last of {self.settings.attempts} attempts; "
             "run the same command again later"
         )
 
@@ -176,7 +178,7 @@ def _read_votable(response: requests.Response) -> Answer:
     except _UNREADABLE as error:
         if not response.ok:
             status = f"HTTP {response.status_code} {response.reason}"
-            raise ServiceError(f"{response.url}: {status}: {_opening(response)}") from error
+            raise ServiceError(f"{redact(response.url)}: {status}: {_opening(response)}") from error
         raise ValueError(f"no whole VOTable: {error}: {_opening(response)}") from error
     columns = {name.lower(): _to_arrow(table[name]) for name in table.colnames}
     return Answer(pa.table(columns), overflow=(results.query_status or "").upper() == "OVERFLOW")

@@ -20,7 +20,7 @@ from raypipe._version import __version__
 from raypipe.catalog.models import adopt_model, resolve_model
 from raypipe.catalog.publication import Publication, find_publication, publish
 from raypipe.catalog.source_table import source_columns, source_table
-from raypipe.cluster import map_parts, ray_session
+from raypipe.cluster import joins_cluster, map_parts, ray_session
 from raypipe.config import Config, EmbedConfig, as_config
 from raypipe.discovery.manifest import choose_release
 from raypipe.embedding.part import PartEncoder, catalog_part_name
@@ -71,7 +71,7 @@ def embed(
         if todo:
             with ray_session(settings.ray):
                 task = _Task(workspace, release, len(names), uri, settings.embed)
-                figures["work"] = _run_parts(task, todo)
+                figures["work"] = _run_parts(task, todo, joins_cluster(settings.ray))
         new = _assemble(workspace, release, bundle, names, settings.embed)
         published = publish(workspace, new, base, there)
         figures.update({"model_id": model_id, "rows": new.rows, "sources": new.source_rows})
@@ -147,22 +147,30 @@ def _assemble(
     )
 
 
-def _run_parts(task: _Task, parts: list[int]) -> dict[str, Any]:
-    """Do the parts on Ray; returns what that came to."""
-    config = task.config
+def _pool(config: EmbedConfig, parts: int, joined: bool) -> ActorPoolStrategy:
+    """The encoders: as many as fit, or, on a cluster that may grow and shrink, as come to fit."""
     resources = ray.cluster_resources()
     slots = (
         resources.get("GPU", 0) / config.gpus_per_actor
         if config.gpus_per_actor
-        else resources.get("CPU", 1) / config.cpus_per_actor
+        else resources.get("CPU", 0) / config.cpus_per_actor
     )
-    actors = min(config.actors or max(1, int(slots)), len(parts))
+    fit = max(1, int(slots))
+    if not joined:
+        return ActorPoolStrategy(size=min(config.actors or fit, parts))
+    most = min(config.actors or parts, parts)
+    return ActorPoolStrategy(min_size=1, max_size=most, initial_size=min(fit, most))
+
+
+def _run_parts(task: _Task, parts: list[int], joined: bool) -> dict[str, Any]:
+    """Do the parts on Ray; returns what that came to."""
+    config = task.config
     outcomes = map_parts(
         "embed",
         parts,
         _Encoder,
         fn_constructor_args=(task,),
-        compute=ActorPoolStrategy(size=actors),
+        compute=_pool(config, len(parts), joined),
         num_cpus=config.cpus_per_actor,
         num_gpus=config.gpus_per_actor,
     )

@@ -15,6 +15,7 @@ from raypipe.discovery.catalog_columns import JOIN_KEYS, key_texts, read_catalog
 from raypipe.errors import UsageError
 from raypipe.evaluation.validation import TextArray
 from raypipe.model.grid import NATIVE_CHANNELS
+from raypipe.plain_parquet import require_plain
 
 QUANTITY_COLUMNS = ("log_nh", "photon_index", "kt_kev", "powlaw_nh", "powlaw_gamma")
 """Quantities to compare with; see `raypipe.evaluation.regression.regression_targets`."""
@@ -98,6 +99,7 @@ def _has_true_counts(file: Path) -> bool:
 
 
 def _read_true_counts(file: Path) -> pd.Series[Any]:
+    require_plain(pq.read_schema(file), str(file))
     column = pq.read_table(file, columns=[TRUE_COUNTS]).to_pandas()[TRUE_COUNTS]
     lengths = set(column.dropna().map(np.size))
     if not lengths <= {NATIVE_CHANNELS}:

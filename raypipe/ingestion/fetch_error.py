@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from raypipe.errors import RaypipeError
+from raypipe.redaction import redact
 
 
 class FetchError(RaypipeError):
@@ -19,17 +20,3 @@ class FetchError(RaypipeError):
         self.problem = problem
         self.retryable = retryable
         self.status = status
-
-
-def redact(uri: str) -> str:
-    """A URI as it may be stored and logged: without user name, password, query and fragment.
-
-    Paths and s3:// keys keep their `?` and `#`, which are part of a name there.
-    """
-    scheme, separator, rest = uri.partition("://")
-    if not separator or scheme == "file":
-        return uri
-    if scheme.lower() in ("http", "https"):
-        rest = rest.split("?", 1)[0].split("#", 1)[0]
-    authority, slash, path = rest.partition("/")
-    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"

@@ -21,7 +21,9 @@ from urllib3 import BaseHTTPResponse
 
 from raypipe.config import IngestConfig
 from raypipe.ingestion.connections import shared_connections, start_clock
-from raypipe.ingestion.fetch_error import FetchError, redact
+from raypipe.ingestion.fetch_error import FetchError
+from raypipe.ingestion.redirects import leads_inside
+from raypipe.redaction import redact
 from raypipe.web import USER_AGENT, retry_after_s
 
 T = TypeVar("T")
@@ -195,6 +197,10 @@ class HttpClient:
                 asked = urljoin(asked, target)
             if urlsplit(asked).scheme not in ("http", "https"):
                 raise FetchError(url, f"redirected to {redact(asked)}, not http(s)", retryable=True)
+            if leads_inside(url, asked):
+                raise FetchError(
+                    url, f"redirected to {redact(asked)}, inside the own network", retryable=True
+                )
         raise FetchError(url, f"more than {_MOST_REDIRECTS} redirects", retryable=True)
 
     @contextmanager

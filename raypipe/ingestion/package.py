@@ -8,9 +8,10 @@ from raypipe.config import IngestConfig
 from raypipe.discovery.archive import ProductKey, find_release, package_url, parse_product_uri
 from raypipe.discovery.listing import parse_csc_name
 from raypipe.errors import UsageError
-from raypipe.ingestion.fetch_error import FetchError, redact
+from raypipe.ingestion.fetch_error import FetchError
 from raypipe.ingestion.http import TOO_LARGE, Body, HttpClient, TryAgain, first_line
 from raypipe.ingestion.tar import Member, NotATar, TarError, read_tar
+from raypipe.redaction import redact
 
 Products = dict[str, bytes | FetchError]
 """Contents by product URI, or why a product could not be had."""

@@ -21,11 +21,11 @@ from raypipe.ingestion.earlier import (
     earlier_spectra,
     row_key,
 )
-from raypipe.ingestion.fetch_error import redact
 from raypipe.ingestion.reader import OF_FILES, Reader
 from raypipe.ingestion.responses import ResponseLibrary
 from raypipe.ingestion.schema import DUPLICATE, REJECT_FIELDS, RMF, SPECTRUM_FIELDS
 from raypipe.model.grid import Grid
+from raypipe.redaction import redact
 from raypipe.workspace import (
     Workspace,
     manifest_folder,

@@ -17,7 +17,7 @@ from raypipe.discovery.archive import is_product_uri
 from raypipe.errors import OgipError
 from raypipe.ingestion.chip_rmfs import ChipRmfs
 from raypipe.ingestion.fetch import FITS_START, Fetcher, is_remote
-from raypipe.ingestion.fetch_error import FetchError, redact
+from raypipe.ingestion.fetch_error import FetchError
 from raypipe.ingestion.package import Products
 from raypipe.ingestion.responses import ResponseLibrary, redistribution_on_grid, rmf_id_of
 from raypipe.ingestion.spectra import BACKGROUND_MISSING, BAD_QUALITY, NO_RMF, put_on_grid
@@ -25,6 +25,7 @@ from raypipe.model.grid import Grid
 from raypipe.ogip import Pha, Rmf, Spectrum, read_arf, read_pha, read_rmf
 from raypipe.ogip.loading import load
 from raypipe.ogip.spectrum import assemble
+from raypipe.redaction import redact
 
 _OWN = ["pha_uri", "arf_uri", "background_uri"]
 URIS = [*_OWN, "rmf_uri"]

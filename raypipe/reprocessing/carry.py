@@ -10,9 +10,9 @@ import pyarrow as pa
 from raypipe.discovery.fingerprints import FINGERPRINT
 from raypipe.ingestion.chip_rmfs import chip_rmfs_name
 from raypipe.ingestion.earlier import ROW_KEYS, row_key
-from raypipe.ingestion.fetch_error import redact
 from raypipe.ingestion.reader import OF_FILES, URIS
 from raypipe.ingestion.schema import REJECT_FIELDS, SPECTRUM_FIELDS
+from raypipe.redaction import redact
 from raypipe.reprocessing.changes import SAME, Row, by_detection, compare_rows
 from raypipe.workspace import (
     Workspace,

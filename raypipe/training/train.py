@@ -17,7 +17,7 @@ import ray.train
 from ray.train.torch import TorchTrainer
 
 from raypipe._version import __version__
-from raypipe.cluster import own_errors, ray_session, require_resources
+from raypipe.cluster import own_errors, ray_session, require_resources, tell_device
 from raypipe.config import Config, as_config, load_config
 from raypipe.discovery.manifest import choose_release
 from raypipe.lock import only_one
@@ -112,6 +112,7 @@ def _fit(
     if use_gpu is None:
         use_gpu = ray.cluster_resources().get("GPU", 0) >= fewest
     require_resources("training", fewest * settings.train.cpus_per_worker, fewest if use_gpu else 0)
+    tell_device("train", use_gpu, settings.train.use_gpu)
     with (
         stage("train", model_id) as told,
         event_log(workspace, runs) as events,

@@ -49,6 +49,7 @@ PLAIN_FAULTS = {
     "a lie about its length": (file_server.huge_length, "more than ingest allows"),
     "endless": (file_server.endless, "more than ingest allows"),
     "led astray": (file_server.redirect("file:///etc/passwd"), "not http(s)"),
+    "led inside": (file_server.redirect("http://169.254.169.254/latest"), "inside the own network"),
     "led around": (file_server.redirect("/files/around"), "redirects"),
 }
 

@@ -12,6 +12,8 @@ import pytest
 
 import raypipe
 from raypipe.catalog.publication import require_publication
+from raypipe.cli import main
+from raypipe.config import load_config
 from raypipe.errors import UsageError
 from raypipe.workspace import Workspace
 from tests.pipeline.training import SETTINGS
@@ -103,6 +105,17 @@ def test_only_what_changed_is_done(survey: Path, next_survey: Path, tmp_path: Pa
     assert raypipe.reprocess(workspace, **new, config=CONFIG)["changes"] == answer["changes"]
     assert require_publication(runs, "r2", model_id) == again
     assert "work" not in figures(runs, "embed")
+
+    settings = tmp_path / "settings.toml"
+    settings.write_text(load_config(settings=CONFIG).to_toml())
+    arguments = [word for name, value in new.items() for word in (f"--{name}", value)]
+    nightly = ["reprocess", "--workspace", str(workspace), "--base", "r1", *arguments]
+    parts = runs.files("spectra/r2") + list(again.parts)
+    written = [runs.modified(name) for name in parts]
+    assert main([*nightly, "--config", str(settings)]) == 0
+    assert [runs.modified(name) for name in parts] == written
+    assert "work" not in figures(runs, "ingest")
+    assert require_publication(runs, "r2", model_id) == again
 
 
 def test_carried_rejects_stay_rejects(survey: Path, tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import pytest
 from raypipe.ingestion.cache import Cache
 from raypipe.ingestion.connections import Host
 from raypipe.ingestion.fetch import is_remote, read_stored
-from raypipe.ingestion.fetch_error import FetchError, redact
+from raypipe.ingestion.fetch_error import FetchError
 from raypipe.ingestion.http import first_line
+from raypipe.redaction import redact
 
 
 @pytest.mark.parametrize(

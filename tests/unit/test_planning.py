@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,6 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import yaml
-from ray.autoscaler._private.util import prepare_config, validate_config
 
 from raypipe.config import Config, IngestConfig, load_config
 from raypipe.discovery.manifest import write_manifest
@@ -75,21 +72,6 @@ def _write(folder: Path, launcher: object) -> Path:
     path = folder / "nodes.yaml"
     path.write_text(yaml.safe_dump(launcher))
     return path
-
-
-def test_ray_takes_the_cluster_file() -> None:
-    launcher = prepare_config(_launcher())
-    validate_config(launcher)
-    json.dumps(launcher)  # as `ray up` hands it to the head
-    types = launcher["available_node_types"]
-    head = types.pop(launcher["head_node_type"])
-    assert head["resources"]["CPU"] == 0
-    assert all(node["min_workers"] == 0 for node in types.values())
-    assert any(node["resources"].get("GPU") for node in types.values())
-    for node in types.values():
-        assert node["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
-        assert node["node_config"]["IamInstanceProfile"]
-    assert not re.search(r"AKIA|SECRET|private_key|KeyName|\.pem", CLUSTER_FILE.read_text(), re.I)
 
 
 def test_the_nodes_of_the_cluster_file() -> None:
