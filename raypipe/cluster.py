@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
+from ray.util.state import list_nodes
 
 from raypipe.config import RayConfig
 from raypipe.errors import RaypipeError, UsageError
@@ -27,11 +28,12 @@ _ENVIRONMENT = {
 
 
 @contextmanager
-def ray_session(config: RayConfig) -> Iterator[None]:
+def ray_session(config: RayConfig, dashboard: bool = False) -> Iterator[None]:
     """Have Ray running inside the block.
 
     Joins the cluster of `config.address` or RAY_ADDRESS, else starts a local one and shuts it down
-    at the end. A Ray that runs already in this process is used and left running.
+    at the end, with its `dashboard` where that is wanted. A Ray that runs already in this process
+    is used and left running.
     """
     if ray.is_initialized():
         yield
@@ -43,7 +45,7 @@ def ray_session(config: RayConfig) -> Iterator[None]:
     ray.init(
         address=address,
         num_cpus=config.num_cpus if local else None,
-        include_dashboard=False if local else None,
+        include_dashboard=dashboard if local else None,
         logging_level=logging.ERROR,
         log_to_driver=False,
     )
@@ -171,13 +173,24 @@ def require_resources(what: str, cpus: float, gpus: float) -> None:
             )
 
 
+def require_dashboard() -> None:
+    """Raise UsageError where Ray runs without its dashboard, whose State API Ray Tune waits for."""
+    try:
+        list_nodes(address=ray.get_runtime_context().gcs_address, limit=1, timeout=10)
+    except Exception as error:
+        raise UsageError(
+            f"Ray runs without its dashboard, which tuning needs ({error}): start it with "
+            "include_dashboard=True and with ray[default] installed, or leave it to raypipe"
+        ) from error
+
+
 def quiet_ray_data() -> None:
     """Leave progress to raypipe's own lines, which answers make as they come."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.target_max_block_size = 1
-    for name in "ray.data", "ray.train":
+    for name in "ray.data", "ray.train", "ray.tune":
         for handler in logging.getLogger(name).handlers:
             if type(handler).__module__.startswith("ray."):
                 handler.setLevel(logging.ERROR)

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from ray.util.queue import Queue
@@ -16,21 +17,33 @@ from raypipe.training.events import EventLog
 log = logging.getLogger(__name__)
 
 
+@dataclass
+class News:
+    """Where a training's first worker puts its news, and what it said the training came to."""
+
+    reports: Queue
+    outcome: dict[str, Any] = field(default_factory=dict)
+
+
 @contextmanager
-def news_of(model_id: str, epochs: int, events: EventLog) -> Iterator[Queue]:
+def news_of(model_id: str, epochs: int, events: EventLog) -> Iterator[News]:
     """A queue whose news are logged, and epochs kept as events, while the block runs.
 
     News are mappings: `news` says whether they are an "epoch" or the "standing" within one (both
-    with the learner's metrics), a "line" or an "error" (with `text`). An error among them is raised
-    at the end as a RaypipeError.
+    with the learner's metrics), a "line" or an "error" (with `text`), or the "outcome". An error
+    among them is raised at the end as a RaypipeError.
     """
-    reports = Queue(actor_options={"num_cpus": 0})
+    news = News(Queue(actor_options={"num_cpus": 0}))
+    reports = news.reports
     errors: list[str] = []
 
     def follow() -> None:
         while (report := reports.get()) is not None:
             if report["news"] == "error":
                 errors.append(report["text"])
+                continue
+            if report["news"] == "outcome":
+                news.outcome.update(report)
                 continue
             log.info("train: %s %s", model_id, _line(report, epochs))
             if report["news"] == "epoch":
@@ -39,7 +52,7 @@ def news_of(model_id: str, epochs: int, events: EventLog) -> Iterator[Queue]:
     follower = threading.Thread(target=follow, daemon=True)
     follower.start()
     try:
-        yield reports
+        yield news
     finally:
         reports.put(None)
         follower.join(timeout=30.0)
