@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import ray
@@ -20,6 +21,8 @@ from raypipe.errors import RaypipeError, UsageError
 log = logging.getLogger(__name__)
 
 TASKS_A_SLOT = 8
+
+_API_SERVER = "RAY_API_SERVER_ADDRESS"
 
 _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -42,20 +45,42 @@ def ray_session(config: RayConfig, dashboard: bool = False) -> Iterator[None]:
         os.environ.setdefault(name, value)
     address = _address(config)
     local = address == "local"
-    ray.init(
-        address=address,
-        num_cpus=config.num_cpus if local else None,
-        include_dashboard=dashboard if local else None,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-    )
-    quiet_ray_data()
-    log.info("ray: %s, %s", "local cluster" if local else address, _resources())
+    with _dashboard_port() if local and dashboard else nullcontext() as port:
+        ray.init(
+            address=address,
+            num_cpus=config.num_cpus if local else None,
+            include_dashboard=dashboard if local else None,
+            dashboard_port=port,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+        quiet_ray_data()
+        log.info("ray: %s, %s", "local cluster" if local else address, _resources())
+        try:
+            yield
+        finally:
+            _stop_executions()
+            ray.shutdown()
+
+
+@contextmanager
+def _dashboard_port() -> Iterator[int]:
+    """A free port for a local Ray's dashboard, which its processes look for there.
+
+    Left to themselves they look among all Rays on the machine, and give up where there is another:
+    workers of a training that Ray Tune stops then keep their CPUs.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    before = os.environ.get(_API_SERVER)
+    os.environ[_API_SERVER] = f"http://127.0.0.1:{port}"
     try:
-        yield
+        yield port
     finally:
-        _stop_executions()
-        ray.shutdown()
+        os.environ.pop(_API_SERVER)
+        if before is not None:
+            os.environ[_API_SERVER] = before
 
 
 def _stop_executions() -> None:

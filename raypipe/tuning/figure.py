@@ -39,8 +39,9 @@ def parallel_coordinates(records: Sequence[Record], best: Record, space: Space) 
     scales.append(_Scale.of_cash(cash))
     with styled():
         figure, axes = new_figure(1.35 * len(scales) + 1.2, 4.2)
-        ended = [record.cash for record in measured if record.status == DONE] or [best.cash]
-        colors = Normalize(min(ended), max(ended))
+        is_done = np.array([record.status == DONE for record in measured])
+        ended = cash[is_done] if is_done.any() else cash
+        colors = Normalize(ended.min(), ended.max())
         for record in sorted(measured, key=lambda record: _layer(record, best)):
             values = [*(record.values[name] for name in names), record.cash]
             heights = [scale.place(value) for scale, value in zip(scales, values, strict=True)]

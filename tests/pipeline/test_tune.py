@@ -32,19 +32,20 @@ from tests.pipeline.training import load, settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
-TRIALS = 3
-HOPELESS = 1e30
+TRIALS, EPOCHS = 3, 16
+HOPELESS, IDLE = 1e30, 1e-12
 CONFIG: dict[str, Any] = {
-    **settings(epochs=6, batch_size=4, num_workers=1),
+    **settings(epochs=EPOCHS, batch_size=4, num_workers=1, cpus_per_worker=0.9),
     "tune": {
         "trials": TRIALS,
         "grace_epochs": 2,
         "reduction_factor": 2.0,
         "concurrent_trials": 1,
-        "space": {"model.latents": [2, 8], "train.learning_rate": [2e-3, HOPELESS]},
+        "space": {"train.learning_rate": [2e-3, HOPELESS, IDLE]},
     },
-    "ray": {"num_cpus": 2},
+    "ray": {"num_cpus": 1},
 }
+"""All three are tried; a trial that is stopped must leave its CPU to the next."""
 
 
 class Story(NamedTuple):
@@ -133,7 +134,7 @@ def story(ingested_survey: Path, tmp_path_factory: pytest.TempPathFactory) -> St
 
 def test_interrupted_and_killed_the_same_command_completes(story: Story) -> None:
     assert (story.interrupted, story.completed, story.again) == (130, 0, 0)
-    assert "is done already" in story.log or "trained already" in story.log or story.again == 0
+    assert "is done already" in story.log
 
 
 def test_trials_that_were_done_are_not_done_again(story: Story) -> None:
@@ -148,15 +149,13 @@ def test_each_trial_has_a_row_and_the_hopeless_failed_by_name(story: Story) -> N
     rows = story.workspace.read_table(f"tuning/{tune_id}/trials.parquet").to_pylist()
     assert [row["trial"] for row in rows] == list(range(TRIALS))
     assert len({row["model_id"] for row in rows}) == TRIALS
-    assert (rows[0]["model.latents"], rows[0]["train.learning_rate"]) == (8, 2e-3)
-    for row in rows:
-        if row["train.learning_rate"] == HOPELESS:
-            assert row["status"] == FAILED
-            assert "not finite" in row["reason"]
-        else:
-            assert row["status"] in (DONE, STOPPED)
-            assert 0 < row["validation_cash"] < 10
-    assert FAILED in {row["status"] for row in rows}
+    assert rows[0]["train.learning_rate"] == 2e-3
+    status = {row["train.learning_rate"]: row["status"] for row in rows}
+    assert status == {2e-3: DONE, HOPELESS: FAILED, IDLE: STOPPED}
+    by_rate = {row["train.learning_rate"]: row for row in rows}
+    assert "not finite" in by_rate[HOPELESS]["reason"]
+    assert 2 <= by_rate[IDLE]["epochs"] < EPOCHS
+    assert 0 < by_rate[2e-3]["validation_cash"] < by_rate[IDLE]["validation_cash"]
     summary = story.workspace.read_json(f"tuning/{tune_id}/tuning.json")
     assert sum(summary["trials"].values()) == TRIALS
     assert summary["best"]["model_id"] == story.answer["model_id"]
@@ -172,8 +171,8 @@ def test_the_best_trial_became_a_model_that_embeds(story: Story) -> None:
     record = _records(workspace).read(model_id)
     assert record is not None
     assert model.metrics["validation_cash"] == pytest.approx(record.cash)
-    assert model.metrics["epochs"] == 6
-    assert model.metrics["optimizer_steps"] == 6 * model.metrics["steps_per_epoch"]
+    assert model.metrics["epochs"] == EPOCHS
+    assert model.metrics["optimizer_steps"] == EPOCHS * model.metrics["steps_per_epoch"]
     best = load_config(workspace.path(f"tuning/{tune_id}/best.toml"))
     assert model_id_of(best, read_roster(workspace, "sim", best.train)) == model_id
     embed(workspace, model=model_id, config=CONFIG)
