@@ -12,14 +12,14 @@ import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import ListedColormap, Normalize
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from raypipe.reporting.style import ACCENT, INK, MUTED, new_figure, styled
 from raypipe.tuning.records import DONE, Record
 from raypipe.tuning.space import Space
 
-_COLORS = colormaps["viridis"]
+_COLORS = ListedColormap(colormaps["viridis"](np.linspace(0.0, 0.9, 256)))
 _DOTS_PER_INCH = 150
 _TICKS = 5
 _CURVE = np.linspace(0.0, 1.0, 41)
