@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import shorten
 from typing import Any
 
 import pyarrow as pa
 
 from raypipe.tuning.records import Record
 
-_MOST_LINES = 10
+_MOST_LINES, _MOST_LETTERS = 10, 60
 
 
 def ranked(records: Sequence[Record]) -> list[Record]:
@@ -66,7 +67,7 @@ def _cells(record: Record, names: Sequence[str], best: Record) -> list[str]:
         *(["best"] if record is best else []),
         *(["as configured"] if record.number == 0 else []),
         *([record.status] if record.status != "done" else []),
-        *([record.reason] if record.reason else []),
+        *([shorten(record.reason, _MOST_LETTERS)] if record.reason else []),
     ]
     values = [_number(record.values[name]) for name in names]
     return [str(record.number), *values, str(record.epochs), cash, ", ".join(remarks)]

@@ -87,7 +87,7 @@ def _start(workspace: Workspace) -> subprocess.Popen[str]:
 def _wait_for(
     workspace: Workspace, driver: subprocess.Popen[str], there: Callable[[list[Record]], bool]
 ) -> None:
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 300
     while not (workspace.folders("tuning") and there(_records(workspace).all())):
         assert driver.poll() is None
         assert time.monotonic() < deadline
@@ -117,8 +117,8 @@ def story(ingested_survey: Path, tmp_path_factory: pytest.TempPathFactory) -> St
     files_before = _files(workspace, before)
 
     driver = _start(workspace)
-    answer, log = driver.communicate(timeout=300)
-    again = subprocess.run(_command(workspace), capture_output=True, text=True, timeout=60)
+    answer, log = driver.communicate(timeout=600)
+    again = subprocess.run(_command(workspace), capture_output=True, text=True, timeout=180)
     assert again.stdout == answer
     return Story(
         workspace,
