@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from raypipe.searching.search import search as search
     from raypipe.simulation.simulate import simulate as simulate
     from raypipe.training.train import train as train
+    from raypipe.tuning.tune import tune as tune
 
 _HOMES = {
     "Config": "raypipe.config",
@@ -62,6 +63,7 @@ _HOMES = {
     "simulate": "raypipe.simulation.simulate",
     "status": "raypipe.pipeline.status",
     "train": "raypipe.training.train",
+    "tune": "raypipe.tuning.tune",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -73,7 +73,10 @@ def build_parser() -> argparse.ArgumentParser:
     plan.add_argument("--cluster", help="launcher file of Ray with prices; cluster.yaml")
     ingest = _verb(verbs, "ingest", _ingest, "read a manifest's files into spectra and rejects")
     train = _verb(verbs, "train", _train, "train an autoencoder on a release's spectra")
-    train.add_argument("--preset", choices=["folded", "paper"], help="recipe of model and loss")
+    tune = _verb(verbs, "tune", _tune, "search for settings that explain the spectra better")
+    for verb in train, tune:
+        verb.add_argument("--preset", choices=["folded", "paper"], help="recipe of model and loss")
+    tune.add_argument("--trials", type=int, help="settings to try")
     embed = _verb(verbs, "embed", _embed, "write the latent catalog of a release")
     evaluate = _verb(verbs, "evaluate", _evaluate, "measure how good the latents are")
     report = _verb(verbs, "report", _report, "write the page about a catalog")
@@ -94,9 +97,9 @@ def build_parser() -> argparse.ArgumentParser:
     status = _verb(verbs, "status", _status, "what a workspace holds")
 
     everywhere = discover, plan, ingest, train, embed, evaluate, report, export, search, run, status
-    for verb in *everywhere, reprocess, compare:
+    for verb in *everywhere, tune, reprocess, compare:
         verb.add_argument("--workspace", required=True, help="local path or s3://bucket/prefix")
-    for verb in plan, ingest, train, embed, evaluate, report, export, search:
+    for verb in plan, ingest, train, tune, embed, evaluate, report, export, search:
         verb.add_argument("--release", help="release to work on; by default the only one")
     for verb in plan, embed, evaluate, report, export, search, run, reprocess, compare:
         verb.add_argument("--model", help="id of a model, or the folder of its bundle")
@@ -202,6 +205,19 @@ def _train(options: argparse.Namespace, config: Config) -> Any:
 
     model_id = train(
         options.workspace, release=options.release, preset=options.preset, config=config
+    )
+    return {"model_id": model_id}
+
+
+def _tune(options: argparse.Namespace, config: Config) -> Any:
+    from raypipe.tuning.tune import tune
+
+    model_id = tune(
+        options.workspace,
+        release=options.release,
+        preset=options.preset,
+        trials=options.trials,
+        config=config,
     )
     return {"model_id": model_id}
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
+from ray.util.state import list_nodes
 
 from raypipe.config import RayConfig
 from raypipe.errors import RaypipeError, UsageError
@@ -21,6 +23,8 @@ log = logging.getLogger(__name__)
 
 TASKS_A_SLOT = 8
 
+_API_SERVER = "RAY_API_SERVER_ADDRESS"
+
 _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
@@ -28,11 +32,12 @@ _ENVIRONMENT = {
 
 
 @contextmanager
-def ray_session(config: RayConfig) -> Iterator[None]:
+def ray_session(config: RayConfig, dashboard: bool = False) -> Iterator[None]:
     """Have Ray running inside the block.
 
     Joins the cluster of `config.address` or RAY_ADDRESS, else starts a local one and shuts it down
-    at the end. A Ray that runs already in this process is used and left running.
+    at the end, with its `dashboard` where that is wanted. A Ray that runs already in this process
+    is used and left running.
     """
     if ray.is_initialized():
         yield
@@ -41,22 +46,44 @@ def ray_session(config: RayConfig) -> Iterator[None]:
         os.environ.setdefault(name, value)
     address = _address(config)
     local = address == "local"
-    ray.init(
-        address=address,
-        num_cpus=config.num_cpus if local else None,
-        include_dashboard=False if local else None,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-    )
-    if local:
-        _keep_token_private()
-    quiet_ray_data()
-    log.info("ray: %s, %s", "local cluster" if local else address, _resources())
+    with _dashboard_port() if local and dashboard else nullcontext() as port:
+        ray.init(
+            address=address,
+            num_cpus=config.num_cpus if local else None,
+            include_dashboard=dashboard if local else None,
+            dashboard_port=port,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+        if local:
+            _keep_token_private()
+        quiet_ray_data()
+        log.info("ray: %s, %s", "local cluster" if local else address, _resources())
+        try:
+            yield
+        finally:
+            _stop_executions()
+            ray.shutdown()
+
+
+@contextmanager
+def _dashboard_port() -> Iterator[int]:
+    """A free port for a local Ray's dashboard, which its processes look for there.
+
+    Left to themselves they look among all Rays on the machine, and give up where there is another:
+    workers of a training that Ray Tune stops then keep their CPUs.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    before = os.environ.get(_API_SERVER)
+    os.environ[_API_SERVER] = f"http://127.0.0.1:{port}"
     try:
-        yield
+        yield port
     finally:
-        _stop_executions()
-        ray.shutdown()
+        os.environ.pop(_API_SERVER)
+        if before is not None:
+            os.environ[_API_SERVER] = before
 
 
 def _keep_token_private() -> None:
@@ -210,13 +237,24 @@ def tell_device(what: str, use_gpu: bool, asked: bool | None) -> None:
     log.info("%s: on %s (%s)", what, "GPUs" if use_gpu else "CPUs", reason)
 
 
+def require_dashboard() -> None:
+    """Raise UsageError where Ray runs without its dashboard, whose State API Ray Tune waits for."""
+    try:
+        list_nodes(address=ray.get_runtime_context().gcs_address, limit=1, timeout=10)
+    except Exception as error:
+        raise UsageError(
+            f"Ray runs without its dashboard, which tuning needs ({error}): start it with "
+            "include_dashboard=True and with ray[default] installed, or leave it to raypipe"
+        ) from error
+
+
 def quiet_ray_data() -> None:
     """Leave progress to raypipe's own lines, which answers make as they come."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.target_max_block_size = 1
-    for name in "ray.data", "ray.train":
+    for name in "ray.data", "ray.train", "ray.tune":
         for handler in logging.getLogger(name).handlers:
             if type(handler).__module__.startswith("ray."):
                 handler.setLevel(logging.ERROR)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
@@ -112,6 +112,13 @@ class ModelConfig(_Section):
     depth: int = Field(3, ge=1, le=64, description="transformer layers of the encoder")
     heads: int = Field(4, ge=1, description="attention heads")
     patch: int = Field(8, ge=1, description="channel bins a token")
+    loss_power: float = Field(
+        0.25,
+        ge=0,
+        le=1,
+        description="power of the counts that a spectrum's Cash statistic is divided by in the "
+        "loss of preset folded: 0 weighs all photons alike, 1 all spectra",
+    )
     decoder_width: int = Field(
         256, ge=8, le=8192, description="width of the decoder's hidden layers"
     )
@@ -153,6 +160,9 @@ class TrainConfig(_Section):
         description="a GPU a worker; by default where Ray has one already: a cluster that starts "
         "GPU nodes when asked is asked by true",
     )
+    gpus_per_worker: float = Field(
+        1.0, gt=0, le=1, description="GPUs a worker asks Ray for; a share of one where trials share"
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="of the encoder's matrix products; auto: bfloat16 on GPUs that have it",
@@ -168,6 +178,11 @@ class TrainConfig(_Section):
     max_failures: int = Field(3, ge=0, description="restarts after a worker's death")
     references: int = Field(
         20_000, ge=1, description="labelled training spectra kept for class probabilities"
+    )
+    validation_cash: bool = Field(
+        False,
+        description="measure, each epoch, the Cash statistic of that half of the validation counts "
+        "which the encoder is not shown; `tune` compares it",
     )
 
     @property
@@ -186,7 +201,61 @@ class TrainConfig(_Section):
             raise ValueError(f"num_workers [{fewest}, {most}]: the fewest are more than the most")
         if most > self.batch_size:
             raise ValueError(f"{most} workers cannot share batches of {self.batch_size} spectra")
+        if self.gpus_per_worker <= 0.5 and most > 1 and self.use_gpu is not False:
+            raise ValueError(
+                f"gpus_per_worker {self.gpus_per_worker:g} puts workers of one training on one "
+                "GPU, where they cannot talk to each other: set num_workers to 1"
+            )
         return self
+
+
+class Range(_Section):
+    """The values from `low` to `high`, both included, even in the logarithm where `log` says so."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Range:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low:g} is not below high {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low {self.low:g} has no logarithm")
+        return self
+
+
+Choices = Annotated[list[int | float | str], Field(min_length=1)]
+
+_SPACE: dict[str, Range | Choices] = {
+    "model.latents": [4, 6, 8],
+    "model.width": [32, 64, 96, 128],
+    "model.depth": [1, 2, 3, 4],
+    "model.patch": [4, 8, 16],
+    "model.loss_power": Range(low=0.0, high=0.75),
+    "train.learning_rate": Range(low=3e-4, high=1e-2, log=True),
+    "train.thinning_min": Range(low=0.1, high=0.7),
+}
+
+
+class TuneConfig(_Section):
+    """The search for better settings with Ray Tune."""
+
+    trials: int = Field(20, ge=1, description="settings tried, those of the configuration first")
+    grace_epochs: int = Field(4, ge=1, description="epochs a trial has before it can be stopped")
+    reduction_factor: float = Field(
+        3.0, gt=1, description="of trials that come as far one in so many goes on (ASHA)"
+    )
+    concurrent_trials: int | None = Field(
+        None, ge=1, description="trials at once; by default as many as the cluster has room for"
+    )
+    seed: int = Field(0, ge=0, description="seed of the settings that are drawn")
+    space: dict[str, Range | Choices] = Field(
+        _SPACE,
+        min_length=1,
+        description="what is searched: a list of values or {low, high, log} for `section.key` of "
+        "model or train; the configuration's own value always belongs to it",
+    )
 
 
 class EmbedConfig(_Section):
@@ -268,6 +337,7 @@ class Config(_Section):
     ingest: IngestConfig = IngestConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+    tune: TuneConfig = TuneConfig()
     embed: EmbedConfig = EmbedConfig()
     export: ExportConfig = ExportConfig()
     evaluate: EvaluateConfig = EvaluateConfig()

@@ -407,6 +407,11 @@ def evaluation_folder(release: str, model_id: str) -> str:
     return f"evaluation/{release}/{model_id}"
 
 
+def tuning_folder(tune_id: str) -> str:
+    """Folder of a search for better settings."""
+    return f"tuning/{tune_id}"
+
+
 def report_name(release: str, model_id: str) -> str:
     """Name of the page that reports on a release's catalog."""
     return f"reports/{release}/{model_id}.html"

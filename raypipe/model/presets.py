@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -20,7 +21,7 @@ from raypipe.model.thinning import unseen
 _LOG_FLUX_LIMIT = 30.0
 _TYPICAL_PHOTON_INDEX = 1.7
 _TYPICAL_COUNTS = 300.0
-"""Where the weight is one over the square root of the counts: it sets the scale of the loss."""
+"""Where the weight is one over the square root of the counts, whatever the power: the scale."""
 _PAPER_BINS = PRESET_BINS["paper"]
 
 
@@ -71,9 +72,9 @@ class Preset(nn.Module, ABC):
 class Folded(Preset):
     """Decodes a photon flux, folds it through the detection's response, judges it by Poisson.
 
-    The loss is the Cash statistic over the fourth root of the counts, so that bright detections,
-    which know most of what a spectrum can look like, weigh more than faint ones but do not drown
-    them; the amplitude is profiled out.
+    The loss is the Cash statistic over a power of the counts, by default their fourth root, so that
+    bright detections, which know most of what a spectrum can look like, weigh more than faint ones
+    but do not drown them; the amplitude is profiled out.
     """
 
     name = "folded"
@@ -84,6 +85,7 @@ class Folded(Preset):
         super().__init__(
             Autoencoder(config, grid.n_channel_bins, 2, grid.n_energy, CONDITIONS), grid
         )
+        self.loss_power = config.loss_power
         base = -_TYPICAL_PHOTON_INDEX * np.log(grid.energy_mid_kev)
         self.register_buffer("log_flux_base", torch.tensor(base, dtype=torch.float32))
 
@@ -108,10 +110,11 @@ class Folded(Preset):
         return best_amplitude(batch.counts, folded, batch.background) * folded
 
     def loss(self, z: Tensor, batch: Batch, shown: Batch) -> Tensor:
-        """Cash statistic of the counts not shown over the fourth root of all counts, scaled."""
+        """Cash statistic of the counts not shown over a power of all counts, scaled."""
         judged = unseen(batch, shown)
         cash = cash_per_bin(judged.counts, self.expected_counts(z, judged)).sum(-1)
-        return cash / (batch.counts.sum(-1).clamp_min(1.0) * _TYPICAL_COUNTS).pow(0.25)
+        relative = batch.counts.sum(-1).clamp_min(1.0) / _TYPICAL_COUNTS
+        return cash / (math.sqrt(_TYPICAL_COUNTS) * relative.pow(self.loss_power))
 
 
 class Paper(Preset):

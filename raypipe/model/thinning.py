@@ -20,7 +20,7 @@ def thin(batch: Batch, least: float, most: float = 1.0) -> Batch:
         return batch
     share = least + (max(least, most) - least) * torch.rand_like(batch.exposure_s)
     counts = torch.binomial(batch.counts, share[:, None].expand_as(batch.counts).contiguous())
-    return _part(batch, counts, share)
+    return part_of(batch, counts, share)
 
 
 def unseen(batch: Batch, shown: Batch) -> Batch:
@@ -32,10 +32,10 @@ def unseen(batch: Batch, shown: Batch) -> Batch:
     if shown is batch:
         return batch
     share = (batch.exposure_s - shown.exposure_s) / batch.exposure_s
-    return _part(batch, batch.counts - shown.counts, share)
+    return part_of(batch, batch.counts - shown.counts, share)
 
 
-def _part(batch: Batch, counts: Tensor, share: Tensor) -> Batch:
+def part_of(batch: Batch, counts: Tensor, share: Tensor) -> Batch:
     """The batch with these of its counts, of a share (n,) of the exposure."""
     each = share[:, None]
     return replace(

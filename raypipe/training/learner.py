@@ -13,7 +13,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from raypipe.config import TrainConfig
+from raypipe.identity import hash_names, without_release
 from raypipe.model.features import Batch
+from raypipe.model.halves import unseen_cash
+from raypipe.model.presets import Preset
 from raypipe.model.thinning import thin
 from raypipe.training.guard import STEPS_BETWEEN_LOOKS, FiniteGuard
 from raypipe.training.sources import Source
@@ -63,10 +66,9 @@ class Learner:
         self.device = device or torch.device("cpu")
         self.plan = plan or StepPlan(len(train), config.batch_size)
         self.tell, self.tell_every_s = tell, tell_every_s
+        self.validation_names = validation_names or _places
         self._guard = FiniteGuard(names or _places, self.device, self.plan.world)
-        self._validation_guard = FiniteGuard(
-            validation_names or _places, self.device, self.plan.world
-        )
+        self._validation_guard = FiniteGuard(self.validation_names, self.device, self.plan.world)
         self.optimizer = _optimizer(model, config, self.device)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer,
@@ -121,6 +123,8 @@ class Learner:
             "seconds": seconds,
             "spectra_per_s": plan.steps * plan.batch / seconds,
         }
+        if self.config.validation_cash:
+            metrics["validation_cash"] = self.measure_cash(when)
         self.history.append(metrics)
         if validation_loss < self.best_loss:
             self.best_loss, self.best_epoch = validation_loss, epoch
@@ -135,6 +139,36 @@ class Learner:
         if not self.history:
             return False
         return len(self.history) - 1 - self.best_epoch >= self.config.patience
+
+    @torch.no_grad()
+    def measure_cash(self, when: str) -> float:
+        """Mean Cash per bin of the validation spectra's unseen halves, of all workers.
+
+        It is the same for the same weights, whatever they were trained with. `when` names the
+        epoch for the error where it is not finite.
+        """
+        self.model.eval()
+        total = torch.zeros((), device=self.device)
+        for step, (places, batch) in enumerate(self.validation.sweep()):
+            seeds = hash_names(map(without_release, self.validation_names(places)))
+            cash = unseen_cash(cast(Preset, self.network), batch, seeds)
+            total += cash.sum()
+            self._validation_guard.keep(step, places, cash)
+        self._validation_guard.look(f"Cash of validation after {when}")
+        return self._mean_over_workers(total, len(self.validation))
+
+    def best_cash(self) -> float:
+        """The Cash of `measure_cash` with the weights of the best epoch; all workers ask alike.
+
+        Measured where the training that took the epoch did not.
+        """
+        best = self.history[self.best_epoch]
+        if "validation_cash" not in best:
+            current = {name: value.clone() for name, value in self.network.state_dict().items()}
+            self.network.load_state_dict(self.best_state)
+            best["validation_cash"] = self.measure_cash(f"epoch {self.best_epoch}")
+            self.network.load_state_dict(current)
+        return best["validation_cash"]
 
     def keep_best(self) -> None:
         """Give the network the weights of its best epoch, ready to be used."""

@@ -39,14 +39,17 @@ _DDP = {"gradient_as_bucket_view": True}
 def train_worker(task: dict[str, Any]) -> None:
     """Train on this worker's share of the spectra; the first worker publishes the model.
 
-    `task` holds workspace, release, model_id, the configuration as a mapping, and the queue that
-    news for the driver go into (`raypipe.training.progress`). Every worker takes the same number of
-    steps. After a death training goes on from the last checkpoint that was registered. An error
-    that a restart would meet again goes to the driver as news, and ends the training.
+    `task` holds workspace, release, model_id, the configuration as a mapping, the queue that news
+    for the driver go into (`raypipe.training.progress`), whether it is a `trial`, which publishes
+    nothing, and the `tuning` that the settings come from, if any. Every worker takes the same
+    number of steps. After a death training goes on from the last checkpoint that was registered. An
+    error that a restart would meet again goes to the driver as news, and ends the training.
     """
     trainer = _Trainer(task)
     learner = trainer.learner
     try:
+        if task["trial"]:
+            trainer.report_standing()
         for epoch in range(len(learner.history), learner.config.epochs):
             if learner.should_stop():
                 break
@@ -54,7 +57,9 @@ def train_worker(task: dict[str, Any]) -> None:
     except NotFiniteError as error:
         trainer.tell({"news": "error", "text": str(error)})
         return
-    trainer.publish()
+    if not task["trial"]:
+        trainer.publish()
+    trainer.tell({"news": "outcome", **trainer.standing()})
 
 
 class _Trainer:
@@ -64,6 +69,7 @@ class _Trainer:
         self.config: Config = load_config(settings=task["config"])
         self.workspace = Workspace(task["workspace"])
         self.release, self.model_id = task["release"], task["model_id"]
+        self.tuning: str | None = task["tuning"]
         self.reports: Queue = task["reports"]
         self.device = ray.train.torch.get_device()
         context = ray.train.get_context()
@@ -112,7 +118,25 @@ class _Trainer:
         self.tell({"news": "epoch", **metrics})
         name = f"epoch-{int(metrics['epoch']):05d}"
         state = self.learner.state() if self.rank == 0 else None
-        report_checkpoint(metrics, state, self.workspace, f"checkpoints/{self.model_id}/{name}")
+        folder = f"checkpoints/{self.model_id}/{name}"
+        report_checkpoint({**metrics, **self.standing()}, state, self.workspace, folder)
+
+    def report_standing(self) -> None:
+        """Register once more what a checkpoint had come to, for a tuning that was interrupted."""
+        if self.learner.history:
+            report_checkpoint(self.standing(), None, self.workspace, "")
+
+    def standing(self) -> dict[str, float]:
+        """What the training has come to, as trials are compared; all workers ask alike."""
+        learner = self.learner
+        standing = {
+            "epochs": len(learner.history),
+            "seconds_of_epochs": sum(entry["seconds"] for entry in learner.history),
+            "best_validation_loss": learner.best_loss,
+        }
+        if self.config.train.validation_cash:
+            standing["best_validation_cash"] = learner.best_cash()
+        return standing
 
     def publish(self) -> None:
         """Whiten the best model's latents, describe their population and publish the bundle.
@@ -124,6 +148,7 @@ class _Trainer:
         network.load_state_dict(self.learner.best_state)
         network.eval()
         latents = self._gather(_encode(network, self.learner.train))
+        standing = self.standing()
         if self.rank != 0:
             return
         z = network.autoencoder.whiten(latents).cpu().double().numpy()
@@ -137,7 +162,7 @@ class _Trainer:
             population=Population.fit(z, labels, keys, train.references, train.seed),
             train_sources=np.unique(keys),
             validation_sources=np.unique(self.roster.keys[self.roster.rows(VALIDATION)]),
-            metrics=self._metrics(network),
+            metrics=self._metrics(network, standing),
         )
         save_model(model, self.workspace, model_folder(self.model_id))
 
@@ -166,9 +191,10 @@ class _Trainer:
     def _tell_standing(self, standing: dict[str, float]) -> None:
         self.tell({"news": "standing", **standing})
 
-    def _metrics(self, network: Folded | Paper) -> dict[str, Any]:
+    def _metrics(self, network: Folded | Paper, standing: dict[str, float]) -> dict[str, Any]:
         learner = self.learner
         return {
+            "tuning": self.tuning,
             "model_id": self.model_id,
             "preset": self.config.model.preset,
             "release": self.release,
@@ -190,6 +216,7 @@ class _Trainer:
             "best_optimizer_steps": learner.best_steps,
             "resumed_after_epochs": learner.resumed_after,
             "validation_loss": learner.best_loss,
+            "validation_cash": standing.get("best_validation_cash"),
             "history": learner.history,
             "classes": self._classes(),
             "quality": measure_quality(network, learner.validation, self.config.embed.refine_steps),

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -19,24 +20,36 @@ from raypipe.training.events import EventLog
 log = logging.getLogger(__name__)
 
 
+@dataclass
+class News:
+    """Where a training's first worker puts its news, and what it said the training came to."""
+
+    reports: Queue
+    outcome: dict[str, Any] = field(default_factory=dict)
+
+
 @contextmanager
-def news_of(told: Stage, epochs: int, events: EventLog) -> Iterator[Queue]:
+def news_of(told: Stage, epochs: int, events: EventLog) -> Iterator[News]:
     """A queue whose news are logged, and epochs kept as events and metrics, while the block runs.
 
     It lives on the driver's machine: one that is lost takes none of the news along.
 
     News are mappings: `news` says whether they are an "epoch" or the "standing" within one (both
-    with the learner's metrics), a "line" or an "error" (with `text`). An error among them is raised
-    at the end as a RaypipeError.
+    with the learner's metrics), a "line" or an "error" (with `text`), or the "outcome". An error
+    among them is raised at the end as a RaypipeError.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    reports = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    news = News(Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here}))
+    reports = news.reports
     errors: list[str] = []
 
     def follow() -> None:
         while (report := reports.get()) is not None:
             if report["news"] == "error":
                 errors.append(report["text"])
+                continue
+            if report["news"] == "outcome":
+                news.outcome.update(report)
                 continue
             log.info("train: %s %s", told.subject, _line(report, epochs))
             if report["news"] == "epoch":
@@ -46,7 +59,7 @@ def news_of(told: Stage, epochs: int, events: EventLog) -> Iterator[Queue]:
     follower = threading.Thread(target=follow, daemon=True)
     follower.start()
     try:
-        yield reports
+        yield news
     finally:
         reports.put(None)
         follower.join(timeout=30.0)

@@ -7,18 +7,20 @@ import json
 import logging
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
+from ray.train import UserCallback
 from ray.train.torch import TorchTrainer
 
 from raypipe._version import __version__
 from raypipe.cluster import own_errors, ray_session, require_resources, tell_device
-from raypipe.config import Config, as_config, load_config
+from raypipe.config import Config, TrainConfig, as_config, load_config
 from raypipe.discovery.manifest import choose_release
 from raypipe.lock import only_one
 from raypipe.model.split import TRAIN
@@ -33,16 +35,18 @@ from raypipe.workspace import Workspace, model_folder
 log = logging.getLogger(__name__)
 
 _TELL_EVERY_S = 30.0
-_EXECUTION = {
+EXECUTION = {
     "num_workers",
     "cpus_per_worker",
     "use_gpu",
+    "gpus_per_worker",
     "max_failures",
     "compile",
     "data",
     "stream_rows",
+    "validation_cash",
 }
-"""Settings of where training runs, not of what it makes."""
+"""Settings of where training runs and what it is told of, not of what it makes."""
 
 
 def train(
@@ -58,13 +62,27 @@ def train(
     model it has trained already, or goes on where an earlier run died. BusyError where another run
     trains it.
     """
-    settings = as_config(config)
-    if preset is not None:
-        values = settings.model_dump()
-        values["model"]["preset"] = preset
-        settings = load_config(settings=values)
     workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
     release = choose_release(workspace, release)
+    return make_model(workspace, release, with_preset(as_config(config), preset))
+
+
+def with_preset(settings: Config, preset: str | None) -> Config:
+    """The settings with another preset, where one is given."""
+    if preset is None:
+        return settings
+    values = settings.model_dump()
+    values["model"]["preset"] = preset
+    return load_config(settings=values)
+
+
+def make_model(
+    workspace: Workspace, release: str, settings: Config, tuning: str | None = None
+) -> str:
+    """Train and publish the model of these settings unless it is there; its id.
+
+    `tuning` is the id of the tuning that chose the settings, for the record.
+    """
     roster = read_roster(workspace, release, settings.train)
     model_id = model_id_of(settings, roster)
     if workspace.exists(f"{model_folder(model_id)}/model.safetensors"):
@@ -77,7 +95,8 @@ def train(
         ray_session(settings.ray),
     ):
         log.info("train: %s on %s, %s", model_id, release, roster.sizes())
-        _fit(workspace, release, model_id, settings, roster.sizes()[TRAIN], figures.folder)
+        training = Training(workspace, release, model_id, roster.sizes()[TRAIN], tuning)
+        fit(training, settings, figures.folder)
         metrics = workspace.read_json(f"{model_folder(model_id)}/metrics.json")
         figures.update({"model_id": model_id, "validation_loss": metrics["validation_loss"]})
     log.info(
@@ -92,31 +111,55 @@ def train(
 
 def model_id_of(settings: Config, roster: Roster) -> str:
     """Name of the model that these settings make of these spectra."""
+    return name_model(settings, roster.fingerprint)
+
+
+def name_model(settings: Config, fingerprint: str) -> str:
+    """Name of the model that these settings make of the data of this fingerprint."""
     recipe = {
         "model": settings.model.model_dump(),
-        "train": settings.train.model_dump(exclude=_EXECUTION),
-        "data": roster.fingerprint,
+        "train": settings.train.model_dump(exclude=EXECUTION),
+        "data": fingerprint,
         "version": __version__,
     }
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
     return f"{settings.model.preset}-{digest[:8]}"
 
 
-def _fit(
-    workspace: Workspace, release: str, model_id: str, settings: Config, spectra: int, runs: str
-) -> None:
-    """Have Ray Train's workers train and publish the model; `runs` is the folder for events."""
+@dataclass(frozen=True)
+class Training:
+    """What is trained: the model of an id on so many spectra of a release.
+
+    A `trial` of the `tuning` publishes no model; without it `tuning` is where settings came from.
+    """
+
+    workspace: Workspace
+    release: str
+    model_id: str
+    spectra: int
+    tuning: str | None = None
+    trial: bool = False
+
+
+def fit(
+    training: Training, settings: Config, events_folder: str, callbacks: Sequence[UserCallback] = ()
+) -> dict[str, Any]:
+    """Have Ray Train's workers train; what it came to, as `_Trainer.standing` has it.
+
+    They go on from the model's last checkpoint, if any. `events_folder` of the workspace is for
+    TensorBoard, `callbacks` are Ray Train's.
+    """
+    workspace, model_id = training.workspace, training.model_id
     fewest, most = settings.train.workers
-    most = min(most, spectra)
-    use_gpu = settings.train.use_gpu
-    if use_gpu is None:
-        use_gpu = ray.cluster_resources().get("GPU", 0) >= fewest
-    require_resources("training", fewest * settings.train.cpus_per_worker, fewest if use_gpu else 0)
+    most = min(most, training.spectra)
+    use_gpu = uses_gpu(settings.train)
+    require_resources("training", *resources_of(settings.train, fewest))
+    cpus, gpus = resources_of(settings.train, 1)
     tell_device("train", use_gpu, settings.train.use_gpu)
     with (
         stage("train", model_id) as told,
-        event_log(workspace, runs) as events,
-        news_of(told, settings.train.epochs, events) as reports,
+        event_log(workspace, events_folder) as events,
+        news_of(told, settings.train.epochs, events) as news,
         _interruptible(),
         own_errors(),
     ):
@@ -124,16 +167,18 @@ def _fit(
             train_worker,
             train_loop_config={
                 "workspace": workspace.absolute_uri(),
-                "release": release,
+                "release": training.release,
                 "model_id": model_id,
+                "tuning": training.tuning,
+                "trial": training.trial,
                 "config": settings.model_dump(),
-                "reports": reports,
+                "reports": news.reports,
                 "tell_every_s": _TELL_EVERY_S,
             },
             scaling_config=ray.train.ScalingConfig(
                 num_workers=fewest if fewest == most else (fewest, most),
                 use_gpu=use_gpu,
-                resources_per_worker={"CPU": settings.train.cpus_per_worker},
+                resources_per_worker={"CPU": cpus} | ({"GPU": gpus} if use_gpu else {}),
             ),
             run_config=ray.train.RunConfig(
                 name=model_id,
@@ -141,8 +186,24 @@ def _fit(
                 storage_filesystem=workspace.fs,
                 failure_config=ray.train.FailureConfig(max_failures=settings.train.max_failures),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+                callbacks=list(callbacks),
             ),
         ).fit()
+    return news.outcome
+
+
+def uses_gpu(config: TrainConfig) -> bool:
+    """Whether workers train on GPUs: as configured, else where the cluster has enough of them."""
+    if config.use_gpu is not None:
+        return config.use_gpu
+    wanted = config.workers[0] * config.gpus_per_worker
+    return bool(ray.cluster_resources().get("GPU", 0) >= wanted)
+
+
+def resources_of(config: TrainConfig, workers: int) -> tuple[float, float]:
+    """CPUs and GPUs that so many workers ask Ray for."""
+    gpus = config.gpus_per_worker if uses_gpu(config) else 0.0
+    return workers * config.cpus_per_worker, workers * gpus
 
 
 @contextmanager

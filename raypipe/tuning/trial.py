@@ -1,0 +1,60 @@
+"""One trial: the function Ray Tune runs, which has Ray Train train."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from raypipe.training.train import Training, fit
+from raypipe.tuning.records import CASH, DONE, FAILED, STOPPED, Records
+from raypipe.tuning.space import Space
+from raypipe.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all trials of a tuning share."""
+
+    workspace: Workspace
+    release: str
+    tune_id: str
+    spectra: int
+    space: Space
+    records: Records
+
+
+def trial_function(task: Task) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """A function for Ray Tune: from what was drawn (`values`, `model_id`) to what it came to.
+
+    It asks for next to no CPU itself. Ray Train's workers go on from the model's last checkpoint;
+    each of their reports goes to Ray Tune. An error ends the trial, not the tuning.
+    """
+
+    def tune_trial(drawn: dict[str, Any]) -> dict[str, Any]:
+        model_id = drawn["model_id"]
+        record = task.records.read(model_id)
+        if record is not None and record.status in (DONE, STOPPED):
+            return {**record.course[-1], "finished": record.status == DONE}
+        if record is not None and record.status == FAILED:
+            return _failure(record.reason)
+        training = Training(
+            task.workspace, task.release, model_id, task.spectra, task.tune_id, trial=True
+        )
+        settings = task.space.settings(drawn["values"])
+        try:
+            outcome = fit(
+                training, settings, task.records.folder_of(model_id), [TuneReportCallback()]
+            )
+        except Exception as error:
+            return _failure(str(error).strip() or repr(error))
+        return {**outcome, "finished": True}
+
+    return tune_trial
+
+
+def _failure(reason: str) -> dict[str, Any]:
+    return {"failure": reason, "epochs": 0, CASH: math.inf}
