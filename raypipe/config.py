@@ -44,7 +44,11 @@ class DiscoverConfig(_Section):
         pattern=r"^[\w.\-]+$",
         description="release that a folder of CSC files is taken for",
     )
-    part_rows: int = Field(500, ge=1, description="detections a part aims at")
+    part_rows: int = Field(
+        500,
+        ge=1,
+        description="detections a part aims at; more, where there would be over 65,536 parts",
+    )
     tap_url: str | None = Field(
         None, pattern=r"^https?://", description="TAP service; by default the release's own"
     )

@@ -27,6 +27,7 @@ from raypipe.workspace import Workspace, manifest_folder, part_name
 
 log = logging.getLogger(__name__)
 
+MOST_PARTS = 1 << 16
 _WRITERS = 8
 """Parts written at once: what takes time on S3 is the wait for it."""
 
@@ -64,6 +65,8 @@ def write_manifest(
             join.settle(types.filled)
         parts = parts_for(rows, part_rows)
         log.info("%d detections, in %d parts", rows, parts)
+        if parts == MOST_PARTS and rows > parts * part_rows:
+            log.info("more than %d detections a part: there are %d parts at most", part_rows, parts)
         workspace.delete(_summary_name(release))
         fingerprint = ManifestFingerprint()
         shares = min(parts, BUCKETS)
@@ -89,8 +92,11 @@ def write_manifest(
 
 
 def parts_for(rows: int, part_rows: int) -> int:
-    """Number of parts, a power of two, that so many detections go to: at most `part_rows` each."""
-    return 1 << max(0, int(np.ceil(np.log2(max(rows, 1) / part_rows))))
+    """Number of parts, a power of two, that so many detections go to: `part_rows` each or fewer.
+
+    More each where there would be more than `MOST_PARTS`: Ray and the stores count them.
+    """
+    return min(MOST_PARTS, 1 << max(0, int(np.ceil(np.log2(max(rows, 1) / part_rows)))))
 
 
 def read_manifest_summary(workspace: Workspace, release: str) -> dict[str, Any]:

@@ -93,6 +93,8 @@ def test_samples_larger_than_the_release_are_all_of_it(served: Path, tmp_path: P
     assert (many["detections"], many["parts"]) == (10**7, 32768)
     assert many["files_written"] >= 2 * 32768
     assert many["part_bytes"] * 32768 == pytest.approx(many["bytes_written"], rel=0.1)
+    most = plan(workspace, sample=1000, detections=10**9, cluster=CLUSTER_FILE)["prediction"]
+    assert most["parts"] == 65536
     with pytest.raises(UsageError, match="--detections 1"):
         plan(workspace, detections=0, cluster=CLUSTER_FILE)
     one = plan(workspace, sample=1, cluster=CLUSTER_FILE)
