@@ -47,7 +47,7 @@ class DiscoverConfig(_Section):
     part_rows: int = Field(
         500,
         ge=1,
-        description="detections a part aims at; more, where there would be over 65,536 parts",
+        description="detections a part aims at; more where parts would be over 65,536",
     )
     tap_url: str | None = Field(
         None, pattern=r"^https?://", description="TAP service; by default the release's own"
