@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -53,7 +54,8 @@ class Head:
                 '--system-config={"metrics_report_interval_ms": 500}',
             ],
             env=os.environ | {"RAY_AUTH_MODE": "token"},
-            stdout=subprocess.DEVNULL,
+            stdout=(folder / "head.log").open("w"),
+            stderr=subprocess.STDOUT,
         )
         self.samples: set[str] = set()
         self._over = threading.Event()
@@ -67,6 +69,7 @@ class Head:
 
     def is_ready(self) -> bool:
         """Whether jobs can be submitted."""
+        assert self._process.poll() is None, (self.temporary / "head.log").read_text()
         with suppress(requests.ConnectionError):
             return bool(self.get("/api/jobs/").ok and self._targets())
         return False
@@ -74,9 +77,10 @@ class Head:
     def close(self) -> None:
         self._over.set()
         self._scraping.join()
-        for process in [*psutil.Process(self._process.pid).children(recursive=True), self._process]:
-            with suppress(psutil.Error):
+        with suppress(psutil.Error):
+            for process in psutil.Process(self._process.pid).children(recursive=True):
                 process.kill()
+        self._process.kill()
         self._process.wait()
 
     def _targets(self) -> list[str]:
@@ -95,13 +99,15 @@ class Head:
 
 
 @pytest.fixture(scope="module")
-def head(isolated_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    head = Head(tmp_path_factory.mktemp("ray"))
-    try:
-        wait_until(head.is_ready)
-        yield head
-    finally:
-        head.close()
+def head(isolated_home: Path) -> Iterator[Head]:
+    """In a folder of a short name: those of Ray's sockets are bounded."""
+    with tempfile.TemporaryDirectory() as folder:
+        head = Head(Path(folder))
+        try:
+            wait_until(head.is_ready)
+            yield head
+        finally:
+            head.close()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.cluster_utils import Cluster
@@ -57,6 +58,13 @@ def busy_nodes(cluster: Cluster) -> int:
     )
 
 
+def encoders(cluster: Cluster) -> list[psutil.Process]:
+    """Processes on the nodes that encode."""
+    raylets = [node.all_processes["raylet"][0].process.pid for node in cluster.worker_nodes]
+    below = [each for pid in raylets for each in psutil.Process(pid).children(recursive=True)]
+    return [each for each in below if "MapBatches(embed)" in " ".join(each.cmdline())]
+
+
 def wait_for(process: subprocess.Popen[bytes], what: Callable[[], bool]) -> None:
     """Wait until `what()` is true; fail where the command ends first or it takes too long."""
     end = time.monotonic() + LONGEST_S
@@ -83,7 +91,11 @@ def test_embedding_waits_for_nodes_and_spreads(
         wait_for(process, lambda: {"CPU": 1.0} in asked_for(cluster))
         for _ in range(2):
             cluster.add_node(num_cpus=1)
+        wait_for(process, lambda: any((workspace / "catalog").rglob("*.parquet")))
+        (first,) = encoders(cluster)
+        first.suspend()
         wait_for(process, lambda: busy_nodes(cluster) == 2)
+        first.resume()
     finally:
         process.kill()
         process.wait()
