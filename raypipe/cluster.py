@@ -203,12 +203,12 @@ def _find_own(error: BaseException) -> RaypipeError | None:
     return None
 
 
-def require_resources(what: str, cpus: float, gpus: float) -> None:
-    """Raise UsageError where the running cluster never had so many CPUs and GPUs.
+def require_resources(what: str, cpus: float, gpus: float, config: RayConfig) -> None:
+    """Raise UsageError where the running Ray will never have so many CPUs and GPUs.
 
-    A cluster that scales by itself is taken at its word: it may grow when asked.
+    A cluster that was joined, or has no CPUs yet, is taken at its word: it may grow when asked.
     """
-    if os.environ.get("RAY_ADDRESS") or ray.cluster_resources().get("CPU", 0) == 0:
+    if joins_cluster(config) or ray.cluster_resources().get("CPU", 0) == 0:
         return
     have = ray.cluster_resources()
     for name, wanted in ("CPU", cpus), ("GPU", gpus):

@@ -153,7 +153,7 @@ def fit(
     fewest, most = settings.train.workers
     most = min(most, training.spectra)
     use_gpu = uses_gpu(settings.train)
-    require_resources("training", *resources_of(settings.train, fewest))
+    require_resources("training", *resources_of(settings.train, fewest), settings.ray)
     cpus, gpus = resources_of(settings.train, 1)
     tell_device("train", use_gpu, settings.train.use_gpu)
     with (

@@ -79,7 +79,8 @@ def tune(
         ray_session(settings.ray, dashboard=True),
     ):
         require_dashboard()
-        require_resources("a trial", *resources_of(settings.train, settings.train.workers[0]))
+        wanted = resources_of(settings.train, settings.train.workers[0])
+        require_resources("a trial", *wanted, settings.ray)
         _search(Task(workspace, release, tune_id, roster.sizes()[TRAIN], space, records), roster)
         found = [record for record in records.all() if record.is_over]
         best = best_of(found)
