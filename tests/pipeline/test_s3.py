@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,12 +27,14 @@ from raypipe.discovery.columns import manifest_rows
 from raypipe.discovery.discover import discover
 from raypipe.discovery.files import list_files
 from raypipe.discovery.manifest import write_manifest
-from raypipe.errors import RaypipeError, UsageError
+from raypipe.errors import BusyError, RaypipeError, UsageError
 from raypipe.ingestion.fetch import read_stored
+from raypipe.lock import only_one
 from raypipe.model.bundle import load_model
 from raypipe.workspace import Workspace, model_folder
 from tests.pipeline.tap_server import Archive, TapServer
 from tests.unit.synthetic_workspace import RELEASE, make_workspace, publish_table
+from tests.unit.test_lock import HOLD
 
 BUCKET = "archive"
 
@@ -247,3 +252,22 @@ def test_an_export_in_a_bucket_is_replaced_whole(
         *("detections.fits", "detections.vot", "detections.parquet", "detections-hats"),
         *("README.md", "index.html", "exports.json"),
     }
+
+
+def test_one_run_at_a_time_in_a_bucket(bucket: Any) -> None:
+    """Four at once: the put on a condition lets one of them at it, until it is killed."""
+    workspace = Workspace(f"s3://{BUCKET}/locked")
+    command = [sys.executable, "-c", HOLD, workspace.uri]
+    runs = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    deadline = time.monotonic() + 60
+    while sum(run.poll() is None for run in runs) > 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert sum("BusyError" in run.communicate()[1] for run in runs if run.poll() is not None) == 3
+    (holder,) = (run for run in runs if run.poll() is None)
+    with pytest.raises(BusyError), only_one(workspace, "ingest", []):
+        pass
+    holder.kill()
+    holder.communicate()
+    with only_one(workspace, "ingest", []):
+        assert len(workspace.files("locks/ingest")) == 1
