@@ -58,8 +58,8 @@ class Stage:
 
     def add(self, name: str, number: int, kind: str = "") -> None:
         """Count a metric of `COUNTERS` up."""
+        self.totals[name] += number
         if number:
-            self.totals[name] += number
             _counter(name).inc(number, self._tags(kind))
         if name == "rows":
             self.set("rows_per_s", self.per_s("rows"))

@@ -61,7 +61,7 @@ def test_a_disk_that_turns_read_only_is_told(
 def _ingesting_workers() -> list[psutil.Process]:
     """Processes of Ray that are in a task of ingest."""
     children = psutil.Process().children(recursive=True)
-    return [process for process in children if "MapBatches(task)" in " ".join(_words(process))]
+    return [process for process in children if "MapBatches(ingest)" in " ".join(_words(process))]
 
 
 def _words(process: psutil.Process) -> list[str]:
