@@ -15,7 +15,7 @@ from astropy.table import Table
 
 from raypipe.discovery.columns import OWN_TYPES
 from raypipe.errors import UsageError
-from raypipe.plain_parquet import require_plain
+from raypipe.parquet import require_plain
 
 log = logging.getLogger(__name__)
 

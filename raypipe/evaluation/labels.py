@@ -15,7 +15,7 @@ from raypipe.discovery.catalog_columns import JOIN_KEYS, key_texts, read_catalog
 from raypipe.errors import UsageError
 from raypipe.evaluation.validation import TextArray
 from raypipe.model.grid import NATIVE_CHANNELS
-from raypipe.plain_parquet import require_plain
+from raypipe.parquet import require_plain
 
 QUANTITY_COLUMNS = ("log_nh", "photon_index", "kt_kev", "powlaw_nh", "powlaw_gamma")
 """Quantities to compare with; see `raypipe.evaluation.regression.regression_targets`."""

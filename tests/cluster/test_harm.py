@@ -18,8 +18,9 @@ import pytest
 
 import raypipe
 from raypipe.workspace import Workspace
-from tests.cluster.machines import Machines, drafts, ingest_alone, wait_until
+from tests.cluster.machines import Machines, drafts, ingest_alone
 from tests.pipeline.file_server import FileServer, serve, write_remote_manifest
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -25,9 +25,10 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 import raypipe
 from raypipe.telemetry import COUNTERS, GAUGES
 from raypipe.workspace import Workspace
-from tests.cluster.machines import ingest_alone, wait_until
+from tests.cluster.machines import ingest_alone
 from tests.pipeline.file_server import serve, status, write_remote_manifest
 from tests.pipeline.training import SETTINGS
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 

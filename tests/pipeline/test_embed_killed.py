@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import raypipe
 from raypipe.catalog.publication import find_publication
 from raypipe.errors import UsageError
 from raypipe.workspace import Workspace
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -33,13 +33,6 @@ def _start(workspace: Path) -> subprocess.Popen[bytes]:
     command = "import sys; from raypipe.cli import main; sys.exit(main())"
     options = ["embed", "--workspace", str(workspace), "--model", str(MODEL), *OPTIONS]
     return subprocess.Popen([sys.executable, "-c", command, *options], start_new_session=True)
-
-
-def _wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def _parts(workspace: Workspace) -> set[str]:
@@ -64,7 +57,7 @@ def test_a_killed_driver_leaves_no_half_catalog(survey: Path, tmp_path: Path) ->
     raypipe.discover(workspace, source=str(survey), config=config)
     raypipe.ingest(workspace, config=config)
     driver = _start(tmp_path / "w")
-    _wait_until(lambda: len(_parts(workspace)) >= 2 or driver.poll() is not None)
+    wait_until(lambda: len(_parts(workspace)) >= 2 or driver.poll() is not None)
     assert driver.poll() is None, "it was over before it could be killed"
     driver.send_signal(signal.SIGKILL)
     driver.wait()

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import pytest
 from raypipe.discovery.listing import parse_csc_name
 from raypipe.workspace import Workspace
 from tests.pipeline.file_server import FileServer, serve, write_remote_manifest
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -27,13 +27,6 @@ def _start(workspace: Path) -> subprocess.Popen[bytes]:
     command = "import sys; from raypipe.cli import main; sys.exit(main())"
     options = ["ingest", "--workspace", str(workspace), "--set", "ray.num_cpus=2"]
     return subprocess.Popen([sys.executable, "-c", command, *options], start_new_session=True)
-
-
-def _wait_until(condition: Callable[[], object], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def _wait_until_quiet(server: FileServer) -> None:
@@ -69,7 +62,7 @@ def test_killed_drivers(survey: Path, tmp_path: Path) -> None:
             server.log.clear()
             before = _published(workspace)
             driver = _start(tmp_path / "w")
-            _wait_until(lambda: server.log or driver.poll() is not None, 60)  # noqa: B023
+            wait_until(lambda: server.log or driver.poll() is not None, 60)  # noqa: B023
             time.sleep(moments.uniform(0.0, 2.0))
             killed_while_working += driver.poll() is None
             driver.send_signal(signal.SIGKILL)

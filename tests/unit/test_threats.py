@@ -37,7 +37,7 @@ from raypipe.discovery.tap import _read_votable
 from raypipe.errors import RaypipeError, ServiceError, UsageError
 from raypipe.evaluation.labels import _read_true_counts
 from raypipe.ingestion.redirects import leads_inside
-from raypipe.plain_parquet import require_plain
+from raypipe.parquet import require_plain
 from raypipe.redaction import redact_text
 from raypipe.training.checkpoints import read_checkpoint
 from raypipe.web import Patience, PoliteSession
