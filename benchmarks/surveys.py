@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import shutil
@@ -54,10 +55,23 @@ def make_survey(place: Path, detections: int, products: Path | None = None) -> W
     sources = list(by_detection.values())
     for number in range(detections):
         for path in sources[number % len(sources)]:
-            os.link(path, files / f"acisf{number + 1:05d}{path.name[10:]}")
+            _link(path, files / f"acisf{number + 1:05d}{path.name[10:]}")
     workspace = Workspace(place / "workspace")
     discover(workspace, source=str(files))
     return workspace
+
+
+def _link(original: Path, link: Path) -> None:
+    """A hard link, to a new copy of the original where that has as many as its disk allows."""
+    try:
+        os.link(original, link)
+    except OSError as error:
+        if error.errno != errno.EMLINK:
+            raise
+        copy = original.with_name("copy")
+        shutil.copyfile(original, copy)
+        copy.replace(original)
+        os.link(original, link)
 
 
 class Elsewhere:

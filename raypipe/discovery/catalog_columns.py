@@ -10,8 +10,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from astropy.coordinates import Angle
-from astropy.table import Table
 
 from raypipe.discovery.columns import OWN_TYPES
 from raypipe.errors import UsageError
@@ -51,6 +49,8 @@ def read_catalog(path: str | Path) -> pd.DataFrame:
 
 def positions_in_degrees(table: pd.DataFrame) -> pd.DataFrame:
     """A table whose sexagesimal `ra` (hours) and `dec` are degrees; numbers are left alone."""
+    from astropy.coordinates import Angle
+
     texts = {
         name: Angle(table[name].astype(str).to_list(), unit=unit).deg
         for name, unit in (("ra", "hourangle"), ("dec", "deg"))
@@ -169,6 +169,8 @@ def _read_table(file: Path) -> pd.DataFrame:
         return pd.read_parquet(file, columns=scalar)
     if ".csv" in suffixes:
         return pd.read_csv(file)
+    from astropy.table import Table
+
     table = Table.read(file)
     table.convert_bytestring_to_unicode()
     return table[[name for name in table.colnames if table[name].ndim == 1]].to_pandas()

@@ -7,10 +7,8 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize_scalar
 from scipy.spatial import cKDTree
 from scipy.special import logsumexp
-from sklearn.mixture import GaussianMixture
 
 from raypipe.config import ClassScheme
 from raypipe.model.density import ComponentClasses
@@ -58,6 +56,8 @@ class Population:
         `labels` (n,) hold a class name or None, `sources` (n,) the keys of the rows' sources; at
         most `references` labelled rows are kept.
         """
+        from sklearn.mixture import GaussianMixture
+
         rng = np.random.default_rng(seed)
         sample = z[rng.permutation(len(z))[:_FIT_ROWS]]
         components = int(np.clip(len(sample) // _ROWS_PER_COMPONENT, 1, _COMPONENTS))
@@ -154,6 +154,8 @@ class Population:
         def loss(log_temperature: float) -> float:
             shares = sharpened(votes, float(np.exp(log_temperature)))
             return float(np.average(((shares - truth) ** 2).sum(axis=1), weights=weights))
+
+        from scipy.optimize import minimize_scalar
 
         best = minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded")
         return replace(self, temperature=float(np.exp(best.x)))

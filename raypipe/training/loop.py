@@ -26,7 +26,6 @@ from raypipe.training.data import read_roster
 from raypipe.training.guard import NotFiniteError
 from raypipe.training.learner import Learner
 from raypipe.training.precision import adapt, choose_arithmetic
-from raypipe.training.quality import measure_quality
 from raypipe.training.reading import PartReader, Rows
 from raypipe.training.residence import open_source
 from raypipe.training.sources import Source
@@ -192,6 +191,8 @@ class _Trainer:
         self.tell({"news": "standing", **standing})
 
     def _metrics(self, network: Folded | Paper, standing: dict[str, float]) -> dict[str, Any]:
+        from raypipe.training.quality import measure_quality
+
         learner = self.learner
         return {
             "tuning": self.tuning,
