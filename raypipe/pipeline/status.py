@@ -9,6 +9,7 @@ from typing import Any
 from raypipe.catalog.publication import published_models, require_publication
 from raypipe.discovery.manifest import read_manifest_summary
 from raypipe.ingestion.progress import count_rows
+from raypipe.tuning.records import best_of, records_of
 from raypipe.workspace import (
     Workspace,
     evaluation_folder,
@@ -16,6 +17,7 @@ from raypipe.workspace import (
     rejects_folder,
     report_name,
     spectra_folder,
+    tuning_folder,
 )
 
 
@@ -23,7 +25,8 @@ def status(workspace: str | Path | Workspace) -> dict[str, Any]:
     """What each release of a workspace has come to, and which models there are.
 
     Of a release: rows of manifest, spectra and rejects and whether they add up, rejects by
-    reason, and of each model's catalog its rows and whether evaluation and report are there.
+    reason, and of each model's catalog its rows and whether evaluation and report are there. Of a
+    tuning: how many trials it has of each status, and the best model so far.
     """
     workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
     return {
@@ -34,6 +37,7 @@ def status(workspace: str | Path | Workspace) -> dict[str, Any]:
             for name in workspace.folders("models")
             if workspace.exists(f"models/{name}/model.safetensors")
         ],
+        "tunings": [_tuning(workspace, name) for name in workspace.folders("tuning")],
     }
 
 
@@ -59,6 +63,11 @@ def status_lines(state: dict[str, Any]) -> list[str]:
                 + "".join(f", {name}" for name in extras)
             )
     lines.append(f"  models: {', '.join(state['models']) or 'none'}")
+    for tuning in state["tunings"]:
+        trials = ", ".join(f"{n} {what}" for what, n in tuning["trials"].items())
+        best = f", best {tuning['best']}" if tuning["best"] else ""
+        left = "" if tuning["done"] else "; not finished: the same raypipe tune goes on"
+        lines.append(f"  tuning {tuning['tune_id']}: {trials or 'no trials'}{best}{left}")
     return lines
 
 
@@ -89,6 +98,17 @@ def _release(workspace: Workspace, release: str) -> dict[str, Any]:
             }
             for model_id in published_models(workspace, release)
         ],
+    }
+
+
+def _tuning(workspace: Workspace, tune_id: str) -> dict[str, Any]:
+    records = records_of(workspace, tune_id).all()
+    best = best_of(records)
+    return {
+        "tune_id": tune_id,
+        "trials": dict(Counter(record.status for record in records)),
+        "best": best and best.model_id,
+        "done": workspace.exists(f"{tuning_folder(tune_id)}/tuning.json"),
     }
 
 

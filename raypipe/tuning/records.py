@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from raypipe.tuning.space import Values
-from raypipe.workspace import Workspace
+from raypipe.workspace import Workspace, tuning_folder
+
+Value = int | float | str
+Values = dict[str, Value]
+"""A value for each `section.key` that is searched."""
 
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped early", "failed"
 
@@ -82,6 +85,11 @@ class Records:
         """All records in order of number."""
         found = (self.read(model_id) for model_id in self.workspace.folders(self.folder))
         return sorted(filter(None, found), key=lambda record: record.number)
+
+
+def records_of(workspace: Workspace, tune_id: str) -> Records:
+    """The records of a tuning of a workspace."""
+    return Records(workspace, f"{tuning_folder(tune_id)}/trials")
 
 
 def best_of(records: list[Record]) -> Record | None:

@@ -14,8 +14,8 @@ from ray.tune.search.optuna import OptunaSearch
 
 from raypipe.errors import UsageError
 from raypipe.training.train import name_model
-from raypipe.tuning.records import CASH, DONE, FAILED, STOPPED, Record, Records
-from raypipe.tuning.space import Space, Values
+from raypipe.tuning.records import CASH, DONE, FAILED, STOPPED, Record, Records, Values
+from raypipe.tuning.space import Space
 
 log = logging.getLogger(__name__)
 

@@ -19,12 +19,9 @@ from pydantic import BaseModel
 from raypipe.config import Config, ModelConfig, Range, TrainConfig, load_config
 from raypipe.errors import UsageError
 from raypipe.training.train import EXECUTION
+from raypipe.tuning.records import Value, Values
 
 log = logging.getLogger(__name__)
-
-Value = int | float | str
-Values = dict[str, Value]
-"""A value for each `section.key` that is searched."""
 
 _SECTIONS: dict[str, type[BaseModel]] = {"model": ModelConfig, "train": TrainConfig}
 _COMMON = {"seed", "test_fraction", "validation_fraction", "epochs", "references"} | EXECUTION

@@ -25,7 +25,7 @@ from raypipe.runs import made_by, record_run
 from raypipe.training.data import Roster, read_roster
 from raypipe.training.train import EXECUTION, make_model, resources_of, with_preset
 from raypipe.tuning.figure import parallel_coordinates
-from raypipe.tuning.records import CASH, Record, Records, best_of
+from raypipe.tuning.records import CASH, Record, Records, best_of, records_of
 from raypipe.tuning.search import Draws, Halving, Recorder
 from raypipe.tuning.space import Space, read_space
 from raypipe.tuning.table import table_lines, table_of
@@ -68,7 +68,7 @@ def tune(
     roster = read_roster(workspace, release, settings.train)
     tune_id = tune_id_of(settings, roster.fingerprint)
     folder = tuning_folder(tune_id)
-    records = Records(workspace, f"{folder}/trials")
+    records = records_of(workspace, tune_id)
     if workspace.exists(f"{folder}/tuning.json"):
         log.info("tune: %s is done already", tune_id)
         values = workspace.read_json(f"{folder}/tuning.json")["best"]["values"]

@@ -14,11 +14,13 @@ import pytest
 
 from raypipe.discovery.listing import parse_csc_name
 from raypipe.workspace import Workspace
+from tests.cluster.machines import ingest_alone
 from tests.pipeline.file_server import FileServer, serve, write_remote_manifest
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
+RELEASE = "csc2.1"
 KILLS = int(os.environ.get("RAYPIPE_TEST_KILLS", "3"))
 PART_ROWS = 10
 
@@ -40,7 +42,7 @@ def _wait_until_quiet(server: FileServer) -> None:
 
 
 def _published(workspace: Workspace) -> set[int]:
-    names = workspace.files("spectra/csc2.1", ".parquet")
+    names = workspace.files(f"spectra/{RELEASE}", ".parquet")
     return {obsid for name in names for obsid in workspace.read_table(name)["obsid"].to_pylist()}
 
 
@@ -56,7 +58,7 @@ def test_killed_drivers(survey: Path, tmp_path: Path) -> None:
         unbroken, workspace = Workspace(tmp_path / "unbroken"), Workspace(tmp_path / "w")
         for each in unbroken, workspace:
             rows = write_remote_manifest(each, survey, server, part_rows=PART_ROWS)
-        assert _start(tmp_path / "unbroken").wait(120) == 0
+        ingest_alone(unbroken, RELEASE)
         killed_while_working = 0
         for _ in range(KILLS):
             server.log.clear()
@@ -76,5 +78,7 @@ def test_killed_drivers(survey: Path, tmp_path: Path) -> None:
         assert not _asked(server.log) & before
         assert _asked(server.log) == set(rows["obsid"]) - before
     assert killed_while_working
-    assert workspace.read_folder("spectra/csc2.1").equals(unbroken.read_folder("spectra/csc2.1"))
-    assert workspace.read_folder("rejects/csc2.1").num_rows == 0
+    assert workspace.read_folder(f"spectra/{RELEASE}").equals(
+        unbroken.read_folder(f"spectra/{RELEASE}")
+    )
+    assert workspace.read_folder(f"rejects/{RELEASE}").num_rows == 0

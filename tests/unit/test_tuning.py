@@ -14,10 +14,22 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+import raypipe
 from raypipe.config import Config, TuneConfig, load_config
 from raypipe.errors import UsageError
+from raypipe.pipeline.status import status_lines
 from raypipe.tuning.figure import parallel_coordinates
-from raypipe.tuning.records import CASH, DONE, FAILED, RUNNING, STOPPED, Record, Records, best_of
+from raypipe.tuning.records import (
+    CASH,
+    DONE,
+    FAILED,
+    RUNNING,
+    STOPPED,
+    Record,
+    Records,
+    best_of,
+    records_of,
+)
 from raypipe.tuning.search import Draws, Halving, Recorder
 from raypipe.tuning.space import read_space
 from raypipe.tuning.table import ranked, table_lines, table_of
@@ -174,6 +186,20 @@ def test_a_trial_that_took_all_epochs_ends_by_itself(tmp_path: Path) -> None:
     records = Records(Workspace(tmp_path), "trials")
     whole = _record(0, [2.0 - 0.1 * epoch for epoch in range(EPOCHS)])
     assert _decisions(records, whole)[-1] == TrialScheduler.CONTINUE
+
+
+def test_status_lists_a_tuning_that_was_interrupted(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    records = records_of(workspace, "folded-12345678")
+    for number, (course, state) in enumerate([([2.0], DONE), ([1.5], DONE), ([9.0], RUNNING)]):
+        records.write(_record(number, course, state))
+    found = raypipe.status(workspace)
+    (tuning,) = found["tunings"]
+    assert tuning["trials"] == {DONE: 2, RUNNING: 1}
+    assert tuning["best"] == "folded-1"
+    assert "tuning folded-12345678: 2 done, 1 running, best folded-1; not finished" in "\n".join(
+        status_lines(found)
+    )
 
 
 def test_the_recorder_keeps_what_trials_report(tmp_path: Path) -> None:
