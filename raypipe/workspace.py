@@ -6,7 +6,8 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,7 +127,7 @@ class Workspace:
         except OSError as error:
             raise self._unreadable(self.path(name), error) from error
 
-    def write_bytes(self, name: str, data: bytes) -> None:
+    def write_bytes(self, name: str, data: bytes | pa.Buffer) -> None:
         """Publish a file in one step, replacing any of that name.
 
         Raises RaypipeError where the workspace cannot be written (full, read-only, gone); nothing
@@ -277,16 +278,25 @@ class Workspace:
         self, name: str, table: pa.Table, metadata: dict[str, str] | None = None
     ) -> None:
         """Publish a table as a Parquet file, with `metadata` beside what its schema carries."""
+        self.write_tables(name, [table], metadata)
+
+    def write_tables(
+        self, name: str, tables: Iterable[pa.Table], metadata: dict[str, str] | None = None
+    ) -> None:
+        """Publish one or more tables of the same columns, one below the other, as `write_table`.
+
+        Of an iterator that makes them one is in memory at a time.
+        """
+        remaining = iter(tables)
+        first = next(remaining)
         given = {key.encode(): value.encode() for key, value in (metadata or {}).items()}
-        merged = {**(table.schema.metadata or {}), **given}
+        schema = first.schema.with_metadata({**(first.schema.metadata or {}), **given} or None)
         sink = pa.BufferOutputStream()
-        pq.write_table(
-            table.replace_schema_metadata(merged or None),
-            sink,
-            compression=_PARQUET_COMPRESSION,
-            **encodings(table.schema),
-        )
-        self.write_bytes(name, sink.getvalue().to_pybytes())
+        how = {"compression": _PARQUET_COMPRESSION, **encodings(schema)}
+        with pq.ParquetWriter(sink, schema, **how) as writer:
+            for table in chain([first], remaining):
+                writer.write_table(table.replace_schema_metadata(schema.metadata))
+        self.write_bytes(name, sink.getvalue())
 
     def _look(self, what: str | pafs.FileSelector) -> Any:
         """What is at a path or in a folder; RaypipeError where the store does not answer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,15 @@ _COPIED = ("name", "ra", "dec", "class", "split", "model_id")
 
 
 def source_columns(latents: int) -> list[str]:
-    """Columns of the detections that `source_table` reads."""
+    """Columns of the detections that `source_tables` reads."""
     own = ["detection_id", "name", "ra", "dec", "class", "split", "model_id", "flags"]
     return [*own, "total_counts", "z_cov", *(f"z{i}" for i in range(latents))]
 
 
-def source_table(detections: pa.Table, model: Model, scheme: ClassScheme = "neighbors") -> pa.Table:
-    """Rows of the table of sources, in order of name, from all rows of the detections.
+def source_tables(
+    detections: pa.Table, model: Model, scheme: ClassScheme = "neighbors"
+) -> Iterator[pa.Table]:
+    """The table of sources piece by piece, in order of name, from all rows of the detections.
 
     Latents are combined by `raypipe.catalog.sources.combine`; presets without errors have the mean
     by counts, and nothing to say about variability. Position, class and split are those of the
@@ -39,13 +42,11 @@ def source_table(detections: pa.Table, model: Model, scheme: ClassScheme = "neig
     detections = detections.select(names)
     order, starts = _by_source(detections)
     ends = np.append(starts[1:], len(order))
-    pieces = []
     for first in range(0, max(len(starts), 1), _SOURCES_AT_ONCE):
         here = slice(first, first + _SOURCES_AT_ONCE)
         begin, end = (starts[here][0], ends[here][-1]) if len(starts) else (0, 0)
         rows = detections.take(pa.array(order[begin:end]))
-        pieces.append(_sources(rows, starts[here] - begin, model, scheme))
-    return pa.concat_tables(pieces)
+        yield _sources(rows, starts[here] - begin, model, scheme)
 
 
 def _sources(

@@ -19,7 +19,7 @@ from ray.data import ActorPoolStrategy
 from raypipe._version import __version__
 from raypipe.catalog.models import adopt_model, resolve_model
 from raypipe.catalog.publication import Publication, find_publication, publish
-from raypipe.catalog.source_table import source_columns, source_table
+from raypipe.catalog.source_table import source_columns, source_tables
 from raypipe.cluster import joins_cluster, map_parts, ray_session
 from raypipe.config import Config, EmbedConfig, as_config
 from raypipe.discovery.manifest import choose_release
@@ -130,8 +130,8 @@ def _assemble(
             tables = pool.map(lambda name: workspace.read_table(name, columns), names)
             detections = pa.concat_tables(tables, promote_options="permissive")
         metadata = {"model_id": model.model_id, "raypipe_version": __version__}
-        workspace.write_table(
-            sources, source_table(detections, model, config.class_scheme), metadata
+        workspace.write_tables(
+            sources, source_tables(detections, model, config.class_scheme), metadata
         )
     with ThreadPoolExecutor(_READERS) as pool:
         rows = sum(pool.map(workspace.count_rows, names))

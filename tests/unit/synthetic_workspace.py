@@ -12,7 +12,7 @@ import torch
 
 from raypipe.catalog.publication import Publication, find_publication, publish
 from raypipe.catalog.schema import catalog_table
-from raypipe.catalog.source_table import source_table
+from raypipe.catalog.source_table import source_tables
 from raypipe.config import Config, load_config
 from raypipe.discovery.manifest import write_manifest
 from raypipe.ingestion.responses import ResponseLibrary
@@ -175,7 +175,7 @@ def publish_table(workspace: Workspace, model: Model, table: pa.Table) -> None:
     part = f"{catalog_folder(RELEASE, model.model_id)}/part-00000-{number}.parquet"
     sources = f"{sources_folder(RELEASE, model.model_id)}/sources-{number}.parquet"
     workspace.write_table(part, table)
-    workspace.write_table(sources, source_table(table, model))
+    workspace.write_tables(sources, source_tables(table, model))
     new = Publication(
         RELEASE,
         model.model_id,
