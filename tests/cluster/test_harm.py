@@ -135,6 +135,7 @@ def test_full_object_stores(machines: Machines, ingested: Path, tmp_path: Path) 
         assert driver.wait(300) == 0
     spectra = workspace.read_folder("spectra/sim")["detection_id"].to_pylist()
     assert sorted(raypipe.open_catalog(workspace)["detection_id"]) == sorted(spectra)
+    assert drafts(tmp_path) == []
 
 
 def test_a_slow_machine(

@@ -23,11 +23,6 @@ SMALL = [
 ]
 
 
-def _take_interrupts() -> None:
-    """A test run in the background ignores SIGINT, and hands that on."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 def _raypipe(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, "-m", "raypipe.cli", *arguments],
@@ -112,7 +107,6 @@ def test_an_interrupted_ingest_is_completed_by_the_same_command(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        preexec_fn=_take_interrupts,
     )
     deadline = time.monotonic() + 120
     while not workspace.files("spectra/sim") and time.monotonic() < deadline:

@@ -92,7 +92,7 @@ def test_embedding_waits_for_nodes_and_spreads(
         for _ in range(2):
             cluster.add_node(num_cpus=1)
         wait_for(process, lambda: any((workspace / "catalog").rglob("*.parquet")))
-        (first,) = encoders(cluster)
+        first, *_ = encoders(cluster)
         first.suspend()
         wait_for(process, lambda: busy_nodes(cluster) == 2)
         first.resume()
