@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 import torch.distributed as dist
 from ray.util.queue import Queue
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from raypipe.config import Config, load_config
 from raypipe.model.bundle import Model, save_model
@@ -24,6 +26,7 @@ from raypipe.runs import made_by
 from raypipe.training.checkpoints import read_checkpoint, report_checkpoint
 from raypipe.training.data import read_roster
 from raypipe.training.guard import NotFiniteError
+from raypipe.training.heap import keep_freed_memory
 from raypipe.training.learner import Learner
 from raypipe.training.precision import adapt, choose_arithmetic
 from raypipe.training.reading import PartReader, Rows
@@ -32,7 +35,13 @@ from raypipe.training.sources import Source
 from raypipe.training.steps import StepPlan
 from raypipe.workspace import Workspace, model_folder
 
-_DDP = {"gradient_as_bucket_view": True}
+_SYNC_BUFFERS = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
+"""What DDP calls the wait, in each step, for buffers of the first worker; ours are constant."""
+_DDP = {"gradient_as_bucket_view": True, _SYNC_BUFFERS: False}
 
 
 def train_worker(task: dict[str, Any]) -> None:
@@ -44,6 +53,7 @@ def train_worker(task: dict[str, Any]) -> None:
     number of steps. After a death training goes on from the last checkpoint that was registered. An
     error that a restart would meet again goes to the driver as news, and ends the training.
     """
+    keep_freed_memory()
     trainer = _Trainer(task)
     learner = trainer.learner
     try:
