@@ -25,4 +25,4 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return all([mallopt(parameter, value) for parameter, value in _SETTINGS.items()])
+    return sum(mallopt(*setting) for setting in _SETTINGS.items()) == len(_SETTINGS)
