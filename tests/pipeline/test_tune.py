@@ -28,7 +28,7 @@ from raypipe.training.train import model_id_of
 from raypipe.tuning.records import DONE, FAILED, STOPPED, Record, Records
 from raypipe.tuning.tune import tune
 from raypipe.workspace import Workspace
-from tests.pipeline.training import load, settings
+from tests.pipeline.training import load, settings, training_workers
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
@@ -109,10 +109,11 @@ def story(ingested_survey: Path, tmp_path_factory: pytest.TempPathFactory) -> St
 
     driver = _start(workspace)
     _wait_for(workspace, driver, lambda found: len(found) > 1)
-    below = psutil.Process(driver.pid).children(recursive=True)
+    workers = training_workers(psutil.Process(driver.pid))
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
-    psutil.wait_procs(below, timeout=60)
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert not alive
     before = _records(workspace).all()[0]
     files_before = _files(workspace, before)
 
