@@ -11,7 +11,7 @@ demo: $(VENV)/installed
 	$(BIN)/raypipe run --workspace $(WORKSPACE) --source simulated
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m "slow or not slow" --numprocesses 3 --dist loadfile --durations 40
+	$(BIN)/python -m pytest -m "slow or not slow" --numprocesses 2 --dist loadfile --durations 40
 
 quicktest: $(VENV)/installed-dev
 	$(BIN)/python -m pytest

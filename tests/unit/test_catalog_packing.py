@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from astropy.io import votable
 from astropy.table import Table
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from raypipe.catalog.formats.content import Content
@@ -32,6 +32,12 @@ LETTERS = st.characters(codec="utf-8", exclude_categories=("C", "Z"))
 def integers(kind: str) -> st.SearchStrategy[int]:
     bounds = np.iinfo(kind)
     return st.integers(bounds.min, bounds.max)
+
+
+def is_refused(numbers: list[int | None], kind: str) -> bool:
+    """Whether neither end of the range of integers is left to stand for null."""
+    bounds = np.iinfo(kind)
+    return {None, bounds.min, bounds.max} <= set(numbers)
 
 
 ROWS = st.lists(
@@ -75,6 +81,7 @@ def read_votable(path: Path) -> Table:
 @settings(max_examples=40, deadline=None)
 @given(rows=ROWS)
 def test_values_survive(write: Write, read: Callable[[Path], Table], rows: list[Any]) -> None:
+    assume(not any(is_refused([row[kind] for row in rows], kind) for kind in INTEGERS))
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / ("a.fits" if write is write_fits else "a.vot")
         write(content_of(Path(name), pa.Table.from_pylist(rows, SCHEMA)), path)
@@ -104,5 +111,5 @@ def escaped(value: Any) -> Any:
 def test_integers_that_leave_no_number_for_null_are_refused(tmp_path: Path) -> None:
     bounds = np.iinfo(np.int16)
     table = pa.table({"full": pa.array([bounds.min, None, bounds.max], pa.int16())})
-    with pytest.raises(RaypipeError, match="column full: no int16 is left to stand for null"):
+    with pytest.raises(RaypipeError, match="largest int16, and neither is left"):
         write_fits(content_of(tmp_path, table), tmp_path / "a.fits")

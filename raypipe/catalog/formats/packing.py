@@ -67,7 +67,10 @@ def measure(content: Content) -> dict[str, Extent]:
 
 
 def number_for_null(name: str, kind: pa.DataType, extent: Extent) -> int | None:
-    """A number that no row has, to stand for null; None where no row is null."""
+    """The smallest or largest number, where no row has it, to stand for null.
+
+    None where no row is null. RaypipeError where rows have both.
+    """
     if not extent.nulls:
         return None
     bounds = np.iinfo(NUMBERS[kind])
@@ -77,7 +80,10 @@ def number_for_null(name: str, kind: pa.DataType, extent: Extent) -> int | None:
     ):
         if is_free:
             return int(number)
-    raise RaypipeError(f"column {name}: no {kind} is left to stand for null; export it otherwise")
+    raise RaypipeError(
+        f"column {name}: it has the smallest and the largest {kind}, and neither is left to stand "
+        "for null: export it as Parquet"
+    )
 
 
 def pack_numbers(column: pa.ChunkedArray, null: float | int | None = None) -> Bytes:
