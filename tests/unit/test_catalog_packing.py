@@ -35,7 +35,7 @@ def integers(kind: str) -> st.SearchStrategy[int]:
 
 
 def is_refused(numbers: list[int | None], kind: str) -> bool:
-    """Whether neither end of the range of integers is left to stand for null."""
+    """Whether neither end of the range of integers is left to stand for null in FITS."""
     bounds = np.iinfo(kind)
     return {None, bounds.min, bounds.max} <= set(numbers)
 
@@ -81,7 +81,8 @@ def read_votable(path: Path) -> Table:
 @settings(max_examples=40, deadline=None)
 @given(rows=ROWS)
 def test_values_survive(write: Write, read: Callable[[Path], Table], rows: list[Any]) -> None:
-    assume(not any(is_refused([row[kind] for row in rows], kind) for kind in INTEGERS))
+    if write is write_fits:
+        assume(not any(is_refused([row[kind] for row in rows], kind) for kind in INTEGERS))
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / ("a.fits" if write is write_fits else "a.vot")
         write(content_of(Path(name), pa.Table.from_pylist(rows, SCHEMA)), path)
@@ -108,8 +109,11 @@ def escaped(value: Any) -> Any:
     return value.encode("ascii", "backslashreplace").decode() if isinstance(value, str) else value
 
 
-def test_integers_that_leave_no_number_for_null_are_refused(tmp_path: Path) -> None:
+def test_integers_that_leave_no_number_for_null_are_refused_in_fits(tmp_path: Path) -> None:
     bounds = np.iinfo(np.int16)
-    table = pa.table({"full": pa.array([bounds.min, None, bounds.max], pa.int16())})
-    with pytest.raises(RaypipeError, match="largest int16, and neither is left"):
+    numbers = [bounds.min, None, bounds.max]
+    table = pa.table({"full": pa.array(numbers, pa.int16())})
+    write_votable(content_of(tmp_path, table), tmp_path / "a.vot")
+    assert [cell(value, "full") for value in read_votable(tmp_path / "a.vot")["full"]] == numbers
+    with pytest.raises(RaypipeError, match=r"column full: .* neither is left to stand"):
         write_fits(content_of(tmp_path, table), tmp_path / "a.fits")

@@ -82,7 +82,7 @@ def number_for_null(name: str, kind: pa.DataType, extent: Extent) -> int | None:
             return int(number)
     raise RaypipeError(
         f"column {name}: it has the smallest and the largest {kind}, and neither is left to stand "
-        "for null: export it as Parquet"
+        "for null: export it as VOTable or Parquet"
     )
 
 
