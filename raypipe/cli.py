@@ -15,7 +15,7 @@ from raypipe.catalog.formats import FORMATS
 from raypipe.config import Config, load_config
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.logs import log_to_stderr
-from raypipe.redaction import redact_text
+from raypipe.redaction import printable, redact_text
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes."""
@@ -339,7 +339,7 @@ def _fail(error: RaypipeError, code: int, options: argparse.Namespace) -> int:
     said = redact_text(str(error))
     if options.json:
         print(json.dumps({"error": said, "exit_code": code}))
-    print(f"raypipe: {said}", file=sys.stderr)
+    print(f"raypipe: {printable(said)}", file=sys.stderr)
     return code
 
 

@@ -6,7 +6,7 @@ import json
 import logging
 from typing import Literal
 
-from raypipe.redaction import redact_text
+from raypipe.redaction import printable, redact_text
 
 LogFormat = Literal["text", "json"]
 
@@ -37,6 +37,10 @@ class TextLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line, without secrets."""
         return redact_text(super().format(record))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Time and message, in one line whatever names the message holds."""
+        return printable(super().formatMessage(record))
 
 
 def log_to_stderr(log_format: LogFormat, *, verbose: bool, quiet: bool) -> None:

@@ -1,4 +1,4 @@
-"""What may be stored and logged: URIs and texts without the credentials they carry."""
+"""Make URIs and texts fit to store, log and print: no credentials, no control characters."""
 
 from __future__ import annotations
 
@@ -24,3 +24,22 @@ def redact(uri: str) -> str:
 def redact_text(text: str) -> str:
     """A line of a log, an error or a command line with every URI in it redacted."""
     return _URI.sub(lambda found: redact(found[0]), text)
+
+
+def printable(text: str, limit: int | None = None) -> str:
+    """Escape control characters in a text, and cut the result to `limit` characters.
+
+    Files from elsewhere choose their own names and headers: a line break in one would forge a line
+    of the log, an escape sequence would steer the terminal. Bytes that are not UTF-8, which Python
+    keeps as surrogates, are escaped too. A text that was cut ends in "...".
+    """
+    shown = _escape(text if limit is None else text[: limit + 1])
+    return shown if limit is None or len(shown) <= limit else f"{shown[: limit - 3]}..."
+
+
+def _escape(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import gzip
 import io
+import logging
 import pickle
 import re
 import shutil
@@ -37,8 +38,9 @@ from raypipe.discovery.tap import _read_votable
 from raypipe.errors import RaypipeError, ServiceError, UsageError
 from raypipe.evaluation.labels import _read_true_counts
 from raypipe.ingestion.redirects import leads_inside
+from raypipe.logs import TextLines
 from raypipe.parquet import require_plain
-from raypipe.redaction import redact_text
+from raypipe.redaction import printable, redact_text
 from raypipe.training.checkpoints import read_checkpoint
 from raypipe.web import Patience, PoliteSession
 from raypipe.workspace import Workspace
@@ -287,3 +289,24 @@ def test_credentials_do_not_belong_into_uris() -> None:
 )
 def test_credentials_are_taken_out_of_texts(text: str, shown: str) -> None:
     assert redact_text(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "shown"),
+    [
+        ("plain.pi", None, "plain.pi"),
+        ("a\n12:00:00 all is well", None, "a\\n12:00:00 all is well"),
+        ("\x1b[2Jgone", None, "\\x1b[2Jgone"),
+        ("not-utf8-\udcff.pi", None, "not-utf8-\\udcff.pi"),
+        ("x" * 600, 500, "x" * 497 + "..."),
+        ("\x1b" * 200, 500, ("\\x1b" * 200)[:497] + "..."),
+        ("x" * 500, 500, "x" * 500),
+    ],
+)
+def test_control_characters_are_escaped(text: str, limit: int | None, shown: str) -> None:
+    assert printable(text, limit) == shown
+
+
+def test_a_name_does_not_forge_a_line_of_the_log() -> None:
+    record = logging.LogRecord("raypipe", 20, "", 0, "%s: read", ("a\nb\x1b[2J.pi",), None)
+    assert TextLines().format(record).endswith("a\\nb\\x1b[2J.pi: read")
