@@ -75,6 +75,13 @@ class IngestConfig(_Section):
     chip_sample: int = Field(
         1024, ge=1, description="detections looked at to choose the RMFs of chips"
     )
+    chip_candidates: int = Field(
+        3, ge=1, description="RMFs of a zone that are compared before one is chosen"
+    )
+    choose_rmfs_again: bool = Field(
+        False,
+        description="choose the RMFs of chips again, and ingest again what used one given up",
+    )
     fetch_threads: int = Field(16, ge=1, description="detections or packages in work in a task")
     cpus_per_task: float = Field(1.0, gt=0, description="CPUs a task asks Ray for")
     max_file_mb: int = Field(64, ge=1, description="largest file read, MB as stored")

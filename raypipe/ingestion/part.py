@@ -23,9 +23,9 @@ from raypipe.ingestion.earlier import (
 )
 from raypipe.ingestion.reader import OF_FILES, Reader
 from raypipe.ingestion.responses import ResponseLibrary
-from raypipe.ingestion.schema import DUPLICATE, REJECT_FIELDS, RMF, SPECTRUM_FIELDS
+from raypipe.ingestion.schema import DUPLICATE, MOST_REASON, REJECT_FIELDS, RMF, SPECTRUM_FIELDS
 from raypipe.model.grid import Grid
-from raypipe.redaction import redact
+from raypipe.redaction import printable, redact
 from raypipe.workspace import (
     Workspace,
     manifest_folder,
@@ -134,12 +134,15 @@ def _duplicates(rows: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
     first: dict[str, str] = {}
     found = {}
     for index, row in enumerate(rows):
-        uri = redact(row["pha_uri"] or "")
+        uri = printable(redact(row["pha_uri"] or ""))
         if row["detection_id"] in first:
+            reason = (
+                f"duplicate of {row['detection_id']}, whose spectrum is "
+                f"{first[row['detection_id']]}; leave one of them in the source"
+            )
             found[index] = {
                 "stage": DUPLICATE,
-                "reason": f"duplicate of {row['detection_id']}, whose spectrum is "
-                f"{first[row['detection_id']]}; leave one of them in the source",
+                "reason": printable(reason, MOST_REASON),
                 "retryable": False,
                 "uri": uri,
             }

@@ -31,6 +31,9 @@ REJECT_FIELDS = [
     pa.field("uri", pa.string()),
 ]
 
+MOST_REASON = 500
+"""Characters that `reason` is cut to: what is wrong with a file may quote the file."""
+
 DUPLICATE = "manifest"
 """`stage` of rejects whose detection is in the manifest twice."""
 

@@ -9,6 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from raypipe.errors import OgipError
+from raypipe.ingestion.bounds import (
+    BACKGROUND_SCALE,
+    EXPOSURE_S,
+    PEAK_AREA_CM2,
+    require_within,
+)
 from raypipe.ingestion.responses import overlap_of
 from raypipe.model.grid import CHANNEL_WIDTH_KEV, NATIVE_CHANNELS, Grid
 from raypipe.ogip import Arf, Spectrum
@@ -32,6 +38,7 @@ NO_RMF = "no RMF with it: put the file RESPFILE names beside it"
 _MOST_COUNTS = np.iinfo(np.int32).max
 _GRID_TOLERANCE_KEV = 0.004
 _COVERED = 0.99
+_NOT_WHOLE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -124,40 +131,42 @@ def _require_acis_imaging(spectrum: Spectrum) -> None:
 
 
 def _require_scales(spectrum: Spectrum) -> None:
-    if not (np.isfinite(spectrum.exposure_s) and spectrum.exposure_s > 0):
-        raise OgipError(
-            spectrum.path, f"EXPOSURE is {spectrum.exposure_s}: give the exposure in seconds"
-        )
-    scale = spectrum.background_scale
+    path, scale = spectrum.path, spectrum.background_scale
+    require_within(spectrum.exposure_s, EXPOSURE_S, path, "EXPOSURE", "give the exposure in s")
     if scale is None:
         return
     if np.ndim(scale) != 0:
-        raise OgipError(
-            spectrum.path, "BACKSCAL or AREASCAL by channel is outside the latent model"
-        )
-    if not (np.isfinite(scale) and scale > 0):
-        raise OgipError(
-            spectrum.path,
-            f"the background scale is {scale}: EXPOSURE, BACKSCAL and AREASCAL of source and "
-            "background must be above zero",
-        )
+        raise OgipError(path, "BACKSCAL or AREASCAL by channel is outside the latent model")
+    require_within(
+        float(scale),
+        BACKGROUND_SCALE,
+        path,
+        "the background scale",
+        "EXPOSURE, BACKSCAL and AREASCAL of source and background must be above zero",
+    )
 
 
 def _area_on_grid(arf: Arf, grid: Grid, path: str) -> tuple[npt.NDArray[np.float32], bool]:
     """Mean area over each energy bin, and whether the ARF leaves part of the grid uncovered."""
     overlap = overlap_of(arf.energy_lo_kev, arf.energy_hi_kev, grid)
-    area = (overlap.shares @ arf.area_cm2).astype(np.float32)
-    if not area.any():
-        raise OgipError(path, "the ARF has no area anywhere: make it again")
-    return area, overlap.least_covered < _COVERED
+    area = overlap.shares @ arf.area_cm2
+    peak = float(area.max())
+    require_within(peak, PEAK_AREA_CM2, path, "the largest area of the ARF", "make it again")
+    return area.astype(np.float32), overlap.least_covered < _COVERED
 
 
 def _native(counts: npt.NDArray[np.float64], spectrum: Spectrum) -> npt.NDArray[np.int32]:
     whole = np.rint(counts)
-    if np.abs(whole - counts).max() > 1e-3 or whole.max() > _MOST_COUNTS:
+    if not np.abs(whole - counts).max() <= _NOT_WHOLE:
         raise OgipError(
             spectrum.path,
             "counts are not whole numbers: the likelihood needs counts as they were detected",
+        )
+    if whole.min() < 0 or whole.max() > _MOST_COUNTS:
+        raise OgipError(
+            spectrum.path,
+            f"a channel has {whole.min():g} or {whole.max():g} counts, expected 0 to "
+            f"{_MOST_COUNTS}: give counts as they were detected",
         )
     return whole.astype(np.int32)
 
