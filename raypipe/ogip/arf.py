@@ -12,9 +12,16 @@ from typing import Any
 import numpy as np
 
 from raypipe.errors import OgipError
-from raypipe.ogip.columns import energy_grid_kev, not_negative, tables_of_class
+from raypipe.ogip.columns import (
+    AREA,
+    coverage_notes,
+    energy_grid_kev,
+    not_negative,
+    tables_of_class,
+)
 from raypipe.ogip.fits import Floats, Table, read_hdus
 from raypipe.ogip.loading import Source
+from raypipe.ogip.notes import Note
 
 _CM2 = frozenset({"", "CM**2", "CM^2", "CM2"})
 
@@ -24,13 +31,15 @@ class Arf:
     """Effective area by energy bin.
 
     `energy_lo_kev`, `energy_hi_kev` (m,): edges of the bins, keV, ascending; `area_cm2` (m,),
-    finite and not negative; `header`: the keywords of its HDU.
+    finite and not negative; `header`: the keywords of its HDU; `warnings`: oddities of the file,
+    each with its code (`raypipe.ogip.notes`).
     """
 
     energy_lo_kev: Floats
     energy_hi_kev: Floats
     area_cm2: Floats
     header: Mapping[str, Any]
+    warnings: tuple[Note, ...] = ()
 
     def area_on(self, energy_lo_kev: Floats, energy_hi_kev: Floats) -> Floats:
         """Area (k,), cm2, on other energy bins: the mean weighted by overlap.
@@ -59,7 +68,7 @@ def read_arf(source: Source, *, name: str | None = None) -> Arf:
     or not finite, no SPECRESP table.
     """
     hdus = read_hdus(source, name=name)
-    found = tables_of_class(hdus, "RESPONSE", "SPECRESP", ("SPECRESP",))
+    found = tables_of_class(hdus, AREA)
     if not found:
         raise OgipError(hdus[0].path, "no effective area (HDUCLAS2 SPECRESP) in the file")
     table = Table(found[0])
@@ -67,4 +76,6 @@ def read_arf(source: Source, *, name: str | None = None) -> Arf:
     unit = table.keyword("TUNIT", "SPECRESP")
     if isinstance(unit, str) and unit.replace(" ", "").upper() not in _CM2:
         raise table.hdu.error(f"SPECRESP is in {unit!r}, expected cm**2")
-    return Arf(energy_lo, energy_hi, not_negative(table, "SPECRESP"), table.hdu.header)
+    area = not_negative(table, "SPECRESP")
+    notes = coverage_notes("ARF", energy_lo, energy_hi, area)
+    return Arf(energy_lo, energy_hi, area, table.hdu.header, notes)

@@ -16,20 +16,26 @@ from scipy import sparse
 
 from raypipe.errors import OgipError
 from raypipe.ogip.columns import (
+    BOUNDS,
+    MATRIX,
     as_integers,
     bin_edges_kev,
+    coverage_notes,
     energy_grid_kev,
     tables_of_class,
     whole,
 )
 from raypipe.ogip.fits import Floats, Hdu, Integers, Ragged, Table, read_hdus, runs
 from raypipe.ogip.loading import Source
+from raypipe.ogip.notes import Note
 
 MAX_CHANNEL = 2**31 - 1
 """Largest channel number a header may state; what exceeds it counts as absent."""
 
+MOST_PROBABILITY = 1.5
+"""Rows of a redistribution sum to 1 at most, with some rounding; what exceeds this is an area."""
+
 _WITH_AREA = "SPECRESP MATRIX"
-_MATRIX_NAMES = ("MATRIX", _WITH_AREA, "RSP_MATRIX")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +45,9 @@ class Rmf:
     `energy_lo_kev`, `energy_hi_kev` (m,): edges of the energy bins, keV, ascending; `channels`
     (n,): consecutive channel numbers; `channel_energy_kev` (n, 2): their nominal edges, keV;
     `matrix`: sparse (m, n); `includes_area`: whether the matrix is multiplied by the effective
-    area already (HDUCLAS3 FULL); `header`: the keywords of the matrix's HDU.
+    area already (HDUCLAS3 FULL, or rows that sum to more than probabilities do); `header`: the
+    keywords of the matrix's HDU; `warnings`: oddities of the file, each with its code
+    (`raypipe.ogip.notes`).
     """
 
     energy_lo_kev: Floats
@@ -49,6 +57,7 @@ class Rmf:
     matrix: sparse.csr_array
     includes_area: bool
     header: Mapping[str, Any]
+    warnings: tuple[Note, ...] = ()
 
     def fold(self, photons: npt.NDArray[Any]) -> Floats:
         """Counts per channel (..., n) from photons per energy bin (..., m)."""
@@ -76,10 +85,13 @@ def read_rmf(source: Source, *, name: str | None = None) -> Rmf:
     first = int(channels[0]) if first is None else first
     energy_lo, energy_hi = energy_grid_kev(table)
     groups = _read_groups(table, first, len(channels))
-    includes_area, header = _includes_area(table.hdu), table.hdu.header
+    stated, header = _states_area(table.hdu), table.hdu.header
     del hdus, table, bounds  # with them the file's bytes, in whose memory the columns find room
     matrix = groups.to_matrix(len(channels))
-    return Rmf(energy_lo, energy_hi, channels, edges, matrix, includes_area, header)
+    sums = _row_sums(matrix)
+    includes_area = stated or bool(sums.max() > MOST_PROBABILITY)
+    notes = coverage_notes("RMF", energy_lo, energy_hi, sums)
+    return Rmf(energy_lo, energy_hi, channels, edges, matrix, includes_area, header, notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +112,7 @@ class _Groups:
 
 
 def _matrix_hdu(hdus: list[Hdu]) -> Hdu:
-    found = tables_of_class(hdus, "RESPONSE", "RSP_MATRIX", _MATRIX_NAMES)
+    found = tables_of_class(hdus, MATRIX)
     if not found:
         raise OgipError(hdus[0].path, "no response matrix (HDUCLAS2 RSP_MATRIX) in the file")
     if len(found) > 1:
@@ -109,13 +121,19 @@ def _matrix_hdu(hdus: list[Hdu]) -> Hdu:
 
 
 def _bounds_hdu(hdus: list[Hdu]) -> Hdu:
-    found = tables_of_class(hdus, "RESPONSE", "EBOUNDS", ("EBOUNDS",))
+    found = tables_of_class(hdus, BOUNDS)
     if not found:
         raise OgipError(hdus[0].path, "no channel energies (HDUCLAS2 EBOUNDS) in the file")
     return found[0]
 
 
-def _includes_area(hdu: Hdu) -> bool:
+def _row_sums(matrix: sparse.csr_array) -> Floats:
+    """Sum (m,) of each row."""
+    sums: Floats = matrix @ np.ones(matrix.shape[1])
+    return sums
+
+
+def _states_area(hdu: Hdu) -> bool:
     kind = hdu.text("HDUCLAS3")
     return kind == "FULL" or (not kind and hdu.text("EXTNAME") == _WITH_AREA)
 
