@@ -28,6 +28,9 @@ PEAK_AREA_CM2 = Bounds(1e-6, 1e7, " cm2")
 """Largest area of an ARF, AREASCAL included: the smallest pinhole and a hundred times the largest
 collecting area ever proposed (10 m2)."""
 
+AREASCAL = Bounds(1e-6, 1e6)
+"""Share of the area that a spectrum is of; usually 1."""
+
 BACKGROUND_SCALE = Bounds(1e-9, 1e9)
 """Exposure times area of the source region over that of the background region: a pixel against a
 whole sky survey, and the reverse."""

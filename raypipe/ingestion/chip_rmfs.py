@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -51,6 +52,21 @@ class ChipRmfs:
         chip = chip_of(header)
         return None if chip is None else self.rmf_ids.get(chip.zone)
 
+    def to_json(self) -> str:
+        """The choice as text, equal for equal choices."""
+        return json.dumps(self.rmf_ids, sort_keys=True)
+
+    def keeps(self, rmf_id: str, earlier: Mapping[str, str]) -> bool:
+        """Whether a spectrum of this RMF, made with an earlier choice, is as this one makes it.
+
+        Not so where the RMF stood for a zone and does no longer, nor where a detection brought it
+        itself and now there are RMFs for zones that had none.
+        """
+        if rmf_id in earlier.values():
+            zones = [zone for zone, chosen in earlier.items() if chosen == rmf_id]
+            return all(self.rmf_ids.get(zone) == rmf_id for zone in zones)
+        return self.rmf_ids.keys() <= earlier.keys()
+
 
 @dataclass(frozen=True)
 class _Candidate:
@@ -71,6 +87,11 @@ def load_chip_rmfs(workspace: Workspace, release: str) -> ChipRmfs:
         return ChipRmfs({})
     zones = workspace.read_json(chip_rmfs_name(release))["zones"]
     return ChipRmfs({zone: chosen["rmf_id"] for zone, chosen in zones.items()})
+
+
+def chip_rmfs_for(workspace: Workspace, release: str, config: IngestConfig) -> ChipRmfs:
+    """The RMFs that stand for zones as `ingest.rmf` says: none where each brings its own."""
+    return load_chip_rmfs(workspace, release) if config.rmf == "chip" else ChipRmfs({})
 
 
 def choose_chip_rmfs(

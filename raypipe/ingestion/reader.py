@@ -164,7 +164,7 @@ class Reader:
             "arf_cm2": gridded.arf_cm2,
             "rmf_id": rmf_id,
             **gridded.band_counts(),
-            "flags": "|".join([*gridded.flags, *_flags(detection, spectrum)]),
+            "flags": "|".join(dict.fromkeys([*gridded.flags, *_flags(detection, spectrum)])),
             "pha_sha256": hashlib.sha256(detection.files["pha_uri"]).hexdigest(),
             "content_sha256": gridded.fingerprint(rmf_id),
             "source_uri": detection.named("pha_uri"),

@@ -39,3 +39,6 @@ DUPLICATE = "manifest"
 
 RMF = "rmf"
 """Key of a spectra part's metadata with the `ingest.rmf` it was made with."""
+
+CHIP_RMFS = "chip_rmfs"
+"""Key of a spectra part's metadata with the `rmf_id` of each zone that it was made with, JSON."""
