@@ -112,11 +112,15 @@ def choose_chip_rmfs(
     by_zone, fetched = _by_zone(sample, fetcher)
     if sample and not fetched:
         return 0
-    zones: dict[str, dict[str, str]] = {}
+    zones: dict[str, dict[str, Any]] = {}
     for zone, rivals in _candidates(by_zone, config.chip_candidates, fetcher).items():
         if (chosen := _first_typical(rivals)) is not None:
             rmf_id = library.add(chosen.rmf.redistribution, chosen.rmf.rmf_id)
-            zones[zone] = {"rmf_id": rmf_id, "detection_id": chosen.detection_id}
+            zones[zone] = {
+                "rmf_id": rmf_id,
+                "detection_id": chosen.detection_id,
+                "candidates": len(rivals),
+            }
     choice = {"release": release, "looked_at": len(sample), "zones": dict(sorted(zones.items()))}
     workspace.write_json(chip_rmfs_name(release), choice)
     return len(zones)

@@ -36,7 +36,7 @@ def test_the_library_gives_what_each_detection_brings(survey: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("packages", [False, True])
-def test_one_rmf_a_chip_is_fetched(
+def test_a_few_rmfs_of_each_zone_are_fetched(
     packages: bool, server: FileServer, served: Path, tmp_path: Path
 ) -> None:
     workspace = Workspace(tmp_path)
@@ -44,11 +44,20 @@ def test_one_rmf_a_chip_is_fetched(
     config = config_of(server, rmf="chip")
     zones = choose_chip_rmfs(workspace, RELEASE, config)
     assert 1 < zones < DETECTIONS
-    chosen = server.count("rmf")
+    looked_at = server.count("rmf")
     ingest_all(workspace, config)
-    assert server.count("rmf") == chosen
+    assert server.count("rmf") == looked_at
     if not packages:
-        assert chosen == zones
+        assert zones < looked_at <= min(config.chip_candidates * zones, DETECTIONS)
+
+
+def test_one_candidate_of_each_zone_is_fetched_where_one_is_asked_for(
+    server: FileServer, served: Path, tmp_path: Path
+) -> None:
+    workspace = Workspace(tmp_path)
+    write_remote_manifest(workspace, served, server)
+    zones = choose_chip_rmfs(workspace, RELEASE, config_of(server, rmf="chip", chip_candidates=1))
+    assert server.count("rmf") == zones
 
 
 def test_the_choice_is_the_same_every_time_and_stays(

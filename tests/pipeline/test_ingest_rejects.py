@@ -90,7 +90,7 @@ def _background_scale(hdus: fits.HDUList) -> None:
         ("pha3", _header(EXPOSURE=-5.0), "EXPOSURE is -5.0"),
         ("pha3", _header(BACKSCAL=0.0), "must be above zero"),
         ("pha3", _background_scale, "must be above zero"),
-        ("pha3", _header(AREASCAL=0.0), "must be above zero"),
+        ("pha3", _header(AREASCAL=0.0), "AREASCAL is 0.0, expected 1e-06 to 1e+06: give 1"),
         ("pha3", _header(INSTRUME="HRC"), "HRC has almost no energy resolution"),
         ("pha3", _header(HDUCLAS4="TYPE:II"), "type II"),
         ("arf3", _hot_area, "SPECRESP is not finite at row 18"),
