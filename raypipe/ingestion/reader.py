@@ -34,6 +34,10 @@ OF_FILES = [*URIS, "files_stamp"]
 
 ManifestRow = Mapping[str, Any]
 
+_MOST_KEPT = 2_000_000
+"""Elements and rows of an RMF up to which it is kept for the next detection; those of ACIS have
+half a million. Sixteen are kept at once, and a larger one could fill the memory."""
+
 T = TypeVar("T")
 
 
@@ -127,6 +131,9 @@ class Reader:
         if (content := detection.files.get("rmf_uri")) is not None:
             self.fetcher.traffic.add(rmfs=1, rmf_bytes=len(content))
             detection.rmf = _read_rmf(_Named(content, detection.named("rmf_uri")), self._grid)
+            matrix = detection.rmf.native.matrix
+            if matrix.nnz + matrix.shape[0] > _MOST_KEPT:
+                _read_rmf.cache_clear()
             detection.rmf_id = detection.rmf.gridded.rmf_id
 
     def _fetch(self, detection: _Detection, keys: list[str], products: Products) -> None:

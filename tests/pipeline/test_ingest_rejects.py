@@ -16,6 +16,7 @@ from raypipe.config import IngestConfig
 from raypipe.discovery.discover import discover
 from raypipe.ingestion.part import ingest_part
 from raypipe.ingestion.progress import is_done
+from raypipe.ingestion.reader import _read_rmf
 from raypipe.simulation.simulate import simulate
 from raypipe.workspace import Workspace
 
@@ -72,6 +73,13 @@ def _raw_keyword(folder: Path, name: str, value: str) -> None:
     start = data.index(f"{name:<8}=".encode())
     card = f"{name:<8}= {value:>20}".ljust(80).encode()
     path.write_bytes(gzip.compress(data[:start] + card + data[start + 80 :]))
+
+
+def _edit_bytes(folder: Path, product: str, old: bytes, new: bytes) -> None:
+    (path,) = folder.glob(f"*_{product}.fits.gz")
+    data = gzip.decompress(path.read_bytes())
+    assert old in data
+    path.write_bytes(gzip.compress(data.replace(old, new)))
 
 
 def _hot_area(hdus: fits.HDUList) -> None:
@@ -153,6 +161,74 @@ def test_files_cut_anywhere(files: Path, product: str) -> None:
             _, rejects = _ingest(files)
             assert product in rejects.uri[0]
             assert "internal error" not in rejects.reason[0]
+
+
+def test_reasons_are_cut_however_much_of_the_file_they_quote(files: Path) -> None:
+    """A table whose name fills two thousand cards."""
+    (path,) = files.glob("*_arf3.fits.gz")
+    data = gzip.decompress(path.read_bytes())
+    start = data.index(b"EXTNAME =", 2880)
+    cards = [b"EXTNAME = 'SPECRESP" + b"x" * 50 + b"&'"]
+    cards += [b"CONTINUE  '" + b"y" * 66 + b"&'"] * 2000 + [b"CONTINUE  'z'"]
+    cards = [card.ljust(80) for card in cards]
+    cards += [b" " * 80] * (-(len(cards) - 1) % 36)
+    path.write_bytes(gzip.compress(data[:start] + b"".join(cards) + data[start + 80 :]))
+    _edit_bytes(files, "arf3", b"SPECRESP'  ", b"SPECRES2'  ")
+    _, rejects = _ingest(files)
+    assert "arf3" in rejects.uri[0]
+    assert len(rejects.reason[0]) <= 500
+
+
+@pytest.mark.parametrize("reader", ["read_pha", "read_arf", "read_rmf"])
+@pytest.mark.parametrize(
+    ("error", "said", "retryable"),
+    [
+        (MemoryError(), "not enough memory to read it", True),
+        (RecursionError("too deep"), "internal error RecursionError('too deep')", False),
+        (ValueError("9" * 5000), "internal error ValueError('999", False),
+    ],
+)
+def test_whatever_goes_wrong_with_one_file_is_its_own_reject(
+    files: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    reader: str,
+    error: Exception,
+    said: str,
+    retryable: bool,
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(f"raypipe.ingestion.reader.{reader}", fail)
+    _read_rmf.cache_clear()
+    workspace = Workspace(files.parent / "w")
+    discover(workspace, source=str(files))
+    outcome = ingest_part(workspace, "sim", 0, CONFIG)
+    assert (outcome.spectra, outcome.rejects, outcome.retryable) == (0, 1, int(retryable))
+    reason = workspace.read_folder("rejects/sim").to_pandas().reason[0]
+    assert said in reason
+    assert len(reason) <= 500
+
+
+def test_names_that_would_steer_a_terminal_are_escaped(shared_data: Path, tmp_path: Path) -> None:
+    files = tmp_path / "files"
+    files.mkdir()
+    name = "red\x1b[31m\nforged line"
+    for suffix in ".pi", ".arf", ".rmf":
+        shutil.copy(shared_data / "ciao" / f"3c273{suffix}", files / f"3c273{suffix}")
+    shutil.copy(files / "3c273.pi", files / f"{name}.pi")
+    (files / f"{name} broken.pi").write_bytes((files / "3c273.pi").read_bytes()[:9000])
+    workspace = Workspace(tmp_path / "w")
+    discover(workspace, source=str(files), release="mine")
+    assert ingest_part(workspace, "mine", 0, CONFIG).spectra == 2
+    texts = [
+        *workspace.read_folder("rejects/mine")["uri"].to_pylist(),
+        *workspace.read_folder("rejects/mine")["reason"].to_pylist(),
+        *workspace.read_folder("spectra/mine")["source_uri"].to_pylist(),
+    ]
+    assert all(text.isprintable() for text in texts)
+    assert any(text.endswith(r"red\x1b[31m\nforged line.pi") for text in texts)
+    assert any(text.endswith(r"red\x1b[31m\nforged line broken.pi") for text in texts)
 
 
 def test_a_local_gzip_bomb(files: Path) -> None:
