@@ -19,6 +19,7 @@ from raypipe.ogip.columns import (
     not_negative,
     tables_of_class,
 )
+from raypipe.ogip.energies import same_bins
 from raypipe.ogip.fits import Floats, Table, read_hdus
 from raypipe.ogip.loading import Source
 from raypipe.ogip.notes import Note
@@ -46,10 +47,7 @@ class Arf:
 
         Where a bin reaches beyond the ARF, the area out there counts as zero.
         """
-        if len(energy_lo_kev) == len(self.energy_lo_kev) and (
-            np.allclose(energy_lo_kev, self.energy_lo_kev, rtol=1e-6, atol=0)
-            and np.allclose(energy_hi_kev, self.energy_hi_kev, rtol=1e-6, atol=0)
-        ):
+        if same_bins((energy_lo_kev, energy_hi_kev), (self.energy_lo_kev, self.energy_hi_kev)):
             return self.area_cm2
         edges = np.column_stack([self.energy_lo_kev, self.energy_hi_kev]).ravel()
         edges = np.maximum.accumulate(edges)

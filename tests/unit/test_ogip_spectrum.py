@@ -12,7 +12,7 @@ import pytest
 from raypipe.ogip import Note, OgipError, Spectrum, read_spectrum
 from raypipe.ogip.neighbors import find_beside
 from raypipe.ogip.notes import PARTIAL_RESPONSE
-from raypipe.ogip.spectrum import integrate
+from raypipe.ogip.quadrature import integrate
 from tests.unit.ogip_files import (
     N_CHANNELS,
     arf_hdu,
