@@ -296,5 +296,8 @@ def _response_source(
     found = find_beside(path, named)
     if found is None:
         product, code = ("ARF", ARF_MISSING) if key == "ANCRFILE" else ("RMF", RMF_MISSING)
-        notes.append(Note(f"{key} {named} not found: no {product}", code))
+        missing = f"{key} {named} not found: no {product}"
+        if named.upper() == "CALDB":
+            missing = f"{key} is CALDB, which is not searched: give {product.lower()}="
+        notes.append(Note(missing, code))
     return found
