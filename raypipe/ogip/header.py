@@ -32,7 +32,8 @@ class Header(Mapping[str, Any]):
 
     def __init__(self, cards: bytes | bytearray) -> None:
         end = len(cards) // CARD_BYTES * CARD_BYTES
-        codes = memoryview(cards.upper())[:end].cast("Q")[:: CARD_BYTES // _KEY_BYTES].tolist()
+        keys = memoryview(cards)[:end].cast("Q")[:: CARD_BYTES // _KEY_BYTES].tobytes().upper()
+        codes = memoryview(keys).cast("Q").tolist()
         self._cards = cards.decode("latin-1")
         self._positions: dict[int, int] = dict(
             zip(reversed(codes), range(end - CARD_BYTES, -1, -CARD_BYTES), strict=True)

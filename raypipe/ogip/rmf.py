@@ -100,7 +100,7 @@ def read_rmf(source: Source, *, name: str | None = None) -> Rmf:
         for part, grid in zip(groups, grids, strict=True)
     ]
     (low, high), matrix = _sum_of([grid[:2] for grid in grids], parts, path)
-    sums = _row_sums(matrix)
+    sums = np.asarray(matrix.sum(axis=1))
     includes_area = stated or bool(sums.max() > MOST_PROBABILITY)
     notes = coverage_notes("RMF", low, high, sums)
     return Rmf(low, high, channels, edges, matrix, includes_area, header, notes)
@@ -182,12 +182,6 @@ def _bounds_hdu(hdus: list[Hdu]) -> Hdu:
     if not found:
         raise OgipError(hdus[0].path, "no channel energies (HDUCLAS2 EBOUNDS) in the file")
     return found[0]
-
-
-def _row_sums(matrix: sparse.csr_array) -> Floats:
-    """Sum (m,) of each row."""
-    sums: Floats = matrix @ np.ones(matrix.shape[1])
-    return sums
 
 
 def _states_area(hdu: Hdu) -> bool:
