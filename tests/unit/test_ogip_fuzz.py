@@ -17,6 +17,7 @@ from raypipe.ogip import Arf, OgipError, Pha, Rmf, loading, read_arf, read_pha, 
 from raypipe.ogip.notes import NEGATIVE_BACKGROUND, NET_COUNTS
 from tests.unit.ogip_files import (
     arf_hdu,
+    bounds_hdu,
     column,
     counts_of,
     dense_matrix,
@@ -316,3 +317,28 @@ def test_rows_that_point_at_the_same_bytes_stay_small() -> None:
     with pytest.raises(OgipError, match="share a heap"):
         read_rmf(bytes(content))
     read_within_bounds("rmf", bytes(content), len(content))
+
+
+def test_many_short_rows_take_memory_in_proportion_to_the_file() -> None:
+    """Dense, these 300,000 energy bins and 4,000 channels would take 5 GB."""
+    rows, channels = 300_000, 4_000
+    edges = np.float32(0.1).view(np.uint32) + 50 * np.arange(rows + 1, dtype=np.uint32)
+    energies = edges.astype(np.uint32).view(np.float32)
+    low, high = energies[:-1], energies[1:]
+    matrix = table(
+        [
+            column("ENERG_LO", "E", low, "keV"),
+            column("ENERG_HI", "E", high, "keV"),
+            column("N_GRP", "I", np.ones(rows)),
+            column("F_CHAN", "I", 1 + np.arange(rows) % channels),
+            column("N_CHAN", "I", np.ones(rows)),
+            column("MATRIX", "E", np.ones(rows)),
+        ],
+        HDUCLAS1="RESPONSE",
+        HDUCLAS2="RSP_MATRIX",
+    )
+    content = to_bytes(matrix, bounds_hdu(channels))
+    read_within_bounds("rmf", content, len(content))
+    rmf = read_rmf(content)
+    assert rmf.matrix.shape == (rows, channels)
+    assert rmf.matrix.nnz == rows
