@@ -19,6 +19,7 @@ from raypipe.ogip.columns import (
     not_negative,
     tables_of_class,
 )
+from raypipe.ogip.energies import same_bins
 from raypipe.ogip.fits import Floats, Table, read_hdus
 from raypipe.ogip.loading import Source
 from raypipe.ogip.notes import Note
@@ -46,10 +47,7 @@ class Arf:
 
         Where a bin reaches beyond the ARF, the area out there counts as zero.
         """
-        if len(energy_lo_kev) == len(self.energy_lo_kev) and (
-            np.allclose(energy_lo_kev, self.energy_lo_kev, rtol=1e-6, atol=0)
-            and np.allclose(energy_hi_kev, self.energy_hi_kev, rtol=1e-6, atol=0)
-        ):
+        if same_bins((energy_lo_kev, energy_hi_kev), (self.energy_lo_kev, self.energy_hi_kev)):
             return self.area_cm2
         edges = np.column_stack([self.energy_lo_kev, self.energy_hi_kev]).ravel()
         edges = np.maximum.accumulate(edges)
@@ -64,18 +62,18 @@ class Arf:
 def read_arf(source: Source, *, name: str | None = None) -> Arf:
     """Read the ARF of a path or of bytes (called `name` in errors).
 
-    Raises OgipError on anything malformed: energies that do not ascend, an area that is negative
-    or not finite, no SPECRESP table.
+    Energy bins of no width are left out. Raises OgipError on anything malformed: energies that do
+    not ascend, an area that is negative or not finite, no SPECRESP table.
     """
     hdus = read_hdus(source, name=name)
     found = tables_of_class(hdus, AREA)
     if not found:
         raise OgipError(hdus[0].path, "no effective area (HDUCLAS2 SPECRESP) in the file")
     table = Table(found[0])
-    energy_lo, energy_hi = energy_grid_kev(table)
+    grid = energy_grid_kev(table)
     unit = table.keyword("TUNIT", "SPECRESP")
     if isinstance(unit, str) and unit.replace(" ", "").upper() not in _CM2:
         raise table.hdu.error(f"SPECRESP is in {unit!r}, expected cm**2")
-    area = not_negative(table, "SPECRESP")
-    notes = coverage_notes("ARF", energy_lo, energy_hi, area)
-    return Arf(energy_lo, energy_hi, area, table.hdu.header, notes)
+    area = not_negative(table, "SPECRESP")[grid.rows]
+    notes = coverage_notes("ARF", grid.low, grid.high, area)
+    return Arf(grid.low, grid.high, area, table.hdu.header, notes)

@@ -92,9 +92,18 @@ def _is_classed_otherwise(hdu: Hdu, kind: Kind) -> bool:
 
 
 def _has_columns(hdu: Hdu, kind: Kind) -> bool:
-    n_columns = min(hdu.integer("TFIELDS", 0), MAX_COLUMNS)
+    stated = hdu.header.get("TFIELDS")
+    n_columns = min(stated, MAX_COLUMNS) if isinstance(stated, int) else 0
     names = {hdu.text(f"TTYPE{number}") for number in range(1, n_columns + 1)}
     return all(not names.isdisjoint(group) for group in kind.columns)
+
+
+class EnergyGrid(NamedTuple):
+    """Edges (m,) of energy bins, keV, and the rows of the table that they are."""
+
+    low: Floats
+    high: Floats
+    rows: slice | npt.NDArray[np.bool_]
 
 
 def finite(table: Table, name: str) -> Floats:
@@ -153,14 +162,14 @@ def refuse_rows(table: Table, bad: npt.NDArray[np.bool_], problem: str) -> None:
 
 
 def bin_edges_kev(table: Table, low: str, high: str) -> tuple[Floats, Floats]:
-    """Lower and upper edges of the bins of each row, keV: finite, positive in width."""
+    """Lower and upper edges of the bins of each row, keV: finite, not negative in width."""
     lows, highs = _in_kev(table, low), _in_kev(table, high)
     with np.errstate(invalid="ignore"):
         widths = highs - lows
-    if not (widths.min() > 0 and widths.max() < np.inf):
+    if not (widths.min() >= 0 and widths.max() < np.inf):
         _refuse_infinite(table, low, lows)
         _refuse_infinite(table, high, highs)
-        refuse_rows(table, widths <= 0, f"{high} does not exceed {low}")
+        refuse_rows(table, widths < 0, f"{high} does not exceed {low}")
     return lows, highs
 
 
@@ -173,14 +182,26 @@ def _in_kev(table: Table, name: str) -> Floats:
     return values if factor == 1.0 else values * factor
 
 
-def energy_grid_kev(table: Table) -> tuple[Floats, Floats]:
-    """Edges of a response's energy bins (ENERG_LO, ENERG_HI), keV, ascending without overlap."""
+def energy_grid_kev(table: Table) -> EnergyGrid:
+    """A response's energy bins (ENERG_LO, ENERG_HI), ascending without overlap.
+
+    Bins of no width take no photons and are left out.
+    """
     lows, highs = bin_edges_kev(table, "ENERG_LO", "ENERG_HI")
-    ascending = (lows[1:] > lows[:-1]) & (lows[1:] >= highs[:-1] * (1 - EDGE_ROUNDING))
+    ascending = (lows[1:] >= lows[:-1]) & (lows[1:] >= highs[:-1] * (1 - EDGE_ROUNDING))
     if lows[0] < 0 or not ascending.all():
         refuse_rows(table, lows < 0, "ENERG_LO is negative")
         refuse_rows(table, np.append(False, ~ascending), "energies do not ascend from bin to bin")
-    return lows, highs
+    wide = highs > lows
+    if wide.all() and (lows[1:] != lows[:-1]).all():
+        return EnergyGrid(lows, highs, slice(None))
+    if not wide.any():
+        raise table.hdu.error("no energy bin has a width: ENERG_HI equals ENERG_LO in every row")
+    repeated = np.append(False, np.diff(lows[wide]) <= 0)
+    if repeated.any():
+        row = int(np.flatnonzero(wide)[repeated.argmax()])
+        raise table.hdu.error(f"energies do not ascend from bin to bin at row {row + 1}")
+    return EnergyGrid(lows[wide], highs[wide], wide)
 
 
 def coverage_notes(product: str, low: Floats, high: Floats, response: Floats) -> tuple[Note, ...]:

@@ -27,6 +27,9 @@ BLOCK_BYTES = 2880
 MAX_AXES = 999
 MAX_COLUMNS = 999
 
+MAX_STATED_BYTES = 2**63
+"""Sizes from here on are not written out: the product of all axes may have 60,000 digits."""
+
 TABLE_TYPES = ("BINTABLE", "A3DTABLE")
 """XTENSION of binary tables; A3DTABLE is what they were called before 1992."""
 
@@ -166,9 +169,8 @@ def _read_hdu(
     hdu.data_bytes = _data_bytes(hdu)
     if hdu.data_bytes and data_start + hdu.data_bytes > len(content):
         there = max(0, len(content) - data_start)
-        raise hdu.error(
-            f"data of {hdu.data_bytes} bytes stated, {there} there: the file is truncated"
-        )
+        stated = hdu.data_bytes if hdu.data_bytes < MAX_STATED_BYTES else f"over {MAX_STATED_BYTES}"
+        raise hdu.error(f"data of {stated} bytes stated, {there} there: the file is truncated")
     return hdu
 
 

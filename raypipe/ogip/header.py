@@ -9,6 +9,10 @@ from functools import lru_cache
 from typing import Any
 
 CARD_BYTES = 80
+
+MAX_CONTINUED = 1000
+"""Most CONTINUE cards that a string is joined from; what follows them is left out."""
+
 _KEY_BYTES = 8
 _HAS_VALUE = "= "
 _VALUE_START = _KEY_BYTES + len(_HAS_VALUE)
@@ -32,7 +36,8 @@ class Header(Mapping[str, Any]):
 
     def __init__(self, cards: bytes | bytearray) -> None:
         end = len(cards) // CARD_BYTES * CARD_BYTES
-        codes = memoryview(cards.upper())[:end].cast("Q")[:: CARD_BYTES // _KEY_BYTES].tolist()
+        keys = memoryview(cards)[:end].cast("Q")[:: CARD_BYTES // _KEY_BYTES].tobytes().upper()
+        codes = memoryview(keys).cast("Q").tolist()
         self._cards = cards.decode("latin-1")
         self._positions: dict[int, int] = dict(
             zip(reversed(codes), range(end - CARD_BYTES, -1, -CARD_BYTES), strict=True)
@@ -77,8 +82,8 @@ class Header(Mapping[str, Any]):
         return Header, (self._cards.encode("latin-1"),)
 
     def _continued(self, value: str, start: int) -> str:
-        parts = []
-        while value.endswith("&"):
+        parts: list[str] = []
+        while value.endswith("&") and len(parts) < MAX_CONTINUED:
             start += CARD_BYTES
             string = _STRING.match(self._cards, start + _VALUE_START, start + CARD_BYTES)
             if string is None or not self._cards.startswith("CONTINUE", start):

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 
 from raypipe.errors import OgipError
 from raypipe.ogip.arf import Arf, read_arf
+from raypipe.ogip.energies import bins_of, edges_around, same_bins, union_of
 from raypipe.ogip.fits import Floats, Integers
 from raypipe.ogip.loading import Source
 from raypipe.ogip.neighbors import find_beside, is_same_product
@@ -31,9 +32,8 @@ from raypipe.ogip.notes import (
     prefixed,
 )
 from raypipe.ogip.pha import Pha, read_pha
+from raypipe.ogip.quadrature import Flux, integrate
 from raypipe.ogip.rmf import Rmf, read_rmf
-
-Flux: TypeAlias = Callable[[Floats], Any]
 
 
 class Named(Enum):
@@ -43,9 +43,6 @@ class Named(Enum):
 
 
 NAMED: Final = Named.NAMED
-
-QUADRATURE_NODES = 5
-"""Gauss-Legendre nodes in each energy bin: exact for polynomials up to degree 9."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,40 +71,50 @@ class Spectrum:
     warnings: tuple[Note, ...]
     areascal: float | Floats = 1.0
 
-    def fold(self, flux: Flux) -> Floats:
+    def fold(self, flux: Flux, *, lines_kev: Sequence[float] = ()) -> Floats:
         """Counts per channel (n,) that a source of this photon flux leaves, background apart.
 
         `flux` takes energies in keV (k,) and returns photon/cm2/s/keV, (k,) or a number. It is
-        integrated over each energy bin of the RMF by Gauss-Legendre quadrature with
-        `QUADRATURE_NODES` nodes, multiplied by the effective area and the exposure, redistributed,
-        and multiplied by AREASCAL, channel by channel where that is a column. Raises OgipError
-        where there is no RMF or no effective area.
+        integrated over the energy bins of the RMF, cut where the ARF has other edges
+        (`raypipe.ogip.quadrature`), multiplied by the effective area and the exposure,
+        redistributed, and multiplied by AREASCAL, channel by channel where that is a column.
+
+        A line is found wherever it stands in its bin while its sigma exceeds a 200th of the bin
+        (0.1 eV of 20 eV). Name the energies of narrower ones in `lines_kev`.
+
+        Raises OgipError where there is no RMF or no effective area.
         """
         if self.rmf is None:
             raise OgipError(self.path, "no RMF to fold through: give rmf=")
-        low, high = self.rmf.energy_lo_kev, self.rmf.energy_hi_kev
-        if self.arf is not None:
-            area = self.arf.area_on(low, high)
-        elif self.rmf.includes_area:
-            area = np.ones_like(low)
-        else:
+        if self.arf is None and not self.rmf.includes_area:
             raise OgipError(self.path, "no ARF to fold through: give arf=")
-        photons = integrate(flux, low, high) * area * self.exposure_s
+        photons = self.exposure_s * _detected(flux, self.rmf, self.arf, lines_kev)
         places = channel_places(self.channels, self.rmf, self.path)
         counts: Floats = self.rmf.fold(photons)[places] * self.areascal
         return counts
 
 
-def integrate(flux: Flux, low: Floats, high: Floats) -> Floats:
-    """Integral (m,) of `flux` over bins from `low` to `high` (m,), by Gauss-Legendre."""
-    nodes, weights = np.polynomial.legendre.leggauss(QUADRATURE_NODES)
-    half = 0.5 * (high - low)
-    energies = (0.5 * (high + low))[:, None] + half[:, None] * nodes
-    density = np.asarray(flux(energies.ravel()), dtype=np.float64)
-    integral: Floats = (
-        np.broadcast_to(density, energies.size).reshape(energies.shape) @ weights
-    ) * half
-    return integral
+def _detected(flux: Flux, rmf: Rmf, arf: Arf | None, lines_kev: Sequence[float]) -> Floats:
+    """Photons per second (m,) that meet the area in each energy bin of the RMF.
+
+    The area is constant over each bin of the ARF, and zero outside of them.
+    """
+    bins = rmf.energy_lo_kev, rmf.energy_hi_kev
+    area_bins = bins if arf is None else (arf.energy_lo_kev, arf.energy_hi_kev)
+    alike = arf is None or same_bins(area_bins, bins)
+    if alike and not len(lines_kev):
+        photons = integrate(flux, *area_bins)
+        return photons if arf is None else photons * arf.area_cm2
+    grids = [bins] if alike else [bins, area_bins]
+    low, high = union_of([*grids, edges_around(lines_kev, bins)])
+    within = [bins_of((low, high), grid) for grid in grids]
+    kept = np.logical_and.reduce([each >= 0 for each in within])
+    row, area_row = within[0][kept], within[-1][kept]
+    photons = integrate(flux, low[kept], high[kept])
+    if arf is not None:
+        photons *= arf.area_cm2[area_row]
+    summed: Floats = np.bincount(row, photons, len(bins[0])).astype(np.float64, copy=False)
+    return summed
 
 
 def channel_places(channels: Integers, rmf: Rmf, path: str) -> slice | Integers:
@@ -289,5 +296,8 @@ def _response_source(
     found = find_beside(path, named)
     if found is None:
         product, code = ("ARF", ARF_MISSING) if key == "ANCRFILE" else ("RMF", RMF_MISSING)
-        notes.append(Note(f"{key} {named} not found: no {product}", code))
+        missing = f"{key} {named} not found: no {product}"
+        if named.upper() == "CALDB":
+            missing = f"{key} is CALDB, which is not searched: give {product.lower()}="
+        notes.append(Note(missing, code))
     return found

@@ -17,12 +17,14 @@ from raypipe.ogip import Arf, OgipError, Pha, Rmf, loading, read_arf, read_pha, 
 from raypipe.ogip.notes import NEGATIVE_BACKGROUND, NET_COUNTS
 from tests.unit.ogip_files import (
     arf_hdu,
+    bounds_hdu,
     column,
     counts_of,
     dense_matrix,
     energy_edges,
     pha_hdu,
     rmf_bytes,
+    table,
     to_bytes,
 )
 
@@ -30,6 +32,7 @@ Edit = tuple[str, float, Any]
 
 SLACK_BYTES = 2**20
 MEMORY_FACTOR = 8
+MOST_OF_A_MESSAGE = 2000
 
 HOSTILE_INTEGERS = (0, 1, 2, 3, 7, -1, 255, 2880, 65535, 2**31 - 1, -(2**31), 2**32, 2**62, 10**60)
 HOSTILE_VALUES = [str(value) for value in HOSTILE_INTEGERS] + [
@@ -170,6 +173,7 @@ def read_within_bounds(product: str, content: bytes, expanded: int) -> None:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert complaint.startswith("fuzzed")
+    assert len(complaint) < MOST_OF_A_MESSAGE
     assert peak < MEMORY_FACTOR * max(expanded, len(content)) + SLACK_BYTES
     if outcome is not None:
         check(outcome)
@@ -235,6 +239,57 @@ def test_every_single_card(product: str) -> None:
             check(outcome)
 
 
+def card(text: str) -> bytes:
+    return text.ljust(80).encode()
+
+
+def with_cards(content: bytes, *cards: bytes) -> bytes:
+    """Content whose first extension begins with other cards behind XTENSION."""
+    at = content.index(b"XTENSION") + 80
+    end = content.index(card("END"), at)
+    kept = [content[i : i + 80] for i in range(at, end, 80)]
+    stated = {each[:8] for each in cards}
+    header = b"".join([*cards, *(each for each in kept if each[:8] not in stated), card("END")])
+    data = content[end // 2880 * 2880 + 2880 :]
+    padding = b" " * (-(80 + len(header)) % 2880)
+    return content[:at] + header + padding + data
+
+
+class TestBoundedMessages:
+    def test_axes_whose_product_has_thousands_of_digits(self) -> None:
+        axes = [card(f"NAXIS{axis:<3}= {'9' * 60}") for axis in range(1, 1000)]
+        content = with_cards(pha_files()[0], card("NAXIS   = 999"), *axes)
+        with pytest.raises(OgipError, match="data of over 9223372036854775808 bytes"):
+            read_pha(content, name="odd.pha")
+
+    @pytest.mark.parametrize("key", ["EXTNAME", "TTYPE1", "EXPOSURE", "TFORM1", "TUNIT1"])
+    @pytest.mark.parametrize("product", PRODUCTS)
+    def test_a_value_of_megabytes_is_cut(self, product: str, key: str) -> None:
+        pieces = [card(f"CONTINUE  '{'x' * 66}&'") for _ in range(30_000)]
+        content = with_cards(
+            PRODUCTS[product][2][0], card(f"{key:8}= 'long&'"), *pieces, card("PCOUNT  = -1")
+        )
+        read_within_bounds(product, content, len(content))
+
+    def test_names_keep_no_control_characters(self) -> None:
+        content = (
+            pha_files()[0].replace(b"'SPECTRUM'", b"'A\x1b[2J\n' ").replace(b"COUNTS", b"CO\nNTS")
+        )
+        with pytest.raises(OgipError) as caught:
+            read_pha(content, name="a\nb")
+        assert str(caught.value).isprintable()
+        assert caught.value.path == "a\nb"
+
+    def test_many_columns_of_long_names(self) -> None:
+        names = [column("C" * 60 + str(i), "J", [0]) for i in range(400)]
+        unnamed = to_bytes(
+            table([column("CHANNEL", "J", [1]), *names], HDUCLAS1="SPECTRUM", EXPOSURE=1.0)
+        )
+        with pytest.raises(OgipError, match="COUNTS is missing") as caught:
+            read_pha(unnamed)
+        assert len(str(caught.value)) < MOST_OF_A_MESSAGE
+
+
 def test_gzip_bomb_stops_early(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "MAX_EXPANDED_BYTES", 4 * 2**20)
     compressor = zlib.compressobj(9, wbits=31)
@@ -262,3 +317,28 @@ def test_rows_that_point_at_the_same_bytes_stay_small() -> None:
     with pytest.raises(OgipError, match="share a heap"):
         read_rmf(bytes(content))
     read_within_bounds("rmf", bytes(content), len(content))
+
+
+def test_many_short_rows_take_memory_in_proportion_to_the_file() -> None:
+    """Dense, these 300,000 energy bins and 4,000 channels would take 5 GB."""
+    rows, channels = 300_000, 4_000
+    edges = np.float32(0.1).view(np.uint32) + 50 * np.arange(rows + 1, dtype=np.uint32)
+    energies = edges.astype(np.uint32).view(np.float32)
+    low, high = energies[:-1], energies[1:]
+    matrix = table(
+        [
+            column("ENERG_LO", "E", low, "keV"),
+            column("ENERG_HI", "E", high, "keV"),
+            column("N_GRP", "I", np.ones(rows)),
+            column("F_CHAN", "I", 1 + np.arange(rows) % channels),
+            column("N_CHAN", "I", np.ones(rows)),
+            column("MATRIX", "E", np.ones(rows)),
+        ],
+        HDUCLAS1="RESPONSE",
+        HDUCLAS2="RSP_MATRIX",
+    )
+    content = to_bytes(matrix, bounds_hdu(channels))
+    read_within_bounds("rmf", content, len(content))
+    rmf = read_rmf(content)
+    assert rmf.matrix.shape == (rows, channels)
+    assert rmf.matrix.nnz == rows
