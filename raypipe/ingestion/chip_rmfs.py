@@ -19,6 +19,7 @@ from raypipe.ingestion.responses import (
     FOLDER,
     GriddedRmf,
     ResponseLibrary,
+    efficiency_on_grid,
     in_broad_band,
     put_rmf_on_grid,
 )
@@ -209,9 +210,9 @@ def _clean_rmf(content: bytes | FetchError) -> GriddedRmf | None:
     try:
         native = read_rmf(content)
         rmf = put_rmf_on_grid(native, grid, "")
+        loss = np.abs(in_broad_band(efficiency_on_grid(native, grid), grid) - 1.0)
     except Exception:
         return None
-    loss = np.abs(in_broad_band(rmf.efficiency, grid) - 1.0)
     return rmf if not native.includes_area and loss.max() <= MOST_LOSS else None
 
 

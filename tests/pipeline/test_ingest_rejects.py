@@ -140,8 +140,19 @@ def test_channels_out_of_order_are_put_in_order(files: Path, one: Path, tmp_path
     spectra, _ = _ingest(files)
     shutil.copytree(one, tmp_path / "other" / "files")
     expected, _ = _ingest(tmp_path / "other" / "files")
+    assert spectra["flags"][0] == "channels_sorted"
     assert (spectra.counts[0] == expected.counts[0]).all()
     assert spectra.counts_b[0] == expected.counts_b[0]
+
+
+def _no_area_below_2_kev(hdus: fits.HDUList) -> None:
+    hdus[1].data["SPECRESP"][hdus[1].data["ENERG_LO"] < 2] = 0.0
+
+
+def test_responses_of_part_of_the_band_are_flagged(files: Path) -> None:
+    _edit(files, "arf3", _no_area_below_2_kev)
+    spectra, _ = _ingest(files)
+    assert "response_partial" in spectra["flags"][0].split("|")
 
 
 @pytest.mark.parametrize("product", ["pha3", "arf3", "rmf3"])
