@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -154,6 +155,29 @@ def test_candidates_that_disagree_leave_the_zone_without(files: Path) -> None:
     after = load_chip_rmfs(workspace, "sim").rmf_ids
     assert zone not in after
     assert len(after) == len(before) - 1
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ValueError("4300 digits"), RecursionError()])
+@pytest.mark.parametrize(
+    "reader", ["chip_rmfs.read_pha", "chip_rmfs.read_rmf", "fetch.read_stored"]
+)
+def test_a_file_that_raises_anything_does_not_end_the_choice(
+    files: Path, monkeypatch: pytest.MonkeyPatch, reader: str, error: Exception
+) -> None:
+    """The first file of each kind raises."""
+    module, _, name = reader.partition(".")
+    whole = getattr(importlib.import_module(f"raypipe.ingestion.{module}"), name)
+    failures = [error]
+
+    def fail_once(*args: Any, **options: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return whole(*args, **options)
+
+    monkeypatch.setattr(f"raypipe.ingestion.{reader}", fail_once)
+    _, zones = choose(files)
+    assert not failures
+    assert len(zones) > 1
 
 
 @pytest.mark.usefixtures("local_ray")
