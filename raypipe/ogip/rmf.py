@@ -26,7 +26,8 @@ from raypipe.ogip.columns import (
     whole,
 )
 from raypipe.ogip.energies import EnergyBins, bins_of, union_of
-from raypipe.ogip.fits import Floats, Hdu, Integers, Ragged, Table, as_number, read_hdus, runs
+from raypipe.ogip.fits import Floats, Hdu, Integers, Ragged, Table, read_hdus, runs
+from raypipe.ogip.header import as_number
 from raypipe.ogip.loading import Source
 from raypipe.ogip.notes import Note
 
