@@ -45,10 +45,11 @@ CONVERGED = 1e-6
 MAX_HALVINGS = 30
 """Most times a bin is halved: 20 eV become 2e-8 eV."""
 
-MAX_PANELS_PER_BIN = 4
-"""Panels looked at in one step, per energy bin; a flux that needs more gets a warning."""
+MAX_PANELS_PER_BIN = 32
+"""Panels looked at in one step, per energy bin, enough for thousands of narrow lines; a flux that
+needs more gets a warning."""
 
-MIN_PANELS = 1000
+MIN_PANELS = 20_000
 """Panels that any flux may have in one step."""
 
 
