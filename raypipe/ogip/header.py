@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -107,14 +108,14 @@ def _parse(card: str) -> Any:
         return _ABSENT
     if "'" in card and (string := _STRING.match(card, len(_HAS_VALUE))):
         return _unquoted(string)
-    return parse_plain(card[len(_HAS_VALUE) :].partition("/")[0].strip())
+    return _parse_plain(card[len(_HAS_VALUE) :].partition("/")[0].strip())
 
 
 def _unquoted(string: re.Match[str]) -> str:
     return string[1].replace("''", "'").rstrip()
 
 
-def parse_plain(text: str) -> Any:
+def _parse_plain(text: str) -> Any:
     """Value of a card that holds no string: bool, int, float, None, or the text itself."""
     if text.isdecimal() or _INTEGER.fullmatch(text):
         return int(text)
@@ -128,3 +129,15 @@ def parse_plain(text: str) -> Any:
         return float(text.replace("D", "E").replace("d", "e"))
     except ValueError:
         return text
+
+
+def as_number(value: Any) -> float | None:
+    """A header's value as a float, from text, too ('1.0E3'); None where it is no number."""
+    if isinstance(value, str):
+        value = _parse_plain(value.strip()) if len(value) <= CARD_BYTES else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.copysign(math.inf, value)

@@ -34,6 +34,10 @@ from raypipe.ogip.notes import (
 from raypipe.ogip.pha import Pha, read_pha
 from raypipe.ogip.quadrature import Flux, integrate
 from raypipe.ogip.rmf import Rmf, read_rmf
+from raypipe.redaction import printable
+
+MAX_NAME_SHOWN = 200
+"""Most characters of a file's name in a note."""
 
 
 class Named(Enum):
@@ -79,8 +83,9 @@ class Spectrum:
         (`raypipe.ogip.quadrature`), multiplied by the effective area and the exposure,
         redistributed, and multiplied by AREASCAL, channel by channel where that is a column.
 
-        A line is found wherever it stands in its bin while its sigma exceeds a 200th of the bin
-        (0.1 eV of 20 eV). Name the energies of narrower ones in `lines_kev`.
+        A line is found wherever it stands while its sigma is at least 0.1 eV, or a 200th of a bin
+        wider than 20 eV. Name the energies of narrower ones, keV, in `lines_kev`: they may
+        otherwise be missed.
 
         Raises OgipError where there is no RMF or no effective area.
         """
@@ -148,7 +153,7 @@ def read_spectrum(
     RMF are the files that ANCRFILE and RESPFILE name. Named files are looked for beside the PHA
     alone, with and without `.gz`, and for Chandra Source Catalog products in any version of the
     same detection. `arf`, `rmf` and `background` (paths or bytes) take their place, and None
-    stands for none at all; a background file with a BKG block of its own stands for that block.
+    stands for none at all. Of a background file that has a BKG block, that block is taken.
 
     A named file that is not there is done without, with a warning. All warnings are kept in
     `warnings`, too, and so is POISSERR being false, of which nobody is warned where the values are
@@ -217,7 +222,7 @@ def _background_notes(pha: Pha, background: Pha, path: str) -> list[Note]:
     """Notes of a background and on what it lacks; OgipError where its channels do not match."""
     notes = list(prefixed("background", background.warnings))
     if background.counts.min() < 0 and NEGATIVE_BACKGROUND not in {note.code for note in notes}:
-        notes.append(Note("the background has negative values", NEGATIVE_BACKGROUND))
+        notes.insert(0, Note("the background has negative values", NEGATIVE_BACKGROUND))
     for key, code in (("BACKSCAL", NO_BACKSCAL), ("AREASCAL", NO_AREASCAL)):
         if (key in pha.assumed) != (key in background.assumed):
             lacking = "spectrum" if key in pha.assumed else "background"
@@ -279,7 +284,7 @@ def _read_background(
         notes.append(Note(said, BACKGROUND_MISSING))
         return None
     if found is None:
-        said = f"BACKFILE {pha.backfile} not found: no background"
+        said = f"BACKFILE {_shown(pha.backfile)} not found: no background"
         notes.append(Note(said, BACKGROUND_MISSING))
         return None
     given = read_pha(found)
@@ -296,8 +301,13 @@ def _response_source(
     found = find_beside(path, named)
     if found is None:
         product, code = ("ARF", ARF_MISSING) if key == "ANCRFILE" else ("RMF", RMF_MISSING)
-        missing = f"{key} {named} not found: no {product}"
+        missing = f"{key} {_shown(named)} not found: no {product}"
         if named.upper() == "CALDB":
             missing = f"{key} is CALDB, which is not searched: give {product.lower()}="
         notes.append(Note(missing, code))
     return found
+
+
+def _shown(named: str) -> str:
+    """A file's name out of a header, as a note may quote it."""
+    return printable(named, MAX_NAME_SHOWN)

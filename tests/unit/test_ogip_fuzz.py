@@ -24,6 +24,7 @@ from tests.unit.ogip_files import (
     energy_edges,
     pha_hdu,
     rmf_bytes,
+    rmf_hdus,
     table,
     to_bytes,
 )
@@ -64,7 +65,9 @@ def pha_files() -> list[bytes]:
     flags = [column("QUALITY", "I", np.zeros(16)), column("BACKSCAL", "D", np.linspace(1, 2, 16))]
     plain = to_bytes(pha_hdu(), pha_hdu(counts=counts_of(seed=2), HDUCLAS2="BKG"))
     rates = pha_hdu(flags, counts=counts_of() / 10, count_column="RATE", drop=("BACKSCAL",))
-    return [plain, to_bytes(rates), to_bytes(pha_hdu(counts=counts_of(3000), TLMIN1=1))]
+    odd = pha_hdu(drop=("EXPOSURE", "HDUCLAS1", "HDUCLAS2"), BACKSCAL="0.5", POISSERR=False)
+    texts = to_bytes(odd, EXPOSURE="1000.0", LIVETIME=999.0).replace(b"'BINTABLE'", b"'A3DTABLE'")
+    return [plain, to_bytes(rates), to_bytes(pha_hdu(counts=counts_of(3000), TLMIN1=1)), texts]
 
 
 def arf_files() -> list[bytes]:
@@ -74,7 +77,8 @@ def arf_files() -> list[bytes]:
 def rmf_files() -> list[bytes]:
     wide = np.random.default_rng(0).uniform(size=(40, 300)) * (np.arange(300) % 50 < 40)
     forms = [{}, {"descriptor": "Q"}, {"variable": False}, {"pad_groups": 3}, {"limit": 1}]
-    return [*(rmf_bytes(**form) for form in forms), rmf_bytes(wide.astype(np.float32))]
+    split = to_bytes(*rmf_hdus(), rmf_hdus(dense_matrix(3))[0])
+    return [*(rmf_bytes(**form) for form in forms), rmf_bytes(wide.astype(np.float32)), split]
 
 
 def check_pha(pha: Pha) -> None:

@@ -14,6 +14,7 @@ from raypipe.ogip import Note, OgipError, Spectrum, read_spectrum
 from raypipe.ogip.neighbors import find_beside
 from raypipe.ogip.notes import (
     AREA_TWICE,
+    ARF_MISSING,
     CHANNELS_MATCHED,
     EXPOSURE_ODD,
     NEGATIVE_BACKGROUND,
@@ -238,6 +239,14 @@ def test_names_in_capitals(tmp_path: Path) -> None:
         read_spectrum(survey(tmp_path, pha={"ANCRFILE": "SoUrCe.ArF"}))
 
 
+def test_long_names_are_cut_in_notes(tmp_path: Path) -> None:
+    path = survey(tmp_path, pha={"ANCRFILE": "x" * 5000})
+    with pytest.warns(UserWarning, match="ANCRFILE x+"):
+        (note,) = notes_of(read_spectrum(path))
+    assert note.code == ARF_MISSING
+    assert len(note) < 300
+
+
 def test_caldb_is_not_searched(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="RESPFILE is CALDB, which is not searched: give rmf="):
         spectrum = read_spectrum(survey(tmp_path, pha={"RESPFILE": "caldb"}))
@@ -260,6 +269,10 @@ class TestGridsThatDiffer:
         np.testing.assert_allclose(
             spectrum.fold(lambda energy: energy**-3.0), 1000.0 * rows @ dense_matrix(), rtol=1e-5
         )
+
+    def test_area_at_other_energies_altogether_gives_nothing(self, tmp_path: Path) -> None:
+        far = to_bytes(arf_hdu(np.array([20.0, 30.0]), np.array([30.0, 40.0]), np.ones(2)))
+        assert (read_spectrum(survey(tmp_path), arf=far).fold(flat) == 0).all()
 
     def test_energies_without_area_give_nothing(self, tmp_path: Path) -> None:
         low, high = energy_edges()
