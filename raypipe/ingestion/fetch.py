@@ -14,7 +14,7 @@ import pyarrow.fs as pafs
 from raypipe.config import IngestConfig
 from raypipe.discovery.archive import is_product_uri
 from raypipe.ingestion.cache import Cache
-from raypipe.ingestion.fetch_error import FetchError
+from raypipe.ingestion.fetch_error import FetchError, describe
 from raypipe.ingestion.http import Body, HttpClient, Traffic, TryAgain, first_line
 from raypipe.ingestion.package import PackageService, Products
 from raypipe.workspace import open_filesystem
@@ -83,7 +83,7 @@ class Fetcher:
         try:
             return self._packages.fetch(uris)
         except Exception as error:
-            said = f"its package cannot be read ({error!r})"
+            said = f"its package cannot be read ({describe(error)})"
             return {uri: FetchError(uri, said, retryable=True) for uri in uris}
 
     def _fetch_or_say_why(self, uri: str) -> bytes | FetchError:
@@ -92,7 +92,7 @@ class Fetcher:
         except FetchError as error:
             return error
         except Exception as error:
-            return FetchError(uri, f"cannot be read ({error!r})", retryable=True)
+            return FetchError(uri, f"cannot be read ({describe(error)})", retryable=True)
 
     def keep(self, uri: str, content: bytes) -> None:
         """Keep a file that turned out whole, where there is a cache and it came from far."""

@@ -14,7 +14,7 @@ from raypipe.discovery.archive import is_product_uri
 from raypipe.errors import OgipError
 from raypipe.ingestion.chip_rmfs import ChipRmfs
 from raypipe.ingestion.fetch import FITS_START, Fetcher, is_remote
-from raypipe.ingestion.fetch_error import FetchError
+from raypipe.ingestion.fetch_error import FetchError, describe
 from raypipe.ingestion.package import Products
 from raypipe.ingestion.responses import GriddedRmf, ResponseLibrary, put_rmf_on_grid
 from raypipe.ingestion.schema import MOST_REASON
@@ -234,7 +234,7 @@ def _reject(detection: _Detection, error: Exception) -> dict[str, Any]:
         reason = "not enough memory to read it: give tasks more memory, or leave the file out"
         retryable = True
     else:
-        reason = f"internal error {error!r}; please report it"
+        reason = f"internal error {describe(error)}; please report it"
     return {
         "stage": detection.stage,
         "reason": printable(reason.replace(uri, redact(uri)) if uri else reason, MOST_REASON),

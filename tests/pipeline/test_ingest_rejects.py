@@ -197,6 +197,7 @@ def test_reasons_are_cut_however_much_of_the_file_they_quote(files: Path) -> Non
         (MemoryError(), "not enough memory to read it", True),
         (RecursionError("too deep"), "internal error RecursionError('too deep')", False),
         (ValueError("9" * 5000), "internal error ValueError('999", False),
+        (KeyError(10**5000), "internal error KeyError; please report it", False),
     ],
 )
 def test_whatever_goes_wrong_with_one_file_is_its_own_reject(
