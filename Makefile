@@ -5,7 +5,7 @@ WORKSPACE ?= demo
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test quicktest lint audit clean
+.PHONY: demo test quicktest lint docs audit clean
 
 demo: $(VENV)/installed
 	$(BIN)/raypipe run --workspace $(WORKSPACE) --source simulated
@@ -20,6 +20,9 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/installed-dev  # into build/docs; a warning is an error
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs build/docs
 
 audit: $(VENV)/installed-audit
 	$(BIN)/python .ci/audit.py
@@ -39,4 +42,4 @@ $(VENV)/installed-audit: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist docs/generated .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -78,5 +78,10 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_HOMES[name]), name)
 
 
+def public_names() -> dict[str, str]:
+    """Return the module that defines each public name."""
+    return dict(_HOMES)
+
+
 def __dir__() -> list[str]:
     return sorted(__all__)

@@ -97,6 +97,12 @@ def describe(name: str) -> Column | None:
     return None
 
 
+def known_columns() -> dict[str, Column]:
+    """List all columns that raypipe describes, by name; a pattern stands for numbered ones."""
+    carried = {name: Column(*parts) for name, parts in CAME_ALONG.items()}
+    return _COLUMNS | _PATTERNS | carried
+
+
 def catalog_table(
     spectra: pa.Table, measured: pd.DataFrame, split: npt.NDArray[Any], model_id: str
 ) -> pa.Table:
