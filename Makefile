@@ -8,7 +8,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 .PHONY: demo test quicktest lint docs audit clean
 
 demo: $(VENV)/installed
-	$(BIN)/raypipe run --workspace $(WORKSPACE) --source simulated
+	$(BIN)/raypipe run --workspace $(WORKSPACE) --source simulated \
+		--set 'evaluate.baseline_presets=["paper"]'
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "slow or not slow" --numprocesses 2 --dist loadfile --durations 40
