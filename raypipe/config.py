@@ -403,6 +403,16 @@ class Config(_Section):
     plan: PlanConfig = PlanConfig()
     ray: RayConfig = RayConfig()
 
+    def __repr__(self) -> str:
+        changed = [
+            f"{name}.{key}={value!r}"
+            for name in type(self).model_fields
+            for key, value in getattr(self, name).model_dump(exclude_defaults=True).items()
+        ]
+        return redact_text(f"Config({', '.join(changed) or 'defaults'})")
+
+    __str__ = __repr__
+
     def to_toml(self) -> str:
         """Write the settings as TOML: None is left out, and so are credentials in URLs."""
         return redact_text(tomli_w.dumps(self.model_dump(exclude_none=True)))

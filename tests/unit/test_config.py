@@ -86,3 +86,9 @@ def test_settings_of_one_section(capsys: pytest.CaptureFixture[str]) -> None:
     assert "[ingest]" not in listed
     assert main(["settings", "plna"]) == 2
     assert "no such section; is it plan?" in capsys.readouterr().err
+
+
+def test_a_configuration_shows_what_differs_from_the_defaults() -> None:
+    assert repr(Config()) == "Config(defaults)"
+    chosen = load_config(overrides=["train.epochs=7", "discover.tap_url=http://me:pw@tap/x"])
+    assert repr(chosen) == "Config(discover.tap_url='http://tap/x', train.epochs=7)"
