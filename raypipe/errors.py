@@ -1,5 +1,7 @@
 """The errors raypipe raises on purpose: each message names the thing at fault and the mend."""
 
+from raypipe.redaction import printable
+
 
 class RaypipeError(Exception):
     """A failure raypipe explains itself; the command line ends with exit code 1."""
@@ -20,15 +22,23 @@ class ServiceError(RaypipeError):
 class OgipError(RaypipeError, ValueError):
     """Bytes that are not the OGIP product they should be.
 
-    The message names the file, the HDU where there is one, and what was expected there.
+    The message names the file, the HDU where there is one, and what was expected there. `problem`
+    and `hdu` quote headers that anybody may have written: they are cut to `MAX_PROBLEM` and
+    `MAX_HDU` characters, and their control characters are escaped. `path` stays as given, and is
+    cut in the message alone.
     """
+
+    MAX_PATH = 600
+    MAX_PROBLEM = 1000
+    MAX_HDU = 100
 
     def __init__(self, path: str, problem: str, *, hdu: str | None = None) -> None:
         self.path = path
-        self.hdu = hdu
-        self.problem = problem
-        where = f"{path}[{hdu}]" if hdu else path
-        super().__init__(f"{where}: {problem}")
+        self.hdu = hdu and printable(hdu, self.MAX_HDU)
+        self.problem = printable(problem, self.MAX_PROBLEM)
+        file = printable(path, self.MAX_PATH)
+        where = f"{file}[{self.hdu}]" if self.hdu else file
+        super().__init__(f"{where}: {self.problem}")
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild_ogip_error, (self.path, self.problem, self.hdu)

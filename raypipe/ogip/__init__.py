@@ -2,12 +2,14 @@
 
 from raypipe.errors import OgipError
 from raypipe.ogip.arf import Arf, read_arf
+from raypipe.ogip.notes import Note
 from raypipe.ogip.pha import Pha, read_pha
 from raypipe.ogip.rmf import Rmf, read_rmf
 from raypipe.ogip.spectrum import Spectrum, read_spectrum
 
 __all__ = [
     "Arf",
+    "Note",
     "OgipError",
     "Pha",
     "Rmf",

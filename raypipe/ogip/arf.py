@@ -12,9 +12,17 @@ from typing import Any
 import numpy as np
 
 from raypipe.errors import OgipError
-from raypipe.ogip.columns import energy_grid_kev, not_negative, tables_of_class
+from raypipe.ogip.columns import (
+    AREA,
+    coverage_notes,
+    energy_grid_kev,
+    not_negative,
+    tables_of_class,
+)
+from raypipe.ogip.energies import same_bins
 from raypipe.ogip.fits import Floats, Table, read_hdus
 from raypipe.ogip.loading import Source
+from raypipe.ogip.notes import Note
 
 _CM2 = frozenset({"", "CM**2", "CM^2", "CM2"})
 
@@ -24,23 +32,22 @@ class Arf:
     """Effective area by energy bin.
 
     `energy_lo_kev`, `energy_hi_kev` (m,): edges of the bins, keV, ascending; `area_cm2` (m,),
-    finite and not negative; `header`: the keywords of its HDU.
+    finite and not negative; `header`: the keywords of its HDU; `warnings`: oddities of the file,
+    each with its code (`raypipe.ogip.notes`).
     """
 
     energy_lo_kev: Floats
     energy_hi_kev: Floats
     area_cm2: Floats
     header: Mapping[str, Any]
+    warnings: tuple[Note, ...] = ()
 
     def area_on(self, energy_lo_kev: Floats, energy_hi_kev: Floats) -> Floats:
         """Area (k,), cm2, on other energy bins: the mean weighted by overlap.
 
         Where a bin reaches beyond the ARF, the area out there counts as zero.
         """
-        if len(energy_lo_kev) == len(self.energy_lo_kev) and (
-            np.allclose(energy_lo_kev, self.energy_lo_kev, rtol=1e-6, atol=0)
-            and np.allclose(energy_hi_kev, self.energy_hi_kev, rtol=1e-6, atol=0)
-        ):
+        if same_bins((energy_lo_kev, energy_hi_kev), (self.energy_lo_kev, self.energy_hi_kev)):
             return self.area_cm2
         edges = np.column_stack([self.energy_lo_kev, self.energy_hi_kev]).ravel()
         edges = np.maximum.accumulate(edges)
@@ -55,16 +62,18 @@ class Arf:
 def read_arf(source: Source, *, name: str | None = None) -> Arf:
     """Read the ARF of a path or of bytes (called `name` in errors).
 
-    Raises OgipError on anything malformed: energies that do not ascend, an area that is negative
-    or not finite, no SPECRESP table.
+    Energy bins of no width are left out. Raises OgipError on anything malformed: energies that do
+    not ascend, an area that is negative or not finite, no SPECRESP table.
     """
     hdus = read_hdus(source, name=name)
-    found = tables_of_class(hdus, "RESPONSE", "SPECRESP", ("SPECRESP",))
+    found = tables_of_class(hdus, AREA)
     if not found:
         raise OgipError(hdus[0].path, "no effective area (HDUCLAS2 SPECRESP) in the file")
     table = Table(found[0])
-    energy_lo, energy_hi = energy_grid_kev(table)
+    grid = energy_grid_kev(table)
     unit = table.keyword("TUNIT", "SPECRESP")
     if isinstance(unit, str) and unit.replace(" ", "").upper() not in _CM2:
         raise table.hdu.error(f"SPECRESP is in {unit!r}, expected cm**2")
-    return Arf(energy_lo, energy_hi, not_negative(table, "SPECRESP"), table.hdu.header)
+    area = not_negative(table, "SPECRESP")[grid.rows]
+    notes = coverage_notes("ARF", grid.low, grid.high, area)
+    return Arf(grid.low, grid.high, area, table.hdu.header, notes)

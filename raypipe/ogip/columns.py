@@ -3,36 +3,115 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from raypipe.ogip.fits import Floats, Hdu, Integers, Table
+from raypipe.ogip.fits import MAX_COLUMNS, TABLE_TYPES, Floats, Hdu, Integers, Table
+from raypipe.ogip.notes import PARTIAL_RESPONSE, Note
 
 EDGE_ROUNDING = 1e-5
 """Relative overlap of neighboring energy bins that single precision explains."""
 
+EXPECTED_KEV = (0.5, 7.0)
+"""The CSC's broad band: responses that do not cover all of it get a note."""
+
+UNCOVERED_KEV = 0.01
+"""How much of `EXPECTED_KEV` may be without response and no note."""
+
 _KEV_PER_UNIT = {"": 1.0, "KEV": 1.0, "EV": 1e-3}
 
 
-def tables_of_class(
-    hdus: Iterable[Hdu], class1: str, class2: str | None, names: tuple[str, ...]
-) -> list[Hdu]:
-    """Binary tables whose HDUCLAS1 (and HDUCLAS2) are these; those named so where unclassified."""
-    return [
-        hdu
-        for hdu in hdus
-        if hdu.text("XTENSION") == "BINTABLE" and _is_of_class(hdu, class1, class2, names)
-    ]
+_OTHER_CLASSES = frozenset(
+    {
+        "SPECTRUM",
+        "RESPONSE",
+        "EVENTS",
+        "GTI",
+        "LIGHTCURVE",
+        "IMAGE",
+        "REGION",
+        "ARRAY",
+        "TEMPORALDATA",
+    }
+)
 
 
-def _is_of_class(hdu: Hdu, class1: str, class2: str | None, names: tuple[str, ...]) -> bool:
-    stated1 = hdu.text("HDUCLAS1")
-    stated2 = class2 if class2 is None else hdu.text("HDUCLAS2")
-    if not stated1 or stated2 == "":
-        return hdu.text("EXTNAME") in names
-    return stated1 == class1 and stated2 == class2
+class Kind(NamedTuple):
+    """A kind of OGIP table: its class words, its usual names, and columns that it has to have.
+
+    Of each group of `columns` one name is enough.
+    """
+
+    class1: str
+    class2: str | None
+    names: tuple[str, ...]
+    columns: tuple[tuple[str, ...], ...]
+
+
+SPECTRUM = Kind("SPECTRUM", None, ("SPECTRUM",), (("CHANNEL",), ("COUNTS", "RATE")))
+AREA = Kind("RESPONSE", "SPECRESP", ("SPECRESP",), (("ENERG_LO",), ("SPECRESP",)))
+MATRIX = Kind(
+    "RESPONSE",
+    "RSP_MATRIX",
+    ("MATRIX", "SPECRESP MATRIX", "RSP_MATRIX"),
+    (("ENERG_LO",), ("F_CHAN",), ("MATRIX",)),
+)
+BOUNDS = Kind("RESPONSE", "EBOUNDS", ("EBOUNDS",), (("E_MIN",), ("E_MAX",)))
+_CLASSES2 = frozenset(kind.class2 for kind in (AREA, MATRIX, BOUNDS))
+
+
+def tables_of_class(hdus: Iterable[Hdu], kind: Kind) -> list[Hdu]:
+    """Binary tables of a kind: by HDUCLAS1 and HDUCLAS2, else by EXTNAME, else by their columns.
+
+    EXTNAME and columns count for tables that have no class, or whose class words mean nothing
+    else: files carry HDUCLAS2 PI_EBOUNDS, a class without the usual name, and neither.
+    """
+    tables = [hdu for hdu in hdus if hdu.text("XTENSION") in TABLE_TYPES]
+    classed = [hdu for hdu in tables if _is_classed(hdu, kind)]
+    if classed:
+        return classed
+    open_to_names = [hdu for hdu in tables if not _is_classed_otherwise(hdu, kind)]
+    named = [hdu for hdu in open_to_names if hdu.text("EXTNAME") in kind.names]
+    return named or [hdu for hdu in open_to_names if _has_columns(hdu, kind)]
+
+
+def _is_classed(hdu: Hdu, kind: Kind) -> bool:
+    if hdu.text("HDUCLAS1") != kind.class1:
+        return False
+    return kind.class2 is None or hdu.text("HDUCLAS2") == kind.class2
+
+
+def _is_classed_otherwise(hdu: Hdu, kind: Kind) -> bool:
+    """Whether the class words are those of another product."""
+    stated1, stated2 = hdu.text("HDUCLAS1"), hdu.text("HDUCLAS2")
+    if stated1 != kind.class1:
+        return stated1 in _OTHER_CLASSES
+    return stated2 in _CLASSES2
+
+
+def _has_columns(hdu: Hdu, kind: Kind) -> bool:
+    stated = hdu.header.get("TFIELDS")
+    n_columns = min(stated, MAX_COLUMNS) if isinstance(stated, int) else 0
+    names = {hdu.text(f"TTYPE{number}") for number in range(1, n_columns + 1)}
+    return all(not names.isdisjoint(group) for group in kind.columns)
+
+
+class EnergyGrid(NamedTuple):
+    """Edges (m,) of energy bins, keV, and the rows of the table that they are."""
+
+    low: Floats
+    high: Floats
+    rows: slice | npt.NDArray[np.bool_]
+
+
+def finite(table: Table, name: str) -> Floats:
+    """One finite number per row, float64; OgipError naming the first row that is not."""
+    values = as_floats(table, name)
+    if not (-np.inf < values.min() and values.max() < np.inf):
+        _refuse_infinite(table, name, values)
+    return values
 
 
 def not_negative(table: Table, name: str) -> Floats:
@@ -83,14 +162,14 @@ def refuse_rows(table: Table, bad: npt.NDArray[np.bool_], problem: str) -> None:
 
 
 def bin_edges_kev(table: Table, low: str, high: str) -> tuple[Floats, Floats]:
-    """Lower and upper edges of the bins of each row, keV: finite, positive in width."""
+    """Lower and upper edges of the bins of each row, keV: finite, not negative in width."""
     lows, highs = _in_kev(table, low), _in_kev(table, high)
     with np.errstate(invalid="ignore"):
         widths = highs - lows
-    if not (widths.min() > 0 and widths.max() < np.inf):
+    if not (widths.min() >= 0 and widths.max() < np.inf):
         _refuse_infinite(table, low, lows)
         _refuse_infinite(table, high, highs)
-        refuse_rows(table, widths <= 0, f"{high} does not exceed {low}")
+        refuse_rows(table, widths < 0, f"{high} does not exceed {low}")
     return lows, highs
 
 
@@ -103,11 +182,42 @@ def _in_kev(table: Table, name: str) -> Floats:
     return values if factor == 1.0 else values * factor
 
 
-def energy_grid_kev(table: Table) -> tuple[Floats, Floats]:
-    """Edges of a response's energy bins (ENERG_LO, ENERG_HI), keV, ascending without overlap."""
+def energy_grid_kev(table: Table) -> EnergyGrid:
+    """A response's energy bins (ENERG_LO, ENERG_HI), ascending without overlap.
+
+    Bins of no width take no photons and are left out.
+    """
     lows, highs = bin_edges_kev(table, "ENERG_LO", "ENERG_HI")
-    ascending = (lows[1:] > lows[:-1]) & (lows[1:] >= highs[:-1] * (1 - EDGE_ROUNDING))
+    ascending = (lows[1:] >= lows[:-1]) & (lows[1:] >= highs[:-1] * (1 - EDGE_ROUNDING))
     if lows[0] < 0 or not ascending.all():
         refuse_rows(table, lows < 0, "ENERG_LO is negative")
         refuse_rows(table, np.append(False, ~ascending), "energies do not ascend from bin to bin")
-    return lows, highs
+    wide = highs > lows
+    if wide.all() and (lows[1:] > lows[:-1]).all():
+        return EnergyGrid(lows, highs, slice(None))
+    if not wide.any():
+        raise table.hdu.error("no energy bin has a width: ENERG_HI equals ENERG_LO in every row")
+    repeated = np.append(False, np.diff(lows[wide]) <= 0)
+    if repeated.any():
+        row = int(np.flatnonzero(wide)[repeated.argmax()])
+        raise table.hdu.error(f"energies do not ascend from bin to bin at row {row + 1}")
+    return EnergyGrid(lows[wide], highs[wide], wide)
+
+
+def coverage_notes(product: str, low: Floats, high: Floats, response: Floats) -> tuple[Note, ...]:
+    """A note where the energy bins that respond to photons leave part of `EXPECTED_KEV` out.
+
+    `low`, `high` (m,): edges of the bins, keV; `response` (m,): area, or sum of the matrix's row.
+    """
+    begin, end = EXPECTED_KEV
+    responds = response > 0
+    overlaps = np.minimum(high, end) - np.maximum(low, begin)
+    covered = float(overlaps[responds & (overlaps > 0)].sum())
+    if covered >= end - begin - UNCOVERED_KEV:
+        return ()
+    if not responds.any():
+        return (Note(f"the {product} is zero everywhere", PARTIAL_RESPONSE),)
+    first, last = float(low[responds].min()), float(high[responds].max())
+    said = f"the {product} covers {covered:.3g} of the {end - begin:g} keV from {begin:g} to "
+    said += f"{end:g} keV; its response reaches from {first:.3g} to {last:.3g} keV"
+    return (Note(said, PARTIAL_RESPONSE),)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from raypipe.errors import OgipError
 from raypipe.ogip.form import NUMBER_TYPES, Form, parse_form
-from raypipe.ogip.header import CARD_BYTES, Header
+from raypipe.ogip.header import CARD_BYTES, Header, parse_plain
 from raypipe.ogip.loading import Source, load
 
 Array = npt.NDArray[Any]
@@ -26,6 +26,12 @@ Integers = npt.NDArray[np.int64]
 BLOCK_BYTES = 2880
 MAX_AXES = 999
 MAX_COLUMNS = 999
+
+MAX_STATED_BYTES = 2**63
+"""Sizes from here on are not written out: the product of all axes may have 60,000 digits."""
+
+TABLE_TYPES = ("BINTABLE", "A3DTABLE")
+"""XTENSION of binary tables; A3DTABLE is what they were called before 1992."""
 
 MAX_HEAP_REUSE = 2
 """How often, on average, the rows of a variable-length column may point at the same heap bytes."""
@@ -79,12 +85,42 @@ class Hdu:
 
     def number(self, key: str, default: float | None = None) -> float:
         """Numeric value of a keyword; OgipError where it is missing or no number."""
-        value = self.header.get(key, default)
+        value = self.optional_number(key)
+        if value is None:
+            value = default
         if value is None:
             raise self.error(f"keyword {key} is missing")
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+
+    def optional_number(self, key: str) -> float | None:
+        """Numeric value of a keyword, None where it is missing or blank; OgipError on others."""
+        value = self.header.get(key)
+        if value is None or (isinstance(value, str) and not value.strip()):
+            return None
+        number = as_number(value)
+        if number is None:
             raise self.error(f"{key} is {value!r}, expected a number")
+        return number
+
+    def truth(self, key: str) -> bool | None:
+        """Logical value of a keyword, as T and F, text or 1 and 0; None for anything else."""
+        value = self.header.get(key)
+        word = value.strip().upper() if isinstance(value, str) else value
+        if word in (True, "T", "TRUE", "YES"):
+            return True
+        return False if word in (False, "F", "FALSE", "NO") else None
+
+
+def as_number(value: Any) -> float | None:
+    """A header's value as a float, from text, too ('1.0E3'); None where it is no number."""
+    if isinstance(value, str):
+        value = parse_plain(value.strip()) if len(value) <= CARD_BYTES else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
         return float(value)
+    except OverflowError:
+        return math.copysign(math.inf, value)
 
 
 def read_hdus(source: Source, *, name: str | None = None) -> list[Hdu]:
@@ -133,9 +169,8 @@ def _read_hdu(
     hdu.data_bytes = _data_bytes(hdu)
     if hdu.data_bytes and data_start + hdu.data_bytes > len(content):
         there = max(0, len(content) - data_start)
-        raise hdu.error(
-            f"data of {hdu.data_bytes} bytes stated, {there} there: the file is truncated"
-        )
+        stated = hdu.data_bytes if hdu.data_bytes < MAX_STATED_BYTES else f"over {MAX_STATED_BYTES}"
+        raise hdu.error(f"data of {stated} bytes stated, {there} there: the file is truncated")
     return hdu
 
 
@@ -191,7 +226,7 @@ class Table:
     """A binary table: columns by name in capitals, values scaled and in native byte order."""
 
     def __init__(self, hdu: Hdu) -> None:
-        if hdu.text("XTENSION") != "BINTABLE":
+        if hdu.text("XTENSION") not in TABLE_TYPES:
             raise hdu.error("expected a binary table (XTENSION BINTABLE)")
         if hdu.integer("NAXIS") != 2 or hdu.header.get("BITPIX") != 8:
             raise hdu.error("a binary table has NAXIS 2 and BITPIX 8")

@@ -32,7 +32,7 @@ class Header(Mapping[str, Any]):
 
     def __init__(self, cards: bytes | bytearray) -> None:
         end = len(cards) // CARD_BYTES * CARD_BYTES
-        codes = memoryview(cards)[:end].cast("Q")[:: CARD_BYTES // _KEY_BYTES].tolist()
+        codes = memoryview(cards.upper())[:end].cast("Q")[:: CARD_BYTES // _KEY_BYTES].tolist()
         self._cards = cards.decode("latin-1")
         self._positions: dict[int, int] = dict(
             zip(reversed(codes), range(end - CARD_BYTES, -1, -CARD_BYTES), strict=True)
@@ -65,7 +65,7 @@ class Header(Mapping[str, Any]):
         for position, code in sorted((at, code) for code, at in self._positions.items()):
             name = self._cards[position : position + _KEY_BYTES].rstrip()
             if _code(name) == code and self._cards.startswith(_HAS_VALUE, position + _KEY_BYTES):
-                yield name
+                yield name.upper()
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -102,14 +102,14 @@ def _parse(card: str) -> Any:
         return _ABSENT
     if "'" in card and (string := _STRING.match(card, len(_HAS_VALUE))):
         return _unquoted(string)
-    return _parse_plain(card[len(_HAS_VALUE) :].partition("/")[0].strip())
+    return parse_plain(card[len(_HAS_VALUE) :].partition("/")[0].strip())
 
 
 def _unquoted(string: re.Match[str]) -> str:
     return string[1].replace("''", "'").rstrip()
 
 
-def _parse_plain(text: str) -> Any:
+def parse_plain(text: str) -> Any:
     """Value of a card that holds no string: bool, int, float, None, or the text itself."""
     if text.isdecimal() or _INTEGER.fullmatch(text):
         return int(text)

@@ -20,7 +20,8 @@ def find_beside(path: Path, named: str) -> Path | None:
 
     Folders in `named` and selectors of an HDU behind it are dropped, and `.gz` may be there or
     not. For products of the Chandra Source Catalog any version of the same detection will do, the
-    newest first, as versions of a PHA and of its responses may differ.
+    newest first, as versions of a PHA and of its responses may differ. A name in other capitals
+    counts where no file has the very name: some tools write all names in capitals.
     """
     name = _bare_name(named)
     if name is None:
@@ -30,7 +31,7 @@ def find_beside(path: Path, named: str) -> Path | None:
         found = path.parent / candidate
         if _is_file(found):
             return found
-    return _newest_version(path.parent, plain)
+    return _newest_version(path.parent, plain) or _in_other_case(path.parent, plain)
 
 
 def is_same_product(named: str, file_name: str) -> bool:
@@ -68,3 +69,20 @@ def _newest_version(folder: Path, name: str) -> Path | None:
         if _identity(found.name) == _identity(name) and _is_file(found)
     ]
     return max(versions, key=lambda found: found.name, default=None)
+
+
+def _in_other_case(folder: Path, name: str) -> Path | None:
+    """The one file whose name differs in capitals alone; None where there are several."""
+    wanted = name.casefold()
+    try:
+        found = [each for each in folder.iterdir() if _plain(each.name).casefold() == wanted]
+    except OSError:
+        return None
+    files = [each for each in found if _is_file(each)]
+    names = {_plain(each.name) for each in files}
+    return min(files, key=lambda each: each.name) if len(names) == 1 else None
+
+
+def _plain(name: str) -> str:
+    """A name without the `.gz` behind it, in any case."""
+    return name[:-3] if name.lower().endswith(".gz") else name

@@ -14,17 +14,32 @@ import numpy.typing as npt
 
 from raypipe.errors import OgipError
 from raypipe.ogip.columns import (
+    SPECTRUM,
     as_floats,
     as_integers,
-    not_negative,
+    finite,
     refuse_rows,
     tables_of_class,
 )
-from raypipe.ogip.fits import Floats, Hdu, Integers, Table, read_hdus
+from raypipe.ogip.fits import Floats, Hdu, Integers, Table, as_number, read_hdus
 from raypipe.ogip.loading import Source
+from raypipe.ogip.notes import (
+    EXPOSURE_ODD,
+    LIVETIME_USED,
+    NEGATIVE_BACKGROUND,
+    NET_COUNTS,
+    NOT_POISSON,
+    SCALE_ODD,
+    SEVERAL_SPECTRA,
+    SORTED_CHANNELS,
+    Note,
+)
 
 MAX_FLAG = 2**15 - 1
 """Largest QUALITY or GROUPING, which OGIP defines as 16-bit integers."""
+
+WHOLE_WITHIN = 1e-2
+"""How far from a whole number a count may be: rates in single precision times an exposure."""
 
 TYPE_II_REFUSED = "gratings type II spectra (several spectra in one table) are not supported"
 
@@ -37,7 +52,8 @@ class Pha:
     `areascal`: a number, or (n,) where they differ by channel; `quality` and `grouping`: (n,) or
     None where the file has none; `background`: the background block of the same file;
     `backfile`, `ancrfile`, `respfile`: file names as the header gives them, None for "none";
-    `header`: the keywords of the HDU; `warnings`: what is odd about the file, yet readable.
+    `header`: the keywords of the HDU; `warnings`: oddities of this block, each with its code
+    (`raypipe.ogip.notes`); `assumed`: BACKSCAL and AREASCAL where the file lacks them, taken as 1.
     """
 
     channels: Integers
@@ -52,69 +68,117 @@ class Pha:
     ancrfile: str | None
     respfile: str | None
     header: Mapping[str, Any]
-    warnings: tuple[str, ...]
+    warnings: tuple[Note, ...]
+    assumed: frozenset[str] = frozenset()
 
 
 def read_pha(source: Source, *, name: str | None = None) -> Pha:
     """Read the spectrum of a path or of bytes (called `name` in errors).
 
     The total spectrum is taken where the file also has a background block (HDUCLAS2 BKG), which
-    becomes `background`. Counts come from COUNTS, else from RATE times EXPOSURE. Channels out of
-    order are sorted, with a warning. Raises OgipError on anything malformed, on repeated
-    channels, on counts that are negative or not finite, without EXPOSURE, and on type II files.
-    An exposure or scale that is zero, negative or not finite is read, with a warning.
+    becomes `background`. Counts come from COUNTS, else from RATE times EXPOSURE. EXPOSURE, the
+    scales and the names of files are looked for in the primary header, too, and LIVETIME takes
+    the place of a missing EXPOSURE. Numbers may be written as text.
+
+    Raises OgipError on anything malformed, on repeated channels, on counts that are not finite,
+    without EXPOSURE and LIVETIME, and on type II files. Read with a warning are channels out of
+    order (sorted), an exposure or scale that is zero, negative or not finite, and values that are
+    no counts: negative ones, net ones, and fractions where POISSERR is false.
     """
     hdus = read_hdus(source, name=name)
-    found = tables_of_class(hdus, "SPECTRUM", None, ("SPECTRUM",))
+    found = tables_of_class(hdus, SPECTRUM)
     if not found:
         raise OgipError(hdus[0].path, "no spectrum (HDUCLAS1 SPECTRUM) in the file")
     backgrounds = [hdu for hdu in found if hdu.text("HDUCLAS2") == "BKG"]
     totals = [hdu for hdu in found if hdu.text("HDUCLAS2") != "BKG"]
     if not totals:
-        return _read_block(backgrounds[0])
-    surplus = []
-    if len(totals) > 1:
-        surplus.append(f"{len(totals)} spectra in one file: the first is read")
-    if len(backgrounds) > 1:
-        surplus.append(f"{len(backgrounds)} backgrounds in one file: the first is read")
-    return _read_block(totals[0], backgrounds[0] if backgrounds else None, surplus)
+        return _read_block(backgrounds[0], hdus[0], _surplus("backgrounds", backgrounds))
+    surplus = _surplus("spectra", totals) + _surplus("backgrounds", backgrounds)
+    background = _read_block(backgrounds[0], hdus[0]) if backgrounds else None
+    return _read_block(totals[0], hdus[0], surplus, background)
 
 
-def _read_block(hdu: Hdu, beside: Hdu | None = None, surplus: Iterable[str] = ()) -> Pha:
+def _surplus(kind: str, found: list[Hdu]) -> list[Note]:
+    if len(found) < 2:
+        return []
+    return [Note(f"{len(found)} {kind} in one file: the first is read", SEVERAL_SPECTRA)]
+
+
+def _read_block(
+    hdu: Hdu, primary: Hdu, surplus: Iterable[Note] = (), background: Pha | None = None
+) -> Pha:
     """The spectrum of one block, with the background that is beside it."""
     table = Table(hdu)
     _refuse_type_ii(table)
-    notes: list[str] = []
-    exposure = hdu.number("EXPOSURE")
-    if not 0 < exposure < np.inf:
-        notes.append(f"EXPOSURE is {exposure:g} s")
-    if hdu.text("HDUCLAS2") == "NET":
-        notes.append("the background is already subtracted (HDUCLAS2 NET)")
+    notes: list[Note] = []
+    exposure = _exposure(hdu, primary, notes)
     channels = as_integers(table, "CHANNEL")
     order = _channel_order(table, channels)
     if not isinstance(order, slice):
-        notes.append("channels were out of order: sorted")
-    backscal, areascal = (_scale(table, key, order, notes) for key in ("BACKSCAL", "AREASCAL"))
-    counts = _counts(table, exposure)[order]
+        notes.append(Note("channels were out of order: sorted", SORTED_CHANNELS))
+    scales = [_scale(table, primary, key, order, notes) for key in ("BACKSCAL", "AREASCAL")]
+    backscal, areascal = (1.0 if scale is None else scale for scale in scales)
+    counts = _counts(table, exposure)
+    notes += _poisson_notes(table, counts)
     quality, grouping = (_flags(table, key, order) for key in ("QUALITY", "GROUPING"))
-    background = _read_block(beside) if beside else None
-    if background is not None:
-        notes += [f"background: {note}" for note in background.warnings]
     return Pha(
         channels=channels[order],
-        counts=counts,
+        counts=counts[order],
         exposure_s=exposure,
         backscal=backscal,
         areascal=areascal,
         quality=quality,
         grouping=grouping,
         background=background,
-        backfile=_file_name(hdu, "BACKFILE"),
-        ancrfile=_file_name(hdu, "ANCRFILE"),
-        respfile=_file_name(hdu, "RESPFILE"),
+        backfile=_file_name(hdu, primary, "BACKFILE"),
+        ancrfile=_file_name(hdu, primary, "ANCRFILE"),
+        respfile=_file_name(hdu, primary, "RESPFILE"),
         header=hdu.header,
         warnings=(*notes, *surplus),
+        assumed=frozenset(
+            key
+            for key, scale in zip(("BACKSCAL", "AREASCAL"), scales, strict=True)
+            if scale is None
+        ),
     )
+
+
+def _exposure(hdu: Hdu, primary: Hdu, notes: list[Note]) -> float:
+    """EXPOSURE of the block, else of the file; LIVETIME, with a note, where there is none."""
+    exposure = _number_of(hdu, primary, "EXPOSURE")
+    if exposure is None:
+        exposure = _number_of(hdu, primary, "LIVETIME")
+        if exposure is None:
+            raise hdu.error("keyword EXPOSURE is missing")
+        notes.append(Note("EXPOSURE is missing: LIVETIME takes its place", LIVETIME_USED))
+    if not 0 < exposure < np.inf:
+        notes.append(Note(f"EXPOSURE is {exposure:g} s", EXPOSURE_ODD))
+    return exposure
+
+
+def _number_of(hdu: Hdu, primary: Hdu, key: str) -> float | None:
+    value = hdu.optional_number(key)
+    return primary.optional_number(key) if value is None else value
+
+
+def _poisson_notes(table: Table, counts: Floats) -> list[Note]:
+    """Notes on values that are no counts, and on errors that are not Poisson's."""
+    hdu, notes = table.hdu, []
+    is_background = hdu.text("HDUCLAS2") == "BKG"
+    if hdu.text("HDUCLAS2") == "NET":
+        notes.append(Note("the background is already subtracted (HDUCLAS2 NET)", NET_COUNTS))
+    if counts.min() < 0:
+        row = int((counts < 0).argmax()) + 1
+        code = NEGATIVE_BACKGROUND if is_background else NET_COUNTS
+        notes.append(Note(f"a negative value at row {row}: these are no counts", code))
+    if hdu.truth("POISSERR") is False:
+        notes.append(
+            Note("POISSERR is false: the file states other errors than Poisson's", NOT_POISSON)
+        )
+        if (np.abs(counts - np.rint(counts)) > WHOLE_WITHIN).any():
+            said = "POISSERR is false and the values are not whole: these are no counts"
+            notes.append(Note(said, NET_COUNTS))
+    return notes
 
 
 def _refuse_type_ii(table: Table) -> None:
@@ -141,7 +205,7 @@ def _channel_order(table: Table, channels: Integers) -> slice | npt.NDArray[np.i
 
 def _counts(table: Table, exposure: float) -> Floats:
     name = "COUNTS" if "COUNTS" in table or "RATE" not in table else "RATE"
-    values = not_negative(table, name)
+    values = finite(table, name)
     if name == "COUNTS":
         return values
     if not 0 < exposure < np.inf:
@@ -152,16 +216,21 @@ def _counts(table: Table, exposure: float) -> Floats:
     return counts
 
 
-def _scale(table: Table, key: str, order: Any, notes: list[str]) -> float | Floats:
-    """BACKSCAL or AREASCAL: a column, collapsed where constant, else the keyword, else 1."""
+def _scale(
+    table: Table, primary: Hdu, key: str, order: Any, notes: list[Note]
+) -> float | Floats | None:
+    """BACKSCAL or AREASCAL: a column, collapsed where constant, else the keyword, else None."""
+    scale: float | Floats | None
     if key not in table:
-        scale: float | Floats = table.hdu.number(key, 1.0)
+        scale = _number_of(table.hdu, primary, key)
+        if scale is None:
+            return None
     else:
         column = as_floats(table, key)[order]
         scale = float(column[0]) if (column == column[0]).all() else column
     least, most = (scale, scale) if isinstance(scale, float) else (scale.min(), scale.max())
     if not 0 < least <= most < np.inf:
-        notes.append(f"{key} is not positive everywhere")
+        notes.append(Note(f"{key} is not positive everywhere", SCALE_ODD))
     return scale
 
 
@@ -169,16 +238,19 @@ def _flags(table: Table, key: str, order: Any) -> Integers | None:
     """QUALITY or GROUPING: a column, else a keyword other than 0 for all channels, else None."""
     if key in table:
         return as_integers(table, key)[order]
-    value = table.hdu.header.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or value == 0:
+    value = as_number(table.hdu.header.get(key))
+    if value is None or value == 0 or value != np.rint(value):
         return None
     if abs(value) > MAX_FLAG:
-        raise table.hdu.error(f"{key} is {value}, expected a 16-bit integer")
-    return np.full(table.n_rows, value, dtype=np.int64)
+        raise table.hdu.error(f"{key} is {value:g}, expected a 16-bit integer")
+    return np.full(table.n_rows, int(value), dtype=np.int64)
 
 
-def _file_name(hdu: Hdu, key: str) -> str | None:
+def _file_name(hdu: Hdu, primary: Hdu, key: str) -> str | None:
+    """Name of a file as the block says it, else the primary header; None for "none" and blanks."""
     value = hdu.header.get(key)
+    if value is None:
+        value = primary.header.get(key)
     if not isinstance(value, str) or value.strip().lower() in ("", "none"):
         return None
     return value.strip()

@@ -16,20 +16,33 @@ from scipy import sparse
 
 from raypipe.errors import OgipError
 from raypipe.ogip.columns import (
+    BOUNDS,
+    MATRIX,
     as_integers,
     bin_edges_kev,
+    coverage_notes,
     energy_grid_kev,
     tables_of_class,
     whole,
 )
-from raypipe.ogip.fits import Floats, Hdu, Integers, Ragged, Table, read_hdus, runs
+from raypipe.ogip.energies import EnergyBins, bins_of, union_of
+from raypipe.ogip.fits import Floats, Hdu, Integers, Ragged, Table, as_number, read_hdus, runs
 from raypipe.ogip.loading import Source
+from raypipe.ogip.notes import Note
 
 MAX_CHANNEL = 2**31 - 1
 """Largest channel number a header may state; what exceeds it counts as absent."""
 
+MOST_PROBABILITY = 1.5
+"""Rows of a redistribution sum to 1 at most, with some rounding; what exceeds this is an area."""
+
+MAX_PARTS = 16
+"""Most matrices that one response may be split into."""
+
+MAX_SPREAD = 16
+"""How many times its elements a split matrix may take on the union of its parts' energy bins."""
+
 _WITH_AREA = "SPECRESP MATRIX"
-_MATRIX_NAMES = ("MATRIX", _WITH_AREA, "RSP_MATRIX")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +52,9 @@ class Rmf:
     `energy_lo_kev`, `energy_hi_kev` (m,): edges of the energy bins, keV, ascending; `channels`
     (n,): consecutive channel numbers; `channel_energy_kev` (n, 2): their nominal edges, keV;
     `matrix`: sparse (m, n); `includes_area`: whether the matrix is multiplied by the effective
-    area already (HDUCLAS3 FULL); `header`: the keywords of the matrix's HDU.
+    area already (HDUCLAS3 FULL, or rows that sum to more than probabilities do); `header`: the
+    keywords of the matrix's HDU; `warnings`: oddities of the file, each with its code
+    (`raypipe.ogip.notes`).
     """
 
     energy_lo_kev: Floats
@@ -49,6 +64,7 @@ class Rmf:
     matrix: sparse.csr_array
     includes_area: bool
     header: Mapping[str, Any]
+    warnings: tuple[Note, ...] = ()
 
     def fold(self, photons: npt.NDArray[Any]) -> Floats:
         """Counts per channel (..., n) from photons per energy bin (..., m)."""
@@ -64,22 +80,69 @@ class Rmf:
 def read_rmf(source: Source, *, name: str | None = None) -> Rmf:
     """Read the RMF of a path or of bytes (called `name` in errors).
 
-    The matrix is found by HDUCLAS2 RSP_MATRIX, by EXTNAME only where unclassified. F_CHAN counts
-    from the TLMIN of its own column, else from the first channel of EBOUNDS, else from 1. Raises
-    OgipError on anything malformed.
+    The matrix is found by HDUCLAS2 RSP_MATRIX, else by EXTNAME, else by its columns. Several
+    matrices over the same channels are parts of one, whose sum on the union of their energy bins
+    is read. F_CHAN counts from the TLMIN of its own column, else from the first channel of
+    EBOUNDS, else from 1. Energy bins of no width are left out. Raises OgipError on anything
+    malformed.
     """
     hdus = read_hdus(source, name=name)
-    table, bounds = Table(_matrix_hdu(hdus)), Table(_bounds_hdu(hdus))
-    first = _limit(table, "F_CHAN")
+    tables, bounds = [Table(hdu) for hdu in _matrix_hdus(hdus)], Table(_bounds_hdu(hdus))
     edges = np.column_stack(bin_edges_kev(bounds, "E_MIN", "E_MAX"))
-    channels = _channels(bounds, edges[:, 0], first)
-    first = int(channels[0]) if first is None else first
-    energy_lo, energy_hi = energy_grid_kev(table)
-    groups = _read_groups(table, first, len(channels))
-    includes_area, header = _includes_area(table.hdu), table.hdu.header
-    del hdus, table, bounds  # with them the file's bytes, in whose memory the columns find room
-    matrix = groups.to_matrix(len(channels))
-    return Rmf(energy_lo, energy_hi, channels, edges, matrix, includes_area, header)
+    channels = _channels(bounds, edges[:, 0], _limit(tables[0], "F_CHAN"))
+    hdu, stated = tables[0].hdu, _states_area(tables[0].hdu)
+    path, header = hdu.path, hdu.header
+    grids = [energy_grid_kev(table) for table in tables]
+    groups = [_read_groups(table, channels) for table in tables]
+    del hdus, hdu, tables, bounds  # with them the file's bytes: the columns find room there
+    parts = [
+        _of_rows(part.to_matrix(len(channels)), grid.rows)
+        for part, grid in zip(groups, grids, strict=True)
+    ]
+    (low, high), matrix = _sum_of([grid[:2] for grid in grids], parts, path)
+    sums = _row_sums(matrix)
+    includes_area = stated or bool(sums.max() > MOST_PROBABILITY)
+    notes = coverage_notes("RMF", low, high, sums)
+    return Rmf(low, high, channels, edges, matrix, includes_area, header, notes)
+
+
+def _of_rows(matrix: sparse.csr_array, rows: slice | npt.NDArray[np.bool_]) -> sparse.csr_array:
+    """These rows of a matrix; a slice stands for all of them, which need no copy."""
+    return matrix if isinstance(rows, slice) else matrix[rows]
+
+
+def _sum_of(
+    grids: list[EnergyBins], parts: list[sparse.csr_array], path: str
+) -> tuple[EnergyBins, sparse.csr_array]:
+    """The sum of the parts of a matrix on the union of their energy bins.
+
+    A probability holds for each photon of a bin, so that a piece of the bin has the same row.
+    """
+    if len(parts) == 1:
+        return grids[0], parts[0]
+    low, high = union_of(grids)
+    bins = [bins_of((low, high), grid) for grid in grids]
+    covered = np.logical_or.reduce([each >= 0 for each in bins])
+    bins = [each[covered] for each in bins]
+    stored = sum(part.nnz for part in parts)
+    needed = sum(
+        int(np.diff(part.indptr)[each[each >= 0]].sum())
+        for part, each in zip(parts, bins, strict=True)
+    )
+    if needed > MAX_SPREAD * stored:
+        raise OgipError(
+            path,
+            f"{len(parts)} matrices of {stored} elements take {needed} on the union of their "
+            f"energy bins, more than {MAX_SPREAD} times as many",
+        )
+    total = sparse.csr_array((int(covered.sum()), parts[0].shape[1]), dtype=np.float32)
+    for part, each in zip(parts, bins, strict=True):
+        rows = np.flatnonzero(each >= 0)
+        ones = np.ones(len(rows), np.float32)
+        shape = len(each), part.shape[0]
+        total = total + sparse.csr_array((ones, (rows, each[rows])), shape=shape) @ part
+    total.sort_indices()
+    return (low[covered], high[covered]), total
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,31 +162,43 @@ class _Groups:
         return sparse.csr_array((self.values, columns, row_ends), shape=shape)
 
 
-def _matrix_hdu(hdus: list[Hdu]) -> Hdu:
-    found = tables_of_class(hdus, "RESPONSE", "RSP_MATRIX", _MATRIX_NAMES)
+def _matrix_hdus(hdus: list[Hdu]) -> list[Hdu]:
+    """The matrix, or the parts that it is split into."""
+    found = tables_of_class(hdus, MATRIX)
     if not found:
         raise OgipError(hdus[0].path, "no response matrix (HDUCLAS2 RSP_MATRIX) in the file")
-    if len(found) > 1:
-        raise found[1].error("a second response matrix in one file is not supported")
-    return found[0]
+    if len(found) > MAX_PARTS:
+        raise found[MAX_PARTS].error(f"{len(found)} matrices in one file, at most {MAX_PARTS}")
+    for other in found[1:]:
+        if _states_area(other) != _states_area(found[0]):
+            raise other.error("a matrix with the effective area beside one without")
+    if len(found) > 1 and len(tables_of_class(hdus, BOUNDS)) > 1:
+        raise found[1].error("several responses in one file: give a file with one of them")
+    return found
 
 
 def _bounds_hdu(hdus: list[Hdu]) -> Hdu:
-    found = tables_of_class(hdus, "RESPONSE", "EBOUNDS", ("EBOUNDS",))
+    found = tables_of_class(hdus, BOUNDS)
     if not found:
         raise OgipError(hdus[0].path, "no channel energies (HDUCLAS2 EBOUNDS) in the file")
     return found[0]
 
 
-def _includes_area(hdu: Hdu) -> bool:
+def _row_sums(matrix: sparse.csr_array) -> Floats:
+    """Sum (m,) of each row."""
+    sums: Floats = matrix @ np.ones(matrix.shape[1])
+    return sums
+
+
+def _states_area(hdu: Hdu) -> bool:
     kind = hdu.text("HDUCLAS3")
     return kind == "FULL" or (not kind and hdu.text("EXTNAME") == _WITH_AREA)
 
 
 def _limit(table: Table, name: str) -> int | None:
     """TLMIN of a channel column, None where it is absent or no number of a channel."""
-    limit = table.keyword("TLMIN", name)
-    if isinstance(limit, bool) or not isinstance(limit, int | float):
+    limit = as_number(table.keyword("TLMIN", name))
+    if limit is None:
         return None
     return int(limit) if abs(limit) <= MAX_CHANNEL and limit == int(limit) else None
 
@@ -144,9 +219,11 @@ def _channels(bounds: Table, energy_lo: Floats, first: int | None) -> Integers:
     return np.arange(bounds.n_rows, dtype=np.int64) + (1 if first is None else first)
 
 
-def _read_groups(table: Table, first_channel: int, n_channels: int) -> _Groups:
+def _read_groups(table: Table, channels: Integers) -> _Groups:
     """The channel groups of each row, with their elements."""
-    starts, widths, groups_by_row = _groups(table, first_channel, n_channels)
+    first = _limit(table, "F_CHAN")
+    first_channel = int(channels[0]) if first is None else first
+    starts, widths, groups_by_row = _groups(table, first_channel, len(channels))
     passed = np.concatenate([[0], np.cumsum(widths)])
     elements_by_row = np.diff(passed[np.concatenate([[0], np.cumsum(groups_by_row)])])
     return _Groups(starts, widths, elements_by_row, _elements(table, elements_by_row))

@@ -4,25 +4,45 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 
 from raypipe.errors import OgipError
 from raypipe.ogip.arf import Arf, read_arf
+from raypipe.ogip.energies import bins_of, edges_around, same_bins, union_of
 from raypipe.ogip.fits import Floats, Integers
 from raypipe.ogip.loading import Source
 from raypipe.ogip.neighbors import find_beside, is_same_product
+from raypipe.ogip.notes import (
+    AREA_TWICE,
+    ARF_MISSING,
+    BACKGROUND_MISSING,
+    CHANNELS_MATCHED,
+    NEGATIVE_BACKGROUND,
+    NO_AREASCAL,
+    NO_BACKSCAL,
+    NOT_POISSON,
+    RMF_MISSING,
+    Note,
+    prefixed,
+)
 from raypipe.ogip.pha import Pha, read_pha
+from raypipe.ogip.quadrature import Flux, integrate
 from raypipe.ogip.rmf import Rmf, read_rmf
 
-Flux: TypeAlias = Callable[[Floats], Any]
 
-QUADRATURE_NODES = 5
-"""Gauss-Legendre nodes in each energy bin: exact for polynomials up to degree 9."""
+class Named(Enum):
+    """Stands for the file that the PHA's header names."""
+
+    NAMED = "named"
+
+
+NAMED: Final = Named.NAMED
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,8 +53,9 @@ class Spectrum:
     `background_scale`: (EXPOSURE BACKSCAL AREASCAL) of the source over that of the background, a
     number, or (n,) where scales differ by channel, None without a background; `exposure_s`;
     `channel_energy_kev` (n, 2): lower and upper edge, None without an RMF; `arf`, `rmf`: None
-    where not found; `header`: keywords of the PHA; `warnings`: what was odd or missing; `path`:
-    the PHA's, for messages.
+    where not found; `header`: keywords of the PHA; `warnings`: what was odd or missing, each with
+    its code (`raypipe.ogip.notes`); `path`: the PHA's, for messages; `areascal`: what multiplies
+    the area, a number, or (n,) where it differs by channel.
     """
 
     path: str
@@ -47,41 +68,53 @@ class Spectrum:
     arf: Arf | None
     rmf: Rmf | None
     header: Mapping[str, Any]
-    warnings: tuple[str, ...]
+    warnings: tuple[Note, ...]
+    areascal: float | Floats = 1.0
 
-    def fold(self, flux: Flux) -> Floats:
+    def fold(self, flux: Flux, *, lines_kev: Sequence[float] = ()) -> Floats:
         """Counts per channel (n,) that a source of this photon flux leaves, background apart.
 
         `flux` takes energies in keV (k,) and returns photon/cm2/s/keV, (k,) or a number. It is
-        integrated over each energy bin of the RMF by Gauss-Legendre quadrature with
-        `QUADRATURE_NODES` nodes, multiplied by the effective area and the exposure, and
-        redistributed; AREASCAL is not applied. Raises OgipError where there is no RMF or no
-        effective area.
+        integrated over the energy bins of the RMF, cut where the ARF has other edges
+        (`raypipe.ogip.quadrature`), multiplied by the effective area and the exposure,
+        redistributed, and multiplied by AREASCAL, channel by channel where that is a column.
+
+        A line is found wherever it stands in its bin while its sigma exceeds a 200th of the bin
+        (0.1 eV of 20 eV). Name the energies of narrower ones in `lines_kev`.
+
+        Raises OgipError where there is no RMF or no effective area.
         """
         if self.rmf is None:
             raise OgipError(self.path, "no RMF to fold through: give rmf=")
-        low, high = self.rmf.energy_lo_kev, self.rmf.energy_hi_kev
-        if self.arf is not None:
-            area = self.arf.area_on(low, high)
-        elif self.rmf.includes_area:
-            area = np.ones_like(low)
-        else:
+        if self.arf is None and not self.rmf.includes_area:
             raise OgipError(self.path, "no ARF to fold through: give arf=")
-        photons = integrate(flux, low, high) * area * self.exposure_s
-        counts: Floats = self.rmf.fold(photons)[channel_places(self.channels, self.rmf, self.path)]
+        photons = self.exposure_s * _detected(flux, self.rmf, self.arf, lines_kev)
+        places = channel_places(self.channels, self.rmf, self.path)
+        counts: Floats = self.rmf.fold(photons)[places] * self.areascal
         return counts
 
 
-def integrate(flux: Flux, low: Floats, high: Floats) -> Floats:
-    """Integral (m,) of `flux` over bins from `low` to `high` (m,), by Gauss-Legendre."""
-    nodes, weights = np.polynomial.legendre.leggauss(QUADRATURE_NODES)
-    half = 0.5 * (high - low)
-    energies = (0.5 * (high + low))[:, None] + half[:, None] * nodes
-    density = np.asarray(flux(energies.ravel()), dtype=np.float64)
-    integral: Floats = (
-        np.broadcast_to(density, energies.size).reshape(energies.shape) @ weights
-    ) * half
-    return integral
+def _detected(flux: Flux, rmf: Rmf, arf: Arf | None, lines_kev: Sequence[float]) -> Floats:
+    """Photons per second (m,) that meet the area in each energy bin of the RMF.
+
+    The area is constant over each bin of the ARF, and zero outside of them.
+    """
+    bins = rmf.energy_lo_kev, rmf.energy_hi_kev
+    area_bins = bins if arf is None else (arf.energy_lo_kev, arf.energy_hi_kev)
+    alike = arf is None or same_bins(area_bins, bins)
+    if alike and not len(lines_kev):
+        photons = integrate(flux, *area_bins)
+        return photons if arf is None else photons * arf.area_cm2
+    grids = [bins] if alike else [bins, area_bins]
+    low, high = union_of([*grids, edges_around(lines_kev, bins)])
+    within = [bins_of((low, high), grid) for grid in grids]
+    kept = np.logical_and.reduce([each >= 0 for each in within])
+    row, area_row = within[0][kept], within[-1][kept]
+    photons = integrate(flux, low[kept], high[kept])
+    if arf is not None:
+        photons *= arf.area_cm2[area_row]
+    summed: Floats = np.bincount(row, photons, len(bins[0])).astype(np.float64, copy=False)
+    return summed
 
 
 def channel_places(channels: Integers, rmf: Rmf, path: str) -> slice | Integers:
@@ -105,25 +138,26 @@ def channel_places(channels: Integers, rmf: Rmf, path: str) -> slice | Integers:
 def read_spectrum(
     path: str | os.PathLike[str],
     *,
-    arf: Source | None = None,
-    rmf: Source | None = None,
-    background: Source | None = None,
+    arf: Source | Named | None = NAMED,
+    rmf: Source | Named | None = NAMED,
+    background: Source | Named | None = NAMED,
 ) -> Spectrum:
     """Read a PHA with its background, ARF and RMF.
 
     The background is the BKG block of the same file, else the file that BACKFILE names; ARF and
     RMF are the files that ANCRFILE and RESPFILE name. Named files are looked for beside the PHA
     alone, with and without `.gz`, and for Chandra Source Catalog products in any version of the
-    same detection. `arf`, `rmf` and `background` (paths or bytes) take their place; a background
-    file with a BKG block of its own stands for that block.
+    same detection. `arf`, `rmf` and `background` (paths or bytes) take their place, and None
+    stands for none at all; a background file with a BKG block of its own stands for that block.
 
-    A named file that is not there is done without, with a warning; all warnings are kept in
-    `warnings`, too. Raises OgipError on malformed files, on overrides that do not exist, and where
-    channels of background or RMF do not match.
+    A named file that is not there is done without, with a warning. All warnings are kept in
+    `warnings`, too, and so is POISSERR being false, of which nobody is warned where the values are
+    counts nevertheless. Raises OgipError on malformed files, on overrides that do not exist, and
+    where channels of background or RMF do not match.
     """
     path = Path(path)
     pha = read_pha(path)
-    notes = list(pha.warnings)
+    notes: list[Note] = []
     beside = _read_background(path, pha, background, notes)
     arf_source = _response_source(path, "ANCRFILE", pha.ancrfile, arf, notes)
     rmf_source = _response_source(path, "RESPFILE", pha.respfile, rmf, notes)
@@ -136,7 +170,8 @@ def read_spectrum(
         tuple(notes),
     )
     for note in spectrum.warnings:
-        warnings.warn(f"{path}: {note}", stacklevel=2)
+        if note.code != NOT_POISSON:
+            warnings.warn(f"{path}: {note}", stacklevel=2)
     return spectrum
 
 
@@ -146,17 +181,22 @@ def assemble(
     background: Pha | None,
     arf: Arf | None,
     rmf: Rmf | None,
-    notes: tuple[str, ...] = (),
+    notes: tuple[Note, ...] = (),
 ) -> Spectrum:
-    """A Spectrum from parts read already; OgipError where their channels do not match."""
-    energies = None
+    """A Spectrum from parts read already; OgipError where their channels do not match.
+
+    Its `warnings` are those of the parts, `notes`, and what is odd about the parts together.
+    """
+    found = [*pha.warnings, *notes]
+    energies = counts = scale = None
+    if background is not None:
+        found += _background_notes(pha, background, path)
+        counts, scale = background.counts, background_scale(pha, background)
+    if arf is not None:
+        found += arf.warnings
     if rmf is not None:
         energies = rmf.channel_energy_kev[channel_places(pha.channels, rmf, path)]
-    counts = scale = None
-    if background is not None:
-        if not np.array_equal(background.channels, pha.channels):
-            raise OgipError(path, "the background is on other channels than the spectrum")
-        counts, scale = background.counts, background_scale(pha, background)
+        found += [*rmf.warnings, *_response_notes(pha, arf, rmf)]
     return Spectrum(
         path=path,
         channels=pha.channels,
@@ -168,24 +208,44 @@ def assemble(
         arf=arf,
         rmf=rmf,
         header=pha.header,
-        warnings=(*notes, *_response_notes(pha, arf, rmf)),
+        warnings=tuple(found),
+        areascal=pha.areascal,
     )
 
 
-def _response_notes(pha: Pha, arf: Arf | None, rmf: Rmf | None) -> list[str]:
-    notes = []
-    if (
-        rmf is not None
-        and pha.channels[0] != rmf.channels[0]
-        and len(pha.channels) == len(rmf.channels)
-    ):
-        notes.append(
-            f"channels count from {pha.channels[0]}, those of the RMF from {rmf.channels[0]}: "
-            "matched in order"
-        )
-    if rmf is not None and rmf.includes_area and arf is not None:
-        notes.append("the RMF includes an effective area (HDUCLAS3 FULL): the ARF multiplies it")
+def _background_notes(pha: Pha, background: Pha, path: str) -> list[Note]:
+    """Notes of a background and on what it lacks; OgipError where its channels do not match."""
+    notes = list(prefixed("background", background.warnings))
+    if background.counts.min() < 0 and NEGATIVE_BACKGROUND not in {note.code for note in notes}:
+        notes.append(Note("the background has negative values", NEGATIVE_BACKGROUND))
+    for key, code in (("BACKSCAL", NO_BACKSCAL), ("AREASCAL", NO_AREASCAL)):
+        if (key in pha.assumed) != (key in background.assumed):
+            lacking = "spectrum" if key in pha.assumed else "background"
+            notes.append(Note(f"the {lacking} has no {key}: taken as 1", code))
+    if np.array_equal(background.channels, pha.channels):
+        return notes
+    first, other = int(pha.channels[0]), int(background.channels[0])
+    if not np.array_equal(background.channels - other, pha.channels - first):
+        raise OgipError(path, "the background is on other channels than the spectrum")
+    notes.append(_matched_in_order(first, "the background", other))
     return notes
+
+
+def _response_notes(pha: Pha, arf: Arf | None, rmf: Rmf) -> list[Note]:
+    notes = []
+    first, other = int(pha.channels[0]), int(rmf.channels[0])
+    if first != other and len(pha.channels) == len(rmf.channels):
+        notes.append(_matched_in_order(first, "the RMF", other))
+    if rmf.includes_area and arf is not None:
+        notes.append(
+            Note("the RMF includes an effective area, and the ARF multiplies it", AREA_TWICE)
+        )
+    return notes
+
+
+def _matched_in_order(first: int, product: str, other: int) -> Note:
+    said = f"channels count from {first}, those of {product} from {other}: matched in order"
+    return Note(said, CHANNELS_MATCHED)
 
 
 def background_scale(pha: Pha, background: Pha) -> float | Floats:
@@ -203,29 +263,41 @@ def background_scale(pha: Pha, background: Pha) -> float | Floats:
     return float(ratio) if np.ndim(ratio) == 0 else ratio
 
 
-def _read_background(path: Path, pha: Pha, override: Source | None, notes: list[str]) -> Pha | None:
-    if override is not None:
+def _read_background(
+    path: Path, pha: Pha, override: Source | Named | None, notes: list[Note]
+) -> Pha | None:
+    if override is None:
+        return None
+    if not isinstance(override, Named):
         given = read_pha(override)
         return given.background or given
     if pha.background is not None or pha.backfile is None:
         return pha.background
     found = find_beside(path, pha.backfile)
     if is_same_product(pha.backfile, path.name) or (found is not None and found.samefile(path)):
-        notes.append("BACKFILE names the file itself, which has no background block")
+        said = "BACKFILE names the file itself, which has no background block"
+        notes.append(Note(said, BACKGROUND_MISSING))
         return None
     if found is None:
-        notes.append(f"BACKFILE {pha.backfile} not found: no background")
+        said = f"BACKFILE {pha.backfile} not found: no background"
+        notes.append(Note(said, BACKGROUND_MISSING))
         return None
     given = read_pha(found)
     return given.background or given
 
 
 def _response_source(
-    path: Path, key: str, named: str | None, override: Source | None, notes: list[str]
+    path: Path, key: str, named: str | None, override: Source | Named | None, notes: list[Note]
 ) -> Source | None:
-    if override is not None or named is None:
+    if not isinstance(override, Named):
         return override
+    if named is None:
+        return None
     found = find_beside(path, named)
     if found is None:
-        notes.append(f"{key} {named} not found: no {'ARF' if key == 'ANCRFILE' else 'RMF'}")
+        product, code = ("ARF", ARF_MISSING) if key == "ANCRFILE" else ("RMF", RMF_MISSING)
+        missing = f"{key} {named} not found: no {product}"
+        if named.upper() == "CALDB":
+            missing = f"{key} is CALDB, which is not searched: give {product.lower()}="
+        notes.append(Note(missing, code))
     return found

@@ -39,8 +39,9 @@ class SpectrumFiles:
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            given = {"arf": self.arf, "rmf": self.rmf, "background": self.background}
             spectrum = read_spectrum(
-                self.pha, arf=self.arf, rmf=self.rmf, background=self.background
+                self.pha, **{kind: file for kind, file in given.items() if file is not None}
             )
         for kind, key, found in (
             ("ARF", "ANCRFILE", spectrum.arf),

@@ -14,9 +14,11 @@ N_CHANNELS = 16
 N_ENERGIES = 6
 
 
-def to_bytes(*tables: fits.BinTableHDU) -> bytes:
+def to_bytes(*tables: fits.BinTableHDU, **of_primary: Any) -> bytes:
     buffer = io.BytesIO()
-    fits.HDUList([fits.PrimaryHDU(), *tables]).writeto(buffer)
+    primary = fits.PrimaryHDU()
+    primary.header.update(of_primary)
+    fits.HDUList([primary, *tables]).writeto(buffer)
     return buffer.getvalue()
 
 

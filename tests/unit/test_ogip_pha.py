@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from raypipe.ogip import OgipError, read_pha
+from raypipe.ogip import Note, OgipError, Pha, notes, read_pha
 from tests.unit.ogip_files import (
     N_CHANNELS,
     arf_hdu,
@@ -17,8 +17,13 @@ from tests.unit.ogip_files import (
     counts_of,
     pha_bytes,
     pha_hdu,
+    table,
     to_bytes,
 )
+
+
+def codes(pha: Pha) -> list[str]:
+    return [note.code for note in pha.warnings]
 
 
 def test_total_and_background_of_one_file() -> None:
@@ -44,6 +49,8 @@ def test_extname_counts_only_where_unclassified() -> None:
     np.testing.assert_array_equal(plain.counts, counts_of())
     with pytest.raises(OgipError, match="no spectrum"):
         read_pha(pha_bytes(HDUCLAS1="EVENTS"))
+    odd = read_pha(pha_bytes(HDUCLAS1="PHA_SPECTRUM"))
+    np.testing.assert_array_equal(odd.counts, counts_of())
     renamed = read_pha(pha_bytes(EXTNAME="SOMETHING"))
     np.testing.assert_array_equal(renamed.counts, counts_of())
 
@@ -71,6 +78,7 @@ def test_channels_out_of_order_are_sorted_with_what_belongs_to_them() -> None:
     np.testing.assert_array_equal(pha.counts, counts_of())
     np.testing.assert_array_equal(pha.quality, quality)
     assert "sorted" in pha.warnings[0]
+    assert codes(pha) == [notes.SORTED_CHANNELS]
 
 
 def test_repeated_channel_is_refused_by_row() -> None:
@@ -100,7 +108,7 @@ def test_count_rate_is_not_rate() -> None:
         read_pha(pha_bytes(counts=counts_of() / 2, count_column="COUNT_RATE"))
 
 
-@pytest.mark.parametrize("bad", [np.nan, -1.0, np.inf])
+@pytest.mark.parametrize("bad", [np.nan, -np.inf, np.inf])
 def test_bad_counts_are_refused_by_row(bad: float) -> None:
     counts = counts_of().astype(float)
     counts[4] = bad
@@ -115,10 +123,102 @@ def test_missing_exposure_names_the_keyword() -> None:
         read_pha(pha_bytes(EXPOSURE="long"))
 
 
+@pytest.mark.parametrize("keywords", [{}, {"HDUCLAS1": "MYSPEC"}])
+def test_columns_tell_a_spectrum_without_name_and_class(keywords: dict[str, Any]) -> None:
+    unclassified = tuple(key for key in ("HDUCLAS1", "HDUCLAS2") if key not in keywords)
+    content = pha_bytes(EXTNAME="PHA", drop=unclassified, **keywords)
+    np.testing.assert_array_equal(read_pha(content).counts, counts_of())
+    channels = [column("CHANNEL", "J", [1, 2]), column("STAT_ERR", "E", [1, 2])]
+    with pytest.raises(OgipError, match="no spectrum"):
+        read_pha(to_bytes(table(channels, EXTNAME="PHA", EXPOSURE=1.0)))
+
+
+def test_numbers_written_as_text() -> None:
+    pha = read_pha(pha_bytes(EXPOSURE=" 1.0D3", BACKSCAL="2.5e-1", AREASCAL="1", QUALITY="5"))
+    assert (pha.exposure_s, pha.backscal, pha.areascal) == (1000.0, 0.25, 1.0)
+    assert pha.quality is not None
+    assert pha.quality[0] == 5
+    assert pha.warnings == ()
+
+
+def test_keywords_of_the_primary_header_stand_in() -> None:
+    missing = ("EXPOSURE", "BACKSCAL", "AREASCAL")
+    content = to_bytes(
+        pha_hdu(drop=missing), EXPOSURE=77.0, BACKSCAL=0.5, AREASCAL=0.9, ANCRFILE="a.arf"
+    )
+    pha = read_pha(content)
+    assert (pha.exposure_s, pha.backscal, pha.areascal) == (77.0, 0.5, 0.9)
+    assert pha.ancrfile == "a.arf"
+    assert pha.assumed == frozenset()
+    own = read_pha(to_bytes(pha_hdu(), EXPOSURE=77.0, LIVETIME=76.0))
+    assert own.exposure_s == 1000.0
+
+
+@pytest.mark.parametrize("of_primary", [{}, {"LIVETIME": 55.0}])
+def test_livetime_takes_the_place_of_exposure_with_a_warning(of_primary: dict[str, Any]) -> None:
+    own = {} if of_primary else {"LIVETIME": 55.0}
+    pha = read_pha(to_bytes(pha_hdu(drop=("EXPOSURE",), **own), **of_primary))
+    assert pha.exposure_s == 55.0
+    assert codes(pha) == [notes.LIVETIME_USED]
+
+
+def test_small_letters() -> None:
+    content = pha_bytes(QUALITY=3, BACKSCAL=0.125)
+    for word in (b"EXPOSURE", b"BACKSCAL", b"QUALITY", b"TTYPE1", b"CHANNEL", b"COUNTS"):
+        assert word in content
+        content = content.replace(word, word.lower())
+    content = content.replace(b"'SPECTRUM'", b"'Spectrum'").replace(b"'TOTAL", b"'total")
+    pha = read_pha(content)
+    np.testing.assert_array_equal(pha.counts, counts_of())
+    assert (pha.exposure_s, pha.backscal) == (1000.0, 0.125)
+    assert pha.header["EXPOSURE"] == 1000.0
+
+
+def test_the_old_name_of_binary_tables() -> None:
+    content = pha_bytes().replace(b"'BINTABLE'", b"'A3DTABLE'")
+    np.testing.assert_array_equal(read_pha(content).counts, counts_of())
+
+
+class TestWhatIsNoCounts:
+    def test_negative_values_are_read_and_said(self) -> None:
+        counts = counts_of().astype(float)
+        counts[4] = -1.5
+        pha = read_pha(pha_bytes(counts=counts))
+        np.testing.assert_array_equal(pha.counts, counts)
+        assert codes(pha) == [notes.NET_COUNTS]
+        assert "negative value at row 5" in pha.warnings[0]
+        background = read_pha(pha_bytes(counts=counts, HDUCLAS2="BKG"))
+        assert codes(background) == [notes.NEGATIVE_BACKGROUND]
+
+    @pytest.mark.parametrize("stated", [False, "F", "f ", 0])
+    def test_whole_numbers_may_be_counts_whatever_poisserr_says(self, stated: Any) -> None:
+        assert codes(read_pha(pha_bytes(POISSERR=stated))) == [notes.NOT_POISSON]
+        halves = pha_bytes(counts=counts_of() + 0.5, POISSERR=stated)
+        assert codes(read_pha(halves)) == [notes.NOT_POISSON, notes.NET_COUNTS]
+
+    def test_rates_in_single_precision_are_whole(self) -> None:
+        rates = (counts_of() * 1000 / 777.7).astype(np.float32)
+        content = pha_bytes(counts=rates, count_column="RATE", EXPOSURE=777.7, POISSERR=False)
+        assert codes(read_pha(content)) == [notes.NOT_POISSON]
+
+    def test_poisson_errors_are_no_oddity(self) -> None:
+        for stated in (True, "T", 1, "unknown"):
+            assert codes(read_pha(pha_bytes(POISSERR=stated))) == []
+
+
+def test_a_note_is_its_text_and_keeps_its_code() -> None:
+    note = Note("EXPOSURE is 0 s", notes.EXPOSURE_ODD)
+    assert note == "EXPOSURE is 0 s"
+    assert "EXPOSURE" in note
+    again = pickle.loads(pickle.dumps(note))
+    assert (again, again.code) == (note, notes.EXPOSURE_ODD)
+
+
 def test_useless_exposure_and_scale_are_read_with_a_warning() -> None:
     pha = read_pha(pha_bytes(EXPOSURE=0.0, BACKSCAL=-1.0))
     assert pha.exposure_s == 0.0
     assert pha.warnings == ("EXPOSURE is 0 s", "BACKSCAL is not positive everywhere")
+    assert codes(pha) == [notes.EXPOSURE_ODD, notes.SCALE_ODD]
     content = pha_bytes(EXPOSURE=1234.5).replace(b"1234.5", b"   NAN")
     assert np.isnan(read_pha(content).exposure_s)
 
@@ -170,7 +270,7 @@ def test_type_ii_is_known_by_its_columns() -> None:
 def test_net_and_several_spectra_are_told_of() -> None:
     pha = read_pha(to_bytes(pha_hdu(HDUCLAS2="NET"), pha_hdu(counts=counts_of(seed=8))))
     np.testing.assert_array_equal(pha.counts, counts_of())
-    assert len(pha.warnings) == 2
+    assert codes(pha) == [notes.NET_COUNTS, notes.SEVERAL_SPECTRA]
 
 
 def test_other_products_are_not_spectra() -> None:

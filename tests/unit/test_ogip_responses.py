@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raypipe.ogip import OgipError, Rmf, read_arf, read_rmf
+from raypipe.ogip import OgipError, Rmf, notes, read_arf, read_rmf
 from tests.unit.ogip_files import (
     N_CHANNELS,
     N_ENERGIES,
@@ -66,6 +66,31 @@ class TestArf:
             read_arf(to_bytes(arf_hdu(energy_unit="Angstrom")))
         with pytest.raises(OgipError, match=r"SPECRESP is in 'm\*\*2', expected cm\*\*2"):
             read_arf(to_bytes(arf_hdu(area_unit="m**2")))
+
+    def test_bins_of_no_width_are_left_out(self) -> None:
+        low, high = energy_edges()
+        whole = read_arf(to_bytes(arf_hdu()))
+        low, high = np.insert(low, 2, high[1]), np.insert(high, 2, high[1])
+        area = np.insert(np.linspace(100.0, 400.0, N_ENERGIES), 2, 9999.0)
+        arf = read_arf(to_bytes(arf_hdu(low, high, area)))
+        np.testing.assert_array_equal(arf.area_cm2, whole.area_cm2)
+        np.testing.assert_array_equal(arf.energy_lo_kev, whole.energy_lo_kev)
+        with pytest.raises(OgipError, match="no energy bin has a width"):
+            read_arf(to_bytes(arf_hdu(low, low, area)))
+        with pytest.raises(OgipError, match="do not ascend from bin to bin at row 2"):
+            read_arf(to_bytes(arf_hdu(np.ones(3), [1.000001, 1.000001, 1.0])))
+
+    def test_part_of_the_band_without_area_is_said(self) -> None:
+        edges = np.linspace(0.3, 8.0, 78)
+        area = np.ones(77)
+        assert read_arf(to_bytes(arf_hdu(edges[:-1], edges[1:], area))).warnings == ()
+        area[edges[1:] <= 2.0] = 0.0
+        (note,) = read_arf(to_bytes(arf_hdu(edges[:-1], edges[1:], area))).warnings
+        assert note.code == notes.PARTIAL_RESPONSE
+        assert "covers 5 of the 6.5 keV" in note
+        assert "from 2 to 8 keV" in note
+        (note,) = read_arf(to_bytes(arf_hdu(edges[:-1], edges[1:], 0 * area))).warnings
+        assert (note, note.code) == ("the ARF is zero everywhere", notes.PARTIAL_RESPONSE)
 
     def test_area_on_another_grid_keeps_the_integral(self) -> None:
         arf = read_arf(to_bytes(arf_hdu()))
@@ -141,14 +166,48 @@ class TestRmf:
     def test_full_matrix_includes_the_area(self) -> None:
         assert read_rmf(rmf_bytes(HDUCLAS3="FULL")).includes_area
 
+    @pytest.mark.parametrize(("rows_sum_to", "includes"), [(1.0, False), (1.2, False), (9.0, True)])
+    @pytest.mark.parametrize("stated", ["", "REDIST"])
+    def test_rows_tell_whether_the_area_is_included(
+        self, rows_sum_to: float, includes: bool, stated: str
+    ) -> None:
+        rmf = read_rmf(rmf_bytes(dense_matrix() * np.float32(rows_sum_to), HDUCLAS3=stated))
+        assert rmf.includes_area == includes
+
+    def test_odd_class_words_are_overlooked_where_name_or_columns_tell(self) -> None:
+        main, bounds = rmf_hdus()
+        bounds.header["HDUCLAS2"] = "PI_EBOUNDS"
+        assert_is_the_matrix(read_rmf(to_bytes(main, bounds)))
+        bounds.header["EXTNAME"] = "CHANNELS"
+        main.header["HDUCLAS2"] = "REDISTRIBUTION"
+        main.header["EXTNAME"] = "RESPONSE"
+        assert_is_the_matrix(read_rmf(to_bytes(bounds, arf_hdu(), main)))
+        for hdu in (main, bounds):
+            del hdu.header["HDUCLAS1"], hdu.header["HDUCLAS2"]
+        assert_is_the_matrix(read_rmf(to_bytes(main, bounds)))
+
+    def test_limits_written_as_text(self) -> None:
+        assert_is_the_matrix(read_rmf(rmf_bytes(first=0, limit=0)), first=0)
+        main, bounds = rmf_hdus(first=0)
+        main.header["TLMIN4"] = "0"
+        assert_is_the_matrix(read_rmf(to_bytes(main, bounds)), first=0)
+
+    def test_bins_of_no_width_are_left_out(self) -> None:
+        matrix = np.insert(dense_matrix(), 3, 0.25, axis=0)
+        main, bounds = rmf_hdus(matrix)
+        low, high = energy_edges()
+        main.data["ENERG_LO"] = np.insert(low, 3, high[2])
+        main.data["ENERG_HI"] = np.insert(high, 3, high[2])
+        assert_is_the_matrix(read_rmf(to_bytes(main, bounds)))
+
     def test_is_found_by_class_not_by_name(self) -> None:
         assert_is_the_matrix(read_rmf(rmf_bytes(EXTNAME="ANYTHING")))
         with pytest.raises(OgipError, match="no response matrix"):
             read_rmf(rmf_bytes(HDUCLAS1="SPECTRUM"))
         with pytest.raises(OgipError, match="no channel energies"):
             read_rmf(to_bytes(rmf_hdus()[0]))
-        with pytest.raises(OgipError, match="second response matrix"):
-            read_rmf(to_bytes(*rmf_hdus(), rmf_hdus()[0]))
+        with pytest.raises(OgipError, match="several responses in one file"):
+            read_rmf(to_bytes(*rmf_hdus(), *rmf_hdus()))
 
     def test_groups_outside_the_channels_are_refused_by_row(self) -> None:
         with pytest.raises(OgipError, match=r"row 1: 4 channels from 2 on lie outside"):
@@ -197,3 +256,46 @@ class TestRmf:
         )
         with pytest.raises(OgipError, match=r"F_CHAN is missing \(columns: ENERG_LO, ENERG_HI\)"):
             read_rmf(to_bytes(bare, rmf_hdus()[1]))
+
+
+class TestSplitMatrix:
+    def parts(self, finer: int = 1) -> list[Any]:
+        """A matrix in two tables, the second of them on pairs of energy bins."""
+        pairs = np.repeat(dense_matrix(3), 2, axis=0)
+        first, bounds = rmf_hdus(np.repeat(dense_matrix(), finer, axis=0))
+        second = rmf_hdus(dense_matrix(3))[0]
+        self.whole = np.repeat(dense_matrix() + pairs, finer, axis=0)
+        return [bounds, first, second]
+
+    def test_is_the_sum_on_the_union_of_energies(self) -> None:
+        rmf = read_rmf(to_bytes(*self.parts()))
+        np.testing.assert_allclose(rmf.matrix.toarray(), self.whole, rtol=1e-6)
+        np.testing.assert_allclose(rmf.energy_lo_kev, energy_edges()[0], rtol=1e-6)
+        rmf.matrix.check_format(full_check=True)
+
+    def test_parts_may_cover_energies_apart(self) -> None:
+        main, bounds = rmf_hdus()
+        halves = []
+        for rows in (slice(0, 2), slice(4, 6)):
+            half = main.copy()
+            half.data = main.data[rows]
+            halves.append(half)
+        rmf = read_rmf(to_bytes(*halves, bounds))
+        np.testing.assert_array_equal(rmf.matrix.toarray(), dense_matrix()[[0, 1, 4, 5]])
+        np.testing.assert_allclose(rmf.energy_lo_kev, energy_edges()[0][[0, 1, 4, 5]], rtol=1e-6)
+
+    def test_area_in_one_part_alone_is_refused(self) -> None:
+        bounds, first, second = self.parts()
+        second.header["HDUCLAS3"] = "FULL"
+        with pytest.raises(OgipError, match="with the effective area beside one without"):
+            read_rmf(to_bytes(bounds, first, second))
+
+    def test_parts_that_multiply_each_other_are_refused(self) -> None:
+        wide = np.full((1, N_CHANNELS), 0.05, dtype=np.float32)
+        fine = np.zeros((4000, N_CHANNELS), dtype=np.float32)
+        fine[:, 0] = 1.0
+        bounds, first, second = self.parts()
+        with pytest.raises(OgipError, match="on the union of their energy bins, more than 16"):
+            read_rmf(to_bytes(bounds, rmf_hdus(wide)[0], rmf_hdus(fine)[0]))
+        with pytest.raises(OgipError, match="20 matrices in one file, at most 16"):
+            read_rmf(to_bytes(bounds, first, *[second] * 19))
