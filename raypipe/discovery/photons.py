@@ -38,6 +38,8 @@ _ROUNDING = 1e-6
 """Relative difference that single precision, or a header of seven digits, explains."""
 
 _WHOLE = 1e-3
+"""Distance from a whole number that a rate in single precision times an exposure may have."""
+
 _MOST_FILTERS = 100
 """Entries of a CIAO data subspace that are searched for a region."""
 
@@ -67,7 +69,7 @@ def photons_of(pha: Pha, content: bytes | bytearray, stem: str) -> Photons:
     """Identify the photons of a spectrum with these bytes, decompressed, and this name."""
     header = pha.header
     counts = np.rint(pha.counts)
-    if np.abs(counts - pha.counts).max() > _WHOLE:
+    if not np.allclose(counts, pha.counts, rtol=_ROUNDING, atol=_WHOLE):
         counts = pha.counts
     observation = _word(header, "OBS_ID")
     names = [_word(header, name) for name in ("TELESCOP", "INSTRUME", "DATE-OBS")]
