@@ -99,6 +99,10 @@ class Workspace:
         """Whether a file or folder of that name is there."""
         return bool(self._look(self.path(name)).type != pafs.FileType.NotFound)
 
+    def is_file(self, name: str) -> bool:
+        """Whether a file of that name is there, and no folder."""
+        return bool(self._look(self.path(name)).type == pafs.FileType.File)
+
     def modified(self, name: str) -> float:
         """When a file was last written, seconds since 1970; 0 where it is absent."""
         return float((self._look(self.path(name)).mtime_ns or 0) / 1e9)
