@@ -84,13 +84,13 @@ def read_checked(file: pq.ParquetFile, columns: list[str] | None = None) -> pa.T
 
 
 def _value_counts(file: pq.ParquetFile) -> dict[str, int]:
-    """Values that are not null of each column, by the footer; those it does not say are left out."""
+    """Values that are not null of each column whose footer says how many there are."""
     counts: dict[str, int] = {}
     groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
     leaf = 0
     for field in file.schema_arrow:
         leaves = _count_leaves(field.type)
-        if leaves == 1 and field.name not in counts:
+        if _innermost(field.type).num_fields == 0 and field.name not in counts:
             chunks = [group.column(leaf) for group in groups]
             if all(one.statistics is not None and one.statistics.has_null_count for one in chunks):
                 counts[field.name] = sum(
@@ -108,9 +108,14 @@ def _count_leaves(kind: pa.DataType) -> int:
 
 def _count_values(column: pa.ChunkedArray) -> int:
     """Values of a column that are not null: of lists those in them."""
-    while pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
+    while _is_list(column.type):
         column = pc.list_flatten(column)
     return len(column) - column.null_count
+
+
+def _innermost(kind: pa.DataType) -> pa.DataType:
+    """The type of what lists of lists hold."""
+    return _innermost(kind.value_type) if _is_list(kind) else kind
 
 
 def _footer_bytes(end: bytes) -> int:
@@ -170,5 +175,8 @@ def _list_encoding(field: pa.Field) -> tuple[str, str] | None:
 
 def _leaf(field: pa.Field) -> str:
     """Name of a column's values within a Parquet file."""
-    is_list = pa.types.is_list(field.type) or pa.types.is_fixed_size_list(field.type)
-    return f"{field.name}.list.element" if is_list else str(field.name)
+    return f"{field.name}.list.element" if _is_list(field.type) else str(field.name)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind))

@@ -1,4 +1,4 @@
-"""Whether a model bundle is the one that was saved, and whether its numbers can be those of a model.
+"""Checks of a model bundle: that it is the one that was saved, and that its numbers can be used.
 
 safetensors has no checksum: a flipped bit is another weight. The hash of a bundle stands in the
 metadata of its weights and covers everything that `raypipe.model.bundle.load_model` reads there:
