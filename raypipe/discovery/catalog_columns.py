@@ -166,7 +166,7 @@ def _read_table(file: Path) -> pd.DataFrame:
         schema = pq.read_schema(file)
         require_plain(schema, file.name)
         scalar = [field.name for field in schema if field.type.num_fields == 0]
-        return pd.read_parquet(file, columns=scalar)
+        return pd.read_parquet(file, columns=scalar, page_checksum_verification=True)
     if ".csv" in suffixes:
         return pd.read_csv(file)
     from astropy.table import Table

@@ -22,7 +22,7 @@ from raypipe.discovery.folder import detections
 from raypipe.discovery.manifest import find_manifest, set_aside_name, write_manifest
 from raypipe.discovery.own_ids import published_ids
 from raypipe.discovery.spill import remove_leftovers, scratch_folder
-from raypipe.errors import UsageError
+from raypipe.errors import RaypipeError, UsageError
 from raypipe.lock import only_one
 from raypipe.runs import record_run
 from raypipe.telemetry import stage
@@ -86,7 +86,7 @@ def _release_of(source: str, release: str | None, config: DiscoverConfig) -> str
         raise UsageError(
             f"{folder.uri}: a file; give the folder that holds it: --source {parent or '/'}"
         )
-    return check_name(release or _survey_release(folder) or config.release, "release")
+    return check_name(_survey_release(folder, release) or config.release, "release")
 
 
 def _from_archive(
@@ -166,13 +166,28 @@ def _sha256(file: str | Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _survey_release(folder: Workspace) -> str | None:
+def _survey_release(folder: Workspace, asked: str | None) -> str | None:
+    """The release asked for, else that of the simulated survey in a folder, None without a survey.
+
+    Raises UsageError where the survey is not complete, for detections are missing then, and so is
+    the truth; and where no release is asked for and the file says none.
+    """
     if not folder.exists(_SURVEY):
-        return None
+        return asked
+    where = folder.absolute_uri(_SURVEY)
     try:
-        return str(folder.read_json(_SURVEY)["release"])
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
+        survey = folder.read_json(_SURVEY)
+        release, is_complete = str(survey["release"]), survey.get("complete", True)
+    except (RaypipeError, LookupError, TypeError, AttributeError) as error:
+        if asked is not None:
+            return asked
         raise UsageError(
-            f"{folder.absolute_uri(_SURVEY)}: not a survey's description ({error}); "
-            "simulate the survey again or give --release"
+            f"{where}: not a survey's description ({error}); simulate the survey again or give "
+            "--release"
         ) from error
+    if not is_complete:
+        raise UsageError(
+            f"{where}: the survey there is not complete; run raypipe simulate again with the same "
+            "arguments"
+        )
+    return asked or release

@@ -100,7 +100,8 @@ def _has_true_counts(file: Path) -> bool:
 
 def _read_true_counts(file: Path) -> pd.Series[Any]:
     require_plain(pq.read_schema(file), str(file))
-    column = pq.read_table(file, columns=[TRUE_COUNTS]).to_pandas()[TRUE_COUNTS]
+    table = pq.read_table(file, columns=[TRUE_COUNTS], page_checksum_verification=True)
+    column = table.to_pandas()[TRUE_COUNTS]
     lengths = set(column.dropna().map(np.size))
     if not lengths <= {NATIVE_CHANNELS}:
         raise UsageError(
