@@ -35,6 +35,8 @@ from raypipe.workspace import Workspace, catalog_folder, model_folder, sources_f
 log = logging.getLogger(__name__)
 
 _READERS = 16
+_DETECTIONS = "detections"
+"""Key of the table of sources' metadata with the number of detections it was made of."""
 _ROUNDS = 3
 """Times that parts are made whose spectra have changed meanwhile, before this is an error."""
 
@@ -69,26 +71,10 @@ def embed(
     ):
         base = find_publication(workspace, release, model_id)
         there = {name for folder in folders for name in workspace.files(folder, ".parquet")}
-        wanted, todo = _look(workspace, release, bundle, settings.embed)
-        log.info("embed: %s on %s, %d parts to do", model_id, release, len(todo))
-        rounds = 0
-        while todo:
-            rounds += 1
-            if rounds > _ROUNDS:
-                raise BusyError(
-                    f"{workspace.uri} {release}: the spectra of {len(todo)} parts changed while "
-                    "they were embedded, again and again; wait until raypipe ingest has ended and "
-                    "run the same command again"
-                )
-            if rounds > 1:
-                log.warning("embed: the spectra of %d parts have changed meanwhile", len(todo))
-            with ray_session(settings.ray):
-                task = _Task(workspace, release, len(wanted), uri, settings.embed)
-                work = _run_parts(task, todo, joins_cluster(settings.ray), there)
-            figures["work" if rounds == 1 else f"work_{rounds}"] = work
-            wanted, todo = _look(workspace, release, bundle, settings.embed)
-        new = _assemble(workspace, release, bundle, [part.name for part in wanted], settings.embed)
+        parts, work = _make_parts(workspace, release, uri, bundle, settings, there)
+        new = _assemble(workspace, release, bundle, parts, settings.embed)
         published = publish(workspace, new, base, there)
+        figures.update(work)
         figures.update({"model_id": model_id, "rows": new.rows, "sources": new.source_rows})
     log.info(
         "embed: %d detections of %d sources in %s",
@@ -120,6 +106,35 @@ class _Encoder:
         return asdict(self.encoder.embed(part))
 
 
+def _make_parts(
+    workspace: Workspace, release: str, uri: str, model: Model, settings: Config, there: set[str]
+) -> tuple[list[Wanted], dict[str, Any]]:
+    """Make the parts that are to do, again those whose spectra have changed when all are done.
+
+    Returns the parts of the catalog, which are those of the spectra as they are, and what the work
+    came to; adds the files it wrote to `there`.
+    """
+    parts, todo = _look(workspace, release, model, settings.embed)
+    log.info("embed: %s on %s, %d parts to do", model.model_id, release, len(todo))
+    work: dict[str, Any] = {}
+    for number in range(1, _ROUNDS + 1):
+        if not todo:
+            return parts, work
+        if work:
+            log.warning("embed: the spectra of %d parts have changed meanwhile", len(todo))
+        with ray_session(settings.ray):
+            task = _Task(workspace, release, len(parts), uri, settings.embed)
+            figures = _run_parts(task, todo, joins_cluster(settings.ray), there)
+        work["work" if number == 1 else f"work_{number}"] = figures
+        parts, todo = _look(workspace, release, model, settings.embed)
+    if todo:
+        raise BusyError(
+            f"{workspace.uri} {release}: the spectra of {len(todo)} parts have changed each time "
+            "they were embedded; wait until raypipe ingest has ended and run the same command again"
+        )
+    return parts, work
+
+
 def _look(
     workspace: Workspace, release: str, model: Model, config: EmbedConfig
 ) -> tuple[list[Wanted], list[int]]:
@@ -144,24 +159,29 @@ def _assemble(
     workspace: Workspace,
     release: str,
     model: Model,
-    names: list[str],
+    parts: list[Wanted],
     config: EmbedConfig,
 ) -> Publication:
     """The catalog that these parts are, with its table of sources, ready to be published."""
+    names = [part.name for part in parts]
+    rows = sum(part.rows for part in parts)
     text = json.dumps([[name.rsplit("/", 1)[1] for name in names], __version__])
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
     sources = f"{sources_folder(release, model.model_id)}/sources-{fingerprint}.parquet"
-    if not workspace.exists(sources):
+    footer = workspace.read_footer(sources)
+    if footer is None or footer.metadata.get(_DETECTIONS) != str(rows):
         columns = source_columns(model.config.model.latents)
         with ThreadPoolExecutor(_READERS) as pool:
             tables = pool.map(lambda name: workspace.read_table(name, columns), names)
             detections = pa.concat_tables(tables, promote_options="permissive")
-        metadata = {"model_id": model.model_id, "raypipe_version": __version__}
+        metadata = {
+            "model_id": model.model_id,
+            "raypipe_version": __version__,
+            _DETECTIONS: str(detections.num_rows),
+        }
         workspace.write_tables(
             sources, source_tables(detections, model, config.class_scheme), metadata
         )
-    with ThreadPoolExecutor(_READERS) as pool:
-        rows = sum(pool.map(workspace.count_rows, names))
     return Publication(
         release=release,
         model_id=model.model_id,
