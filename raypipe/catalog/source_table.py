@@ -49,7 +49,7 @@ def source_tables(
     names = [name for name in source_columns(model.config.model.latents) if name in have]
     detections = detections.select(names)
     order, starts = _by_source(detections)
-    ends = np.append(starts[1:], len(order))
+    ends = np.append(starts, len(order))[1:]
     for first in range(0, max(len(starts), 1), _SOURCES_AT_ONCE):
         here = slice(first, first + _SOURCES_AT_ONCE)
         begin, end = (starts[here][0], ends[here][-1]) if len(starts) else (0, 0)
@@ -151,7 +151,7 @@ def _flags(
 
 
 def _united(flags: list[str | None], starts: npt.NDArray[np.int64]) -> list[str]:
-    ends = np.append(starts[1:], len(flags))
+    ends = np.append(starts, len(flags))[1:]
     found = (
         dict.fromkeys(f for text in flags[a:b] if text for f in text.split("|"))
         for a, b in zip(starts, ends, strict=True)

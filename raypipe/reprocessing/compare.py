@@ -101,7 +101,7 @@ def compare_sources(before: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
 def _by_name(sources: pd.DataFrame) -> pd.DataFrame:
     """Sources by name; those without one by their detection, without its release."""
     names = sources["name"]
-    nameless = sources["best_detection_id"].str.partition(":")[2]
+    nameless = sources["best_detection_id"].str.replace("^[^:]*:", "", regex=True)
     return sources.set_index(names.where(names.notna() & (names != ""), nameless))
 
 
@@ -144,7 +144,7 @@ def _count(table: pd.DataFrame) -> dict[str, int]:
     both = table["in_first"] & table["in_second"]
     return {
         "both": int(both.sum()),
-        "not_measured": int((both & table["shift"].isna()).sum()),
+        "not_compared": int((both & table["shift"].isna()).sum()),
         "only_first": int((table["in_first"] & ~both).sum()),
         "only_second": int((table["in_second"] & ~both).sum()),
         "moved": int(table["moved"].sum()),
