@@ -16,6 +16,12 @@ import pandas as pd
 import pyarrow as pa
 
 from raypipe.catalog.came_along import CAME_ALONG
+from raypipe.model.covariance import triangles_in
+
+NOT_MEASURED = "not_measured"
+"""Flag of a row without latents: one of the numbers would not have been finite."""
+PARTLY_MEASURED = "partly_measured"
+"""Flag of a source some of whose detections are not measured."""
 
 _LEFT_OUT = {"counts", "background_counts", "arf_cm2", "pha_sha256", "content_sha256"}
 _IDENTITY = ["detection_id", "obsid", "obi", "region_id", "name", "ra", "dec"]
@@ -109,13 +115,15 @@ def catalog_table(
     """Rows of the latent catalog: identity, what was measured, then what came along.
 
     `spectra` are rows of the spectra table, `measured` the output of `Model.encode_batch` and
-    `split` (n,) for the same rows. Fields carry unit, UCD and description.
+    `split` (n,) for the same rows. Fields carry unit, UCD and description. What is NaN in
+    `measured` is null in the catalog; rows without latents have the flag `not_measured`.
     """
-    own = {name: pa.array(measured[name].to_numpy()) for name in measured if name != "z_cov"}
+    own = {name: numbers(measured[name].to_numpy()) for name in measured if name != "z_cov"}
     latents = sum(re.fullmatch(r"z\d", str(name)) is not None for name in own)
-    own["z_cov"] = _triangles(measured["z_cov"], latents)
+    own["z_cov"] = triangles(triangles_in(measured["z_cov"], latents))
+    unmeasured = measured["z0"].isna().to_numpy()
     own |= {
-        "flags": spectra["flags"],
+        "flags": flagged(spectra["flags"], unmeasured, NOT_MEASURED),
         "split": pa.array(split.astype(object), pa.string()),
         "model_id": pa.array(np.full(len(measured), model_id, dtype=object), pa.string()),
     }
@@ -146,7 +154,25 @@ def described_field(name: str, kind: pa.DataType) -> pa.Field:
     return pa.field(name, kind, metadata={key: text for key, text in metadata.items() if text})
 
 
-def _triangles(column: pd.Series[Any], latents: int) -> pa.Array:
-    size = latents * (latents + 1) // 2
-    values = np.concatenate([np.empty(0), *column]).astype(np.float32)
-    return pa.FixedSizeListArray.from_arrays(values, size)
+def numbers(values: npt.NDArray[Any]) -> pa.Array:
+    """A column of numbers (n,), null where they are NaN."""
+    return pa.array(values, from_pandas=True)
+
+
+def triangles(values: npt.NDArray[Any]) -> pa.Array:
+    """The column `z_cov` of triangles (n, k), null where one of a row's numbers is not finite."""
+    absent = ~np.isfinite(values).all(axis=1)
+    flat = pa.array(values.astype(np.float32).ravel())
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=pa.array(absent))
+
+
+def flagged(
+    flags: pa.ChunkedArray | pa.Array, rows: npt.NDArray[np.bool_], flag: str
+) -> pa.ChunkedArray | pa.Array:
+    """The column `flags` with another flag in some rows (n,)."""
+    if not rows.any():
+        return flags
+    texts = flags.to_pylist()
+    for row in np.flatnonzero(rows):
+        texts[row] = f"{texts[row]}|{flag}" if texts[row] else flag
+    return pa.array(texts, flags.type)

@@ -53,7 +53,7 @@ def labeled_catalog(
     """A catalog with `class` and quantities, and where the labels are from (None without any)."""
     catalog = read_detections(store, release, model_id).to_pandas()
     source = "the catalog's column class"
-    if labels is not None:
+    if labels is not None and len(catalog):
         catalog, keys = join_labels(catalog, read_labels(labels))
         source = f"{Path(labels).name}, joined on {keys}"
     if "class" in catalog:

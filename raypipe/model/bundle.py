@@ -23,7 +23,13 @@ from raypipe.config import Config, EmbedConfig, load_config
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.model.batch import SpectraBatch
 from raypipe.model.card import model_card
-from raypipe.model.encode import Reconstruction, as_frame, encode_batch, reconstruct_batch
+from raypipe.model.encode import (
+    Reconstruction,
+    as_frame,
+    blank_unmeasured,
+    encode_batch,
+    reconstruct_batch,
+)
 from raypipe.model.grid import Grid
 from raypipe.model.integrity import bundle_hash, require_finite, require_population
 from raypipe.model.population import Population
@@ -86,8 +92,9 @@ class Model:
         sources: npt.NDArray[np.int64] | None = None,
         config: EmbedConfig | None = None,
     ) -> pd.DataFrame:
-        """The measured columns of the catalog for a batch; see `encode`.
+        """Give the measured columns of the catalog for a batch; see `encode`.
 
+        A row is NaN, `total_counts` apart, where one of its numbers would not be finite.
         `sources` (n,) are the keys of the rows' sources, so that their own training detections
         have no vote on their class. `config` is by default what the model was trained with.
         """
@@ -99,6 +106,7 @@ class Model:
         probabilities = self.population.class_probabilities(z, sources, config.class_scheme)
         for name, column in zip(self.population.classes, probabilities.T, strict=True):
             columns[f"p_{name}"] = column
+        blank_unmeasured(columns, errors=config.errors and isinstance(self.network, Folded))
         return as_frame(columns)
 
     def reconstruct(self, spectra: SpectraBatch, z: npt.ArrayLike) -> Reconstruction:

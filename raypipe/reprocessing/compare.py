@@ -20,7 +20,7 @@ from raypipe.catalog.open import open_sources
 from raypipe.catalog.schema import described
 from raypipe.config import Config, as_config
 from raypipe.discovery.manifest import choose_release
-from raypipe.model.covariance import unpack
+from raypipe.model.covariance import solve, triangles_in, unpack
 from raypipe.runs import record_run
 from raypipe.workspace import Workspace, comparisons_folder
 
@@ -75,8 +75,9 @@ def compare_sources(before: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
     """One row a source of two tables of sources, matched by name.
 
     `in_first`, `in_second`; `shift`: the distance of its latents, in units of their errors (square
-    root of D (C1 + C2)^-1 D for the difference D and the posteriors' covariances C); `shift_p`: the
-    probability of as much by chance, too large where detections are in both; `separation_arcsec`;
+    root of D (C1 + C2)^-1 D for the difference D and the posteriors' covariances C), NaN where one
+    of the two has none; `shift_p`: the probability of as much by chance, too large where detections
+    are in both; `separation_arcsec`;
     `class_first`, `class_second`: the most probable classes, None where there are none. `moved`
     says that `shift_p` is below 0.001, `reclassified` that the classes differ.
     """
@@ -100,7 +101,7 @@ def compare_sources(before: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
 def _by_name(sources: pd.DataFrame) -> pd.DataFrame:
     """Sources by name; those without one by their detection, without its release."""
     names = sources["name"]
-    nameless = sources["best_detection_id"].str.partition(":")[2]
+    nameless = sources["best_detection_id"].str.replace("^[^:]*:", "", regex=True)
     return sources.set_index(names.where(names.notna() & (names != ""), nameless))
 
 
@@ -111,12 +112,10 @@ def _shifts(
     if not len(now):
         return np.zeros(0), np.zeros(0)
     difference = now[names].to_numpy(np.float64) - before[names].to_numpy(np.float64)
-    covariance = sum(
-        unpack(np.stack(frame["z_cov"].to_list()).astype(np.float64)) for frame in (before, now)
+    covariance = np.sum(
+        [unpack(triangles_in(frame["z_cov"], len(names))) for frame in (before, now)], axis=0
     )
-    square = np.einsum(
-        "ni,ni->n", difference, np.linalg.solve(covariance, difference[..., None])[..., 0]
-    )
+    square = np.einsum("ni,ni->n", difference, solve(covariance, difference))
     return np.sqrt(square), np.asarray(chi2.sf(square, len(names)))
 
 
@@ -129,17 +128,23 @@ def _separations(before: pd.DataFrame, now: pd.DataFrame) -> npt.NDArray[np.floa
 
 
 def _classes(sources: pd.DataFrame) -> pd.Series[Any]:
-    columns = [name for name in sources if str(name).startswith("p_")]
+    columns = [str(name) for name in sources if str(name).startswith("p_")]
     if not columns:
         return pd.Series(None, sources.index, dtype=object)
-    best = sources[columns].to_numpy().argmax(axis=1)
-    return pd.Series([columns[i].removeprefix("p_") for i in best], sources.index, dtype=object)
+    shares = sources[columns].to_numpy(np.float64)
+    best, known = shares.argmax(axis=1), np.isfinite(shares).all(axis=1)
+    names = [
+        columns[i].removeprefix("p_") if is_so else None
+        for i, is_so in zip(best, known, strict=True)
+    ]
+    return pd.Series(names, sources.index, dtype=object)
 
 
 def _count(table: pd.DataFrame) -> dict[str, int]:
     both = table["in_first"] & table["in_second"]
     return {
         "both": int(both.sum()),
+        "not_compared": int((both & table["shift"].isna()).sum()),
         "only_first": int((table["in_first"] & ~both).sum()),
         "only_second": int((table["in_second"] & ~both).sum()),
         "moved": int(table["moved"].sum()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ import pyarrow as pa
 
 from raypipe.catalog.publication import Publication, read_published
 from raypipe.errors import RaypipeError
-from raypipe.model.batch import vectors
+from raypipe.model.covariance import triangles_of
 from raypipe.searching.causes import COLUMNS as CAUSE_COLUMNS
 from raypipe.searching.causes import known_causes
 from raypipe.searching.elimination import Posteriors, Rows
 from raypipe.searching.neighbors import Posterior
 from raypipe.workspace import Workspace
+
+log = logging.getLogger(__name__)
 
 _ABOUT = ("detection_id", "best_detection_id", "name", "ra", "dec", "class", "total_counts")
 _FIT = ("cash", "cash_expected", "fit_zscore", "anomaly_score", "n_detections")
@@ -29,10 +32,15 @@ _READERS = 8
 
 @dataclass(frozen=True)
 class SearchedRows:
-    """n detections or sources: `table` has what is told of them, `posteriors` their latents."""
+    """n measured detections or sources: what is told of them, and their latents.
+
+    `table` and `posteriors` are of the same rows; `unmeasured` has the rows without latents, which
+    nothing is like.
+    """
 
     table: pa.Table
     posteriors: Posteriors
+    unmeasured: pa.Table
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -105,12 +113,18 @@ def _read(workspace: Workspace, files: list[str]) -> SearchedRows:
             here = slice(starts[number], starts[number + 1])
             for i in range(latents):
                 z[i, here] = table[f"z{i}"].to_numpy()
-            triangles[:, here] = vectors(table["z_cov"]).T
+            triangles[:, here] = triangles_of(table["z_cov"]).T
             return table.select([n for n in table.column_names if not _LATENT.fullmatch(n)])
 
         tables = list(pool.map(one, range(len(files))))
     table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
-    return SearchedRows(table.replace_schema_metadata(None), Posteriors(z, triangles))
+    table, posteriors = table.replace_schema_metadata(None), Posteriors(z, triangles)
+    measured = np.asarray(np.isfinite(z).all(axis=0))
+    if measured.all():
+        return SearchedRows(table, posteriors, table.slice(0, 0))
+    log.info("search: %d of %d rows have no latents: left out", (~measured).sum(), len(measured))
+    kept = posteriors.take(np.flatnonzero(measured))
+    return SearchedRows(table.filter(pa.array(measured)), kept, table.filter(pa.array(~measured)))
 
 
 def _is_read(name: str) -> bool:
