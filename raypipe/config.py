@@ -90,6 +90,14 @@ class IngestConfig(_Section):
         ge=1,
         description="Number of detections among which the RMFs of the chip zones are chosen.",
     )
+    chip_candidates: int = Field(
+        3, ge=1, description="RMFs per chip zone that are compared before one is chosen."
+    )
+    choose_rmfs_again: bool = Field(
+        False,
+        description="Choose the RMFs of the chip zones again, and ingest again the detections "
+        "whose RMF was replaced.",
+    )
     fetch_threads: int = Field(
         16, ge=1, description="Detections or packages that one task fetches at the same time."
     )

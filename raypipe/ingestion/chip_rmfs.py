@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from raypipe.config import IngestConfig
 from raypipe.discovery.manifest import read_manifest_summary
-from raypipe.errors import OgipError
 from raypipe.identity import hash_names, without_release
 from raypipe.ingestion.chips import chip_of
 from raypipe.ingestion.fetch import Fetcher
 from raypipe.ingestion.fetch_error import FetchError
-from raypipe.ingestion.responses import FOLDER, ResponseLibrary, redistribution_on_grid
+from raypipe.ingestion.responses import (
+    FOLDER,
+    GriddedRmf,
+    ResponseLibrary,
+    in_broad_band,
+    put_rmf_on_grid,
+)
 from raypipe.model.grid import Grid
 from raypipe.ogip import read_pha, read_rmf
 from raypipe.workspace import Workspace, check_name, manifest_folder, part_name
 
+T = TypeVar("T")
+
+MOST_LOSS = 0.1
+"""How far the rows of an RMF for a zone may sum from 1; those of the CSC stay within 0.01."""
+
+MOST_ASTRAY = 0.1
+"""How much of its redistribution an RMF may place elsewhere than the zone's median does, summed
+over both: detections of one zone differ by 0.00-0.03, those of other chips by 0.1-0.3."""
+
 _BATCH_ROWS = 64
+_BATCH_RMFS = 16
+_MOST_TRIES = 4
+"""RMFs of a zone that are fetched at most, as a multiple of the candidates wanted."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +51,29 @@ class ChipRmfs:
         """The RMF of the zone a detection fell on; None where there is none, or no telling."""
         chip = chip_of(header)
         return None if chip is None else self.rmf_ids.get(chip.zone)
+
+    def to_json(self) -> str:
+        """The choice as text, equal for equal choices."""
+        return json.dumps(self.rmf_ids, sort_keys=True)
+
+    def keeps(self, rmf_id: str, earlier: Mapping[str, str]) -> bool:
+        """Whether a spectrum of this RMF, made with an earlier choice, is as this one makes it.
+
+        Not so where the RMF stood for a zone and does no longer, nor where a detection brought it
+        itself and now there are RMFs for zones that had none.
+        """
+        if rmf_id in earlier.values():
+            zones = [zone for zone, chosen in earlier.items() if chosen == rmf_id]
+            return all(self.rmf_ids.get(zone) == rmf_id for zone in zones)
+        return self.rmf_ids.keys() <= earlier.keys()
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """An RMF that may stand for a zone, and the detection that brings it."""
+
+    detection_id: str
+    rmf: GriddedRmf
 
 
 def chip_rmfs_name(release: str) -> str:
@@ -48,36 +89,34 @@ def load_chip_rmfs(workspace: Workspace, release: str) -> ChipRmfs:
     return ChipRmfs({zone: chosen["rmf_id"] for zone, chosen in zones.items()})
 
 
+def chip_rmfs_for(workspace: Workspace, release: str, config: IngestConfig) -> ChipRmfs:
+    """The RMFs that stand for zones as `ingest.rmf` says: none where each brings its own."""
+    return load_chip_rmfs(workspace, release) if config.rmf == "chip" else ChipRmfs({})
+
+
 def choose_chip_rmfs(
     workspace: Workspace, release: str, config: IngestConfig, fetcher: Fetcher | None = None
 ) -> int:
-    """Choose, store and publish an RMF for each zone; returns the number of zones.
+    """Choose, store and publish an RMF for each zone; return the number of zones.
 
-    Looks at the PHAs of `config.chip_sample` detections in order of a hash of their ids, which is a
-    random sample and the same one every time, and takes for each zone the RMF of the first
-    detection there that has one to be read. What no detection of the sample fell on has none: such
-    detections bring their own. Once published the choice stays, also for a larger manifest; where
-    not one PHA can be fetched nothing is published. `fetcher`, where given, counts what that took.
+    Look at the PHAs of `config.chip_sample` detections in order of a hash of their ids, which is a
+    random sample and the same one every time. The candidates of a zone are the first
+    `config.chip_candidates` RMFs of its detections that can be read, hold probabilities, sum to 1
+    within `MOST_LOSS` all over the band, and include no effective area. The first candidate within
+    `MOST_ASTRAY` of their median is chosen. A zone without candidates, or whose candidates
+    disagree, has no RMF: its detections bring their own. Where not one PHA can be fetched nothing
+    is published, and an earlier choice stays. `fetcher`, where given, counts what that took.
     """
     fetcher, library = fetcher or Fetcher(config), ResponseLibrary(workspace)
-    zones: dict[str, dict[str, str]] = {}
-    fetched = 0
     sample = _sample(workspace, release, config.chip_sample)
-    for rows in _batches(sample):
-        phas = fetcher.fetch_many(row["pha_uri"] for row in rows)
-        fetched += sum(not isinstance(pha, FetchError) for pha in phas.values())
-        found = [(zone, row) for row in rows if (zone := _zone(phas[row["pha_uri"]]))]
-        new = [(zone, row) for zone, row in found if zone not in zones]
-        first = dict(reversed(new))
-        rmfs = fetcher.fetch_many(row["rmf_uri"] for row in first.values())
-        sizes = [len(rmf) for rmf in rmfs.values() if not isinstance(rmf, FetchError)]
-        fetcher.traffic.add(rmfs=len(sizes), rmf_bytes=sum(sizes))
-        for zone, row in first.items():
-            rmf_id = _store(rmfs[row["rmf_uri"]], library, row["rmf_uri"])
-            if rmf_id is not None:
-                zones[zone] = {"rmf_id": rmf_id, "detection_id": row["detection_id"]}
+    by_zone, fetched = _by_zone(sample, fetcher)
     if sample and not fetched:
         return 0
+    zones: dict[str, dict[str, str]] = {}
+    for zone, rivals in _candidates(by_zone, config.chip_candidates, fetcher).items():
+        if (chosen := _first_typical(rivals)) is not None:
+            rmf_id = library.add(chosen.rmf.redistribution, chosen.rmf.rmf_id)
+            zones[zone] = {"rmf_id": rmf_id, "detection_id": chosen.detection_id}
     choice = {"release": release, "looked_at": len(sample), "zones": dict(sorted(zones.items()))}
     workspace.write_json(chip_rmfs_name(release), choice)
     return len(zones)
@@ -101,25 +140,84 @@ def _sample(workspace: Workspace, release: str, size: int) -> list[dict[str, Any
     return [rows[i] for i in np.argsort(hashes, kind="stable")[:size]]
 
 
-def _batches(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    for start in range(0, len(rows), _BATCH_ROWS):
-        yield rows[start : start + _BATCH_ROWS]
+def _by_zone(
+    sample: Sequence[dict[str, Any]], fetcher: Fetcher
+) -> tuple[dict[str, list[dict[str, Any]]], int]:
+    """The sample's rows by the zone they fell on, in order, and how many PHAs were fetched."""
+    by_zone: dict[str, list[dict[str, Any]]] = {}
+    fetched = 0
+    for rows in _batches(sample, _BATCH_ROWS):
+        phas = fetcher.fetch_many(row["pha_uri"] for row in rows)
+        fetched += sum(not isinstance(pha, FetchError) for pha in phas.values())
+        for row in rows:
+            if (zone := _zone(phas[row["pha_uri"]])) is not None:
+                by_zone.setdefault(zone, []).append(row)
+    return by_zone, fetched
+
+
+def _candidates(
+    by_zone: Mapping[str, list[dict[str, Any]]], wanted: int, fetcher: Fetcher
+) -> dict[str, list[_Candidate]]:
+    """The first `wanted` RMFs of each zone that may stand for it; rounds replace what may not."""
+    found: dict[str, list[_Candidate]] = {zone: [] for zone in by_zone}
+    left = {zone: iter(rows[: _MOST_TRIES * wanted]) for zone, rows in by_zone.items()}
+    while batch := [
+        (zone, row) for zone, rows in left.items() for row in _next(rows, wanted - len(found[zone]))
+    ]:
+        for some in _batches(batch, _BATCH_RMFS):
+            rmfs = fetcher.fetch_many(row["rmf_uri"] for _, row in some)
+            sizes = [len(rmf) for rmf in rmfs.values() if not isinstance(rmf, FetchError)]
+            fetcher.traffic.add(rmfs=len(sizes), rmf_bytes=sum(sizes))
+            for zone, row in some:
+                if (rmf := _clean_rmf(rmfs[row["rmf_uri"]])) is not None:
+                    found[zone].append(_Candidate(row["detection_id"], rmf))
+    return found
+
+
+def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _next(rows: Iterator[dict[str, Any]], number: int) -> list[dict[str, Any]]:
+    return [row for _, row in zip(range(number), rows, strict=False)]
 
 
 def _zone(content: bytes | FetchError) -> str | None:
+    """The zone a PHA tells; None where it does not, or cannot be read for whatever reason."""
     if isinstance(content, FetchError):
         return None
     try:
         chip = chip_of(read_pha(content).header)
-    except OgipError:
+    except Exception:
         return None
     return None if chip is None else chip.zone
 
 
-def _store(content: bytes | FetchError, library: ResponseLibrary, uri: str) -> str | None:
+def _clean_rmf(content: bytes | FetchError) -> GriddedRmf | None:
+    """An RMF fit to stand for a zone; None where it is not, or cannot be read for whatever reason.
+
+    What is wrong with it the detection itself will say, should it have to bring its own.
+    """
     if isinstance(content, FetchError):
         return None
+    grid = Grid()
     try:
-        return library.add(redistribution_on_grid(read_rmf(content), Grid(), uri))
-    except OgipError:
+        native = read_rmf(content)
+        rmf = put_rmf_on_grid(native, grid, "")
+    except Exception:
         return None
+    loss = np.abs(in_broad_band(rmf.efficiency, grid) - 1.0)
+    return rmf if not native.includes_area and loss.max() <= MOST_LOSS else None
+
+
+def _first_typical(rivals: Sequence[_Candidate]) -> _Candidate | None:
+    """The first candidate that is near the median of all; None where none is."""
+    if not rivals:
+        return None
+    median = np.median([each.rmf.redistribution for each in rivals], axis=0)
+    for each in rivals:
+        astray = np.abs(each.rmf.redistribution - median).sum() / median.sum()
+        if astray <= MOST_ASTRAY:
+            return each
+    return None

@@ -11,8 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from raypipe.config import IngestConfig
+from raypipe.ingestion.chip_rmfs import ChipRmfs
 from raypipe.ingestion.reader import OF_FILES
-from raypipe.ingestion.schema import DUPLICATE, REJECT_FIELDS, RMF, SPECTRUM_FIELDS
+from raypipe.ingestion.schema import CHIP_RMFS, DUPLICATE, REJECT_FIELDS, RMF, SPECTRUM_FIELDS
 from raypipe.workspace import Workspace, part_name, rejects_folder, spectra_folder
 
 ROW_KEYS = "row_keys"
@@ -36,12 +37,21 @@ def row_key(row: Mapping[str, Any]) -> str:
 
 
 def earlier_spectra(
-    workspace: Workspace, release: str, part: int, metadata: Mapping[str, str]
+    workspace: Workspace, release: str, part: int, metadata: Mapping[str, str], chips: ChipRmfs
 ) -> Earlier:
-    """Spectra of a part on the grids and with the kind of RMF that `metadata` says."""
+    """Spectra of a part on the grids and with the kind of RMF that `metadata` says.
+
+    Those whose RMF is not the one that `chips` gives them are left out.
+    """
     name = part_name(spectra_folder(release), part)
     same = ["energy_edges_kev", "first_channel", RMF]
-    return _load(workspace, name, SPECTRUM_FIELDS, metadata, same)
+    earlier = _load(workspace, name, SPECTRUM_FIELDS, metadata, same)
+    if not earlier.rows:
+        return earlier
+    made_with = json.loads(workspace.read_metadata(name).get(CHIP_RMFS, "{}"))
+    rmf_ids = earlier.table["rmf_id"].to_pylist()
+    kept = {rmf_id for rmf_id in set(rmf_ids) if chips.keeps(rmf_id, made_with)}
+    return Earlier(earlier.table, {key: i for key, i in earlier.rows.items() if rmf_ids[i] in kept})
 
 
 def earlier_rejects(
@@ -51,11 +61,11 @@ def earlier_rejects(
     metadata: Mapping[str, str],
     config: IngestConfig,
 ) -> Earlier:
-    """Rejects of a published part that this version of raypipe has settled."""
+    """Rejects of a published part that this version of raypipe has settled, with these RMFs."""
     if not workspace.exists(part_name(spectra_folder(release), part)):
         return _nothing(pa.schema(REJECT_FIELDS))
     name = part_name(rejects_folder(release), part)
-    earlier = _load(workspace, name, REJECT_FIELDS, metadata, ["raypipe_version"])
+    earlier = _load(workspace, name, REJECT_FIELDS, metadata, ["raypipe_version", CHIP_RMFS])
     settled = [
         config.retry_rejects == "retryable" and not retryable and stage != DUPLICATE
         for retryable, stage in zip(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from raypipe.cluster import map_parts, ray_session, tasks_for
-from raypipe.config import Config, as_config
+from raypipe.config import Config, IngestConfig, as_config
 from raypipe.discovery.manifest import choose_release
 from raypipe.ingestion.chip_rmfs import chip_rmfs_name, choose_chip_rmfs
 from raypipe.ingestion.fetch import Fetcher
@@ -53,9 +53,10 @@ def ingest(
             drop_parts_beyond(workspace, folder, parts)
         todo = parts_to_ingest(workspace, release, settings.ingest)
         log.info("ingest: %d of %d parts to do", len(todo), parts)
-        if todo:
+        choosing = _must_choose(workspace, release, settings.ingest, bool(todo))
+        if todo or choosing:
             with ray_session(settings.ray):
-                figures["work"] = _run_parts(workspace, release, todo, settings)
+                figures["work"] = _run(workspace, release, todo, choosing, settings)
         totals = count_rows(workspace, release)
         figures.update(totals)
         check_totals(workspace, release, totals)
@@ -63,10 +64,20 @@ def ingest(
     return totals
 
 
-def _run_parts(
-    workspace: Workspace, release: str, parts: list[int], settings: Config
+def _must_choose(workspace: Workspace, release: str, config: IngestConfig, needed: bool) -> bool:
+    """Whether to choose RMFs for the zones of chips: where asked, or there are none yet."""
+    if config.rmf != "chip":
+        return False
+    return config.choose_rmfs_again or (needed and not workspace.exists(chip_rmfs_name(release)))
+
+
+def _run(
+    workspace: Workspace, release: str, parts: list[int], choosing: bool, settings: Config
 ) -> dict[str, Any]:
-    """Do the parts on Ray; returns what that came to."""
+    """Choose RMFs for zones where that is to be done, then do the parts; return what that took.
+
+    Parts made with a choice that was given up join those to do.
+    """
     config = settings.ingest
 
     def choose(_: int) -> dict[str, Any]:
@@ -79,10 +90,11 @@ def _run_parts(
 
     cpus = config.cpus_per_task
     with stage("ingest", release) as told:
-        if config.rmf == "chip" and not workspace.exists(chip_rmfs_name(release)):
+        if choosing:
             for chosen in map_parts("choose RMFs", [0], choose, num_cpus=cpus):
                 log.info("ingest: RMFs chosen for %d zones of chips", chosen["zones"])
                 _tell(told, chosen)
+            parts = parts_to_ingest(workspace, release, config)
         tasks = tasks_for(len(parts), cpus, settings.ray)
         outcomes = map_parts("ingest", parts, work, tasks, num_cpus=cpus)
         for number, outcome in enumerate(outcomes, 1):

@@ -13,7 +13,7 @@ import pyarrow as pa
 from raypipe._version import __version__
 from raypipe.config import IngestConfig
 from raypipe.discovery.fingerprints import FINGERPRINT, manifest_fingerprint
-from raypipe.ingestion.chip_rmfs import ChipRmfs, load_chip_rmfs
+from raypipe.ingestion.chip_rmfs import chip_rmfs_for
 from raypipe.ingestion.earlier import (
     ROW_KEYS,
     Earlier,
@@ -23,9 +23,16 @@ from raypipe.ingestion.earlier import (
 )
 from raypipe.ingestion.reader import OF_FILES, Reader
 from raypipe.ingestion.responses import ResponseLibrary
-from raypipe.ingestion.schema import DUPLICATE, REJECT_FIELDS, RMF, SPECTRUM_FIELDS
+from raypipe.ingestion.schema import (
+    CHIP_RMFS,
+    DUPLICATE,
+    MOST_REASON,
+    REJECT_FIELDS,
+    RMF,
+    SPECTRUM_FIELDS,
+)
 from raypipe.model.grid import Grid
-from raypipe.redaction import redact
+from raypipe.redaction import printable, redact
 from raypipe.workspace import (
     Workspace,
     manifest_folder,
@@ -69,24 +76,25 @@ def ingest_part(workspace: Workspace, release: str, part: int, config: IngestCon
     manifest = workspace.read_table(part_name(manifest_folder(release), part))
     rows = manifest.to_pylist()
     keys = [row_key(row) for row in rows]
+    chips = chip_rmfs_for(workspace, release, config)
     metadata = {
         FINGERPRINT: manifest_fingerprint(manifest),
         "raypipe_version": __version__,
         "energy_edges_kev": json.dumps(Grid().energy_edges_kev.round(6).tolist()),
         "first_channel": "1",
         RMF: config.rmf,
+        CHIP_RMFS: chips.to_json(),
     }
     spectra = _Rows(SPECTRUM_FIELDS)
     rejects = _Rows(REJECT_FIELDS)
     for index, reject in _duplicates(rows).items():
         rejects.add(index, reject)
     todo = [index for index in range(len(rows)) if index not in rejects]
-    spectra.keep(todo, keys, earlier_spectra(workspace, release, part, metadata))
+    spectra.keep(todo, keys, earlier_spectra(workspace, release, part, metadata, chips))
     todo = [index for index in todo if index not in spectra]
     rejects.keep(todo, keys, earlier_rejects(workspace, release, part, metadata, config))
     todo = [index for index in todo if index not in rejects]
 
-    chips = load_chip_rmfs(workspace, release) if config.rmf == "chip" else ChipRmfs({})
     reader = Reader(ResponseLibrary(workspace), chips, config)
     for row in reader.read_all([(index, rows[index]) for index in todo]):
         if row.spectrum is not None:
@@ -134,12 +142,15 @@ def _duplicates(rows: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
     first: dict[str, str] = {}
     found = {}
     for index, row in enumerate(rows):
-        uri = redact(row["pha_uri"] or "")
+        uri = printable(redact(row["pha_uri"] or ""))
         if row["detection_id"] in first:
+            reason = (
+                f"duplicate of {row['detection_id']}, whose spectrum is "
+                f"{first[row['detection_id']]}; leave one of them in the source"
+            )
             found[index] = {
                 "stage": DUPLICATE,
-                "reason": f"duplicate of {row['detection_id']}, whose spectrum is "
-                f"{first[row['detection_id']]}; leave one of them in the source",
+                "reason": printable(reason, MOST_REASON),
                 "retryable": False,
                 "uri": uri,
             }

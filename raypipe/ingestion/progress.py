@@ -14,7 +14,8 @@ from raypipe.config import IngestConfig
 from raypipe.discovery.fingerprints import FINGERPRINT, manifest_fingerprint
 from raypipe.discovery.manifest import read_manifest_summary
 from raypipe.errors import RaypipeError
-from raypipe.ingestion.schema import DUPLICATE, RMF
+from raypipe.ingestion.chip_rmfs import chip_rmfs_for
+from raypipe.ingestion.schema import CHIP_RMFS, DUPLICATE, RMF
 from raypipe.workspace import (
     Workspace,
     manifest_folder,
@@ -37,8 +38,8 @@ def count_parts(workspace: Workspace, release: str) -> int:
 class _Part:
     """Rows of a part's files, None where there is none, and what the spectra were made of and by.
 
-    `fingerprint` is that of the manifest's rows, `made_of` that of the rows the spectra are of, and
-    `rmf` the `ingest.rmf` they were made with.
+    `fingerprint` is that of the manifest's rows, `made_of` that of the rows the spectra are of,
+    `rmf` the `ingest.rmf` they were made with, and `chip_rmfs` the choice of RMFs for zones.
     """
 
     manifest: int
@@ -47,6 +48,7 @@ class _Part:
     fingerprint: str
     made_of: str | None
     rmf: str | None
+    chip_rmfs: str | None
 
     @property
     def is_current(self) -> bool:
@@ -61,8 +63,27 @@ class _Part:
 
 def is_done(workspace: Workspace, release: str, part: int, config: IngestConfig) -> bool:
     """Whether a part is current, with the RMFs asked for, and no other try may mend a reject."""
+    return _is_done(workspace, release, part, config, _choice(workspace, release, config))
+
+
+def parts_to_ingest(workspace: Workspace, release: str, config: IngestConfig) -> list[int]:
+    """Parts that are missing, out of date, or worth a retry."""
+    parts = range(count_parts(workspace, release))
+    choice = _choice(workspace, release, config)
+    done = _of_each(parts, lambda part: _is_done(workspace, release, part, config, choice))
+    return [part for part, is_so in zip(parts, done, strict=True) if not is_so]
+
+
+def _choice(workspace: Workspace, release: str, config: IngestConfig) -> str:
+    """The RMFs that stand for zones now, as the metadata of a part says it."""
+    return chip_rmfs_for(workspace, release, config).to_json()
+
+
+def _is_done(
+    workspace: Workspace, release: str, part: int, config: IngestConfig, choice: str
+) -> bool:
     state = _look(workspace, release, part)
-    if not state.is_current or state.rmf != config.rmf:
+    if not state.is_current or state.rmf != config.rmf or state.chip_rmfs != choice:
         return False
     if not state.rejects:
         return True
@@ -71,13 +92,6 @@ def is_done(workspace: Workspace, release: str, part: int, config: IngestConfig)
         row["retryable"] or (config.retry_rejects == "all" and row["stage"] != DUPLICATE)
         for row in rejects.to_pylist()
     )
-
-
-def parts_to_ingest(workspace: Workspace, release: str, config: IngestConfig) -> list[int]:
-    """Parts that are missing, out of date, or worth a retry."""
-    parts = range(count_parts(workspace, release))
-    done = _of_each(parts, lambda part: is_done(workspace, release, part, config))
-    return [part for part, is_so in zip(parts, done, strict=True) if not is_so]
 
 
 def require_ingested(workspace: Workspace, release: str) -> int:
@@ -137,6 +151,7 @@ def _look(workspace: Workspace, release: str, part: int) -> _Part:
         or manifest_fingerprint(workspace.read_table(name)),
         made_of=spectra.metadata.get(FINGERPRINT) if spectra else None,
         rmf=spectra.metadata.get(RMF) if spectra else None,
+        chip_rmfs=spectra.metadata.get(CHIP_RMFS) if spectra else None,
     )
 
 

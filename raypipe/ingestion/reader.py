@@ -9,9 +9,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
 from raypipe.config import IngestConfig
 from raypipe.discovery.archive import is_product_uri
 from raypipe.errors import OgipError
@@ -19,13 +16,14 @@ from raypipe.ingestion.chip_rmfs import ChipRmfs
 from raypipe.ingestion.fetch import FITS_START, Fetcher, is_remote
 from raypipe.ingestion.fetch_error import FetchError
 from raypipe.ingestion.package import Products
-from raypipe.ingestion.responses import ResponseLibrary, redistribution_on_grid, rmf_id_of
+from raypipe.ingestion.responses import GriddedRmf, ResponseLibrary, put_rmf_on_grid
+from raypipe.ingestion.schema import MOST_REASON
 from raypipe.ingestion.spectra import BACKGROUND_MISSING, BAD_QUALITY, NO_RMF, put_on_grid
 from raypipe.model.grid import Grid
 from raypipe.ogip import Pha, Rmf, Spectrum, read_arf, read_pha, read_rmf
 from raypipe.ogip.loading import load
 from raypipe.ogip.spectrum import assemble
-from raypipe.redaction import redact
+from raypipe.redaction import printable, redact
 
 _OWN = ["pha_uri", "arf_uri", "background_uri"]
 URIS = [*_OWN, "rmf_uri"]
@@ -56,15 +54,15 @@ class _Detection:
     row: ManifestRow
     files: dict[str, bytes] = field(default_factory=dict)
     pha: Pha | None = None
-    rmf: _GriddedRmf | None = None
+    rmf: _ReadRmf | None = None
     rmf_id: str | None = None
     uri: str = ""
     stage: str = "fetch"
     reject: dict[str, Any] | None = None
 
     def named(self, key: str) -> str:
-        """A file as messages may name it."""
-        return redact(self.row[key])
+        """A file as messages and tables may name it."""
+        return printable(redact(self.row[key]))
 
 
 class Reader:
@@ -129,7 +127,7 @@ class Reader:
         if (content := detection.files.get("rmf_uri")) is not None:
             self.fetcher.traffic.add(rmfs=1, rmf_bytes=len(content))
             detection.rmf = _read_rmf(_Named(content, detection.named("rmf_uri")), self._grid)
-            detection.rmf_id = detection.rmf.rmf_id
+            detection.rmf_id = detection.rmf.gridded.rmf_id
 
     def _fetch(self, detection: _Detection, keys: list[str], products: Products) -> None:
         for key in keys:
@@ -157,7 +155,7 @@ class Reader:
         if rmf_id is None:
             raise OgipError(spectrum.path, NO_RMF)
         if detection.rmf is not None:
-            self._library.add(detection.rmf.redistribution, rmf_id)
+            self._library.add(detection.rmf.gridded.redistribution, rmf_id)
         return {
             "exposure_s": gridded.exposure_s,
             "counts": gridded.counts,
@@ -166,7 +164,7 @@ class Reader:
             "arf_cm2": gridded.arf_cm2,
             "rmf_id": rmf_id,
             **gridded.band_counts(),
-            "flags": "|".join([*gridded.flags, *_flags(detection, spectrum)]),
+            "flags": "|".join(dict.fromkeys([*gridded.flags, *_flags(detection, spectrum)])),
             "pha_sha256": hashlib.sha256(detection.files["pha_uri"]).hexdigest(),
             "content_sha256": gridded.fingerprint(rmf_id),
             "source_uri": detection.named("pha_uri"),
@@ -174,13 +172,11 @@ class Reader:
 
 
 def _attempt(detection: _Detection, step: Callable[..., T], *args: Any) -> T | None:
-    """A step of reading; what goes wrong with it becomes the detection's reject."""
+    """Take a step of reading; whatever goes wrong in it becomes the detection's reject."""
     if detection.reject is not None:
         return None
     try:
         return step(detection, *args)
-    except MemoryError:
-        raise
     except Exception as error:
         detection.reject = _reject(detection, error)
         return None
@@ -195,7 +191,7 @@ def _assemble(detection: _Detection) -> Spectrum:
         background = given.background or given
     if "arf_uri" in files:
         arf = read_arf(files["arf_uri"], name=detection.named("arf_uri"))
-    rmf = detection.rmf.rmf if detection.rmf else None
+    rmf = detection.rmf.native if detection.rmf else None
     return assemble(detection.named("pha_uri"), pha, background, arf, rmf)
 
 
@@ -217,19 +213,24 @@ def _products(row: ManifestRow, keys: list[str]) -> list[str]:
 
 
 def _reject(detection: _Detection, error: Exception) -> dict[str, Any]:
-    """What the rejects table says of an error; the file's name is in `uri`, not in `reason`."""
+    """Columns of rejects for an error; the file's name is in `uri`, not in `reason`."""
     uri, row, files = detection.uri, detection.row, detection.files
-    at_fault = redact(uri)
-    reason, retryable = f"internal error {error!r}; please report it", False
+    at_fault = printable(redact(uri))
+    reason, retryable = "", False
     if isinstance(error, OgipError):
         at_fault = error.path
         reason = f"[{error.hdu}] {error.problem}" if error.hdu else error.problem
         retryable = any(is_remote(row[key]) and _is_broken(files[key]) for key in files)
     elif isinstance(error, FetchError):
         reason, retryable = error.problem, error.retryable
+    elif isinstance(error, MemoryError):
+        reason = "not enough memory to read it: give tasks more memory, or leave the file out"
+        retryable = True
+    else:
+        reason = f"internal error {error!r}; please report it"
     return {
         "stage": detection.stage,
-        "reason": reason.replace(uri, redact(uri)) if uri else reason,
+        "reason": printable(reason.replace(uri, redact(uri)) if uri else reason, MOST_REASON),
         "retryable": retryable,
         "uri": at_fault,
     }
@@ -241,6 +242,8 @@ def _is_broken(content: bytes) -> bool:
         _, expanded = load(content)
     except OgipError:
         return True
+    except MemoryError:
+        return False
     return not expanded.startswith(FITS_START)
 
 
@@ -256,14 +259,12 @@ class _Named(bytes):
 
 
 @dataclass(frozen=True)
-class _GriddedRmf:
-    rmf: Rmf
-    redistribution: npt.NDArray[np.float32]
-    rmf_id: str
+class _ReadRmf:
+    native: Rmf
+    gridded: GriddedRmf
 
 
 @lru_cache(maxsize=16)
-def _read_rmf(content: _Named, grid: Grid) -> _GriddedRmf:
-    rmf = read_rmf(bytes(content), name=content.name)
-    redistribution = redistribution_on_grid(rmf, grid, content.name)
-    return _GriddedRmf(rmf, redistribution, rmf_id_of(redistribution))
+def _read_rmf(content: _Named, grid: Grid) -> _ReadRmf:
+    native = read_rmf(bytes(content), name=content.name)
+    return _ReadRmf(native, put_rmf_on_grid(native, grid, content.name))

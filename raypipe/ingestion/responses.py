@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,18 @@ _MEND = (
     "delete it, where it is there, and the spectra folder of each release that uses it, "
     "and run raypipe ingest again"
 )
+
+MOST_EFFICIENCY = 1.1
+"""Largest sum of an RMF's row that counts as a probability: rows of real ones reach 1.01."""
+
+BROAD_BAND_KEV = (0.5, 7.0)
+"""The CSC's broad band, which a response for a zone has to cover."""
+
+_DENSE_ROWS = 4096
+"""Most energy bins of a file whose matrix is made dense, 16 MB; files for ACIS have about 1,000."""
+
+_CACHED_BINS = 50_000
+"""Most energy bins of a file whose overlap with the grid is kept for the next file."""
 
 
 def overlap_shares(
@@ -53,7 +66,8 @@ class Overlap(NamedTuple):
 
 def overlap_of(lo: npt.NDArray[np.float64], hi: npt.NDArray[np.float64], grid: Grid) -> Overlap:
     """Overlap of a file's energy bins, keV, with the grid's; most files have those of another."""
-    return _overlap_of(lo.tobytes(), hi.tobytes(), grid)
+    overlap = _overlap_of if len(lo) <= _CACHED_BINS else _overlap_of.__wrapped__
+    return overlap(lo.tobytes(), hi.tobytes(), grid)
 
 
 @lru_cache(maxsize=16)
@@ -66,7 +80,9 @@ def redistribution_on_grid(rmf: Rmf, grid: Grid, path: str) -> FloatArray:
     """Probability that a photon of each energy bin lands in each channel bin, (n_energy, bins).
 
     The mean of the file's rows over each energy bin, its native channels summed by their place.
-    Raises OgipError, naming `path`, where it has other channels than ACIS PI.
+    Where the matrix includes the effective area, that is divided out: `efficiency_on_grid` has it.
+    Raises OgipError, naming `path`, where the RMF has other channels than ACIS PI, negative values,
+    rows that sum to more than a probability can, or nothing in the model's channels.
     """
     if len(rmf.channels) != NATIVE_CHANNELS:
         raise OgipError(
@@ -74,14 +90,80 @@ def redistribution_on_grid(rmf: Rmf, grid: Grid, path: str) -> FloatArray:
             f"{len(rmf.channels)} channels, the latent model needs the {NATIVE_CHANNELS} PI "
             "channels of ACIS",
         )
+    if rmf.matrix.nnz and rmf.matrix.data.min() < 0:
+        raise OgipError(path, "the RMF has negative probabilities: make it again")
+    efficiency = efficiency_on_grid(rmf, grid)
+    if not rmf.includes_area and efficiency.max() > MOST_EFFICIENCY:
+        raise OgipError(
+            path,
+            f"rows of the RMF sum to {efficiency.max():g}, where probabilities sum to 1: make it "
+            "again, or set HDUCLAS3 to FULL if the matrix includes the effective area",
+        )
     shares = overlap_of(rmf.energy_lo_kev, rmf.energy_hi_kev, grid).shares
+    redistribution = shares @ _in_channel_bins(rmf.matrix, grid)
+    if sparse.issparse(redistribution):
+        redistribution = redistribution.toarray()
+    if rmf.includes_area:
+        redistribution /= np.where(efficiency > 0, efficiency, 1.0)[:, None]
+    redistribution = redistribution.astype(np.float32)
+    if not redistribution.any():
+        raise OgipError(
+            path, "the RMF leads no photon into the model's channels (0.5-8 keV): make it again"
+        )
+    return redistribution
+
+
+def efficiency_on_grid(rmf: Rmf, grid: Grid) -> npt.NDArray[np.float64]:
+    """Probability that a photon of each energy bin is counted in any native channel, (n_energy,).
+
+    The mean of the sums of the file's rows over each energy bin: about 1 for an RMF of ACIS, and
+    the effective area in cm2 where the matrix includes it.
+    """
+    sums = rmf.matrix @ np.ones(rmf.matrix.shape[1])
+    efficiency: npt.NDArray[np.float64] = (
+        overlap_of(rmf.energy_lo_kev, rmf.energy_hi_kev, grid).shares @ sums
+    )
+    return efficiency
+
+
+@dataclass(frozen=True)
+class GriddedRmf:
+    """An RMF on the model's grid: `redistribution_on_grid`, its name, and `efficiency_on_grid`."""
+
+    redistribution: FloatArray
+    rmf_id: str
+    efficiency: npt.NDArray[np.float64]
+
+
+def put_rmf_on_grid(rmf: Rmf, grid: Grid, path: str) -> GriddedRmf:
+    """Put an RMF onto the model's grid; raises what `redistribution_on_grid` does."""
+    redistribution = redistribution_on_grid(rmf, grid, path)
+    return GriddedRmf(redistribution, rmf_id_of(redistribution), efficiency_on_grid(rmf, grid))
+
+
+def in_broad_band(response: npt.NDArray[Any], grid: Grid) -> npt.NDArray[Any]:
+    """The part of an area or efficiency (n_energy,) that lies in the CSC's broad band."""
+    low, high = BROAD_BAND_KEV
+    return response[(grid.energy_mid_kev > low) & (grid.energy_mid_kev < high)]
+
+
+def _in_channel_bins(matrix: sparse.csr_array, grid: Grid) -> Any:
+    """Native channels (m, 1024) summed into channel bins (m, bins).
+
+    Dense for matrices of a usual size, which is ten times faster than a sparse product; sparse for
+    larger ones, whose dense form could fill the memory. Both give the same bits.
+    """
     start = grid.first_channel - 1
-    stop = start + grid.channels_per_bin * grid.n_channel_bins
-    native = rmf.matrix.toarray()[:, start:stop]
+    kept = np.arange(grid.channels_per_bin * grid.n_channel_bins)
+    stop = start + len(kept)
+    if matrix.shape[0] > _DENSE_ROWS:
+        where = (np.ones(len(kept)), (start + kept, kept // grid.channels_per_bin))
+        return matrix @ sparse.csr_array(where, shape=(matrix.shape[1], grid.n_channel_bins))
+    native = matrix.toarray()[:, start:stop]
     binned = np.zeros((len(native), grid.n_channel_bins))
     for channel in range(grid.channels_per_bin):
         binned += native[:, channel :: grid.channels_per_bin]
-    return (shares @ binned).astype(np.float32)
+    return binned
 
 
 def rmf_id_of(redistribution: FloatArray) -> str:

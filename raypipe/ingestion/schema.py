@@ -31,8 +31,14 @@ REJECT_FIELDS = [
     pa.field("uri", pa.string()),
 ]
 
+MOST_REASON = 500
+"""Characters that `reason` is cut to: what is wrong with a file may quote the file."""
+
 DUPLICATE = "manifest"
 """`stage` of rejects whose detection is in the manifest twice."""
 
 RMF = "rmf"
 """Key of a spectra part's metadata with the `ingest.rmf` it was made with."""
+
+CHIP_RMFS = "chip_rmfs"
+"""Key of a spectra part's metadata with the `rmf_id` of each zone that it was made with, JSON."""

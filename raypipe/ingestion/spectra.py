@@ -9,9 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from raypipe.errors import OgipError
-from raypipe.ingestion.responses import overlap_of
+from raypipe.ingestion.bounds import (
+    AREASCAL,
+    BACKGROUND_SCALE,
+    EXPOSURE_S,
+    PEAK_AREA_CM2,
+    require_within,
+)
+from raypipe.ingestion.fates import flags_of
+from raypipe.ingestion.responses import efficiency_on_grid, overlap_of
 from raypipe.model.grid import CHANNEL_WIDTH_KEV, NATIVE_CHANNELS, Grid
-from raypipe.ogip import Arf, Spectrum
+from raypipe.ogip import Spectrum
 
 BANDS_KEV = {"s": (0.5, 1.2), "m": (1.2, 2.0), "h": (2.0, 7.0), "b": (0.5, 7.0)}
 """The CSC's energy bands (Evans et al. 2010); a channel belongs where its middle lies."""
@@ -32,6 +40,7 @@ NO_RMF = "no RMF with it: put the file RESPFILE names beside it"
 _MOST_COUNTS = np.iinfo(np.int32).max
 _GRID_TOLERANCE_KEV = 0.004
 _COVERED = 0.99
+_NOT_WHOLE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -70,31 +79,30 @@ class GriddedSpectrum:
 
 
 def put_on_grid(spectrum: Spectrum, grid: Grid) -> GriddedSpectrum:
-    """Put a spectrum that has its ARF onto the model's grid.
+    """Put a spectrum that has its ARF, or an RMF with the area in it, onto the model's grid.
 
-    Its RMF, where there is one, has to be that of ACIS. Raises OgipError, naming the file and the
-    mend, for what the latent model cannot use.
+    Its RMF, where there is one, has to be that of ACIS. AREASCAL multiplies `arf_cm2`, as it
+    multiplies every predicted count. Raises OgipError, naming the file and the mend, for what the
+    latent model cannot use.
     """
-    if spectrum.arf is None:
-        raise OgipError(spectrum.path, "no ARF with it: put the file ANCRFILE names beside it")
+    noted = flags_of(spectrum.warnings, spectrum.path)
     _require_acis_imaging(spectrum)
     _require_scales(spectrum)
-    area, truncated = _area_on_grid(spectrum.arf, grid, spectrum.path)
-    background = spectrum.background_counts
+    area, truncated = _area_on_grid(spectrum, grid)
+    background, scale = spectrum.background_counts, spectrum.background_scale
     counts = _native(spectrum.counts, spectrum)
     flags = [
         *([NO_BACKGROUND] if background is None else []),
         *([ARF_TRUNCATED] if truncated else []),
         *([] if grid.bin_channels(counts).any() else [NO_COUNTS]),
         *([ZEROTH_ORDER] if _keyword(spectrum, "GRATING") not in ("", "NONE") else []),
+        *noted,
     ]
     return GriddedSpectrum(
         exposure_s=float(spectrum.exposure_s),
         counts=counts,
         background_counts=None if background is None else _native(background, spectrum),
-        background_scale=None
-        if spectrum.background_scale is None
-        else float(spectrum.background_scale),
+        background_scale=None if scale is None else float(scale),
         arf_cm2=area,
         flags=tuple(flags),
     )
@@ -124,40 +132,61 @@ def _require_acis_imaging(spectrum: Spectrum) -> None:
 
 
 def _require_scales(spectrum: Spectrum) -> None:
-    if not (np.isfinite(spectrum.exposure_s) and spectrum.exposure_s > 0):
+    path, scale = spectrum.path, spectrum.background_scale
+    require_within(spectrum.exposure_s, EXPOSURE_S, path, "EXPOSURE", "give the exposure in s")
+    if np.ndim(spectrum.areascal) != 0:
         raise OgipError(
-            spectrum.path, f"EXPOSURE is {spectrum.exposure_s}: give the exposure in seconds"
+            path,
+            "AREASCAL differs by channel, a row of spectra has one area for all channels: give a "
+            "spectrum with AREASCAL as a keyword",
         )
-    scale = spectrum.background_scale
+    require_within(float(spectrum.areascal), AREASCAL, path, "AREASCAL", "give 1 if it has none")
     if scale is None:
         return
     if np.ndim(scale) != 0:
-        raise OgipError(
-            spectrum.path, "BACKSCAL or AREASCAL by channel is outside the latent model"
-        )
-    if not (np.isfinite(scale) and scale > 0):
-        raise OgipError(
-            spectrum.path,
-            f"the background scale is {scale}: EXPOSURE, BACKSCAL and AREASCAL of source and "
-            "background must be above zero",
-        )
+        raise OgipError(path, "BACKSCAL or AREASCAL by channel is outside the latent model")
+    require_within(
+        float(scale),
+        BACKGROUND_SCALE,
+        path,
+        "the background scale",
+        "EXPOSURE, BACKSCAL and AREASCAL of source and background must be above zero",
+    )
 
 
-def _area_on_grid(arf: Arf, grid: Grid, path: str) -> tuple[npt.NDArray[np.float32], bool]:
-    """Mean area over each energy bin, and whether the ARF leaves part of the grid uncovered."""
-    overlap = overlap_of(arf.energy_lo_kev, arf.energy_hi_kev, grid)
-    area = (overlap.shares @ arf.area_cm2).astype(np.float32)
-    if not area.any():
-        raise OgipError(path, "the ARF has no area anywhere: make it again")
-    return area, overlap.least_covered < _COVERED
+def _area_on_grid(spectrum: Spectrum, grid: Grid) -> tuple[npt.NDArray[np.float32], bool]:
+    """Mean area over each energy bin, cm2, and whether part of the grid is not covered.
+
+    The area is that of the ARF, else the one that the RMF includes, times AREASCAL.
+    """
+    arf, rmf, path = spectrum.arf, spectrum.rmf, spectrum.path
+    if arf is not None:
+        overlap = overlap_of(arf.energy_lo_kev, arf.energy_hi_kev, grid)
+        area = overlap.shares @ arf.area_cm2
+    elif rmf is not None and rmf.includes_area:
+        overlap = overlap_of(rmf.energy_lo_kev, rmf.energy_hi_kev, grid)
+        area = efficiency_on_grid(rmf, grid)
+    else:
+        raise OgipError(path, "no ARF with it: put the file ANCRFILE names beside it")
+    area = area * float(spectrum.areascal)
+    require_within(
+        float(area.max()), PEAK_AREA_CM2, path, "the largest effective area", "make the ARF again"
+    )
+    return area.astype(np.float32), overlap.least_covered < _COVERED
 
 
 def _native(counts: npt.NDArray[np.float64], spectrum: Spectrum) -> npt.NDArray[np.int32]:
     whole = np.rint(counts)
-    if np.abs(whole - counts).max() > 1e-3 or whole.max() > _MOST_COUNTS:
+    if not np.abs(whole - counts).max() <= _NOT_WHOLE:
         raise OgipError(
             spectrum.path,
             "counts are not whole numbers: the likelihood needs counts as they were detected",
+        )
+    if whole.min() < 0 or whole.max() > _MOST_COUNTS:
+        raise OgipError(
+            spectrum.path,
+            f"a channel has {whole.min():g} or {whole.max():g} counts, expected 0 to "
+            f"{_MOST_COUNTS}: give counts as they were detected",
         )
     return whole.astype(np.int32)
 

@@ -113,16 +113,17 @@ def _choose(sampled: ChipChoice, detections: int, config: IngestConfig) -> ChipC
     more = looked_at / sampled.looked_at
     new = max(0, looked_at - sampled.looked_at) * sampled.zones_seen_once / sampled.looked_at
     zones = sampled.zones + round(new)
-    rmfs = zones / max(sampled.rmfs, 1)
+    rmfs = min(config.chip_candidates * zones, looked_at)
+    more_rmfs = rmfs / max(sampled.rmfs, 1)
     return ChipChoice(
         looked_at=looked_at,
         look_bytes=sampled.look_bytes * more,
         look_requests=sampled.look_requests * more,
         zones=zones,
         distinct_share=sampled.distinct_share,
-        rmfs=zones,
-        rmf_bytes=sampled.rmf_bytes * rmfs,
-        rmf_requests=sampled.rmf_requests * rmfs,
+        rmfs=rmfs,
+        rmf_bytes=sampled.rmf_bytes * more_rmfs,
+        rmf_requests=sampled.rmf_requests * more_rmfs,
         cpu_s=sampled.cpu_s * more,
         connected_s=sampled.connected_s * more,
     )

@@ -12,7 +12,7 @@ from raypipe.ingestion.chip_rmfs import chip_rmfs_name
 from raypipe.ingestion.earlier import ROW_KEYS, row_key
 from raypipe.ingestion.reader import OF_FILES, URIS
 from raypipe.ingestion.schema import REJECT_FIELDS, SPECTRUM_FIELDS
-from raypipe.redaction import redact
+from raypipe.redaction import printable, redact
 from raypipe.reprocessing.changes import SAME, Row, by_detection, compare_rows
 from raypipe.workspace import (
     Workspace,
@@ -132,8 +132,8 @@ def _alike(one: dict[str, str], other: dict[str, str]) -> bool:
 def _moved(uri: str | None, new: Row, old: Row) -> str | None:
     """Where a file that was at `uri` is now."""
     for key in URIS:
-        if uri and old[key] and uri == redact(old[key]):
-            return redact(new[key])
+        if uri and old[key] and uri == printable(redact(old[key])):
+            return printable(redact(new[key]))
     return uri
 
 

@@ -147,7 +147,7 @@ def test_each_part_asks_for_its_own_packages() -> None:
     assert predicted.requests == 32 * 7
 
 
-def test_rmfs_of_zones_are_fetched_once() -> None:
+def test_a_few_candidates_are_fetched_for_each_zone() -> None:
     zones = ChipChoice(
         looked_at=200,
         look_bytes=200 * 20_000,
@@ -163,12 +163,13 @@ def test_rmfs_of_zones_are_fetched_once() -> None:
     own |= {"rmf_requests": 2, "distinct_rmfs": 1, "rmfs_seen_once": 0}
     measured = replace(MEASURED, choice=zones, **own)  # type: ignore[arg-type]
     predicted = predict(measured, 100_000, 256, IngestConfig(chip_sample=1000))
-    found = 30 + 800 // 200
-    assert predicted.rmfs_fetched == 1000 + found
-    assert predicted.rmf_bytes_read == (1000 + found) * 1_000_000
-    assert predicted.bytes_read == 100_000 * 40_000 + 1000 * 20_000 + (1000 + found) * 1_000_000
-    assert predicted.requests == 200_000 + 1000 + 1000 + found
-    assert predicted.rmfs_stored == found + 1
+    zones_found = 30 + 800 // 200
+    fetched = 3 * zones_found
+    assert predicted.rmfs_fetched == 1000 + fetched
+    assert predicted.rmf_bytes_read == (1000 + fetched) * 1_000_000
+    assert predicted.bytes_read == 100_000 * 40_000 + 1000 * 20_000 + (1000 + fetched) * 1_000_000
+    assert predicted.requests == 200_000 + 1000 + 1000 + fetched
+    assert predicted.rmfs_stored == zones_found + 1
 
 
 def _price(measured: Measurement, config: Config, cluster: Cluster = NODES) -> Any:
