@@ -96,7 +96,7 @@ def _from_archive(
     """The manifest of a release of the archive; its pages are kept until that is whole."""
     pages = release_pages(workspace, source, release, where, settings)
     join = CatalogJoin(read_catalog(catalog)) if catalog is not None else None
-    recipe = [pages.question, catalog and _sha256(catalog), settings.part_rows, __version__]
+    recipe = [pages.question, join and join.fingerprint, settings.part_rows, __version__]
     made_of = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
     summary = find_manifest(workspace, release, made_of)
     if summary is None:
@@ -156,11 +156,6 @@ def _listed_detections(folder: Workspace, release: str, scratch: Path) -> Iterat
         raise UsageError(
             f"{folder.uri}: no spectra there (CSC names, .pi or .pha files) among {files} files"
         )
-
-
-def _sha256(file: str | Path) -> str:
-    with Path(file).open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _survey_release(folder: Workspace) -> str | None:
