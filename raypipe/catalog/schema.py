@@ -19,6 +19,7 @@ import pyarrow as pa
 from raypipe.catalog.came_along import CAME_ALONG
 from raypipe.discovery.columns import ORIGINAL_NAME
 from raypipe.discovery.names import free_name
+from raypipe.redaction import printable
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,8 @@ _COLUMNS = {
     "source_uri": Column("", "meta.ref.uri", "file the spectrum was read from"),
 }
 _PROBABILITY = r"p_(.+)"
+_LATENT = r"z\d+(_err|_std)?"
+_MOST_SHOWN = 200
 
 CLASS_UCD = "stat.probability;src.class"
 """UCD of the columns p_<class> that a model measured; columns of another's table have none."""
@@ -139,6 +142,7 @@ def catalog_table(
         if name not in _IDENTITY and name not in _LEFT_OUT and name != "flags"
     ]
     taken = {name.lower() for name in own}
+    taken |= {name.lower() for name in brought if re.fullmatch(_LATENT, name.lower())}
     for name in sorted(brought, key=lambda name: name.lower() in taken):
         column, field = spectra[name], spectra.schema.field(name)
         metadata = field.metadata or {}
@@ -179,8 +183,13 @@ def brought_field(name: str, kind: pa.DataType, metadata: Mapping[bytes, bytes])
     original = metadata.get(ORIGINAL_NAME)
     if original is None:
         return field
-    known = {b"description": b"in the table it came from: " + original} | (field.metadata or {})
+    known = {b"description": _came_as(original)} | (field.metadata or {})
     return field.with_metadata({**known, ORIGINAL_NAME: original})
+
+
+def _came_as(original: bytes) -> bytes:
+    name = printable(original.decode(errors="backslashreplace"), _MOST_SHOWN)
+    return f"{name} in the table it came from".encode()
 
 
 def classes_in(schema: pa.Schema) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,27 +38,31 @@ _EXACT = 1 << 53
 
 
 def read_catalog(address: Address) -> pa.Table:
-    """A catalog with one value per column and row: Parquet, CSV, FITS or VOTable.
+    """Read a catalog from a path, s3:// or https://, as `read_catalog_file`."""
+    with local_file(address) as file:
+        return read_catalog_file(file, shown(address))
 
-    `address` is a path, s3:// or https://. Class labels come back as `class`, positions as degrees,
+
+def read_catalog_file(file: Path, where: str) -> pa.Table:
+    """Read a catalog with one value per column and row: Parquet, CSV, FITS or VOTable.
+
+    `where` is what messages call the file. Class labels come back as `class`, positions as degrees,
     `obsid`, `obi` and `region_id` as integers; columns of arrays are left out. Columns are renamed
     as `raypipe.discovery.names.column_names` says, and keep their original name in the metadata of
     their field. All that is changed or left out is logged. Raises UsageError for a file that cannot
     be read, and for positions and numbers that are none.
     """
-    where = shown(address)
-    with local_file(address) as file:
-        try:
-            columns = read_columns(file, _AS_TEXT)
-        except UsageError as error:
-            raise UsageError(f"{where}: {error}") from error
-        except Exception as error:
-            reason = printable(str(error).replace(str(file), where), 500)
-            raise UsageError(
-                f"{where}: not a readable Parquet, CSV, FITS or VOTable catalog ({reason})"
-            ) from error
+    try:
+        columns = read_columns(file, _AS_TEXT)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
+    except Exception as error:
+        reason = printable(str(error).replace(str(file), where), 500)
+        raise UsageError(
+            f"{where}: not a readable Parquet, CSV, FITS or VOTable catalog ({reason})"
+        ) from error
     if columns.left_out:
-        log.warning(
+        log.info(
             "%s: columns of other than single values left out: %s", where, _listed(columns.left_out)
         )
     if len(columns.names) > MOST_COLUMNS:

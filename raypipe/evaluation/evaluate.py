@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from raypipe.catalog.classes import catalog_classes
 from raypipe.catalog.publication import published_models, read_detections
 from raypipe.config import Config, EvaluateConfig, as_config
 from raypipe.evaluation.baselines import (
@@ -150,7 +151,11 @@ def _measure(
     baselines, reason = _baselines(store, subject.release, catalog, frame, settings)
     table += [comparison_row(baseline, score(baseline), None) for baseline in baselines]
     scores["classification"]["catalog_probabilities"] = score_probabilities(
-        frame, classes, sources, settings
+        frame,
+        catalog_classes(store, subject.release, subject.model_id),
+        classes,
+        sources,
+        settings,
     )
     return {
         "reconstruction": reconstruction,
