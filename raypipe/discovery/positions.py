@@ -70,7 +70,7 @@ def _degrees(name: str, column: pa.ChunkedArray, where: str) -> pa.Array:
     low, high = _LIMITS[name]
     inside = given & (values >= low) & (values <= high)
     if name == "ra":
-        values = np.where(inside, np.mod(values, 360.0), values)
+        values = np.mod(values, 360.0, where=inside, out=values.copy())
     if outside := int((given & ~inside).sum()):
         log.warning(
             "%s: %d values of %s are outside %g to %g degrees and count as unknown",
