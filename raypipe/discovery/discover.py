@@ -100,7 +100,7 @@ def _from_archive(
     """The manifest of a release of the archive; its pages are kept until that is whole."""
     pages = release_pages(workspace, source, release, where, settings)
     join = CatalogJoin(read_catalog(catalog)) if catalog is not None else None
-    recipe = [pages.question, catalog and _sha256(catalog), settings.part_rows, __version__]
+    recipe = [pages.question, join and join.fingerprint, settings.part_rows, __version__]
     made_of = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
     summary = find_manifest(workspace, release, made_of)
     if summary is None:
@@ -159,11 +159,6 @@ def _write_set_aside(workspace: Workspace, release: str, account: Account) -> No
         workspace.write_json(name, entries)
     else:
         workspace.delete(name)
-
-
-def _sha256(file: str | Path) -> str:
-    with Path(file).open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _survey_release(folder: Workspace, asked: str | None) -> str | None:

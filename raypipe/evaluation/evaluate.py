@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from raypipe.catalog.classes import catalog_classes
 from raypipe.catalog.publication import published_models, read_detections
 from raypipe.config import Config, EvaluateConfig, as_config
 from raypipe.errors import RaypipeError
@@ -162,7 +163,11 @@ def _measure(
     baselines, reason = _baselines(store, subject.release, catalog, frame, settings)
     table += [comparison_row(baseline, score(baseline, frame), None) for baseline in baselines]
     scores["classification"]["catalog_probabilities"] = score_probabilities(
-        frame, _classes(frame), sources_of(frame), settings
+        frame,
+        catalog_classes(store, subject.release, subject.model_id),
+        _classes(frame),
+        sources_of(frame),
+        settings,
     )
     return {
         "reconstruction": reconstruction,

@@ -17,9 +17,14 @@ from raypipe.model.batch import vectors
 FloatArray = npt.NDArray[np.float64]
 
 
+def latents_of_triangle(size: int) -> int:
+    """The number of latents k whose lower triangle has k (k + 1) / 2 elements."""
+    return int(np.sqrt(2 * size))
+
+
 def unpack(triangle: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """Symmetric matrices (n, k, k) from the rows of their lower triangles (n, k (k + 1) / 2)."""
-    size = int(np.sqrt(2 * triangle.shape[1]))
+    size = latents_of_triangle(triangle.shape[1])
     rows, columns = np.tril_indices(size)
     matrices = np.zeros((len(triangle), size, size))
     matrices[:, rows, columns] = triangle

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raypipe._version import __version__
+from raypipe.addresses import file_name
 from raypipe.errors import UsageError
 from raypipe.model.grid import NATIVE_CHANNELS
 from raypipe.simulation.products import arf_file, pha_file, product_name, rmf_file
@@ -88,7 +89,7 @@ def simulate(
         "seed": seed,
         "counts_min": counts_min,
         "counts_max": counts_max,
-        "catalog": None if catalog is None else Path(catalog).name,
+        "catalog": None if catalog is None else file_name(catalog),
         "responses": None if responses is None else Path(responses).name,
     }
     plan = plan_survey(
