@@ -36,10 +36,10 @@ def find_companions(
 ) -> tuple[dict[str, Companions], dict[str, str]]:
     """Find what spectra name among the files of a folder: names by spectrum, stamps by name.
 
-    A header's path counts from the folder of its spectrum and must stay inside the folder that is
-    listed; where it does not, or leads to no file, the file is looked for beside the spectrum. The
-    name may lack its `.gz` or have one too many, may select an HDU, and may be in other letters,
-    capital or small, than the file's if no file has it exactly.
+    Only files that the folder lists count, so no path of a header leads out of it. A path counts
+    from the folder of its spectrum; where it leads to no file, the file is looked for beside the
+    spectrum. The name may lack its `.gz` or have one too many, may select an HDU, and may be in
+    other letters, capital or small, than the file's if no file has it exactly.
     """
     wanted = {
         spelling.casefold()
@@ -78,14 +78,8 @@ def _spellings(name: str, companion: str | None) -> Iterator[str]:
     base = path.rsplit("/", 1)[-1]
     if base in ("", ".", ".."):
         return
-    inside = posixpath.normpath(parent + path)
-    if not path.startswith("/") and not _is_drive(path) and not inside.startswith("../"):
-        yield from _with_gz(inside)
+    yield from _with_gz(posixpath.normpath(parent + path))
     yield from _with_gz(parent + base)
-
-
-def _is_drive(path: str) -> bool:
-    return re.match(r"[A-Za-z]:", path) is not None
 
 
 def _with_gz(name: str) -> Iterator[str]:
