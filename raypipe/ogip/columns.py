@@ -193,7 +193,7 @@ def energy_grid_kev(table: Table) -> EnergyGrid:
         refuse_rows(table, lows < 0, "ENERG_LO is negative")
         refuse_rows(table, np.append(False, ~ascending), "energies do not ascend from bin to bin")
     wide = highs > lows
-    if wide.all() and (lows[1:] > lows[:-1]).all():
+    if wide.all() and (lows[1:] != lows[:-1]).all():
         return EnergyGrid(lows, highs, slice(None))
     if not wide.any():
         raise table.hdu.error("no energy bin has a width: ENERG_HI equals ENERG_LO in every row")

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from raypipe.errors import OgipError
 from raypipe.ogip.form import NUMBER_TYPES, Form, parse_form
-from raypipe.ogip.header import CARD_BYTES, Header, parse_plain
+from raypipe.ogip.header import CARD_BYTES, Header, as_number
 from raypipe.ogip.loading import Source, load
 
 Array = npt.NDArray[Any]
@@ -109,18 +109,6 @@ class Hdu:
         if word in (True, "T", "TRUE", "YES"):
             return True
         return False if word in (False, "F", "FALSE", "NO") else None
-
-
-def as_number(value: Any) -> float | None:
-    """A header's value as a float, from text, too ('1.0E3'); None where it is no number."""
-    if isinstance(value, str):
-        value = parse_plain(value.strip()) if len(value) <= CARD_BYTES else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value)
-    except OverflowError:
-        return math.copysign(math.inf, value)
 
 
 def read_hdus(source: Source, *, name: str | None = None) -> list[Hdu]:

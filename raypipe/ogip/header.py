@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -9,6 +10,10 @@ from functools import lru_cache
 from typing import Any
 
 CARD_BYTES = 80
+
+MAX_CONTINUED = 1000
+"""Most CONTINUE cards that a string is joined from; what follows them is left out."""
+
 _KEY_BYTES = 8
 _HAS_VALUE = "= "
 _VALUE_START = _KEY_BYTES + len(_HAS_VALUE)
@@ -32,7 +37,8 @@ class Header(Mapping[str, Any]):
 
     def __init__(self, cards: bytes | bytearray) -> None:
         end = len(cards) // CARD_BYTES * CARD_BYTES
-        codes = memoryview(cards.upper())[:end].cast("Q")[:: CARD_BYTES // _KEY_BYTES].tolist()
+        keys = memoryview(cards)[:end].cast("Q")[:: CARD_BYTES // _KEY_BYTES].tobytes().upper()
+        codes = memoryview(keys).cast("Q").tolist()
         self._cards = cards.decode("latin-1")
         self._positions: dict[int, int] = dict(
             zip(reversed(codes), range(end - CARD_BYTES, -1, -CARD_BYTES), strict=True)
@@ -77,8 +83,8 @@ class Header(Mapping[str, Any]):
         return Header, (self._cards.encode("latin-1"),)
 
     def _continued(self, value: str, start: int) -> str:
-        parts = []
-        while value.endswith("&"):
+        parts: list[str] = []
+        while value.endswith("&") and len(parts) < MAX_CONTINUED:
             start += CARD_BYTES
             string = _STRING.match(self._cards, start + _VALUE_START, start + CARD_BYTES)
             if string is None or not self._cards.startswith("CONTINUE", start):
@@ -102,14 +108,14 @@ def _parse(card: str) -> Any:
         return _ABSENT
     if "'" in card and (string := _STRING.match(card, len(_HAS_VALUE))):
         return _unquoted(string)
-    return parse_plain(card[len(_HAS_VALUE) :].partition("/")[0].strip())
+    return _parse_plain(card[len(_HAS_VALUE) :].partition("/")[0].strip())
 
 
 def _unquoted(string: re.Match[str]) -> str:
     return string[1].replace("''", "'").rstrip()
 
 
-def parse_plain(text: str) -> Any:
+def _parse_plain(text: str) -> Any:
     """Value of a card that holds no string: bool, int, float, None, or the text itself."""
     if text.isdecimal() or _INTEGER.fullmatch(text):
         return int(text)
@@ -123,3 +129,15 @@ def parse_plain(text: str) -> Any:
         return float(text.replace("D", "E").replace("d", "e"))
     except ValueError:
         return text
+
+
+def as_number(value: Any) -> float | None:
+    """A header's value as a float, from text, too ('1.0E3'); None where it is no number."""
+    if isinstance(value, str):
+        value = _parse_plain(value.strip()) if len(value) <= CARD_BYTES else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.copysign(math.inf, value)

@@ -26,7 +26,7 @@ def find_beside(path: Path, named: str) -> Path | None:
     name = _bare_name(named)
     if name is None:
         return None
-    plain = name.removesuffix(".gz")
+    plain = _plain(name)
     for candidate in dict.fromkeys((name, plain, f"{plain}.gz")):
         found = path.parent / candidate
         if _is_file(found):
@@ -56,7 +56,7 @@ def _is_file(path: Path) -> bool:
 
 def _identity(name: str) -> str:
     match = _CSC_NAME.fullmatch(name)
-    return match["stem"] + match["rest"] if match else name.removesuffix(".gz")
+    return match["stem"] + match["rest"] if match else _plain(name)
 
 
 def _newest_version(folder: Path, name: str) -> Path | None:

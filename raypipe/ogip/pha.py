@@ -21,7 +21,8 @@ from raypipe.ogip.columns import (
     refuse_rows,
     tables_of_class,
 )
-from raypipe.ogip.fits import Floats, Hdu, Integers, Table, as_number, read_hdus
+from raypipe.ogip.fits import Floats, Hdu, Integers, Table, read_hdus
+from raypipe.ogip.header import as_number
 from raypipe.ogip.loading import Source
 from raypipe.ogip.notes import (
     EXPOSURE_ODD,

@@ -19,8 +19,16 @@ PITCH_KEV = 0.00125
 """Distance of the samples in bins up to 20 eV wide. A line that no sample meets is not seen: one
 of sigma 0.1 eV reaches this far."""
 
-FEWEST_SAMPLES, MOST_SAMPLES = 10, 16
-"""Equally spaced energies at which each bin of a grid is looked at."""
+FEWEST_SAMPLES, MOST_SAMPLES = 10, 17
+"""Equally spaced energies at which each bin of a grid is looked at, from edge to edge, so that a
+flux that jumps cannot jump unseen between two bins."""
+
+WITHIN = 1.0 - 1e-6
+"""Where in its half the bin's outermost samples lie: a jump at the edge itself is not its own."""
+
+LEAST_ENERGY = 1.0 / 32.0
+"""Lowest sample of a bin, as a fraction of its upper edge. Power laws diverge toward zero: bins
+that begin lower are sampled from here on, and not halved."""
 
 DEGREE = 5
 """Degree of the least-squares polynomial through the samples, low enough for positive weights."""
@@ -37,24 +45,25 @@ CONVERGED = 1e-6
 MAX_HALVINGS = 30
 """Most times a bin is halved: 20 eV become 2e-8 eV."""
 
-MAX_PANELS_PER_BIN = 4
-"""Panels looked at in one step, per energy bin; a flux that needs more gets a warning."""
+MAX_PANELS_PER_BIN = 32
+"""Panels looked at in one step, per energy bin, enough for thousands of narrow lines; a flux that
+needs more gets a warning."""
 
-MIN_PANELS = 1000
+MIN_PANELS = 20_000
 """Panels that any flux may have in one step."""
 
 
 def integrate(flux: Flux, low: Floats, high: Floats) -> Floats:
     """Integral (m,) of `flux` over the bins from `low` to `high` (m,), keV.
 
-    A least-squares polynomial through 10 to 16 energies of each bin gives the integral. Bins that
+    A least-squares polynomial through 10 to 17 energies of each bin gives the integral. Bins that
     it does not explain are halved, again and again, until the integral stays the same within
     `CONVERGED`. A flux too rough for that keeps the last estimate, with a warning.
     """
-    samples = math.ceil((high - low).max(initial=0.0) / PITCH_KEV)
+    samples = math.ceil((high - low).max(initial=0.0) / PITCH_KEV) + 1
     rule = _rule(min(max(samples, FEWEST_SAMPLES), MOST_SAMPLES))
     integrals, rough = _panels(flux, low, high, rule)
-    bins = np.flatnonzero(rough)
+    bins = np.flatnonzero(rough & (low >= LEAST_ENERGY * high))
     if bins.size:
         _refine(flux, low, high, integrals, bins, rule)
     return integrals
@@ -98,6 +107,7 @@ def _panels(
     """
     half = 0.5 * (high - low)
     energies = 0.5 * (high + low) + rule.places[:, None] * half
+    np.maximum(energies, LEAST_ENERGY * high, out=energies)
     density = np.asarray(flux(energies.ravel()), dtype=np.float64)
     samples = np.broadcast_to(density, energies.size).reshape(energies.shape)
     with np.errstate(invalid="ignore"):
@@ -123,7 +133,7 @@ def _rule(samples: int) -> _Rule:
     of them span the least-squares polynomial, and the next have to vanish for a smooth curve. Of
     the Legendre polynomials that of degree 0 alone has an integral, 2.
     """
-    places = (2.0 * np.arange(samples) + 1.0) / samples - 1.0
+    places = WITHIN * np.linspace(-1.0, 1.0, samples)
     basis = np.polynomial.legendre.legvander(places, DEGREE + CHECKS)
     orthonormal, triangle = np.linalg.qr(basis)
     fitted = DEGREE + 1

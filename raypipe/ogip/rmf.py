@@ -26,7 +26,8 @@ from raypipe.ogip.columns import (
     whole,
 )
 from raypipe.ogip.energies import EnergyBins, bins_of, union_of
-from raypipe.ogip.fits import Floats, Hdu, Integers, Ragged, Table, as_number, read_hdus, runs
+from raypipe.ogip.fits import Floats, Hdu, Integers, Ragged, Table, read_hdus, runs
+from raypipe.ogip.header import as_number
 from raypipe.ogip.loading import Source
 from raypipe.ogip.notes import Note
 
@@ -35,6 +36,9 @@ MAX_CHANNEL = 2**31 - 1
 
 MOST_PROBABILITY = 1.5
 """Rows of a redistribution sum to 1 at most, with some rounding; what exceeds this is an area."""
+
+PROBABILITIES = (0.9, 1.1)
+"""Range of the largest row sum of a redistribution."""
 
 MAX_PARTS = 16
 """Most matrices that one response may be split into."""
@@ -90,8 +94,9 @@ def read_rmf(source: Source, *, name: str | None = None) -> Rmf:
     tables, bounds = [Table(hdu) for hdu in _matrix_hdus(hdus)], Table(_bounds_hdu(hdus))
     edges = np.column_stack(bin_edges_kev(bounds, "E_MIN", "E_MAX"))
     channels = _channels(bounds, edges[:, 0], _limit(tables[0], "F_CHAN"))
-    hdu, stated = tables[0].hdu, _states_area(tables[0].hdu)
-    path, header = hdu.path, hdu.header
+    hdu = tables[0].hdu
+    path, header, stated = hdu.path, hdu.header, hdu.text("HDUCLAS3")
+    named = _states_area(hdu)
     grids = [energy_grid_kev(table) for table in tables]
     groups = [_read_groups(table, channels) for table in tables]
     del hdus, hdu, tables, bounds  # with them the file's bytes: the columns find room there
@@ -100,8 +105,8 @@ def read_rmf(source: Source, *, name: str | None = None) -> Rmf:
         for part, grid in zip(groups, grids, strict=True)
     ]
     (low, high), matrix = _sum_of([grid[:2] for grid in grids], parts, path)
-    sums = _row_sums(matrix)
-    includes_area = stated or bool(sums.max() > MOST_PROBABILITY)
+    sums = np.asarray(matrix.sum(axis=1))
+    includes_area = _includes_area(stated, named, float(sums.max()))
     notes = coverage_notes("RMF", low, high, sums)
     return Rmf(low, high, channels, edges, matrix, includes_area, header, notes)
 
@@ -184,15 +189,22 @@ def _bounds_hdu(hdus: list[Hdu]) -> Hdu:
     return found[0]
 
 
-def _row_sums(matrix: sparse.csr_array) -> Floats:
-    """Sum (m,) of each row."""
-    sums: Floats = matrix @ np.ones(matrix.shape[1])
-    return sums
-
-
 def _states_area(hdu: Hdu) -> bool:
+    """Whether the header says, by class or by name, that the matrix includes the area."""
     kind = hdu.text("HDUCLAS3")
     return kind == "FULL" or (not kind and hdu.text("EXTNAME") == _WITH_AREA)
+
+
+def _includes_area(stated: str, named: bool, largest_sum: float) -> bool:
+    """Whether the matrix includes the area: by its largest row sum, then by what is stated.
+
+    Tools have given plain redistributions the name SPECRESP MATRIX: without HDUCLAS3 the name
+    counts only where the rows are no probabilities.
+    """
+    if largest_sum > MOST_PROBABILITY or stated == "FULL":
+        return True
+    least, most = PROBABILITIES
+    return named and not least <= largest_sum <= most
 
 
 def _limit(table: Table, name: str) -> int | None:

@@ -34,6 +34,10 @@ from raypipe.ogip.notes import (
 from raypipe.ogip.pha import Pha, read_pha
 from raypipe.ogip.quadrature import Flux, integrate
 from raypipe.ogip.rmf import Rmf, read_rmf
+from raypipe.redaction import printable
+
+MAX_NAME_SHOWN = 200
+"""Most characters of a file's name in a note."""
 
 
 class Named(Enum):
@@ -79,8 +83,9 @@ class Spectrum:
         (`raypipe.ogip.quadrature`), multiplied by the effective area and the exposure,
         redistributed, and multiplied by AREASCAL, channel by channel where that is a column.
 
-        A line is found wherever it stands in its bin while its sigma exceeds a 200th of the bin
-        (0.1 eV of 20 eV). Name the energies of narrower ones in `lines_kev`.
+        A line is found wherever it stands while its sigma is at least 0.1 eV, or a 200th of a bin
+        wider than 20 eV. Name the energies of narrower ones, keV, in `lines_kev`: they may
+        otherwise be missed.
 
         Raises OgipError where there is no RMF or no effective area.
         """
@@ -279,7 +284,7 @@ def _read_background(
         notes.append(Note(said, BACKGROUND_MISSING))
         return None
     if found is None:
-        said = f"BACKFILE {pha.backfile} not found: no background"
+        said = f"BACKFILE {_shown(pha.backfile)} not found: no background"
         notes.append(Note(said, BACKGROUND_MISSING))
         return None
     given = read_pha(found)
@@ -296,8 +301,13 @@ def _response_source(
     found = find_beside(path, named)
     if found is None:
         product, code = ("ARF", ARF_MISSING) if key == "ANCRFILE" else ("RMF", RMF_MISSING)
-        missing = f"{key} {named} not found: no {product}"
+        missing = f"{key} {_shown(named)} not found: no {product}"
         if named.upper() == "CALDB":
             missing = f"{key} is CALDB, which is not searched: give {product.lower()}="
         notes.append(Note(missing, code))
     return found
+
+
+def _shown(named: str) -> str:
+    """A file's name out of a header, as a note may quote it."""
+    return printable(named, MAX_NAME_SHOWN)

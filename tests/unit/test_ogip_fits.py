@@ -58,6 +58,10 @@ class TestHeader:
         assert header["LONG"] == "first sec'ond third"
         assert header_of("LONG    = 'AT&T&'", "OTHER   = 'x'")["LONG"] == "AT&T&"
 
+    def test_long_strings_end_somewhere(self) -> None:
+        header = header_of("LONG    = 'x&'", *["CONTINUE  'y&'"] * 5000, "A = 1")
+        assert header["LONG"] == "x" + "y" * 999 + "y&"
+
     def test_is_a_mapping_of_keywords(self) -> None:
         header = header_of(
             "B       = 1", "COMMENT = no value", "A       = 'x'", "B       = 2", "HISTORY"

@@ -17,12 +17,14 @@ from raypipe.ogip import Arf, OgipError, Pha, Rmf, loading, read_arf, read_pha, 
 from raypipe.ogip.notes import NEGATIVE_BACKGROUND, NET_COUNTS
 from tests.unit.ogip_files import (
     arf_hdu,
+    bounds_hdu,
     column,
     counts_of,
     dense_matrix,
     energy_edges,
     pha_hdu,
     rmf_bytes,
+    rmf_hdus,
     table,
     to_bytes,
 )
@@ -63,7 +65,9 @@ def pha_files() -> list[bytes]:
     flags = [column("QUALITY", "I", np.zeros(16)), column("BACKSCAL", "D", np.linspace(1, 2, 16))]
     plain = to_bytes(pha_hdu(), pha_hdu(counts=counts_of(seed=2), HDUCLAS2="BKG"))
     rates = pha_hdu(flags, counts=counts_of() / 10, count_column="RATE", drop=("BACKSCAL",))
-    return [plain, to_bytes(rates), to_bytes(pha_hdu(counts=counts_of(3000), TLMIN1=1))]
+    odd = pha_hdu(drop=("EXPOSURE", "HDUCLAS1", "HDUCLAS2"), BACKSCAL="0.5", POISSERR=False)
+    texts = to_bytes(odd, EXPOSURE="1000.0", LIVETIME=999.0).replace(b"'BINTABLE'", b"'A3DTABLE'")
+    return [plain, to_bytes(rates), to_bytes(pha_hdu(counts=counts_of(3000), TLMIN1=1)), texts]
 
 
 def arf_files() -> list[bytes]:
@@ -73,7 +77,8 @@ def arf_files() -> list[bytes]:
 def rmf_files() -> list[bytes]:
     wide = np.random.default_rng(0).uniform(size=(40, 300)) * (np.arange(300) % 50 < 40)
     forms = [{}, {"descriptor": "Q"}, {"variable": False}, {"pad_groups": 3}, {"limit": 1}]
-    return [*(rmf_bytes(**form) for form in forms), rmf_bytes(wide.astype(np.float32))]
+    split = to_bytes(*rmf_hdus(), rmf_hdus(dense_matrix(3))[0])
+    return [*(rmf_bytes(**form) for form in forms), rmf_bytes(wide.astype(np.float32)), split]
 
 
 def check_pha(pha: Pha) -> None:
@@ -316,3 +321,28 @@ def test_rows_that_point_at_the_same_bytes_stay_small() -> None:
     with pytest.raises(OgipError, match="share a heap"):
         read_rmf(bytes(content))
     read_within_bounds("rmf", bytes(content), len(content))
+
+
+def test_many_short_rows_take_memory_in_proportion_to_the_file() -> None:
+    """Dense, these 300,000 energy bins and 4,000 channels would take 5 GB."""
+    rows, channels = 300_000, 4_000
+    edges = np.float32(0.1).view(np.uint32) + 50 * np.arange(rows + 1, dtype=np.uint32)
+    energies = edges.astype(np.uint32).view(np.float32)
+    low, high = energies[:-1], energies[1:]
+    matrix = table(
+        [
+            column("ENERG_LO", "E", low, "keV"),
+            column("ENERG_HI", "E", high, "keV"),
+            column("N_GRP", "I", np.ones(rows)),
+            column("F_CHAN", "I", 1 + np.arange(rows) % channels),
+            column("N_CHAN", "I", np.ones(rows)),
+            column("MATRIX", "E", np.ones(rows)),
+        ],
+        HDUCLAS1="RESPONSE",
+        HDUCLAS2="RSP_MATRIX",
+    )
+    content = to_bytes(matrix, bounds_hdu(channels))
+    read_within_bounds("rmf", content, len(content))
+    rmf = read_rmf(content)
+    assert rmf.matrix.shape == (rows, channels)
+    assert rmf.matrix.nnz == rows

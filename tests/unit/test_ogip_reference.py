@@ -115,3 +115,37 @@ def test_a_line_lands_at_its_channel(shared_data: Path) -> None:
     photons = ((rmf.energy_lo_kev <= 3.0) & (rmf.energy_hi_kev > 3.0)).astype(float)
     peak = rmf.channel_energy_kev[rmf.fold(photons).argmax()]
     assert peak[0] == pytest.approx(3.0, abs=0.05)
+
+
+MISSIONS = ("xmm-pn", "swift-xrt", "nicer", "nustar-a", "nustar-b", "asca-sis")
+
+
+@pytest.mark.parametrize("name", MISSIONS)
+def test_other_telescopes_against_sherpa(shared_data: Path, name: str) -> None:
+    folder = shared_data / "missions"
+    if not folder.is_dir():
+        pytest.skip("the spectra of other telescopes (../shared/data/missions) are not there")
+    rows, expected = (
+        {row["name"]: row for row in json.loads((folder / file).read_text())}[name]
+        for file in ("index.json", "sherpa_reference.json")
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        spectrum = read_spectrum(
+            folder / rows["pha"],
+            arf=folder / rows["arf"],
+            rmf=folder / rows["rmf"],
+            background=folder / rows["background"] if rows["background"] else None,
+        )
+    assert len(spectrum.channels) == expected["channels"]
+    assert spectrum.counts.sum() == expected["counts"]
+    assert spectrum.exposure_s == pytest.approx(expected["exposure"], rel=1e-9)
+    if rows["background"]:
+        assert spectrum.background_counts is not None
+        assert spectrum.background_counts.sum() == expected["bkg_counts"]
+        assert spectrum.background_scale == pytest.approx(expected["bkg_scale"], rel=1e-9)
+    with np.load(folder / "sherpa_reference.npz") as arrays:
+        counts = arrays[f"{name}:powerlaw_counts"]
+    filled = counts > 1e-6 * counts.max()
+    folded = spectrum.fold(lambda kev: 1e-4 * kev**-1.7)
+    np.testing.assert_allclose(folded[filled], counts[filled], rtol=1e-5)

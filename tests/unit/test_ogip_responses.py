@@ -174,6 +174,14 @@ class TestRmf:
         rmf = read_rmf(rmf_bytes(dense_matrix() * np.float32(rows_sum_to), HDUCLAS3=stated))
         assert rmf.includes_area == includes
 
+    @pytest.mark.parametrize(("rows_sum_to", "includes"), [(1.0, False), (0.2, True), (50.0, True)])
+    def test_a_name_alone_gives_way_to_probabilities(
+        self, rows_sum_to: float, includes: bool
+    ) -> None:
+        matrix = dense_matrix() * np.float32(rows_sum_to)
+        rmf = read_rmf(rmf_bytes(matrix, EXTNAME="SPECRESP MATRIX", HDUCLAS3=""))
+        assert rmf.includes_area == includes
+
     def test_odd_class_words_are_overlooked_where_name_or_columns_tell(self) -> None:
         main, bounds = rmf_hdus()
         bounds.header["HDUCLAS2"] = "PI_EBOUNDS"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,19 @@ import pytest
 
 from raypipe.ogip import Note, OgipError, Spectrum, read_spectrum
 from raypipe.ogip.neighbors import find_beside
-from raypipe.ogip.notes import PARTIAL_RESPONSE
+from raypipe.ogip.notes import (
+    AREA_TWICE,
+    ARF_MISSING,
+    CHANNELS_MATCHED,
+    EXPOSURE_ODD,
+    NEGATIVE_BACKGROUND,
+    NET_COUNTS,
+    NO_AREASCAL,
+    NO_BACKSCAL,
+    NOT_POISSON,
+    PARTIAL_RESPONSE,
+    RMF_MISSING,
+)
 from raypipe.ogip.quadrature import integrate
 from tests.unit.ogip_files import (
     N_CHANNELS,
@@ -27,7 +40,11 @@ from tests.unit.ogip_files import (
     write,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* of the 6.5 keV from 0.5 to 7 keV")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.* of the 6.5 keV from 0.5 to 7 keV"),
+    pytest.mark.filterwarnings("ignore:.*these are no counts"),
+    pytest.mark.filterwarnings("ignore:.*already subtracted"),
+]
 
 BACKGROUND = counts_of(seed=2)
 SECRET = counts_of(seed=99)
@@ -47,6 +64,10 @@ def survey(
 def notes_of(spectrum: Spectrum) -> tuple[Note, ...]:
     """All but that the small responses of these tests reach from 0.5 to 3.5 keV."""
     return tuple(note for note in spectrum.warnings if note.code != PARTIAL_RESPONSE)
+
+
+def codes_of(spectrum: Spectrum) -> list[str]:
+    return [note.code for note in notes_of(spectrum)]
 
 
 def flat(energy_kev: np.ndarray) -> np.ndarray:
@@ -129,7 +150,150 @@ def test_full_matrix_needs_no_arf(tmp_path: Path) -> None:
     spectrum = read_spectrum(path, rmf=rmf_bytes(HDUCLAS3="FULL"))
     assert spectrum.fold(flat).sum() == pytest.approx(0.01 * 3.0 * 1000.0)
     with pytest.warns(UserWarning, match="the ARF multiplies it"):
-        read_spectrum(path, arf=to_bytes(arf_hdu()), rmf=rmf_bytes(HDUCLAS3="FULL"))
+        twice = read_spectrum(path, arf=to_bytes(arf_hdu()), rmf=rmf_bytes(HDUCLAS3="FULL"))
+    assert AREA_TWICE in codes_of(twice)
+
+
+def test_none_is_no_file_whatever_the_header_names(tmp_path: Path) -> None:
+    path = survey(tmp_path)
+    bare = read_spectrum(path, arf=None, rmf=None, background=None)
+    assert (bare.arf, bare.rmf, bare.background_counts) == (None, None, None)
+    assert bare.warnings == ()
+    full = read_spectrum(path, arf=None, rmf=rmf_bytes(HDUCLAS3="FULL"))
+    assert full.fold(flat).sum() == pytest.approx(0.01 * 3.0 * 1000.0)
+
+
+def test_areascal_multiplies_what_is_predicted(tmp_path: Path) -> None:
+    plain = read_spectrum(survey(tmp_path)).fold(flat)
+    half = read_spectrum(survey(tmp_path, pha={"AREASCAL": 0.5}))
+    np.testing.assert_allclose(half.fold(flat), 0.5 * plain)
+    np.testing.assert_allclose(half.background_scale, 0.25)
+    by_channel = np.linspace(0.2, 1.0, N_CHANNELS)
+    scales = {"extra": [column("AREASCAL", "D", by_channel)], "drop": ("AREASCAL",)}
+    np.testing.assert_allclose(
+        read_spectrum(survey(tmp_path, pha=scales)).fold(flat), by_channel * plain
+    )
+
+
+@pytest.mark.parametrize(("key", "code"), [("BACKSCAL", NO_BACKSCAL), ("AREASCAL", NO_AREASCAL)])
+def test_a_scale_of_one_of_the_pair_alone_is_said(tmp_path: Path, key: str, code: str) -> None:
+    path = survey(tmp_path)
+    with pytest.warns(UserWarning, match=f"the background has no {key}: taken as 1"):
+        spectrum = read_spectrum(path, background=pha_bytes(drop=(key,)))
+    assert codes_of(spectrum) == [code]
+    path = survey(tmp_path, pha={"drop": (key,)})
+    with pytest.warns(UserWarning, match=f"the spectrum has no {key}: taken as 1"):
+        assert codes_of(read_spectrum(path)) == [code]
+    assert codes_of(read_spectrum(path, background=pha_bytes(drop=(key,)))) == []
+
+
+def test_background_of_other_first_channel_matches_in_order(tmp_path: Path) -> None:
+    path = survey(tmp_path)
+    for first in (0, 2):
+        other = pha_bytes(counts=BACKGROUND, channels=np.arange(first, first + N_CHANNELS))
+        with pytest.warns(UserWarning, match=f"from 1, those of the background from {first}"):
+            spectrum = read_spectrum(path, background=other)
+        assert codes_of(spectrum) == [CHANNELS_MATCHED]
+        np.testing.assert_array_equal(spectrum.background_counts, BACKGROUND)
+    gaps = pha_bytes(counts=BACKGROUND, channels=np.arange(0, 2 * N_CHANNELS, 2))
+    with pytest.raises(OgipError, match="background is on other channels"):
+        read_spectrum(path, background=gaps)
+
+
+def test_a_negative_background_is_read_and_said(tmp_path: Path) -> None:
+    counts = BACKGROUND.astype(float)
+    counts[3] = -0.25
+    path = survey(tmp_path)
+    with pytest.warns(UserWarning, match="the background has negative values"):
+        spectrum = read_spectrum(path, background=pha_bytes(counts=counts, HDUCLAS2="TOTAL"))
+    assert NEGATIVE_BACKGROUND in codes_of(spectrum)
+    spectrum = read_spectrum(path, background=pha_bytes(counts=counts, HDUCLAS2="BKG"))
+    assert spectrum.warnings[0].startswith("background: a negative value at row 4")
+    assert codes_of(spectrum) == [NEGATIVE_BACKGROUND]
+
+
+def test_notes_of_every_part_are_kept(tmp_path: Path) -> None:
+    path = survey(tmp_path, pha={"HDUCLAS2": "NET"})
+    with pytest.warns(UserWarning, match="background: EXPOSURE is 0 s"):
+        spectrum = read_spectrum(path, background=pha_bytes(EXPOSURE=0.0), arf=to_bytes(arf_hdu()))
+    said = {note.code: str(note) for note in spectrum.warnings}
+    assert said.keys() == {NET_COUNTS, EXPOSURE_ODD, PARTIAL_RESPONSE}
+    assert said[EXPOSURE_ODD] == "background: EXPOSURE is 0 s"
+
+
+def test_poisserr_is_noted_and_nobody_is_warned(tmp_path: Path) -> None:
+    path = survey(tmp_path, pha={"POISSERR": False})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        spectrum = read_spectrum(path, arf=None, rmf=None)
+    assert codes_of(spectrum) == [NOT_POISSON]
+
+
+def test_names_in_capitals(tmp_path: Path) -> None:
+    names = {"BACKFILE": "SOURCE_BG.PI", "ANCRFILE": "SOURCE.ARF", "RESPFILE": "Source.Rmf.GZ"}
+    spectrum = read_spectrum(survey(tmp_path, pha=names))
+    assert notes_of(spectrum) == ()
+    np.testing.assert_array_equal(spectrum.background_counts, BACKGROUND)
+    write(tmp_path, "SOURCE.arf", to_bytes(arf_hdu(area=np.ones(6))))
+    with pytest.warns(UserWarning, match="ANCRFILE SoUrCe.ArF not found"):
+        read_spectrum(survey(tmp_path, pha={"ANCRFILE": "SoUrCe.ArF"}))
+
+
+def test_long_names_are_cut_in_notes(tmp_path: Path) -> None:
+    path = survey(tmp_path, pha={"ANCRFILE": "x" * 5000})
+    with pytest.warns(UserWarning, match="ANCRFILE x+"):
+        (note,) = notes_of(read_spectrum(path))
+    assert note.code == ARF_MISSING
+    assert len(note) < 300
+
+
+def test_caldb_is_not_searched(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="RESPFILE is CALDB, which is not searched: give rmf="):
+        spectrum = read_spectrum(survey(tmp_path, pha={"RESPFILE": "caldb"}))
+    assert codes_of(spectrum) == [RMF_MISSING]
+
+
+class TestGridsThatDiffer:
+    def test_area_stays_with_its_own_energies(self, tmp_path: Path) -> None:
+        """The flux of a steep source is not the same in both halves of a bin of the matrix."""
+        edges = np.array([0.5, 0.7, 1.1, 2.25, 3.5])
+        area = np.array([100.0, 10.0, 300.0, 50.0])
+        path = survey(tmp_path)
+        spectrum = read_spectrum(path, arf=to_bytes(arf_hdu(edges[:-1], edges[1:], area)))
+        cuts = np.unique(np.concatenate([edges, np.linspace(0.5, 3.5, 7)]).astype(np.float32))
+        cuts = cuts.astype(float)
+        photons = (cuts[:-1] ** -2 - cuts[1:] ** -2) / 2
+        middle = 0.5 * (cuts[1:] + cuts[:-1])
+        photons *= area[np.searchsorted(edges, middle) - 1]
+        rows = np.bincount(np.searchsorted(energy_edges()[0], middle) - 1, photons)
+        np.testing.assert_allclose(
+            spectrum.fold(lambda energy: energy**-3.0), 1000.0 * rows @ dense_matrix(), rtol=1e-5
+        )
+
+    def test_area_at_other_energies_altogether_gives_nothing(self, tmp_path: Path) -> None:
+        far = to_bytes(arf_hdu(np.array([20.0, 30.0]), np.array([30.0, 40.0]), np.ones(2)))
+        assert (read_spectrum(survey(tmp_path), arf=far).fold(flat) == 0).all()
+
+    def test_energies_without_area_give_nothing(self, tmp_path: Path) -> None:
+        low, high = energy_edges()
+        half = to_bytes(arf_hdu(low[:3], high[:3], np.full(3, 100.0)))
+        folded = read_spectrum(survey(tmp_path), arf=half).fold(flat)
+        expected = np.where(np.arange(6) < 3, 0.01 * 0.5 * 100.0 * 1000.0, 0.0) @ dense_matrix()
+        np.testing.assert_allclose(folded, expected, rtol=1e-5)
+
+
+def test_named_lines_are_integrated_whatever_their_width(tmp_path: Path) -> None:
+    spectrum = read_spectrum(survey(tmp_path), arf=to_bytes(arf_hdu(area=np.full(6, 100.0))))
+    sigma = 2e-6
+
+    def line(energy: np.ndarray) -> np.ndarray:
+        shape = np.exp(-0.5 * ((energy - 1.2345) / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi))
+        return 1e-3 * shape + 1e-2
+
+    without = spectrum.fold(lambda energy: np.full_like(energy, 1e-2)).sum()
+    assert spectrum.fold(line).sum() == pytest.approx(without)
+    with_line = spectrum.fold(line, lines_kev=[1.2345, 50.0]).sum()
+    assert with_line - without == pytest.approx(100.0, rel=1e-5)
 
 
 def test_overrides_take_the_place_of_named_files(tmp_path: Path) -> None:
