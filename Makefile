@@ -5,10 +5,11 @@ WORKSPACE ?= demo
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test quicktest lint audit clean
+.PHONY: demo test quicktest lint docs audit clean
 
 demo: $(VENV)/installed
-	$(BIN)/raypipe run --workspace $(WORKSPACE) --source simulated
+	$(BIN)/raypipe run --workspace $(WORKSPACE) --source simulated \
+		--set 'evaluate.baseline_presets=["paper"]'
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "slow or not slow" --numprocesses 2 --dist loadfile --durations 40
@@ -20,6 +21,9 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/installed-dev  # into build/docs; a warning is an error
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs build/docs
 
 audit: $(VENV)/installed-audit
 	$(BIN)/python .ci/audit.py
@@ -39,4 +43,4 @@ $(VENV)/installed-audit: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist docs/generated .mypy_cache .ruff_cache .pytest_cache .hypothesis

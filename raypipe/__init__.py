@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from raypipe.catalog.open import open_sources as open_sources
     from raypipe.config import Config as Config
     from raypipe.config import load_config as load_config
+    from raypipe.config_toml import settings as settings
     from raypipe.discovery.discover import discover as discover
     from raypipe.embedding.embed import embed as embed
     from raypipe.errors import OgipError as OgipError
@@ -60,6 +61,7 @@ _HOMES = {
     "reprocess": "raypipe.reprocessing.reprocess",
     "run": "raypipe.pipeline.run",
     "search": "raypipe.searching.search",
+    "settings": "raypipe.config_toml",
     "simulate": "raypipe.simulation.simulate",
     "status": "raypipe.pipeline.status",
     "train": "raypipe.training.train",
@@ -74,6 +76,11 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'raypipe' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def public_names() -> dict[str, str]:
+    """Return the module that defines each public name."""
+    return dict(_HOMES)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""The command line: `raypipe VERB --workspace W [options]`, one verb a function of raypipe."""
+"""Run `raypipe VERB --workspace W [options]`; each verb is a function of the package."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RaypipeError as error:
         return _fail(error, FAILED, options)
     except KeyboardInterrupt:
-        print("raypipe: interrupted; the same command goes on from here", file=sys.stderr)
+        print("raypipe: interrupted; run the same command again to continue", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -49,83 +49,105 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command line."""
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(
-        prog="raypipe", description="From X-ray spectra to a latent catalog, on Ray."
+        prog="raypipe", description="Turn X-ray spectra into a latent catalog, on Ray."
     )
     parser.add_argument("--version", action="version", version=f"raypipe {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
 
-    simulate = _verb(verbs, "simulate", _simulate, "draw a survey and write CSC-like FITS products")
-    simulate.add_argument("--detections", type=int, help="how many")
-    simulate.add_argument("--seed", type=int, help="of every random draw")
-    simulate.add_argument("--out", required=True, help="folder to write to")
-    simulate.add_argument("--catalog", help="real table whose sources are drawn")
-    simulate.add_argument("--responses", help="folder of real ARF and RMF pairs")
+    simulate = _verb(verbs, "simulate", _simulate, "simulate a survey as CSC-like FITS products")
+    simulate.add_argument("--detections", type=int, help="number of detections")
+    simulate.add_argument("--seed", type=int, help="seed for all random draws")
+    simulate.add_argument("--out", required=True, help="folder to write the survey to")
+    simulate.add_argument("--catalog", help="draw sources from this table of real ones")
+    simulate.add_argument("--responses", help="use the ARF and RMF pairs of this folder")
 
-    discover = _verb(verbs, "discover", _discover, "list a source's detections into a manifest")
+    discover = _verb(
+        verbs, "discover", _discover, "list the detections of a data source in a manifest"
+    )
     _source_options(discover)
 
-    plan = _verb(verbs, "plan", _plan, "predict from a sample what ingesting a release takes")
-    plan.add_argument("--sample", type=int, help="detections that are really ingested")
-    plan.add_argument("--detections", type=int, help="plan for so many; by default the manifest's")
-    plan.add_argument("--seed", type=int, help="of the choice of them")
-    plan.add_argument("--cluster", help="launcher file of Ray with prices; cluster.yaml")
-    ingest = _verb(verbs, "ingest", _ingest, "read a manifest's files into spectra and rejects")
-    train = _verb(verbs, "train", _train, "train an autoencoder on a release's spectra")
-    tune = _verb(verbs, "tune", _tune, "search for settings that explain the spectra better")
+    plan = _verb(
+        verbs, "plan", _plan, "predict time and cost of ingesting a release, from a sample"
+    )
+    plan.add_argument("--sample", type=int, help="number of detections to ingest as a sample")
+    plan.add_argument(
+        "--detections",
+        type=int,
+        help="predict for this number of detections; default: all in the manifest",
+    )
+    plan.add_argument("--seed", type=int, help="seed for the choice of the sample")
+    plan.add_argument(
+        "--cluster", help="Ray cluster launcher file with prices; default: cluster.yaml"
+    )
+    ingest = _verb(
+        verbs, "ingest", _ingest, "read the files of a manifest into spectra and rejects"
+    )
+    train = _verb(verbs, "train", _train, "train an autoencoder on the spectra of a release")
+    tune = _verb(verbs, "tune", _tune, "search for the settings that explain the spectra best")
     for verb in train, tune:
-        verb.add_argument("--preset", choices=["folded", "paper"], help="recipe of model and loss")
-    tune.add_argument("--trials", type=int, help="settings to try")
+        verb.add_argument("--preset", choices=["folded", "paper"], help="recipe for model and loss")
+    tune.add_argument("--trials", type=int, help="number of trials")
     embed = _verb(verbs, "embed", _embed, "write the latent catalog of a release")
-    evaluate = _verb(verbs, "evaluate", _evaluate, "measure how good the latents are")
-    report = _verb(verbs, "report", _report, "write the page about a catalog")
-    export = _verb(verbs, "export", _export, "write a catalog for other tools to open")
-    export.add_argument("--format", required=True, choices=FORMATS, help="format to write")
-    export.add_argument("--sources", action="store_true", help="the sources, not the detections")
+    evaluate = _verb(verbs, "evaluate", _evaluate, "measure the quality of the latents")
+    report = _verb(verbs, "report", _report, "write an HTML report on a catalog")
+    export = _verb(verbs, "export", _export, "write a catalog in a format that other tools open")
+    export.add_argument("--format", required=True, choices=FORMATS, help="format of the file")
+    export.add_argument(
+        "--sources", action="store_true", help="export sources instead of detections"
+    )
     export.add_argument("--out", metavar="FOLDER", help="local path or s3://bucket/prefix")
-    search = _verb(verbs, "search", _search, "find look-alikes, and the strange, in a catalog")
+    search = _verb(verbs, "search", _search, "find similar or unusual detections in a catalog")
     _search_options(search)
-    run = _verb(verbs, "run", _run, "the whole road, from a source to a report")
+    run = _verb(verbs, "run", _run, "run the full pipeline, from a data source to a report")
     _source_options(run, extra=', or "simulated"')
-    reprocess = _verb(verbs, "reprocess", _reprocess, "a new release from an earlier one")
+    reprocess = _verb(
+        verbs, "reprocess", _reprocess, "make the catalog of a new release, reusing an earlier one"
+    )
     _source_options(reprocess, release_required=True)
-    reprocess.add_argument("--base", help="release to go on from; by default the only other one")
-    compare = _verb(verbs, "compare", _compare, "what two releases say of the same sources")
-    compare.add_argument("first", help="a release with a catalog")
-    compare.add_argument("second", help="another")
-    status = _verb(verbs, "status", _status, "what a workspace holds")
+    reprocess.add_argument("--base", help="earlier release to reuse; default: the only other one")
+    compare = _verb(
+        verbs, "compare", _compare, "compare the catalogs of two releases, source by source"
+    )
+    compare.add_argument("first", help="release with a catalog")
+    compare.add_argument("second", help="other release with a catalog")
+    status = _verb(verbs, "status", _status, "show the contents of a workspace")
+    listed = _verb(verbs, "settings", _settings, "list every setting, as TOML for --config")
+    listed.add_argument("section", nargs="?", help="list this section alone")
 
     everywhere = discover, plan, ingest, train, embed, evaluate, report, export, search, run, status
     for verb in *everywhere, tune, reprocess, compare:
         verb.add_argument("--workspace", required=True, help="local path or s3://bucket/prefix")
     for verb in plan, ingest, train, tune, embed, evaluate, report, export, search:
-        verb.add_argument("--release", help="release to work on; by default the only one")
+        verb.add_argument("--release", help="release to work on; default: the only one")
     for verb in plan, embed, evaluate, report, export, search, run, reprocess, compare:
-        verb.add_argument("--model", help="id of a model, or the folder of its bundle")
+        verb.add_argument(
+            "--model", help="id of a model in the workspace, or folder of a model bundle"
+        )
     for verb in evaluate, report, run:
-        verb.add_argument("--labels", help="table of class labels and true parameters")
+        verb.add_argument("--labels", help="table with class labels and true parameters")
     return parser
 
 
 def _verb(verbs: Any, name: str, function: Verb, summary: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = verbs.add_parser(name, help=summary, description=summary)
     parser.set_defaults(run=function)
-    parser.add_argument("--config", help="TOML file of settings")
+    parser.add_argument("--config", help="TOML file with settings")
     parser.add_argument(
         "--set",
         dest="settings",
         metavar="SECTION.KEY=VALUE",
         action="append",
         default=[],
-        help="one setting; may be repeated",
+        help="change one setting; may be repeated; see raypipe settings",
     )
-    parser.add_argument("-v", "--verbose", action="store_true", help="log more")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log more details")
     parser.add_argument(
         "--log-format",
         choices=["text", "json"],
         default="text",
-        help="lines of the log as text, or each as JSON with the figures of stages",
+        help="log as text, or as JSON lines that include the figures of each stage",
     )
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
     return parser
@@ -135,22 +157,30 @@ def _source_options(
     parser: argparse.ArgumentParser, extra: str = "", release_required: bool = False
 ) -> None:
     parser.add_argument(
-        "--source", required=True, help=f"folder, s3:// prefix, release of the archive{extra}"
+        "--source", required=True, help=f"folder, s3:// prefix, or release of the archive{extra}"
     )
-    parser.add_argument("--where", metavar="ADQL", help="which detections of an archive's release")
-    parser.add_argument("--catalog", help="table whose columns and labels are joined")
-    parser.add_argument("--release", help="name of the release", required=release_required)
+    parser.add_argument("--where", metavar="ADQL", help="select detections of an archive release")
+    parser.add_argument("--catalog", help="join the columns and class labels of this table")
+    parser.add_argument("--release", help="name for the release", required=release_required)
 
 
 def _search_options(parser: argparse.ArgumentParser) -> None:
     asked = parser.add_mutually_exclusive_group(required=True)
-    asked.add_argument("--detection", metavar="ID", help="look-alikes of a detection")
-    asked.add_argument("--name", metavar="'2CXO J...'", help="look-alikes of a source")
-    asked.add_argument("--pha", metavar="FILE", help="look-alikes of a spectrum of your own")
-    asked.add_argument("--strangest", action="store_true", help="the hardest to explain")
+    asked.add_argument("--detection", metavar="ID", help="find detections similar to this one")
+    asked.add_argument(
+        "--name", metavar="'2CXO J...'", help="find detections similar to those of this source"
+    )
+    asked.add_argument("--pha", metavar="FILE", help="find detections similar to your own spectrum")
+    asked.add_argument(
+        "--strangest", action="store_true", help="list the detections that the model explains worst"
+    )
     for file in "arf", "rmf", "background":
-        parser.add_argument(f"--{file}", metavar="FILE", help=f"the spectrum's {file} file")
-    parser.add_argument("-k", type=int, default=10, help="how many")
+        parser.add_argument(
+            f"--{file}",
+            metavar="FILE",
+            help=f"{file.upper() if len(file) == 3 else file} file of that spectrum",
+        )
+    parser.add_argument("-k", type=int, default=10, help="number of results")
 
 
 def _simulate(options: argparse.Namespace, config: Config) -> Any:
@@ -333,6 +363,14 @@ def _status(options: argparse.Namespace, config: Config) -> Any:
 
     state = status(options.workspace)
     return state if options.json else "\n".join(status_lines(state))
+
+
+def _settings(options: argparse.Namespace, config: Config) -> Any:
+    from raypipe.config_toml import settings
+
+    chosen = {options.section} if options.section else None
+    text = settings(options.section, config)
+    return config.model_dump(include=chosen) if options.json else text.rstrip()
 
 
 def _fail(error: RaypipeError, code: int, options: argparse.Namespace) -> int:

@@ -1,7 +1,8 @@
-"""Every setting of the pipeline, in one schema: `--config FILE.toml`, `--set section.key=value`."""
+"""Define every setting once, and read settings from `--config FILE.toml` and `--set`."""
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,13 +15,13 @@ from raypipe.errors import UsageError
 from raypipe.redaction import redact_text
 
 PRESET_BINS = {"folded": 256, "paper": 400}
-"""Bins of the spectrum that each preset's encoder reads."""
+"""Number of spectral bins that the encoder of each preset reads."""
 
 
 ClassScheme = Literal["neighbors", "density"]
 
 Workers = PositiveInt | tuple[PositiveInt, PositiveInt]
-"""A number of processes, or the fewest and the most."""
+"""A fixed number of processes, or a pair (minimum, maximum)."""
 
 
 class _Section(BaseModel):
@@ -28,110 +29,143 @@ class _Section(BaseModel):
 
 
 class SimulateConfig(_Section):
-    """A simulated survey."""
+    """Simulate a survey."""
 
-    detections: int = Field(4000, ge=1, description="number of detections")
-    seed: int = Field(0, ge=0, description="seed of every random draw")
-    counts_min: float = Field(50.0, gt=0, description="fewest expected source counts")
-    counts_max: float = Field(5000.0, gt=0, description="most expected source counts")
+    detections: int = Field(4000, ge=1, description="Number of detections to simulate.")
+    seed: int = Field(0, ge=0, description="Seed for all random draws.")
+    counts_min: float = Field(50.0, gt=0, description="Minimum number of expected source counts.")
+    counts_max: float = Field(5000.0, gt=0, description="Maximum number of expected source counts.")
 
 
 class DiscoverConfig(_Section):
-    """From files to a manifest."""
+    """List the files of a source in a manifest."""
 
     release: str = Field(
         "csc2.1",
         pattern=r"^[\w.\-]+$",
-        description="release that a folder of CSC files is taken for",
+        description="Release assigned to a folder of CSC products that does not name its release.",
     )
     part_rows: int = Field(
         500,
         ge=1,
-        description="detections a part aims at; more where parts would be over 65,536",
+        description="Detections per part. Parts are larger where there would be more than 65,536.",
     )
     tap_url: str | None = Field(
-        None, pattern=r"^https?://", description="TAP service; by default the release's own"
+        None,
+        pattern=r"^https?://",
+        description="URL of the TAP service. Default: the service of the release.",
     )
-    page_rows: int = Field(5000, ge=1, description="most detections asked of TAP at once")
+    page_rows: int = Field(5000, ge=1, description="Maximum number of detections per TAP query.")
     sync_rows: int = Field(
-        500, ge=0, description="most rows asked for synchronously, more as an asynchronous job"
+        500, ge=0, description="Queries for more rows than this run as asynchronous jobs."
     )
-    attempts: int = Field(6, ge=1, description="attempts a request to the archive gets")
-    backoff_s: float = Field(1.0, ge=0, description="first pause between attempts, s; doubles")
-    silence_s: float = Field(120.0, gt=0, description="longest silence within an answer, s")
-    answer_s: float = Field(1800.0, gt=0, description="longest time a whole answer may take, s")
-    poll_s: float = Field(2.0, gt=0, description="first pause between looks at a job, s; grows")
-    job_s: float = Field(7200.0, gt=0, description="longest time an asynchronous job may take, s")
+    attempts: int = Field(6, ge=1, description="Maximum attempts per request to the archive.")
+    backoff_s: float = Field(
+        1.0,
+        ge=0,
+        description="Wait before the second attempt, in s. It doubles for each further attempt.",
+    )
+    silence_s: float = Field(
+        120.0, gt=0, description="Give up when the archive sends nothing for this long, in s."
+    )
+    answer_s: float = Field(1800.0, gt=0, description="Maximum duration of one answer, in s.")
+    poll_s: float = Field(
+        2.0,
+        gt=0,
+        description="Wait between the first two polls of an asynchronous job, in s. It grows.",
+    )
+    job_s: float = Field(7200.0, gt=0, description="Maximum duration of an asynchronous job, in s.")
 
 
 class IngestConfig(_Section):
-    """From files to spectra."""
+    """Read the files of a manifest into spectra."""
 
     rmf: Literal["chip", "exact"] = Field(
         "chip",
-        description="chip: one RMF for each zone of a chip, for detections of the CSC; exact: each "
-        "detection's own",
+        description="chip: share one RMF per chip zone among CSC detections. "
+        "exact: fetch the RMF of each detection.",
     )
     chip_sample: int = Field(
-        1024, ge=1, description="detections looked at to choose the RMFs of chips"
+        1024,
+        ge=1,
+        description="Number of detections among which the RMFs of the chip zones are chosen.",
     )
     chip_candidates: int = Field(
-        3, ge=1, description="RMFs of a zone that are compared before one is chosen"
+        3, ge=1, description="RMFs per chip zone that are compared before one is chosen."
     )
     choose_rmfs_again: bool = Field(
         False,
-        description="choose the RMFs of chips again, and ingest again what used one given up",
+        description="Choose the RMFs of the chip zones again, and ingest again the detections "
+        "whose RMF was replaced.",
     )
-    fetch_threads: int = Field(16, ge=1, description="detections or packages in work in a task")
-    cpus_per_task: float = Field(1.0, gt=0, description="CPUs a task asks Ray for")
-    max_file_mb: int = Field(64, ge=1, description="largest file read, MB as stored")
+    fetch_threads: int = Field(
+        16, ge=1, description="Detections or packages that one task fetches at the same time."
+    )
+    cpus_per_task: float = Field(1.0, gt=0, description="CPUs that Ray reserves per task.")
+    max_file_mb: int = Field(
+        64, ge=1, description="Reject files larger than this, in MB as stored."
+    )
     package_url: str | None = Field(
-        None, pattern=r"^https?://", description="package service; by default the release's own"
+        None,
+        pattern=r"^https?://",
+        description="URL of the package service. Default: the service of the release.",
     )
     package_batch: int = Field(
-        50, ge=1, le=50, description="detections asked of the package service at once"
+        50, ge=1, le=50, description="Detections per request to the package service."
     )
-    max_package_mb: int = Field(512, ge=1, description="largest package read, MB as sent")
+    max_package_mb: int = Field(
+        512, ge=1, description="Reject packages larger than this, in MB as sent."
+    )
     host_concurrency: int = Field(
-        8, ge=1, description="requests at once to one HTTP server, by each task"
+        8, ge=1, description="Simultaneous requests per task to one HTTP server."
     )
-    http_timeout_s: float = Field(60.0, gt=0, description="longest silence of a server, s")
+    http_timeout_s: float = Field(
+        60.0, gt=0, description="Give up when a server sends nothing for this long, in s."
+    )
     http_deadline_s: float = Field(
-        300.0, gt=0, description="longest an answer may take from request to last byte, s"
+        300.0, gt=0, description="Maximum time from a request to the last byte of its answer, in s."
     )
     retries: int = Field(
-        5, ge=0, description="further tries after 408, 425, 429, 5xx, timeouts, broken connections"
+        5,
+        ge=0,
+        description="Retries after HTTP 408, 425, 429, 5xx, timeouts and broken connections.",
     )
     backoff_s: float = Field(
-        1.0, ge=0, description="longest wait before the first retry, doubled for each next one, s"
+        1.0,
+        ge=0,
+        description="Maximum wait before the first retry, in s. It doubles for each further retry.",
     )
     cache_dir: str | None = Field(
-        None, description="local folder that keeps what was fetched over the network"
+        None, description="Local folder that caches fetched files. Default: no cache."
     )
-    cache_mb: int = Field(4096, ge=1, description="size of that folder; the oldest files go, MB")
+    cache_mb: int = Field(
+        4096, ge=1, description="Maximum size of the cache, in MB. The oldest files are removed."
+    )
     retry_rejects: Literal["retryable", "all"] = Field(
-        "retryable", description="rejects a rerun takes up again; all: also those since mended"
+        "retryable",
+        description="Which rejects a rerun tries again. all: also those that no retry is "
+        "expected to cure, for instance after the files were repaired.",
     )
 
 
 class ModelConfig(_Section):
-    """The shape of the autoencoder."""
+    """Set the architecture of the autoencoder."""
 
-    preset: Literal["folded", "paper"] = Field("folded", description="recipe of model and loss")
-    latents: int = Field(8, ge=1, le=8, description="numbers that describe a spectrum")
-    width: int = Field(64, ge=8, le=4096, description="width of a token")
-    depth: int = Field(3, ge=1, le=64, description="transformer layers of the encoder")
-    heads: int = Field(4, ge=1, description="attention heads")
-    patch: int = Field(8, ge=1, description="channel bins a token")
+    preset: Literal["folded", "paper"] = Field("folded", description="Recipe for model and loss.")
+    latents: int = Field(8, ge=1, le=8, description="Number of latents per spectrum.")
+    width: int = Field(64, ge=8, le=4096, description="Width of the encoder's tokens.")
+    depth: int = Field(3, ge=1, le=64, description="Number of transformer layers in the encoder.")
+    heads: int = Field(4, ge=1, description="Number of attention heads per layer.")
+    patch: int = Field(8, ge=1, description="Channel bins per token.")
     loss_power: float = Field(
         0.25,
         ge=0,
         le=1,
-        description="power of the counts that a spectrum's Cash statistic is divided by in the "
-        "loss of preset folded: 0 weighs all photons alike, 1 all spectra",
+        description="Exponent p in the loss of preset folded, Cash / counts^p per spectrum: "
+        "0 gives all photons equal weight, 1 gives all spectra equal weight.",
     )
     decoder_width: int = Field(
-        256, ge=8, le=8192, description="width of the decoder's hidden layers"
+        256, ge=8, le=8192, description="Width of the decoder's hidden layers."
     )
 
     @model_validator(mode="after")
@@ -147,58 +181,76 @@ class ModelConfig(_Section):
 
 
 class TrainConfig(_Section):
-    """Training with Ray Train."""
+    """Train with Ray Train."""
 
-    epochs: int = Field(50, ge=1, description="passes over the training spectra")
-    batch_size: int = Field(64, ge=2, description="spectra a step, all workers together")
-    learning_rate: float = Field(2e-3, gt=0, description="peak of the one-cycle schedule")
-    weight_decay: float = Field(0.01, ge=0, description="of AdamW")
-    gradient_clip: float = Field(1.0, gt=0, description="largest norm of a gradient")
+    epochs: int = Field(50, ge=1, description="Maximum number of passes over the training spectra.")
+    batch_size: int = Field(
+        64, ge=2, description="Spectra per optimizer step, summed over all workers."
+    )
+    learning_rate: float = Field(
+        2e-3, gt=0, description="Peak learning rate of the one-cycle schedule."
+    )
+    weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
+    gradient_clip: float = Field(1.0, gt=0, description="Clip gradients to this norm.")
     thinning_min: float = Field(
-        0.3, gt=0, le=1, description="least share of the counts the encoder is shown in training"
+        0.3,
+        gt=0,
+        le=1,
+        description="Minimum fraction of the counts that the encoder sees during training.",
     )
-    latent_penalty: float = Field(1e-3, ge=0, description="weight of the latents' mean square")
-    test_fraction: float = Field(0.2, ge=0, lt=1, description="sources never shown to training")
-    validation_fraction: float = Field(0.1, ge=0, lt=1, description="sources for early stopping")
-    patience: int = Field(15, ge=1, description="epochs without improvement before stopping")
-    seed: int = Field(0, ge=0, description="seed of weights, split and order")
+    latent_penalty: float = Field(
+        1e-3, ge=0, description="Weight of the latents' mean square in the loss."
+    )
+    test_fraction: float = Field(0.2, ge=0, lt=1, description="Fraction of sources held out.")
+    validation_fraction: float = Field(
+        0.1, ge=0, lt=1, description="Fraction of sources used for early stopping."
+    )
+    patience: int = Field(15, ge=1, description="Stop after this many epochs without improvement.")
+    seed: int = Field(0, ge=0, description="Seed for weights, split and order.")
     num_workers: Workers = Field(
-        2, description="training processes (DDP), fixed or elastic: [fewest, most]"
+        2, description="Number of DDP workers; elastic if given as [minimum, maximum]."
     )
-    cpus_per_worker: float = Field(0.9, gt=0, description="CPUs a worker asks Ray for")
+    cpus_per_worker: float = Field(0.9, gt=0, description="CPUs that Ray reserves per worker.")
     use_gpu: bool | None = Field(
         None,
-        description="a GPU a worker; by default where Ray has one already: a cluster that starts "
-        "GPU nodes when asked is asked by true",
+        description="Give each worker a GPU. true makes an autoscaler add GPU nodes. "
+        "Default: use GPUs that the cluster already has.",
     )
     gpus_per_worker: float = Field(
-        1.0, gt=0, le=1, description="GPUs a worker asks Ray for; a share of one where trials share"
+        1.0,
+        gt=0,
+        le=1,
+        description="GPUs that Ray reserves per worker; below 1, trials share a GPU.",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="of the encoder's matrix products; auto: bfloat16 on GPUs that have it",
+        description="Precision of the encoder's matrix products. auto: bfloat16 on GPUs that "
+        "support it.",
     )
-    compile: bool | None = Field(None, description="torch.compile; by default on a GPU")
+    compile: bool | None = Field(None, description="Use torch.compile. Default: on GPUs only.")
     data: Literal["auto", "resident", "stream"] = Field(
         "auto",
-        description="spectra kept on the device or read anew each epoch; auto: kept where they fit",
+        description="resident: keep the spectra on the device. stream: read them in every epoch. "
+        "auto: resident if they fit.",
     )
     stream_rows: int = Field(
-        32_768, ge=1, description="spectra a worker shuffles at once where they are read anew"
+        32_768, ge=1, description="Size of each worker's shuffle buffer when spectra are streamed."
     )
-    max_failures: int = Field(3, ge=0, description="restarts after a worker's death")
+    max_failures: int = Field(3, ge=0, description="Restarts after worker failures.")
     references: int = Field(
-        20_000, ge=1, description="labelled training spectra kept for class probabilities"
+        20_000,
+        ge=1,
+        description="Maximum number of labelled training spectra stored for class probabilities.",
     )
     validation_cash: bool = Field(
         False,
-        description="measure, each epoch, the Cash statistic of that half of the validation counts "
-        "which the encoder is not shown; `tune` compares it",
+        description="After each epoch, measure the Cash statistic on the half of the validation "
+        "counts that the encoder does not see. raypipe tune compares trials by it.",
     )
 
     @property
     def workers(self) -> tuple[int, int]:
-        """Fewest and most training processes."""
+        """Minimum and maximum number of training processes."""
         return (
             self.num_workers
             if isinstance(self.num_workers, tuple)
@@ -221,7 +273,7 @@ class TrainConfig(_Section):
 
 
 class Range(_Section):
-    """The values from `low` to `high`, both included, even in the logarithm where `log` says so."""
+    """Sample values between `low` and `high`, both included; log-uniformly if `log`."""
 
     low: float
     high: float
@@ -250,98 +302,101 @@ _SPACE: dict[str, Range | Choices] = {
 
 
 class TuneConfig(_Section):
-    """The search for better settings with Ray Tune."""
+    """Search for better settings with Ray Tune."""
 
-    trials: int = Field(20, ge=1, description="settings tried, those of the configuration first")
-    grace_epochs: int = Field(4, ge=1, description="epochs a trial has before it can be stopped")
+    trials: int = Field(20, ge=1, description="Number of trials. The first uses the configuration.")
+    grace_epochs: int = Field(4, ge=1, description="Minimum epochs per trial.")
     reduction_factor: float = Field(
-        3.0, gt=1, description="of trials that come as far one in so many goes on (ASHA)"
+        3.0, gt=1, description="ASHA reduction factor: one trial in N survives each rung."
     )
     concurrent_trials: int | None = Field(
-        None, ge=1, description="trials at once; by default as many as the cluster has room for"
+        None, ge=1, description="Simultaneous trials. Default: as many as fit on the cluster."
     )
-    seed: int = Field(0, ge=0, description="seed of the settings that are drawn")
+    seed: int = Field(0, ge=0, description="Seed for the sampled settings.")
     space: dict[str, Range | Choices] = Field(
         _SPACE,
         min_length=1,
-        description="what is searched: a list of values or {low, high, log} for `section.key` of "
-        "model or train; the configuration's own value always belongs to it",
+        description="Search space: for each setting of model or train, a list of values or "
+        "{low, high, log}. The value in the configuration is always included.",
     )
 
 
 class EmbedConfig(_Section):
-    """From spectra to the latent catalog."""
+    """Encode spectra into the latent catalog."""
 
-    batch_size: int = Field(256, ge=1, description="spectra encoded at once")
+    batch_size: int = Field(256, ge=1, description="Spectra per batch.")
     actors: int | None = Field(
-        None, ge=1, description="most encoders; by default one a CPU or GPU, as many as come"
+        None, ge=1, description="Maximum number of encoder actors. Default: one per CPU or GPU."
     )
-    cpus_per_actor: float = Field(1.0, gt=0, description="CPUs an actor asks Ray for")
-    gpus_per_actor: float = Field(0.0, ge=0, description="GPUs an actor asks Ray for")
+    cpus_per_actor: float = Field(1.0, gt=0, description="CPUs that Ray reserves per actor.")
+    gpus_per_actor: float = Field(0.0, ge=0, description="GPUs that Ray reserves per actor.")
     refine_steps: int = Field(
-        6, ge=0, description="Fisher-scoring steps on each detection's own likelihood"
+        6,
+        ge=0,
+        description="Fisher-scoring steps on the likelihood of each detection. 0: no refinement.",
     )
     class_scheme: ClassScheme = Field(
         "neighbors",
-        description="probabilities of classes: neighbors, votes of the nearest labelled latents; "
-        "density, distances to labelled members in a mixture's components",
+        description="neighbors: class probabilities from votes of the nearest labelled latents. "
+        "density: from distances to labelled members of the mixture components.",
     )
     errors: bool = Field(
-        True, description="errors of the latents; without them no refinement either, and NaN"
+        True,
+        description="Compute errors of the latents. false: errors are null and latents unrefined.",
     )
 
 
 class ExportConfig(_Section):
-    """The catalog in formats that other tools open."""
+    """Write the catalog in formats that other tools open."""
 
-    partition_rows: int = Field(
-        250_000, ge=1, description="rows of a HATS partition before it is divided"
-    )
+    partition_rows: int = Field(250_000, ge=1, description="Maximum rows per HATS partition.")
 
 
 class EvaluateConfig(_Section):
-    """How good the latents are."""
+    """Measure the quality of the latents."""
 
-    folds: int = Field(5, ge=2, description="cross-validation folds, grouped by source")
-    mixture_components: int = Field(16, ge=1, description="components of the Gaussian mixture")
-    neighbors: int = Field(15, ge=1, description="neighbors of the kNN classifier")
-    seed: int = Field(0, ge=0, description="seed of folds and fits")
+    folds: int = Field(5, ge=2, description="Number of cross-validation folds, grouped by source.")
+    mixture_components: int = Field(16, ge=1, description="Components of the Gaussian mixture.")
+    neighbors: int = Field(15, ge=1, description="Neighbors used by the kNN classifier.")
+    seed: int = Field(0, ge=0, description="Seed for folds and fits.")
     baseline_presets: list[Literal["folded", "paper"]] = Field(
-        default=["paper"], description="presets `run` trains beside the main one to compare with"
+        default=[], description="Presets that raypipe run also trains, for comparison."
     )
 
 
 class ReportConfig(_Section):
-    """The page about a catalog."""
+    """Write the report on a catalog."""
 
-    examples: int = Field(6, ge=1, description="reconstructions shown")
-    seed: int = Field(0, ge=0, description="seed of the choice of examples")
+    examples: int = Field(6, ge=1, description="Number of example reconstructions.")
+    seed: int = Field(0, ge=0, description="Seed for the choice of examples.")
 
 
 class PlanConfig(_Section):
-    """What ingesting a release takes, from a sample."""
+    """Predict the cost of ingesting a release from a sample."""
 
-    sample: int = Field(200, ge=1, description="detections that are really ingested")
-    seed: int = Field(0, ge=0, description="seed of the choice of them")
+    sample: int = Field(200, ge=1, description="Number of detections to ingest as a sample.")
+    seed: int = Field(0, ge=0, description="Seed for the choice of the sample.")
     cluster_file: str = Field(
-        "cluster.yaml", description="launcher file of Ray, with prices: the nodes to plan for"
+        "cluster.yaml", description="Ray cluster launcher file with node types and prices."
     )
     source_mb_per_s: float | None = Field(
-        None, gt=0, description="most the source gives all nodes together, MB/s; default: no limit"
+        None,
+        gt=0,
+        description="Maximum total throughput of the source, in MB/s. Default: no limit.",
     )
 
 
 class RayConfig(_Section):
-    """The Ray cluster to run on."""
+    """Choose the Ray cluster to run on."""
 
     address: str | None = Field(
-        None, description="cluster to join; by default RAY_ADDRESS, else a local one is started"
+        None, description="Cluster to join. Default: RAY_ADDRESS, otherwise start a local cluster."
     )
-    num_cpus: int | None = Field(None, ge=1, description="CPUs of a local cluster")
+    num_cpus: int | None = Field(None, ge=1, description="CPUs of the local cluster. Default: all.")
 
 
 class Config(_Section):
-    """All settings."""
+    """Hold all settings, one section per verb or subject."""
 
     simulate: SimulateConfig = SimulateConfig()
     discover: DiscoverConfig = DiscoverConfig()
@@ -356,8 +411,18 @@ class Config(_Section):
     plan: PlanConfig = PlanConfig()
     ray: RayConfig = RayConfig()
 
+    def __repr__(self) -> str:
+        changed = [
+            f"{name}.{key}={value!r}"
+            for name in type(self).model_fields
+            for key, value in getattr(self, name).model_dump(exclude_defaults=True).items()
+        ]
+        return redact_text(f"Config({', '.join(changed) or 'defaults'})")
+
+    __str__ = __repr__
+
     def to_toml(self) -> str:
-        """The settings as TOML; fields left at None are absent, URLs without credentials."""
+        """Write the settings as TOML: None is left out, and so are credentials in URLs."""
         return redact_text(tomli_w.dumps(self.model_dump(exclude_none=True)))
 
 
@@ -393,7 +458,7 @@ def load_config(
 
 
 def as_config(config: Config | Mapping[str, Any] | str | Path | None) -> Config:
-    """The settings a verb was given: a Config, a nested mapping, a TOML file, or the defaults."""
+    """Turn a Config, a nested mapping, a TOML file or None into a Config."""
     if isinstance(config, Config):
         return config
     if isinstance(config, str | Path):
@@ -416,8 +481,33 @@ def _parse_value(text: str) -> Any:
         return text
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """End a sentence about an unknown name with the known name that is most like it, if any."""
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f"; is it {found[0]}?" if found else ""
+
+
 def _explain(error: ValidationError, file: str | Path | None) -> str:
-    lines = [
-        f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()
-    ]
+    lines = []
+    for item in error.errors():
+        name = ".".join(str(part) for part in item["loc"])
+        is_unknown = item["type"] == "extra_forbidden"
+        lines.append(f"{name}: {_no_such_setting(name) if is_unknown else item['msg']}")
     return f"configuration{f' {file}' if file else ''}: " + "; ".join(lines)
+
+
+def _no_such_setting(name: str) -> str:
+    """Say that a setting or section is unknown, and which one may be meant."""
+    known = [
+        f"{section}.{key}"
+        for section, field in Config.model_fields.items()
+        for key in _keys_of(field.annotation)
+    ]
+    if "." not in name:
+        return f"no such section{nearest(name, Config.model_fields)}"
+    hint = nearest(name, known) or "; raypipe settings lists all of them"
+    return f"no such setting{hint}"
+
+
+def _keys_of(section: Any) -> Iterable[str]:
+    return section.model_fields

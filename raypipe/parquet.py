@@ -1,12 +1,128 @@
-"""Parquet files: how columns are stored small, and that nothing in them runs when it is read."""
+"""Parquet files: columns stored small, damage noticed when they are read, nothing in them run.
+
+Pages carry the checksums that the format has for them. It has none for the footer, where the
+places, types and names of the columns are, so a seal stands in front of it: a mark and the SHA-256
+of all bytes from the footer to the end of the file. No page lies there, so that other readers do
+not see it. A file without a seal, which an earlier version or another program has written, is read
+with what checksums it has.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from raypipe.errors import RaypipeError
+
+COMPRESSION = "zstd"
+_MARK = b"raypipe footer\0\1"
+_SEAL_BYTES = len(_MARK) + hashlib.sha256().digest_size
+_END_BYTES = 8
+"""The end of a Parquet file: the length of the footer, four bytes, and PAR1."""
+_TAIL_BYTES = 1 << 16
+"""Bytes read at once from the end of a file, as pyarrow does."""
+
+
+class DamagedError(Exception):
+    """A Parquet file that is not as it was written; the message says what is wrong."""
+
+
+def write_options(schema: pa.Schema) -> dict[str, Any]:
+    """How `pyarrow.parquet.ParquetWriter` is to write columns of a schema: small and checked."""
+    return {"compression": COMPRESSION, "write_page_checksum": True, **encodings(schema)}
+
+
+def sealed(data: pa.Buffer) -> list[pa.Buffer | bytes]:
+    """The pieces of a Parquet file with a seal in front of its footer."""
+    start = data.size - _footer_bytes(data.slice(data.size - _END_BYTES).to_pybytes())
+    footer = data.slice(start)
+    return [data.slice(0, start), _MARK + hashlib.sha256(footer).digest(), footer]
+
+
+def open_checked(stream: pa.NativeFile) -> pq.ParquetFile:
+    """Open a Parquet file whose pages are checked as they are read, and its footer now.
+
+    Raises DamagedError where the footer is not the one that was sealed, or where there is none.
+    """
+    size = stream.size()
+    tail = stream.read_at(min(size, _TAIL_BYTES), max(0, size - _TAIL_BYTES))
+    footer_bytes = _footer_bytes(tail[-_END_BYTES:])
+    wanted = footer_bytes + _SEAL_BYTES
+    if len(tail) < wanted and len(tail) < size:
+        tail = stream.read_at(min(size, wanted), max(0, size - wanted))
+    footer = tail[-footer_bytes:]
+    mark = tail.rfind(_MARK)
+    if mark >= 0 and tail[mark + len(_MARK) :] != hashlib.sha256(footer).digest() + footer:
+        raise DamagedError("its footer has changed since it was written")
+    metadata = pq.read_metadata(pa.BufferReader(footer))
+    return pq.ParquetFile(stream, metadata=metadata, page_checksum_verification=True)
+
+
+def read_checked(file: pq.ParquetFile, columns: list[str] | None = None) -> pa.Table:
+    """Rows of a file of `open_checked`; only those of `columns` that it has where given.
+
+    Raises DamagedError where rows or values are not as many as the footer says. The checksum of a
+    page does not cover the header of the page: one that names another kind makes the reader pass
+    over the page, and one that names another number of values fills the column up with nulls.
+    """
+    if columns is not None:
+        known = set(file.schema_arrow.names)
+        columns = [column for column in columns if column in known]
+    table = file.read(columns=columns)
+    if table.num_columns and table.num_rows != file.metadata.num_rows:
+        raise DamagedError(f"{table.num_rows} of {file.metadata.num_rows} rows could be read")
+    expected = _value_counts(file)
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        found = _count_values(column)
+        if expected.get(name, found) != found:
+            raise DamagedError(f"{found} of {expected[name]} values of {name} could be read")
+    return table
+
+
+def _value_counts(file: pq.ParquetFile) -> dict[str, int]:
+    """Values that are not null of each column whose footer says how many there are."""
+    counts: dict[str, int] = {}
+    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    leaf = 0
+    for field in file.schema_arrow:
+        leaves = _count_leaves(field.type)
+        if _innermost(field.type).num_fields == 0 and field.name not in counts:
+            chunks = [group.column(leaf) for group in groups]
+            if all(one.statistics is not None and one.statistics.has_null_count for one in chunks):
+                counts[field.name] = sum(
+                    one.num_values - one.statistics.null_count for one in chunks
+                )
+        leaf += leaves
+    return counts
+
+
+def _count_leaves(kind: pa.DataType) -> int:
+    """Columns of a Parquet file that hold a column of this type."""
+    inner = range(kind.num_fields)
+    return sum(_count_leaves(kind.field(number).type) for number in inner) or 1
+
+
+def _count_values(column: pa.ChunkedArray) -> int:
+    """Values of a column that are not null: of lists those in them."""
+    while _is_list(column.type):
+        column = pc.list_flatten(column)
+    return len(column) - column.null_count
+
+
+def _innermost(kind: pa.DataType) -> pa.DataType:
+    """The type of what lists of lists hold."""
+    return _innermost(kind.value_type) if _is_list(kind) else kind
+
+
+def _footer_bytes(end: bytes) -> int:
+    """Bytes from the beginning of the footer to the end of a file that ends like this."""
+    if len(end) < _END_BYTES or end[4:] != b"PAR1":
+        raise DamagedError("it does not end as a Parquet file does")
+    return int.from_bytes(end[:4], "little") + _END_BYTES
 
 
 def require_plain(schema: pa.Schema, file: str) -> None:
@@ -59,5 +175,8 @@ def _list_encoding(field: pa.Field) -> tuple[str, str] | None:
 
 def _leaf(field: pa.Field) -> str:
     """Name of a column's values within a Parquet file."""
-    is_list = pa.types.is_list(field.type) or pa.types.is_fixed_size_list(field.type)
-    return f"{field.name}.list.element" if is_list else str(field.name)
+    return f"{field.name}.list.element" if _is_list(field.type) else str(field.name)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind))

@@ -14,8 +14,11 @@ from typing import Any
 
 from raypipe._version import __version__
 from raypipe.config import Config
+from raypipe.errors import RaypipeError
 from raypipe.redaction import redact_text
 from raypipe.workspace import Workspace
+
+log = logging.getLogger(__name__)
 
 _PACKAGES = ("ray", "torch", "numpy", "pyarrow", "astropy", "scikit-learn")
 
@@ -48,17 +51,22 @@ class _Lines(logging.Handler):
 
 
 @contextmanager
-def record_run(workspace: Workspace, verb: str, config: Config) -> Iterator[Figures]:
+def record_run(
+    workspace: Workspace, verb: str, config: Config, *, optional: bool = False
+) -> Iterator[Figures]:
     """Keep the resolved configuration, versions, log, timing and outcome of a run.
 
     Yields a mapping to put figures into; they are written with the rest, also when the run fails.
-    Nothing of it holds the credentials that URIs may carry.
+    Nothing of it holds the credentials that URIs may carry. Raises RaypipeError where the workspace
+    cannot be written; where the record is `optional`, the log says so and the run goes on without.
     """
     started = datetime.now(UTC)
     clock = time.monotonic()
     folder = f"runs/{started:%Y%m%dT%H%M%S.%f}-{verb}"
-    workspace.write_bytes(f"{folder}/config.toml", config.to_toml().encode())
     figures = Figures(folder)
+    if not _begin(workspace, folder, verb, config, optional=optional):
+        yield figures
+        return
     lines = _Lines()
     logger = logging.getLogger("raypipe")
     level = logger.level
@@ -85,3 +93,15 @@ def record_run(workspace: Workspace, verb: str, config: Config) -> Iterator[Figu
         }
         workspace.write_bytes(f"{folder}/log.txt", ("\n".join(lines.lines) + "\n").encode())
         workspace.write_json(f"{folder}/run.json", record)
+
+
+def _begin(workspace: Workspace, folder: str, verb: str, config: Config, *, optional: bool) -> bool:
+    """Write the first file of a run's record; whether that, and so the record, is possible."""
+    try:
+        workspace.write_bytes(f"{folder}/config.toml", config.to_toml().encode())
+    except RaypipeError as error:
+        if not optional:
+            raise
+        log.warning("%s: the workspace keeps no record of this run (%s)", verb, error.__cause__)
+        return False
+    return True

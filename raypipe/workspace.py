@@ -6,7 +6,8 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,13 +17,34 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raypipe.errors import RaypipeError, UsageError
-from raypipe.parquet import encodings, require_plain
+from raypipe.parquet import (
+    DamagedError,
+    open_checked,
+    read_checked,
+    require_plain,
+    sealed,
+    write_options,
+)
 from raypipe.redaction import redact
 from raypipe.s3 import S3_ERRORS, put_if_absent, upload
 
-_PARQUET_COMPRESSION = "zstd"
 _DRAFT = ".tmp"
 _NAME = re.compile(r"[A-Za-z0-9][\w.\-]*")
+
+_MAKE_AGAIN = {
+    "manifest": "delete the folder it is in and run raypipe discover again",
+    "spectra": "delete it and run raypipe ingest again",
+    "rejects": "delete it and run raypipe ingest again",
+    "responses": "delete it and the spectra folder of each release that uses it, "
+    "and run raypipe ingest again",
+    "models": "delete the model's folder and run raypipe train again",
+    "catalog": "delete it and run raypipe embed again",
+    "sources": "delete it and run raypipe embed again",
+    "evaluation": "delete it and run raypipe evaluate again",
+    "comparisons": "delete it and run raypipe compare again",
+    "changes": "delete it and run raypipe reprocess again",
+}
+"""What to do about a damaged file, by the folder of the workspace that it is in."""
 
 
 def check_name(name: str, what: str) -> str:
@@ -54,6 +76,10 @@ def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     if "://" in uri and not uri.startswith("file://"):
         raise UsageError(f"{redact(uri)}: only local paths and s3:// are understood")
     return pafs.LocalFileSystem(), str(Path(uri.removeprefix("file://")).expanduser().absolute())
+
+
+class MissingFileError(RaypipeError):
+    """A file of the workspace that is not there."""
 
 
 class Footer(NamedTuple):
@@ -99,6 +125,10 @@ class Workspace:
         """Whether a file or folder of that name is there."""
         return bool(self._look(self.path(name)).type != pafs.FileType.NotFound)
 
+    def is_file(self, name: str) -> bool:
+        """Whether a file of that name is there, and no folder."""
+        return bool(self._look(self.path(name)).type == pafs.FileType.File)
+
     def modified(self, name: str) -> float:
         """When a file was last written, seconds since 1970; 0 where it is absent."""
         return float((self._look(self.path(name)).mtime_ns or 0) / 1e9)
@@ -127,8 +157,8 @@ class Workspace:
         except OSError as error:
             raise self._unreadable(self.path(name), error) from error
 
-    def write_bytes(self, name: str, data: bytes | pa.Buffer) -> None:
-        """Publish a file in one step, replacing any of that name.
+    def write_bytes(self, name: str, *pieces: bytes | pa.Buffer) -> None:
+        """Publish a file made of `pieces`, one after another, in one step, replacing any such.
 
         Raises RaypipeError where the workspace cannot be written (full, read-only, gone); nothing
         half-written stays under the name.
@@ -137,14 +167,16 @@ class Workspace:
         try:
             if not self.is_local:
                 with self.fs.open_output_stream(target, compression=None) as stream:
-                    stream.write(data)
+                    for piece in pieces:
+                        stream.write(piece)
                 return
             folder, base = target.rsplit("/", 1)
             self.fs.create_dir(folder, recursive=True)
             draft = _draft_name(folder, base)
             try:
                 with self.fs.open_output_stream(draft, compression=None) as stream:
-                    stream.write(data)
+                    for piece in pieces:
+                        stream.write(piece)
                 self.fs.move(draft, target)
             except BaseException:
                 Path(draft).unlink(missing_ok=True)
@@ -219,49 +251,47 @@ class Workspace:
             self.fs.delete_dir(self.path(name))
 
     def read_json(self, name: str) -> Any:
-        """Contents of a JSON file."""
-        return json.loads(self.read_bytes(name))
+        """Contents of a JSON file; RaypipeError where it is absent or cut short."""
+        try:
+            return json.loads(self.read_bytes(name))
+        except (ValueError, RecursionError) as error:
+            raise RaypipeError(
+                f"{self.absolute_uri(name)}: not a whole JSON file ({error}); {_mend(name)}"
+            ) from error
 
     def write_json(self, name: str, value: Any) -> None:
         """Publish a JSON file."""
         self.write_bytes(name, (json.dumps(value, indent=2) + "\n").encode())
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """Rows of a Parquet file; only those of `columns` that it has where given."""
-        file = self._parquet(name)
-        if columns is not None:
-            known = set(file.schema_arrow.names)
-            columns = [column for column in columns if column in known]
-        return file.read(columns=columns)
+        """Rows of a Parquet file; only those of `columns` that it has where given.
+
+        Raises RaypipeError where the file is absent or damaged, as the four readers below do.
+        """
+        with self._parquet(name) as file:
+            return read_checked(file, columns)
 
     def read_schema(self, name: str) -> pa.Schema:
         """Columns of a Parquet file and their types, read from its footer alone."""
-        return self._parquet(name).schema_arrow
+        with self._parquet(name) as file:
+            return file.schema_arrow
 
     def read_metadata(self, name: str) -> dict[str, str]:
         """Key-value metadata of a Parquet file, read from its footer alone."""
-        pairs = self._parquet(name).schema_arrow.metadata or {}
-        return {key.decode(): value.decode() for key, value in pairs.items()}
+        return _as_text(self.read_schema(name).metadata)
 
     def count_rows(self, name: str) -> int:
         """Number of rows of a Parquet file, read from its footer alone."""
-        return int(self._parquet(name).metadata.num_rows)
+        with self._parquet(name) as file:
+            return int(file.metadata.num_rows)
 
     def read_footer(self, name: str) -> Footer | None:
         """Number of rows and metadata of a Parquet file in one look, None where it is absent."""
         try:
-            footer = pq.read_metadata(self.path(name), filesystem=self.fs)
-        except FileNotFoundError:
+            with self._parquet(name) as file:
+                return Footer(int(file.metadata.num_rows), _as_text(file.metadata.metadata))
+        except MissingFileError:
             return None
-        except OSError as error:
-            raise self._unreadable(self.path(name), error) from error
-        except pa.ArrowInvalid as error:
-            raise self._not_parquet(name, error) from error
-        pairs = footer.metadata or {}
-        return Footer(
-            rows=int(footer.num_rows),
-            metadata={key.decode(): value.decode() for key, value in pairs.items()},
-        )
 
     def read_folder(self, folder: str, columns: list[str] | None = None) -> pa.Table:
         """Rows of all Parquet files in `folder` in order of name, columns united by name.
@@ -292,11 +322,10 @@ class Workspace:
         given = {key.encode(): value.encode() for key, value in (metadata or {}).items()}
         schema = first.schema.with_metadata({**(first.schema.metadata or {}), **given} or None)
         sink = pa.BufferOutputStream()
-        how = {"compression": _PARQUET_COMPRESSION, **encodings(schema)}
-        with pq.ParquetWriter(sink, schema, **how) as writer:
+        with pq.ParquetWriter(sink, schema, **write_options(schema)) as writer:
             for table in chain([first], remaining):
                 writer.write_table(table.replace_schema_metadata(schema.metadata))
-        self.write_bytes(name, sink.getvalue())
+        self.write_bytes(name, *sealed(sink.getvalue()))
 
     def _look(self, what: str | pafs.FileSelector) -> Any:
         """What is at a path or in a folder; RaypipeError where the store does not answer."""
@@ -309,7 +338,7 @@ class Workspace:
     def _unreadable(self, path: str, error: OSError) -> RaypipeError:
         uri = path if self.is_local else f"s3://{path}"
         if isinstance(error, FileNotFoundError):
-            return RaypipeError(f"{uri}: no such file")
+            return MissingFileError(f"{uri}: no such file")
         return RaypipeError(f"{uri}: cannot be read ({error})")
 
     def _unwritable(self, name: str, error: Exception) -> RaypipeError:
@@ -318,21 +347,38 @@ class Workspace:
             "make room or choose another workspace, then run the same command again"
         )
 
-    def _parquet(self, name: str) -> pq.ParquetFile:
+    @contextmanager
+    def _parquet(self, name: str) -> Iterator[pq.ParquetFile]:
+        """A Parquet file, open for the block; RaypipeError where that finds it damaged."""
         try:
-            file = pq.ParquetFile(self.path(name), filesystem=self.fs)
+            with self.fs.open_input_file(self.path(name)) as stream, open_checked(stream) as file:
+                require_plain(file.schema_arrow, self.absolute_uri(name))
+                yield file
         except OSError as error:
-            raise self._unreadable(self.path(name), error) from error
-        except pa.ArrowInvalid as error:
-            raise self._not_parquet(name, error) from error
-        require_plain(file.schema_arrow, self.absolute_uri(name))
-        return file
+            # Arrow raises OSError for what the operating system says, with its number, and for
+            # damaged pages and failures of S3, without.
+            if error.errno is not None:
+                raise self._unreadable(self.path(name), error) from error
+            raise self._damaged(name, error) from error
+        except (DamagedError, pa.ArrowException) as error:
+            raise self._damaged(name, error) from error
 
-    def _not_parquet(self, name: str, error: pa.ArrowInvalid) -> RaypipeError:
+    def _damaged(self, name: str, error: Exception) -> RaypipeError:
+        if "AWS Error" in str(error):
+            return RaypipeError(f"{self.absolute_uri(name)}: cannot be read ({error})")
         return RaypipeError(
-            f"{self.absolute_uri(name)}: not a whole Parquet file ({error}); "
-            "delete it and run the verb that makes it again"
+            f"{self.absolute_uri(name)}: damaged, or not a whole Parquet file ({error}); "
+            f"{_mend(name)}"
         )
+
+
+def _mend(name: str) -> str:
+    otherwise = "delete it and run the verb that makes it again"
+    return _MAKE_AGAIN.get(name.partition("/")[0], otherwise)
+
+
+def _as_text(metadata: dict[bytes, bytes] | None) -> dict[str, str]:
+    return {key.decode(): value.decode() for key, value in (metadata or {}).items()}
 
 
 def _draft_name(folder: str, base: str) -> str:

@@ -147,7 +147,7 @@ def split_catalog(catalog: Path, workdir: Path, seed: int) -> tuple[Path, Path]:
 
     Every class is halved for itself, so that rare ones are in both.
     """
-    table = read_catalog(catalog)
+    table = read_catalog(catalog).to_pandas()
     table = table[best_models(table).notna() & (table[COUNTS_COLUMN] > 0)]
     sources = table.groupby("name")["class"].first().fillna("")
     rng = np.random.default_rng(seed)

@@ -9,7 +9,7 @@ from typing import Any
 
 from raypipe.catalog.destination import draft_folder, publish_file, publish_folder
 from raypipe.catalog.export_page import describe_export
-from raypipe.catalog.export_summary import Written, summarize
+from raypipe.catalog.export_summary import Written, claim, record, summarize
 from raypipe.catalog.formats import FORMATS
 from raypipe.catalog.formats.content import Content, TableName
 from raypipe.catalog.formats.fits import write_fits
@@ -45,8 +45,9 @@ def export(
     `format` is fits, votable, hats or parquet; the same rows and numbers are in each, but HATS has
     none of the rows without a position. It goes to `exports/<release>/<model_id>/` of the
     workspace, or to the folder `out`, with a README.md and an index.html that say what is there.
-    Raises UsageError for a format that is none, where there is no catalog, and where hats is not
-    installed.
+    With `out` the workspace need not be writable: the run leaves no record there then. Raises
+    UsageError for a format that is none, where there is no catalog, where hats is not installed,
+    and for an `out` that holds files which no export wrote.
     """
     settings = as_config(config)
     workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
@@ -60,18 +61,23 @@ def export(
     name = f"{table}{_ENDINGS[format]}"
     home = workspace.absolute_uri(exports_folder(release, model_id))
     destination = Workspace(home if out is None else out)
+    if out is not None:
+        claim(destination, name)
 
     def write(publication: Publication) -> Written:
         content = Content.of(workspace, publication, table)
         with draft_folder(destination) as folder:
             left_out = _write(content, format, folder / name, settings)
+            written = Written.of(content, format, name, left_out)
+            # The record comes first: a run that is killed after it may be repeated, while a file
+            # that is in no record would be taken for somebody else's.
+            files = record(destination, written)
             publish = publish_folder if format == "hats" else publish_file
             publish(destination, folder / name, name)
-        written = Written.of(content, format, name, left_out)
-        describe_export(destination, summarize(workspace, publication, destination, written))
+        describe_export(destination, summarize(workspace, publication, files))
         return written
 
-    with record_run(workspace, "export", settings) as figures:
+    with record_run(workspace, "export", settings, optional=out is not None) as figures:
         written = read_published(workspace, release, model_id, write)
         figures.update({"file": name, "rows": written.rows, "rows_left_out": written.rows_left_out})
     for note in written.notes:

@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from raypipe.catalog.formats.content import Content, Fact, is_vector
 from raypipe.catalog.publication import Publication
-from raypipe.workspace import Workspace
+from raypipe.errors import RaypipeError, UsageError
+from raypipe.workspace import MissingFileError, Workspace
 
 RECORD = "exports.json"
 """File beside the exports that says of each what it holds."""
@@ -75,15 +76,41 @@ class Summary:
     tables: Mapping[str, TableSummary]
 
 
-def summarize(
-    workspace: Workspace, publication: Publication, destination: Workspace, new: Written
-) -> Summary:
-    """The summary of what is in `destination` once `new` is; records that there."""
-    known = destination.read_json(RECORD) if destination.exists(RECORD) else []
-    files = [Written(**one) for one in known if one["name"] != new.name]
-    files = [one for one in files if destination.exists(one.name)]
-    files = sorted([*files, new], key=lambda one: one.name)
+def claim(destination: Workspace, name: str) -> None:
+    """Make sure that an export may write its files beside what is in `destination`.
+
+    A folder with exports has a record of them: these, the record, README.md and index.html are an
+    export's own and may be replaced. Raises UsageError, and changes nothing, for a folder that
+    holds files and no such record, and where a file of that name is in the way which is not in it.
+    """
+    names = [*destination.files(""), *destination.folders("")]
+    taken = {name.lstrip("/") for name in names if not name.startswith(".")}
+    if not taken:
+        return
+    where = destination.absolute_uri()
+    if RECORD not in taken:
+        raise UsageError(
+            f"{where}: holds {_some(taken)} and no exports; choose an empty folder or a new one "
+            "by --out"
+        )
+    if name in taken - {one.name for one in _read_record(destination)}:
+        raise UsageError(
+            f"{destination.absolute_uri(name)}: no export of a catalog wrote this; move it away, "
+            "or choose another folder by --out"
+        )
+
+
+def record(destination: Workspace, new: Written) -> list[Written]:
+    """Put `new` into the record of the exports in `destination` and return all that is in it."""
+    known = _read_record(destination) if destination.exists(RECORD) else []
+    there = [one for one in known if one.name != new.name and destination.exists(one.name)]
+    files = sorted([*there, new], key=lambda one: one.name)
     destination.write_json(RECORD, [asdict(one) for one in files])
+    return files
+
+
+def summarize(workspace: Workspace, publication: Publication, files: list[Written]) -> Summary:
+    """The summary of a publication and of the exports beside which it will stand."""
     contents = [Content.of(workspace, publication, name) for name in ("detections", "sources")]
     return Summary(
         publication=publication,
@@ -91,6 +118,25 @@ def summarize(
         files=files,
         tables={content.table: _summarize_table(content) for content in contents},
     )
+
+
+def _read_record(destination: Workspace) -> list[Written]:
+    """The exports in `destination`; UsageError where the file of that name is another."""
+    try:
+        return [Written(**one) for one in destination.read_json(RECORD)]
+    except MissingFileError:
+        raise
+    except (RaypipeError, TypeError) as error:
+        raise UsageError(
+            f"{destination.absolute_uri(RECORD)}: not a record of exports ({error}); move it away "
+            "with what it may be about, or choose another folder by --out"
+        ) from error
+
+
+def _some(names: set[str]) -> str:
+    """Up to three names of many."""
+    shown = ", ".join(sorted(names)[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} others"
 
 
 def _summarize_table(content: Content) -> TableSummary:

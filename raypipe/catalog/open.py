@@ -5,11 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 
 from raypipe.catalog.models import choose_model
 from raypipe.catalog.publication import read_detections, read_sources
 from raypipe.discovery.manifest import choose_release
+from raypipe.reserved import is_reserved
 from raypipe.workspace import Workspace
+
+_NULLABLE = {
+    pa.bool_(): pd.BooleanDtype(),
+    pa.int8(): pd.Int8Dtype(),
+    pa.int16(): pd.Int16Dtype(),
+    pa.int32(): pd.Int32Dtype(),
+    pa.int64(): pd.Int64Dtype(),
+    pa.uint8(): pd.UInt8Dtype(),
+    pa.uint16(): pd.UInt16Dtype(),
+    pa.uint32(): pd.UInt32Dtype(),
+    pa.uint64(): pd.UInt64Dtype(),
+}
 
 
 def open_catalog(
@@ -19,14 +33,15 @@ def open_catalog(
     model: str | None = None,
     columns: list[str] | None = None,
 ) -> pd.DataFrame:
-    """The latent catalog of a release by a model, one row a detection.
+    """The latent catalog of a release by a model, one row per detection.
 
     By default the only release there is and its newest catalog; with `columns` only those of them
-    that it has. The rows are those of one publication, whatever is published in the meantime.
+    that it has. The rows are those of one publication, whatever is published in the meantime. What
+    raypipe measured has the types of numpy; integers and truth values that came along, some of
+    which are missing, have the nullable types of pandas (Int64, boolean), which keep every digit.
     Raises UsageError where there is no such catalog.
     """
-    frame: pd.DataFrame = read_detections(*_chosen(workspace, release, model), columns).to_pandas()
-    return frame
+    return _frame(read_detections(*_chosen(workspace, release, model), columns))
 
 
 def open_sources(
@@ -37,8 +52,20 @@ def open_sources(
     columns: list[str] | None = None,
 ) -> pd.DataFrame:
     """The sources of a latent catalog, one row for all detections of a name; as `open_catalog`."""
-    frame: pd.DataFrame = read_sources(*_chosen(workspace, release, model), columns).to_pandas()
-    return frame
+    return _frame(read_sources(*_chosen(workspace, release, model), columns))
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    nullable = {
+        field.name: kind
+        for field in table.schema
+        if (kind := _NULLABLE.get(field.type)) is not None
+        and table[field.name].null_count
+        and not is_reserved(field.name)
+    }
+    frame: pd.DataFrame = table.drop_columns(list(nullable)).to_pandas()
+    exact = table.select(list(nullable)).to_pandas(types_mapper=_NULLABLE.get)
+    return pd.concat([frame, exact], axis=1)[table.column_names] if nullable else frame
 
 
 def _chosen(

@@ -10,11 +10,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raypipe.catalog.schema import described
+from raypipe.catalog.schema import (
+    NOT_MEASURED,
+    PARTLY_MEASURED,
+    described,
+    flagged,
+    numbers,
+    triangles,
+)
 from raypipe.catalog.sources import Combined, combine
 from raypipe.config import ClassScheme
 from raypipe.model.bundle import Model
-from raypipe.model.covariance import pack, unpack
+from raypipe.model.covariance import pack, triangles_of, unpack
 from raypipe.model.split import source_keys
 
 _SOURCES_AT_ONCE = 20_000
@@ -34,14 +41,15 @@ def source_tables(
 
     Latents are combined by `raypipe.catalog.sources.combine`; presets without errors have the mean
     by counts, and nothing to say about variability. Position, class and split are those of the
-    best detection, which is the one with the most counts; `flags` has what any detection has. A
-    detection without a name is a source of its own.
+    best detection, which is the measured one with the most counts. `flags` has what any detection
+    has, but for `not_measured`: a source has that where none of its detections is measured, and
+    `partly_measured` where some are. A detection without a name is a source of its own.
     """
     have = set(detections.column_names)
     names = [name for name in source_columns(model.config.model.latents) if name in have]
     detections = detections.select(names)
     order, starts = _by_source(detections)
-    ends = np.append(starts[1:], len(order))
+    ends = np.append(starts, len(order))[1:]
     for first in range(0, max(len(starts), 1), _SOURCES_AT_ONCE):
         here = slice(first, first + _SOURCES_AT_ONCE)
         begin, end = (starts[here][0], ends[here][-1]) if len(starts) else (0, 0)
@@ -56,24 +64,24 @@ def _sources(
     latents = model.config.model.latents
     counts = rows["total_counts"].to_numpy()
     z = np.stack([rows[f"z{i}"].to_numpy() for i in range(latents)], 1).astype(np.float64)
-    cov = np.asarray(rows["z_cov"].combine_chunks().flatten(), np.float64).reshape(len(z), -1)
-    known = len(z) > 0 and bool(np.isfinite(cov).all())
-    combined = combine(z, unpack(cov), starts) if known else _mean(z, counts, starts)
-    best = rows.take(pa.array(_best(counts, starts)))
+    cov = unpack(triangles_of(rows["z_cov"]).astype(np.float64))
+    has_errors = bool(np.isfinite(cov).any())
+    combined = combine(z, cov, starts) if has_errors else _mean(z, counts, starts)
+    best = rows.take(pa.array(_best(np.where(combined.used, counts, -1), starts)))
     columns: dict[str, Any] = {name: best[name] for name in _COPIED if name in best.column_names}
     columns["best_detection_id"] = best["detection_id"]
     columns["n_detections"] = pa.array(np.diff(np.append(starts, len(z))).astype(np.int32))
     columns["total_counts"] = pa.array(_sums(counts, starts))
-    columns["flags"] = pa.array(_united(rows["flags"].to_pylist(), starts), pa.string())
+    columns["flags"] = _flags(rows["flags"].to_pylist(), combined, starts)
     columns |= _latent_columns(combined)
-    columns["variability_chi2"] = pa.array(combined.chi2)
+    columns["variability_chi2"] = numbers(combined.chi2)
     columns["variability_dof"] = pa.array(combined.dof.astype(np.int32))
-    columns["variability_p"] = pa.array(combined.p_value)
-    columns["anomaly_score"] = pa.array(model.population.anomaly_score(combined.z))
+    columns["variability_p"] = numbers(combined.p_value)
+    columns["anomaly_score"] = numbers(model.population.anomaly_score(combined.z))
     keys = source_keys(best["name"].to_pylist(), best["detection_id"].to_pylist())
     shares = model.population.class_probabilities(combined.z, keys, scheme)
     for name, share in zip(model.population.classes, shares.T, strict=True):
-        columns[f"p_{name}"] = pa.array(share)
+        columns[f"p_{name}"] = numbers(share)
     return described(columns)
 
 
@@ -98,9 +106,12 @@ def _best(counts: npt.NDArray[Any], starts: npt.NDArray[np.int64]) -> npt.NDArra
 def _mean(
     z: npt.NDArray[np.float64], counts: npt.NDArray[Any], starts: npt.NDArray[np.int64]
 ) -> Combined:
-    """The mean by counts, for latents without errors."""
-    weights = np.maximum(counts, 1).astype(np.float64)
-    mean = _sums(z * weights[:, None], starts) / _sums(weights, starts)[:, None]
+    """The mean by counts of the measured detections, for latents without errors."""
+    used = np.asarray(np.isfinite(z).all(axis=1))
+    weights = np.where(used, np.maximum(counts, 1).astype(np.float64), 0.0)
+    sums = _sums(np.where(used[:, None], z, 0.0) * weights[:, None], starts)
+    with np.errstate(invalid="ignore"):
+        mean = sums / _sums(weights, starts)[:, None]
     nothing, size = np.full(mean.shape, np.nan), mean.shape[1]
     return Combined(
         z=mean,
@@ -110,6 +121,7 @@ def _mean(
         chi2=np.full(len(mean), np.nan),
         dof=np.zeros(len(mean), np.int64),
         p_value=np.full(len(mean), np.nan),
+        used=used,
     )
 
 
@@ -118,9 +130,8 @@ def _latent_columns(combined: Combined) -> dict[str, pa.Array]:
     named = {"z{}": combined.z, "z{}_err": combined.z_err, "z{}_std": combined.z_std}
     for pattern, values in named.items():
         for i, column in enumerate(values.T):
-            columns[pattern.format(i)] = pa.array(column.astype(np.float32))
-    triangle = pack(combined.z_cov)
-    columns["z_cov"] = pa.FixedSizeListArray.from_arrays(triangle.ravel(), triangle.shape[1])
+            columns[pattern.format(i)] = numbers(column.astype(np.float32))
+    columns["z_cov"] = triangles(pack(combined.z_cov))
     return columns
 
 
@@ -128,9 +139,21 @@ def _sums(values: npt.NDArray[Any], starts: npt.NDArray[np.int64]) -> npt.NDArra
     return np.add.reduceat(values, starts, axis=0) if len(starts) else values[:0]
 
 
+def _flags(
+    flags: list[str | None], combined: Combined, starts: npt.NDArray[np.int64]
+) -> pa.Array | pa.ChunkedArray:
+    """Flags of sources: those of their detections, and whether these are measured."""
+    column = pa.array(_united(flags, starts), pa.string())
+    left_out = _sums((~combined.used).astype(np.int64), starts) > 0
+    measured = np.asarray(np.isfinite(combined.z).all(axis=1))
+    column = flagged(column, ~measured, NOT_MEASURED)
+    return flagged(column, measured & left_out, PARTLY_MEASURED)
+
+
 def _united(flags: list[str | None], starts: npt.NDArray[np.int64]) -> list[str]:
-    ends = np.append(starts[1:], len(flags))
-    return [
-        "|".join(dict.fromkeys(f for text in flags[a:b] if text for f in text.split("|")))
+    ends = np.append(starts, len(flags))[1:]
+    found = (
+        dict.fromkeys(f for text in flags[a:b] if text for f in text.split("|"))
         for a, b in zip(starts, ends, strict=True)
-    ]
+    )
+    return ["|".join(flag for flag in each if flag != NOT_MEASURED) for each in found]

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import chi2
 
+from raypipe.model.covariance import inverses
+
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
@@ -21,7 +23,8 @@ class Combined:
 
     `z`, `z_err`, `z_std` (s, latents) and `z_cov` (s, latents, latents) as those of a detection;
     `chi2`, `dof` and `p_value` (s,) of the hypothesis that all detections have the same latents,
-    NaN, 0 and NaN where there is nothing to compare.
+    NaN, 0 and NaN where there is nothing to compare. `used` (n,) says which detections had latents
+    to combine; sources without any are NaN throughout.
     """
 
     z: FloatArray
@@ -31,6 +34,7 @@ class Combined:
     chi2: FloatArray
     dof: IntArray
     p_value: FloatArray
+    used: npt.NDArray[np.bool_]
 
 
 def combine(z: FloatArray, z_cov: FloatArray, starts: IntArray) -> Combined:
@@ -39,11 +43,13 @@ def combine(z: FloatArray, z_cov: FloatArray, starts: IntArray) -> Combined:
     `z` (n, k) are the most probable latents and `z_cov` (n, k, k) their covariance, both with the
     prior, a unit normal: the counts alone say F = z_cov^-1 - 1 and F zhat = z_cov^-1 z. The sums
     of these are what all detections say together: each counts by the inverse of its variance, and
-    the prior enters once.
+    the prior enters once. A detection whose latents or covariance are not finite, or whose
+    covariance is singular, says nothing.
     """
-    information, score = _say(z, z_cov)
+    information, score, used = _say(z, z_cov)
     total, together = (np.add.reduceat(each, starts) for each in (information, score))
-    covariance = _inverse(total + np.eye(z.shape[1]))
+    covariance = inverses(total + np.eye(z.shape[1]))
+    covariance[np.add.reduceat(used.astype(np.int64), starts) == 0] = np.nan
     combined = np.einsum("sij,sj->si", covariance, together)
     repeated: FloatArray = np.einsum("sij,sjk,skl->sil", covariance, total, covariance)
     statistic, dof = _disagreement(information, score, starts)
@@ -55,13 +61,24 @@ def combine(z: FloatArray, z_cov: FloatArray, starts: IntArray) -> Combined:
         chi2=np.where(dof > 0, statistic, np.nan),
         dof=dof,
         p_value=np.where(dof > 0, chi2.sf(statistic, np.maximum(dof, 1)), np.nan),
+        used=used,
     )
 
 
-def _say(z: FloatArray, z_cov: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """What the counts alone say: information (n, k, k), and information times latents (n, k)."""
-    precision = _inverse(z_cov)
-    return precision - np.eye(z.shape[1]), np.einsum("nij,nj->ni", precision, z)
+def _say(z: FloatArray, z_cov: FloatArray) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
+    """What the counts alone say: information (n, k, k), and information times latents (n, k).
+
+    Both are zero for detections that say nothing, and the last (n,) is false.
+    """
+    precision = inverses(z_cov)
+    score = np.einsum("nij,nj->ni", precision, z)
+    used = np.isfinite(precision).all(axis=(1, 2)) & np.isfinite(score).all(axis=1)
+    information = precision - np.eye(z.shape[1])
+    return (
+        np.where(used[:, None, None], information, 0.0),
+        np.where(used[:, None], score, 0.0),
+        used,
+    )
 
 
 def _disagreement(
@@ -98,10 +115,6 @@ def _disagreement(
     statistic[several] = np.maximum(separate - (together * best).sum(1), 0.0)
     dof[several] = np.add.reduceat(told.sum(1), own) - known.sum(1)
     return statistic, dof
-
-
-def _inverse(matrices: FloatArray) -> FloatArray:
-    return np.asarray(np.linalg.inv(matrices), dtype=np.float64)
 
 
 def _deviations(covariance: FloatArray) -> FloatArray:

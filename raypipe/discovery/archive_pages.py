@@ -28,7 +28,7 @@ from raypipe.discovery.archive_query import (
     check_condition,
     choose_columns,
 )
-from raypipe.discovery.catalog_columns import positions_in_degrees
+from raypipe.discovery.positions import positions_in_degrees
 from raypipe.discovery.tap import QueryRefused, TapService
 from raypipe.errors import ServiceError, UsageError
 from raypipe.workspace import Workspace, manifest_folder, part_name
@@ -303,6 +303,6 @@ def _with_identity(page: pa.Table, source: str, release: str) -> pa.Table:
         columns[f"{product[:3]}_uri"] = pa.array(
             [product_uri(source, o, b, r, product) for o, b, r in keys]
         )
-    positions = positions_in_degrees(page.select(["ra", "dec"]).to_pandas())
-    columns.update({name: pa.array(positions[name], from_pandas=True) for name in positions})
+    positions = positions_in_degrees(page.select(["ra", "dec"]), source)
+    columns.update({name: positions[name] for name in positions.column_names})
     return pa.table(columns)

@@ -24,6 +24,12 @@ OWN_TYPES = {
 }
 """Columns of every manifest, whatever it is made of, in order."""
 
+IDENTITY = ("detection_id", "obsid", "obi", "region_id", "name", "ra", "dec", "class")
+"""Columns that say which detection or source a row belongs to, and which class that has."""
+
+ORIGINAL_NAME = b"original_name"
+"""Key of a field's metadata with the name that its column has in the table it came from."""
+
 
 def manifest_rows(table: pa.Table) -> pa.Table:
     """A table with the columns of OWN_TYPES first, null where it has none, then all others."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import logging
 from collections.abc import Iterator, Mapping
@@ -14,16 +13,16 @@ import pyarrow as pa
 
 from raypipe._version import __version__
 from raypipe.config import Config, DiscoverConfig, as_config
+from raypipe.discovery.account import Account
 from raypipe.discovery.archive import is_release_name
 from raypipe.discovery.archive_pages import release_pages
 from raypipe.discovery.catalog_columns import CatalogJoin, read_catalog
 from raypipe.discovery.columns import manifest_rows
-from raypipe.discovery.files import list_files
-from raypipe.discovery.listing import CscFiles, looks_like_pha
-from raypipe.discovery.manifest import find_manifest, write_manifest
-from raypipe.discovery.own_files import own_detections
+from raypipe.discovery.folder import detections
+from raypipe.discovery.manifest import find_manifest, set_aside_name, write_manifest
+from raypipe.discovery.own_ids import published_ids
 from raypipe.discovery.spill import remove_leftovers, scratch_folder
-from raypipe.errors import UsageError
+from raypipe.errors import RaypipeError, UsageError
 from raypipe.lock import only_one
 from raypipe.runs import record_run
 from raypipe.telemetry import stage
@@ -82,7 +81,12 @@ def _release_of(source: str, release: str | None, config: DiscoverConfig) -> str
     folder = Workspace(source)
     if not folder.exists(""):
         raise UsageError(f"{folder.uri}: no such folder")
-    return check_name(release or _survey_release(folder) or config.release, "release")
+    if folder.is_file(""):
+        parent = folder.absolute_uri().rpartition("/")[0]
+        raise UsageError(
+            f"{folder.uri}: a file; give the folder that holds it: --source {parent or '/'}"
+        )
+    return check_name(_survey_release(folder, release) or config.release, "release")
 
 
 def _from_archive(
@@ -96,11 +100,12 @@ def _from_archive(
     """The manifest of a release of the archive; its pages are kept until that is whole."""
     pages = release_pages(workspace, source, release, where, settings)
     join = CatalogJoin(read_catalog(catalog)) if catalog is not None else None
-    recipe = [pages.question, catalog and _sha256(catalog), settings.part_rows, __version__]
+    recipe = [pages.question, join and join.fingerprint, settings.part_rows, __version__]
     made_of = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
     summary = find_manifest(workspace, release, made_of)
     if summary is None:
         remove_leftovers(workspace, release)
+        workspace.delete(set_aside_name(release))
         tables = map(manifest_rows, pages.detections())
         summary = write_manifest(
             workspace,
@@ -130,46 +135,54 @@ def _from_files(
     """The manifest of what a folder holds now."""
     join = CatalogJoin(read_catalog(catalog)) if catalog is not None else None
     remove_leftovers(workspace, release)
+    account = Account()
+    extra: dict[str, Any] = {}
+
+    def tables() -> Iterator[pa.Table]:
+        published = published_ids(workspace, release, folder.absolute_uri())
+        yield from map(manifest_rows, detections(folder, release, scratch, account, published))
+        extra.update(account.summary())
+        _write_set_aside(workspace, release, account)
+
     with scratch_folder(workspace, release) as scratch:
-        tables = map(manifest_rows, _listed_detections(folder, release, scratch))
         source = folder.absolute_uri()
-        return write_manifest(workspace, release, tables, settings.part_rows, source, join=join)
-
-
-def _listed_detections(folder: Workspace, release: str, scratch: Path) -> Iterator[pa.Table]:
-    """Detections among a folder's files, in tables; UsageError where there are none."""
-    csc_files = CscFiles(scratch)
-    own_files = {}
-    files = 0
-    for name, stamp in list_files(folder):
-        files += 1
-        if not csc_files.add(name, stamp) and looks_like_pha(name):
-            own_files[name] = stamp
-    found = 0
-    for table in itertools.chain(
-        csc_files.detections(release, f"{folder.absolute_uri()}/"),
-        own_detections(folder, own_files),
-    ):
-        found += table.num_rows
-        yield table
-    if not found:
-        raise UsageError(
-            f"{folder.uri}: no spectra there (CSC names, .pi or .pha files) among {files} files"
+        return write_manifest(
+            workspace, release, tables(), settings.part_rows, source, join=join, extra=extra
         )
 
 
-def _sha256(file: str | Path) -> str:
-    with Path(file).open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+def _write_set_aside(workspace: Workspace, release: str, account: Account) -> None:
+    """Publish and log what a folder holds that is no detection but could have been one."""
+    name = set_aside_name(release)
+    account.report(workspace.absolute_uri(name))
+    if entries := account.entries():
+        workspace.write_json(name, entries)
+    else:
+        workspace.delete(name)
 
 
-def _survey_release(folder: Workspace) -> str | None:
+def _survey_release(folder: Workspace, asked: str | None) -> str | None:
+    """The release asked for, else that of the simulated survey in a folder, None without a survey.
+
+    Raises UsageError where the survey is not complete, for detections are missing then, and so is
+    the truth; and where no release is asked for and the file says none.
+    """
     if not folder.exists(_SURVEY):
-        return None
+        return asked
+    where = folder.absolute_uri(_SURVEY)
     try:
-        return str(folder.read_json(_SURVEY)["release"])
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
+        survey = folder.read_json(_SURVEY)
+        release, is_complete = str(survey["release"]), survey.get("complete", True)
+    except (RaypipeError, LookupError, TypeError, AttributeError) as error:
+        if asked is not None:
+            return asked
         raise UsageError(
-            f"{folder.absolute_uri(_SURVEY)}: not a survey's description ({error}); "
-            "simulate the survey again or give --release"
+            f"{where}: not a survey's description ({error}); simulate the survey again or give "
+            "--release"
         ) from error
+    if not is_complete:
+        raise UsageError(
+            f"{where}: the survey there is not complete; run raypipe simulate again with the same "
+            "arguments"
+        )
+    return asked or release

@@ -17,8 +17,18 @@ _CSC_NAME = re.compile(
     r"(?P<instrument>acis|hrc)f(?P<obsid>\d{5,6})_(?P<obi>\d{3})N(?P<version>\d{3})"
     r"(?:_e(?P<exposure>\d))?_r(?P<region>\d{4,5})_(?P<product>pha3|arf3|rmf3)\.fits(?:\.gz)?$"
 )
+_OTHER_CSC_NAME = re.compile(r"(acis|hrc)f\d{5,6}_\d{3}N\d{3}_\w+3\.fits(\.gz)?$")
 _PHA_SUFFIXES = (".pi", ".pha")
 _PHA_WORDS = re.compile(r"(^|[_.\-])(pha|pi|spec|spectrum)([_.\-0-9]|$)", re.IGNORECASE)
+_FITS_SUFFIXES = re.compile(
+    r"\.(fits?|fts|ftz|ds|grp\d*|p(ha|i)\d+|spe?c|sp|bkg|bgd?|back)(\.gz)?$", re.IGNORECASE
+)
+_NO_SPECTRUM = re.compile(
+    r"(^|[_.\-\d])(evt\d?|events?|asol\d?|aspsol|bpix\d?|msk\d?|mtl\d?|stat\d?|flt\d?|fov\d?|eph\d?"
+    r"|pbk\d?|bias\d?|img\d?|image|expmap|psf\d?|arf\d?|rmf\d?|lc\d?)[_.\-]",
+    re.IGNORECASE,
+)
+"""Words of file names that say which other product of an observation a FITS file is."""
 
 _PRODUCTS = ("pha3", "arf3", "rmf3")
 _OBIS, _REGIONS = 1_000, 100_000
@@ -109,9 +119,22 @@ def looks_like_pha(uri: str) -> bool:
     return name.endswith((".fits", ".fit")) and _PHA_WORDS.search(name) is not None
 
 
+def may_be_pha(uri: str) -> bool:
+    """Whether a file that does not look like a spectrum is worth a look at its headers.
+
+    Files in FITS are, by their suffixes, but those that are surely another product: the CSC's, and
+    events, images and the like by the words in their names.
+    """
+    name = uri.rsplit("/", 1)[-1]
+    if _FITS_SUFFIXES.search(name) is None or _OTHER_CSC_NAME.fullmatch(name):
+        return False
+    return _NO_SPECTRUM.search(name) is None
+
+
 def stem(uri: str) -> str:
     """A file's name without folder and suffixes (.gz, .pi, .pha, .fits)."""
-    name = uri.rsplit("/", 1)[-1].removesuffix(".gz")
+    name = uri.rsplit("/", 1)[-1]
+    name = name[:-3] if name.lower().endswith(".gz") else name
     return name.rsplit(".", 1)[0] if "." in name else name
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -41,6 +41,7 @@ def write_manifest(
     *,
     join: CatalogJoin | None = None,
     made_of: str | None = None,
+    extra: Mapping[str, Any] | None = None,
     memory: int = MEMORY,
 ) -> dict[str, Any]:
     """Publish a release's manifest of detections that come in tables; return its summary.
@@ -48,8 +49,9 @@ def write_manifest(
     Rows go to parts by a hash of their detection_id without its release, the number of parts being
     a power of two: more detections, or another release, leave most rows where they were. A part is
     in order of detection_id, rows of one detection in the order they came. `join` adds a catalog's
-    columns, `made_of` goes into the summary. Rows are put aside in a scratch folder once they take
-    more than `memory` bytes.
+    columns, `made_of` goes into the summary, as do `extra`, which `tables` may fill, and the
+    original names of the catalog's columns that were renamed (`renamed`). Rows are put aside in a
+    scratch folder once they take more than `memory` bytes.
     The summary is removed first and written last: a manifest with a summary is whole.
     """
     types, rows = ColumnTypes(), 0
@@ -62,7 +64,7 @@ def write_manifest(
                 join.look(table)
             spill.add(table, _id_hashes(table))
         if join:
-            join.settle(types.filled)
+            join.settle(types.filled, types.types)
         parts = parts_for(rows, part_rows)
         log.info("%d detections, in %d parts", rows, parts)
         if parts == MOST_PARTS and rows > parts * part_rows:
@@ -86,6 +88,8 @@ def write_manifest(
         "fingerprint": fingerprint.digest(),
         "raypipe_version": __version__,
         **({"made_of": made_of} if made_of else {}),
+        **(extra or {}),
+        **({"renamed": join.renamed} if join and join.renamed else {}),
     }
     workspace.write_json(_summary_name(release), summary)
     return summary
@@ -140,6 +144,11 @@ def choose_release(workspace: Workspace, release: str | None) -> str:
             else f"{workspace.uri} has no release: run raypipe discover first"
         )
     return known[0]
+
+
+def set_aside_name(release: str) -> str:
+    """Name of the list of files that could have been detections and are none."""
+    return f"{manifest_folder(release)}/set_aside.json"
 
 
 def _summary_name(release: str) -> str:

@@ -23,7 +23,8 @@ from raypipe.catalog.source_table import source_columns, source_tables
 from raypipe.cluster import joins_cluster, map_parts, ray_session
 from raypipe.config import Config, EmbedConfig, as_config
 from raypipe.discovery.manifest import choose_release
-from raypipe.embedding.part import PartEncoder, catalog_part_name
+from raypipe.embedding.part import PartEncoder, Wanted, wanted_part
+from raypipe.errors import BusyError
 from raypipe.ingestion.progress import require_ingested
 from raypipe.lock import only_one
 from raypipe.model.bundle import Model, load_model
@@ -34,6 +35,10 @@ from raypipe.workspace import Workspace, catalog_folder, model_folder, sources_f
 log = logging.getLogger(__name__)
 
 _READERS = 16
+_DETECTIONS = "detections"
+"""Key of the table of sources' metadata with the number of detections it was made of."""
+_ROUNDS = 3
+"""Times that parts are made whose spectra have changed meanwhile, before this is an error."""
 
 
 def embed(
@@ -48,9 +53,10 @@ def embed(
     `model` is the id of a model of the workspace, or the path or URI of a bundle, which is copied
     into the workspace; by default the newest one of the workspace. Only spectra that the model has
     not measured are encoded, in this release or another: the same command completes an interrupted
-    run. All parts and the table of sources are published in one step at the end. Raises
-    PublishedMeanwhileError where another run has published something else since this one began,
-    BusyError where one is making the same catalog.
+    run. All parts and the table of sources are published in one step at the end; parts whose
+    spectra have changed by then are made again before. A row that cannot be measured has the flag
+    `not_measured` and no latents. Raises PublishedMeanwhileError where another run has published
+    something else since this one began, BusyError where one is making the same catalog.
     """
     settings = as_config(config)
     workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
@@ -65,15 +71,10 @@ def embed(
     ):
         base = find_publication(workspace, release, model_id)
         there = {name for folder in folders for name in workspace.files(folder, ".parquet")}
-        names = _part_names(workspace, release, bundle, settings.embed)
-        todo = [part for part, name in enumerate(names) if name not in there]
-        log.info("embed: %s on %s, %d parts to do", model_id, release, len(todo))
-        if todo:
-            with ray_session(settings.ray):
-                task = _Task(workspace, release, len(names), uri, settings.embed)
-                figures["work"] = _run_parts(task, todo, joins_cluster(settings.ray))
-        new = _assemble(workspace, release, bundle, names, settings.embed)
+        parts, work = _make_parts(workspace, release, uri, bundle, settings, there)
+        new = _assemble(workspace, release, bundle, parts, settings.embed)
         published = publish(workspace, new, base, there)
+        figures.update(work)
         figures.update({"model_id": model_id, "rows": new.rows, "sources": new.source_rows})
     log.info(
         "embed: %d detections of %d sources in %s",
@@ -105,36 +106,82 @@ class _Encoder:
         return asdict(self.encoder.embed(part))
 
 
-def _part_names(workspace: Workspace, release: str, model: Model, config: EmbedConfig) -> list[str]:
-    """What the parts of the catalog are called that the spectra as they are now make."""
+def _make_parts(
+    workspace: Workspace, release: str, uri: str, model: Model, settings: Config, there: set[str]
+) -> tuple[list[Wanted], dict[str, Any]]:
+    """Make the parts that are to do, again those whose spectra have changed when all are done.
+
+    Returns the parts of the catalog, which are those of the spectra as they are, and what the work
+    came to; adds the files it wrote to `there`.
+    """
+    parts, todo = _look(workspace, release, model, settings.embed)
+    log.info("embed: %s on %s, %d parts to do", model.model_id, release, len(todo))
+    work: dict[str, Any] = {}
+    for number in range(1, _ROUNDS + 1):
+        if not todo:
+            return parts, work
+        if work:
+            log.warning("embed: the spectra of %d parts have changed meanwhile", len(todo))
+        with ray_session(settings.ray):
+            task = _Task(workspace, release, len(parts), uri, settings.embed)
+            figures = _run_parts(task, todo, joins_cluster(settings.ray), there)
+        work["work" if number == 1 else f"work_{number}"] = figures
+        parts, todo = _look(workspace, release, model, settings.embed)
+    if todo:
+        raise BusyError(
+            f"{workspace.uri} {release}: the spectra of {len(todo)} parts have changed each time "
+            "they were embedded; wait until raypipe ingest has ended and run the same command again"
+        )
+    return parts, work
+
+
+def _look(
+    workspace: Workspace, release: str, model: Model, config: EmbedConfig
+) -> tuple[list[Wanted], list[int]]:
+    """The parts that the spectra as they are now make, and the numbers of those to do.
+
+    A part is to do where its file is absent, or has not as many rows as its spectra.
+    """
     parts = require_ingested(workspace, release)
     with ThreadPoolExecutor(_READERS) as pool:
-        name = partial(catalog_part_name, workspace, release, model=model, config=config)
-        return list(pool.map(name, range(parts)))
+        look = partial(wanted_part, workspace, release, model=model, config=config)
+        wanted = list(pool.map(look, range(parts)))
+        footers = list(pool.map(workspace.read_footer, (part.name for part in wanted)))
+    todo = [
+        number
+        for number, (part, footer) in enumerate(zip(wanted, footers, strict=True))
+        if footer is None or footer.rows != part.rows
+    ]
+    return wanted, todo
 
 
 def _assemble(
     workspace: Workspace,
     release: str,
     model: Model,
-    names: list[str],
+    parts: list[Wanted],
     config: EmbedConfig,
 ) -> Publication:
     """The catalog that these parts are, with its table of sources, ready to be published."""
+    names = [part.name for part in parts]
+    rows = sum(part.rows for part in parts)
     text = json.dumps([[name.rsplit("/", 1)[1] for name in names], __version__])
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
     sources = f"{sources_folder(release, model.model_id)}/sources-{fingerprint}.parquet"
-    if not workspace.exists(sources):
+    footer = workspace.read_footer(sources)
+    if footer is None or footer.metadata.get(_DETECTIONS) != str(rows):
         columns = source_columns(model.config.model.latents)
         with ThreadPoolExecutor(_READERS) as pool:
             tables = pool.map(lambda name: workspace.read_table(name, columns), names)
             detections = pa.concat_tables(tables, promote_options="permissive")
-        metadata = {"model_id": model.model_id, "raypipe_version": __version__}
+        metadata = {
+            "model_id": model.model_id,
+            "raypipe_version": __version__,
+            _DETECTIONS: str(detections.num_rows),
+        }
         workspace.write_tables(
             sources, source_tables(detections, model, config.class_scheme), metadata
         )
-    with ThreadPoolExecutor(_READERS) as pool:
-        rows = sum(pool.map(workspace.count_rows, names))
     return Publication(
         release=release,
         model_id=model.model_id,
@@ -162,8 +209,8 @@ def _pool(config: EmbedConfig, parts: int, joined: bool) -> ActorPoolStrategy:
     return ActorPoolStrategy(min_size=1, max_size=most, initial_size=min(fit, most))
 
 
-def _run_parts(task: _Task, parts: list[int], joined: bool) -> dict[str, Any]:
-    """Do the parts on Ray; returns what that came to."""
+def _run_parts(task: _Task, parts: list[int], joined: bool, there: set[str]) -> dict[str, Any]:
+    """Do the parts on Ray; returns what that came to, and adds the files it wrote to `there`."""
     config = task.config
     outcomes = map_parts(
         "embed",
@@ -178,6 +225,9 @@ def _run_parts(task: _Task, parts: list[int], joined: bool) -> dict[str, Any]:
         for number, outcome in enumerate(outcomes, 1):
             told.add("rows", outcome["rows"] - outcome["kept"])
             told.add("kept", outcome["kept"])
+            told.add("not_measured", outcome["not_measured"])
+            there.add(outcome["name"])
+            _name_unmeasured(outcome)
             log.info(
                 "embed: %d/%d parts, %d detections, %d measured before, %.0f/s",
                 number,
@@ -187,3 +237,15 @@ def _run_parts(task: _Task, parts: list[int], joined: bool) -> dict[str, Any]:
                 told.per_s("rows"),
             )
     return told.figures()
+
+
+def _name_unmeasured(outcome: Mapping[str, Any]) -> None:
+    """Say which detections of a part have no latents: the first few, and how many more."""
+    number, named = outcome["not_measured"], outcome["named"]
+    if number:
+        log.warning(
+            "embed: part %d: not measured, for a number would not be finite: %s%s",
+            outcome["part"],
+            ", ".join(named),
+            f" and {number - len(named)} more" if number > len(named) else "",
+        )

@@ -1,10 +1,14 @@
-"""One part of the latent catalog: read its spectra, encode those not measured yet, write it."""
+"""One part of the latent catalog: read its spectra, encode those not measured yet, write it.
+
+A part is named by the very table that was encoded, so that its name never says what it is not.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,14 +25,34 @@ from raypipe.model.bundle import Model
 from raypipe.model.split import source_keys
 from raypipe.workspace import Workspace, catalog_folder, part_name, spectra_folder
 
+_MOST_NAMED = 5
+_ROWS_VERSION = 2
+"""To be raised where the same spectrum gives another row: rows of before are not taken over."""
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a part; `kept` of its rows had been measured before."""
+    """What became of a part; `kept` of its rows had been measured before.
+
+    `not_measured` rows have no latents; `named` has the detection_ids of some of them.
+    """
 
     part: int
+    name: str
     rows: int
     kept: int
+    not_measured: int
+    named: list[str]
+
+
+class Wanted(NamedTuple):
+    """A part that certain spectra make: its name and its number of rows.
+
+    The name says what the part is made of: no other content has it.
+    """
+
+    name: str
+    rows: int
 
 
 class PartEncoder:
@@ -46,8 +70,9 @@ class PartEncoder:
     def embed(self, part: int) -> Outcome:
         """Encode the spectra of a part that are not measured yet, and write the part."""
         model = self._model
-        spectra = self._workspace.read_table(part_name(spectra_folder(self._release), part))
-        spectra = spectra.sort_by([("rmf_id", "ascending"), ("detection_id", "ascending")])
+        read = self._workspace.read_table(part_name(spectra_folder(self._release), part))
+        name = _made_of(read, self._release, part, model, self._recipe).name
+        spectra = read.sort_by([("rmf_id", "ascending"), ("detection_id", "ascending")])
         sources = _sources(spectra)
         keys = np.array(row_keys(spectra, sources), dtype=object)
         earlier = self._earlier.of(part)
@@ -66,9 +91,17 @@ class PartEncoder:
             "model_id": model.model_id,
             "raypipe_version": __version__,
         }
-        name = catalog_part_name(self._workspace, self._release, part, model, self._config)
-        self._workspace.write_table(name, table.take(pa.array(order)), metadata)
-        return Outcome(part, int(table.num_rows), int(known.sum()))
+        table = table.take(pa.array(order))
+        self._workspace.write_table(name, table, metadata)
+        lost = table["detection_id"].filter(table["z0"].is_null())
+        return Outcome(
+            part=part,
+            name=name,
+            rows=int(table.num_rows),
+            kept=int(known.sum()),
+            not_measured=len(lost),
+            named=lost.slice(0, _MOST_NAMED).to_pylist(),
+        )
 
     def _measure(self, spectra: pa.Table) -> pd.DataFrame:
         size = self._config.batch_size
@@ -81,19 +114,19 @@ class PartEncoder:
         return self._model.encode_batch(batch, _sources(spectra), self._config)
 
 
-def catalog_part_name(
+def wanted_part(
     workspace: Workspace, release: str, part: int, model: Model, config: EmbedConfig
-) -> str:
-    """Name of a part of the catalog, which says what it is made of: no other content has it."""
-    folder = catalog_folder(release, model.model_id)
-    made_of = _fingerprint(workspace, release, part, model, config)
-    return f"{folder}/part-{part:05d}-{made_of}.parquet"
+) -> Wanted:
+    """The part of the catalog that a part of the spectra makes as it is now."""
+    name = part_name(spectra_folder(release), part)
+    spectra = workspace.read_table(name, ["detection_id", "content_sha256"])
+    return _made_of(spectra, release, part, model, recipe_of(model, config))
 
 
 def recipe_of(model: Model, config: EmbedConfig) -> str:
     """A hash of all that rows are measured with: model, settings, version."""
     settings = [config.refine_steps, config.errors, config.class_scheme]
-    text = json.dumps([model.fingerprint, settings, __version__])
+    text = json.dumps([model.fingerprint, settings, __version__, _ROWS_VERSION])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -107,12 +140,11 @@ def _sources(spectra: pa.Table) -> np.ndarray:
     return source_keys(spectra["name"].to_pylist(), spectra["detection_id"].to_pylist())
 
 
-def _fingerprint(
-    workspace: Workspace, release: str, part: int, model: Model, config: EmbedConfig
-) -> str:
-    """A hash of what a part of the catalog is made of: manifest rows, spectra, recipe."""
-    spectra = part_name(spectra_folder(release), part)
-    rows = workspace.read_table(spectra, ["detection_id", "content_sha256"]).to_pydict()
-    manifest = workspace.read_metadata(spectra).get(FINGERPRINT, "")
-    text = json.dumps([rows, manifest, recipe_of(model, config)])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _made_of(spectra: pa.Table, release: str, part: int, model: Model, recipe: str) -> Wanted:
+    """The part that spectra make as they were read: their manifest's rows, they, and the recipe."""
+    rows = spectra.select(["detection_id", "content_sha256"]).to_pydict()
+    manifest = (spectra.schema.metadata or {}).get(FINGERPRINT.encode(), b"").decode()
+    text = json.dumps([rows, manifest, recipe])
+    made_of = hashlib.sha256(text.encode()).hexdigest()[:16]
+    folder = catalog_folder(release, model.model_id)
+    return Wanted(f"{folder}/part-{part:05d}-{made_of}.parquet", int(spectra.num_rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -84,16 +85,20 @@ def predict_boosting(
 
 
 def score_probabilities(
-    frame: pd.DataFrame, classes: TextArray, sources: TextArray, config: EvaluateConfig
+    frame: pd.DataFrame,
+    known: Sequence[str],
+    classes: TextArray,
+    sources: TextArray,
+    config: EvaluateConfig,
 ) -> dict[str, Any]:
-    """Scores of the catalog's own class probabilities, its columns `p_<class>`, as they are.
+    """Scores of the model's own class probabilities in a catalog, as they are.
 
-    The most probable of all the catalog's classes is the prediction; the same classes are judged
-    as by `classify`. Adds `log_loss` (nats; 0 is perfect) of the true class's probability,
-    and `reliability` (`measure_reliability`).
+    `known` are the model's classes, whose columns are `p_<class>`; the most probable of them is the
+    prediction. The same classes are judged as by `classify`. Adds `log_loss` (nats; 0 is perfect)
+    of the true class's probability, and `reliability` (`measure_reliability`).
     """
     labeled = labeled_rows(classes, sources, config.folds)
-    columns = [name for name in frame if str(name).startswith("p_")]
+    columns = [f"p_{name}" for name in known if f"p_{name}" in frame]
     judged = [f"p_{name}" for name in labeled.classes]
     reason = labeled.reason
     if reason is None and not set(judged) <= set(columns):

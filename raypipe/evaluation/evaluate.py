@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
+from raypipe.catalog.classes import catalog_classes
 from raypipe.catalog.publication import published_models, read_detections
 from raypipe.config import Config, EvaluateConfig, as_config
+from raypipe.errors import RaypipeError
 from raypipe.evaluation.baselines import (
     MIN_PCA_ROWS,
     Representation,
@@ -31,7 +35,6 @@ from raypipe.evaluation.selection import (
     BinnedSpectra,
     choose_rows,
     has_latents,
-    latent_columns,
     limit_rows,
     read_spectra,
 )
@@ -77,7 +80,7 @@ def evaluate(
     counts; without it the catalog's own column `class` serves. What cannot be measured is None in
     the metrics, with the reason beside it; of more than `selection.MAX_JUDGED` detections a sample
     is judged. Raises UsageError for labels that match no detection and where there is no such
-    catalog.
+    catalog, RaypipeError where no detection has latents.
     """
     settings = as_config(config)
     store = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
@@ -103,6 +106,12 @@ def _metrics(
 ) -> dict[str, Any]:
     catalog, label_source = labeled_catalog(store, subject.release, subject.model_id, labels)
     n_rows, catalog = len(catalog), catalog.loc[has_latents(catalog)]
+    if catalog.empty:
+        raise RaypipeError(
+            f"{store.uri} {subject.release}: the catalog by {subject.model_id} has {n_rows} "
+            "detections and none with latents, so there is nothing to evaluate; raypipe status "
+            "tells why detections were rejected"
+        )
     judged, rows, why = choose_rows(catalog)
     judged, remark = limit_rows(catalog, judged, settings.seed)
     why += remark
@@ -128,29 +137,37 @@ def _measure(
     frame: pd.DataFrame,
     settings: EvaluateConfig,
 ) -> dict[str, Any]:
-    expected = true_counts(frame)
-    classes = (
-        frame["class"].to_numpy(dtype=object) if "class" in frame else np.full(len(frame), None)
-    )
-    sources, targets = sources_of(frame), regression_targets(frame)
 
-    def score(representation: Representation) -> dict[str, Any]:
+    def score(representation: Representation, rows: pd.DataFrame) -> dict[str, Any]:
         log.info("evaluate: %s", representation.name)
-        return score_representation(representation, classes, targets, sources, settings)
+        return score_representation(
+            representation, _classes(rows), regression_targets(rows), sources_of(rows), settings
+        )
 
     main = model_representation(frame, subject.model_id, _preset(subject.model))
-    reconstruction = _reconstruction(store, subject, frame, expected)
-    scores = score(main)
+    reconstruction = _reconstruction(store, subject, frame, true_counts(frame))
+    scores = score(main, frame)
     table = [comparison_row(main, scores, reconstruction)]
     for other_id, other_frame in _other_catalogs(store, subject, frame):
+        measured = has_latents(other_frame)
+        rows, other_frame = frame[measured], other_frame[measured]
         other = Subject(subject.release, other_id, open_bundle(store, other_id))
         representation = model_representation(other_frame, other_id, _preset(other.model))
-        fit = _reconstruction(store, other, other_frame, expected)
-        table.append(comparison_row(representation, score(representation), fit))
+        if not measured.all():
+            note = f"{(~measured).sum()} of the detections have no latents there: left out"
+            representation = replace(
+                representation, note="; ".join(filter(None, (representation.note, note)))
+            )
+        fit = _reconstruction(store, other, other_frame, true_counts(rows))
+        table.append(comparison_row(representation, score(representation, rows), fit))
     baselines, reason = _baselines(store, subject.release, catalog, frame, settings)
-    table += [comparison_row(baseline, score(baseline), None) for baseline in baselines]
+    table += [comparison_row(baseline, score(baseline, frame), None) for baseline in baselines]
     scores["classification"]["catalog_probabilities"] = score_probabilities(
-        frame, classes, sources, settings
+        frame,
+        catalog_classes(store, subject.release, subject.model_id),
+        _classes(frame),
+        sources_of(frame),
+        settings,
     )
     return {
         "reconstruction": reconstruction,
@@ -158,6 +175,13 @@ def _measure(
         "comparison": [*table, published_row()],
         "comparison_reason": reason,
     }
+
+
+def _classes(frame: pd.DataFrame) -> npt.NDArray[np.object_]:
+    """Classes of rows, (n,), None where they have none."""
+    if "class" not in frame:
+        return np.full(len(frame), None, dtype=object)
+    return frame["class"].to_numpy(dtype=object)
 
 
 def _reconstruction(
@@ -179,14 +203,20 @@ def _reconstruction(
 def _other_catalogs(
     store: Workspace, subject: Subject, frame: pd.DataFrame
 ) -> list[tuple[str, pd.DataFrame]]:
-    """Every other model's catalog of this release that has all the judged detections."""
+    """Every other model's catalog of this release that has all the judged detections.
+
+    Its rows are in the order of `frame`; some may have no latents, not all.
+    """
     found = []
     for other_id in published_models(store, subject.release):
         if other_id == subject.model_id:
             continue
         other = read_detections(store, subject.release, other_id).to_pandas()
-        other = other.set_index("detection_id").reindex(frame["detection_id"]).reset_index()
-        if not other[latent_columns(other)].isna().any(axis=None):
+        other = other.set_index("detection_id")
+        if not frame["detection_id"].isin(other.index).all():
+            continue
+        other = other.loc[frame["detection_id"]].reset_index()
+        if has_latents(other).any():
             found.append((other_id, other))
     return found
 

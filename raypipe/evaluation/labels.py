@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raypipe.discovery.catalog_columns import JOIN_KEYS, key_texts, read_catalog
+from raypipe.addresses import local_file, shown
+from raypipe.discovery.catalog_columns import JOIN_KEYS, key_texts, read_catalog_file
 from raypipe.errors import UsageError
 from raypipe.evaluation.validation import TextArray
 from raypipe.model.grid import NATIVE_CHANNELS
@@ -25,23 +27,28 @@ TRUE_COUNTS = "model_counts"
 
 
 def read_labels(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read a table of labels: Parquet, CSV, FITS or VOTable, by the file's ending.
+    """Read a table of labels from a path, s3:// or https://: Parquet, CSV, FITS or VOTable.
 
     Identity, class (as `class`), quantities and, from Parquet, the simulator's expected counts
     are kept. Raises UsageError where the file cannot be read, says nothing of any detection, or
     has expected counts on other than the native channels.
     """
-    file = Path(path)
-    frame = read_catalog(file)
-    if _has_true_counts(file):
-        frame[TRUE_COUNTS] = _read_true_counts(file)
+    name = shown(path)
+    with local_file(path) as file:
+        table = read_catalog_file(file, name)
+        frame = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+        if _has_true_counts(file):
+            frame[TRUE_COUNTS] = _read_true_counts(file)
+    for quantity in QUANTITY_COLUMNS:
+        if quantity in frame:
+            frame[quantity] = _as_numbers(frame[quantity], name)
     carried = [name for name in ("class", *QUANTITY_COLUMNS, TRUE_COUNTS) if name in frame]
     keys = list(dict.fromkeys(name for key in JOIN_KEYS for name in key if name in frame))
     if not carried:
         wanted = ", ".join(("class", *QUANTITY_COLUMNS))
-        raise UsageError(f"{file}: no labels there; expected a column of {wanted}")
+        raise UsageError(f"{name}: no labels there; expected a column of {wanted}")
     if not any(set(key) <= set(keys) for key in JOIN_KEYS):
-        raise UsageError(f"{file}: labels need detection_id, or obsid, obi and region_id, or name")
+        raise UsageError(f"{name}: labels need detection_id, or obsid, obi and region_id, or name")
     return frame[[*keys, *carried]]
 
 
@@ -93,6 +100,15 @@ def true_counts(frame: pd.DataFrame) -> npt.NDArray[np.float64] | None:
     return matrix
 
 
+def _as_numbers(column: pd.Series[Any], name: str) -> pd.Series[Any]:
+    try:
+        return pd.to_numeric(column).astype("Float64").astype(np.float64)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{name}: column {column.name} is no number everywhere ({error})") from (
+            error
+        )
+
+
 def _has_true_counts(file: Path) -> bool:
     is_parquet = bool({suffix.lower() for suffix in file.suffixes} & {".parquet", ".pq"})
     return is_parquet and TRUE_COUNTS in pq.read_schema(file).names
@@ -100,7 +116,8 @@ def _has_true_counts(file: Path) -> bool:
 
 def _read_true_counts(file: Path) -> pd.Series[Any]:
     require_plain(pq.read_schema(file), str(file))
-    column = pq.read_table(file, columns=[TRUE_COUNTS]).to_pandas()[TRUE_COUNTS]
+    table = pq.read_table(file, columns=[TRUE_COUNTS], page_checksum_verification=True)
+    column = table.to_pandas()[TRUE_COUNTS]
     lengths = set(column.dropna().map(np.size))
     if not lengths <= {NATIVE_CHANNELS}:
         raise UsageError(

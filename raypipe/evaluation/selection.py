@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from raypipe.ingestion.responses import ResponseLibrary
 from raypipe.model.batch import COLUMNS, SpectraBatch, vectors
 from raypipe.model.bundle import Model
+from raypipe.model.covariance import latents_of_triangle
 from raypipe.model.grid import Grid
 from raypipe.workspace import Workspace, spectra_folder
 
@@ -84,7 +85,10 @@ def limit_rows(
 
 
 def latent_columns(frame: pd.DataFrame) -> list[str]:
-    """Names of the latents a catalog has: z0, z1, ..."""
+    """Names of a catalog's latents, z0, z1, ...: as many as their covariance `z_cov` has."""
+    if "z_cov" in frame and frame["z_cov"].notna().any():
+        latents = latents_of_triangle(len(frame["z_cov"].dropna().iloc[0]))
+        return [f"z{i}" for i in range(latents)]
     columns: list[str] = []
     while f"z{len(columns)}" in frame:
         columns.append(f"z{len(columns)}")

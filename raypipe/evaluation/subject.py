@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
+from raypipe.addresses import file_name
 from raypipe.catalog.models import choose_model
 from raypipe.catalog.publication import read_detections
 from raypipe.discovery.manifest import choose_release
@@ -53,9 +53,9 @@ def labeled_catalog(
     """A catalog with `class` and quantities, and where the labels are from (None without any)."""
     catalog = read_detections(store, release, model_id).to_pandas()
     source = "the catalog's column class"
-    if labels is not None:
+    if labels is not None and len(catalog):
         catalog, keys = join_labels(catalog, read_labels(labels))
-        source = f"{Path(labels).name}, joined on {keys}"
+        source = f"{file_name(labels)}, joined on {keys}"
     if "class" in catalog:
         catalog["class"] = clean_classes(catalog["class"])
     labeled = labels is not None or ("class" in catalog and catalog["class"].notna().any())

@@ -114,7 +114,7 @@ def read_stored(uri: str, max_bytes: int) -> bytes:
     try:
         return read(uri, max_bytes)
     except FileNotFoundError as error:
-        raise FetchError(uri, "no such file", retryable=False) from error
+        raise FetchError(uri, _why_absent(uri), retryable=False) from error
     except PermissionError as error:
         raise FetchError(uri, "no permission to read it", retryable=False) from error
     except ValueError as error:
@@ -122,6 +122,15 @@ def read_stored(uri: str, max_bytes: int) -> bytes:
     except OSError as error:
         refused = any(word in str(error) for word in _S3_REFUSALS)
         raise FetchError(uri, f"cannot be read ({error})", retryable=not refused) from error
+
+
+def _why_absent(uri: str) -> str:
+    if uri.startswith("s3://") or not Path(uri.removeprefix("file://")).is_symlink():
+        return "no such file"
+    return (
+        "the link leads to a file that is not there: bring it (git annex get, datalad get), then "
+        "run discover and ingest again"
+    )
 
 
 def _read_file(uri: str, max_bytes: int) -> bytes:

@@ -22,8 +22,8 @@ from urllib3 import BaseHTTPResponse
 from raypipe.config import IngestConfig
 from raypipe.ingestion.connections import shared_connections, start_clock
 from raypipe.ingestion.fetch_error import FetchError
-from raypipe.ingestion.redirects import leads_inside
 from raypipe.redaction import redact
+from raypipe.redirects import leads_inside
 from raypipe.web import USER_AGENT, retry_after_s
 
 T = TypeVar("T")

@@ -21,6 +21,10 @@ FloatArray = npt.NDArray[np.float32]
 
 FOLDER = "responses"
 _ID_LENGTH = 16
+_MEND = (
+    "delete it, where it is there, and the spectra folder of each release that uses it, "
+    "and run raypipe ingest again"
+)
 
 MOST_EFFICIENCY = 1.1
 """Largest sum of an RMF's row that counts as a probability: rows of real ones reach 1.01."""
@@ -185,17 +189,27 @@ class ResponseLibrary:
         return rmf_id
 
     def load(self, rmf_id: str) -> FloatArray:
-        """The redistribution (n_energy, bins) of that id; RaypipeError where it is not there."""
+        """The redistribution (n_energy, bins) of that id.
+
+        Raises RaypipeError where it is not there, or is not the one that the id is the hash of.
+        """
         return self._load(rmf_id)
 
     def _read(self, rmf_id: str) -> FloatArray:
         name = self._name(rmf_id)
+        where = self.workspace.absolute_uri(name)
         if not self.workspace.exists(name):
+            raise RaypipeError(f"{where}: this redistribution is missing; {_MEND}")
+        table = self.workspace.read_table(name)
+        try:
+            redistribution = _from_table(table)
+        except (KeyError, IndexError, ValueError) as error:
+            raise RaypipeError(f"{where}: not a redistribution ({error}); {_MEND}") from error
+        if rmf_id_of(redistribution) != rmf_id:
             raise RaypipeError(
-                f"{self.workspace.absolute_uri(name)}: this redistribution is missing; "
-                "run ingest again on an empty spectra folder"
+                f"{where}: damaged, for its values do not have the hash that is its name; {_MEND}"
             )
-        return _from_table(self.workspace.read_table(name))
+        return redistribution
 
     @staticmethod
     def _name(rmf_id: str) -> str:

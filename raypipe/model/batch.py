@@ -43,6 +43,23 @@ class SpectraBatch:
     def __len__(self) -> int:
         return len(self.counts)
 
+    @property
+    def is_measurable(self) -> npt.NDArray[np.bool_]:
+        """Whether a likelihood can be made of each row, (n,), in single precision.
+
+        Counts and the background's scale are finite and not negative, the exposure is finite and
+        above zero, area and redistribution are finite, nowhere negative and somewhere above zero.
+        """
+        folds = _is_density(self.responses.reshape(len(self.responses), -1))
+        return (
+            _is_amount(self.counts)
+            & _is_amount(self.background_counts)
+            & _is_amount(self.background_scale[:, None])
+            & _is_density(self.exposure_s[:, None])
+            & _is_density(self.arf_cm2)
+            & folds[self.response_index]
+        )
+
     def take(self, rows: npt.ArrayLike) -> SpectraBatch:
         """The rows of those indices, with all responses."""
         chosen = np.asarray(rows)
@@ -66,14 +83,13 @@ class SpectraBatch:
             table["rmf_id"].to_numpy(zero_copy_only=False).astype(str), return_inverse=True
         )
         responses = [library.load(rmf_id) for rmf_id in rmf_ids]
-        scale = table["background_scale"].to_numpy(zero_copy_only=False)
         return cls(
             counts=grid.bin_channels(vectors(table["counts"])).astype(np.float32),
             background_counts=grid.bin_channels(vectors(table["background_counts"])).astype(
                 np.float32
             ),
-            background_scale=np.nan_to_num(scale.astype(np.float32)),
-            exposure_s=table["exposure_s"].to_numpy().astype(np.float32),
+            background_scale=_single(table["background_scale"].cast(pa.float64()).fill_null(0.0)),
+            exposure_s=_single(table["exposure_s"]),
             arf_cm2=vectors(table["arf_cm2"]).astype(np.float32),
             response_index=index.astype(np.int64),
             responses=np.stack(responses)
@@ -122,6 +138,24 @@ def vectors(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[Any]:
         array.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(int(valid.sum()), size)
     )
     return matrix
+
+
+def _single(column: pa.ChunkedArray) -> FloatArray:
+    """A column of numbers in single precision, (rows,): infinite beyond it, NaN for null."""
+    with np.errstate(over="ignore"):
+        values: FloatArray = column.to_numpy(zero_copy_only=False).astype(np.float32)
+    return values
+
+
+def _is_amount(values: FloatArray) -> npt.NDArray[np.bool_]:
+    """Whether all numbers of a row (n, size) are finite and none is negative."""
+    return np.asarray((values.min(1) >= 0) & (values.max(1) < np.inf))
+
+
+def _is_density(values: FloatArray) -> npt.NDArray[np.bool_]:
+    """As `_is_amount`, and whether one of the row's numbers is above zero."""
+    most = values.max(1)
+    return np.asarray((values.min(1) >= 0) & (most > 0) & (most < np.inf))
 
 
 def _or_zeros(counts: npt.NDArray[Any] | None) -> npt.NDArray[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import tomllib
 from collections.abc import Sequence
@@ -19,17 +20,28 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from raypipe.config import Config, EmbedConfig, load_config
-from raypipe.errors import RaypipeError
+from raypipe.errors import RaypipeError, UsageError
 from raypipe.model.batch import SpectraBatch
 from raypipe.model.card import model_card
-from raypipe.model.encode import Reconstruction, as_frame, encode_batch, reconstruct_batch
+from raypipe.model.encode import (
+    Reconstruction,
+    as_frame,
+    blank_unmeasured,
+    encode_batch,
+    reconstruct_batch,
+)
 from raypipe.model.grid import Grid
+from raypipe.model.integrity import bundle_hash, require_finite, require_population
 from raypipe.model.population import Population
 from raypipe.model.presets import Folded, Paper, build
 from raypipe.ogip import Spectrum
 from raypipe.workspace import Workspace, check_name
 
+log = logging.getLogger(__name__)
+
 FORMAT = 1
+_DESCRIPTION, _HASH = "raypipe", "raypipe_sha256"
+"""Keys of the metadata of the weights."""
 _MAX_WEIGHTS_BYTES = 1 << 30
 _POPULATION_ARRAYS = (
     "weights",
@@ -80,8 +92,9 @@ class Model:
         sources: npt.NDArray[np.int64] | None = None,
         config: EmbedConfig | None = None,
     ) -> pd.DataFrame:
-        """The measured columns of the catalog for a batch; see `encode`.
+        """Give the measured columns of the catalog for a batch; see `encode`.
 
+        A row is NaN, `total_counts` apart, where one of its numbers would not be finite.
         `sources` (n,) are the keys of the rows' sources, so that their own training detections
         have no vote on their class. `config` is by default what the model was trained with.
         """
@@ -93,6 +106,7 @@ class Model:
         probabilities = self.population.class_probabilities(z, sources, config.class_scheme)
         for name, column in zip(self.population.classes, probabilities.T, strict=True):
             columns[f"p_{name}"] = column
+        blank_unmeasured(columns, errors=config.errors and isinstance(self.network, Folded))
         return as_frame(columns)
 
     def reconstruct(self, spectra: SpectraBatch, z: npt.ArrayLike) -> Reconstruction:
@@ -122,17 +136,21 @@ def save_model(model: Model, workspace: Workspace, folder: str) -> None:
         "grid": asdict(model.grid),
         "classes": model.population.classes,
     }
-    workspace.write_bytes(f"{folder}/config.toml", model.config.to_toml().encode())
+    description, config = json.dumps(header), model.config.to_toml().encode()
+    workspace.write_bytes(f"{folder}/config.toml", config)
     workspace.write_json(f"{folder}/metrics.json", model.metrics)
     workspace.write_bytes(f"{folder}/README.md", model_card(model).encode())
-    weights = save_tensors(tensors, metadata={"raypipe": json.dumps(header)})
+    metadata = {_DESCRIPTION: description, _HASH: bundle_hash(description, config, tensors)}
+    weights = save_tensors(tensors, metadata=metadata)
     workspace.write_bytes(f"{folder}/model.safetensors", weights)
 
 
 def load_model(path: str | os.PathLike[str]) -> Model:
     """Open a model bundle, a folder or s3:// prefix.
 
-    Raises RaypipeError where it is none, is not whole, or was made for another grid.
+    Raises RaypipeError where it is none, is not whole, has changed since it was saved, holds
+    numbers that no model has, or was made for another grid. The first bundles of this format carry
+    no hash: in these a change is only noticed where it makes the numbers impossible.
     """
     bundle = Workspace(path)
     where = bundle.absolute_uri("model.safetensors")
@@ -142,15 +160,19 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     if size > _MAX_WEIGHTS_BYTES:
         raise RaypipeError(f"{where}: {size} bytes are more than a model bundle has")
     data = bundle.read_bytes("model.safetensors")
+    config_bytes = bundle.read_bytes("config.toml")
     try:
         tensors = load_tensors(data)
-        header = json.loads(_safetensors_metadata(data)["raypipe"])
+        metadata = _safetensors_metadata(data)
+        _require_unchanged(metadata, config_bytes, tensors, where)
+        header = json.loads(metadata[_DESCRIPTION])
         if header["format"] != FORMAT:
             raise RaypipeError(f"{where}: format {header['format']}, this version reads {FORMAT}")
         grid = Grid(**header["grid"])
         if grid != Grid():
             raise RaypipeError(f"{where}: made for another grid, {grid}; train it again")
-        config = load_config(settings=tomllib.loads(bundle.read_bytes("config.toml").decode()))
+        require_finite(tensors)
+        config = load_config(settings=tomllib.loads(config_bytes.decode()))
         network = build(config.model, grid)
         network.load_state_dict(
             {
@@ -161,12 +183,15 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         )
         population = Population(
             **{name: tensors[f"population.{name}"] for name in _POPULATION_ARRAYS},
-            classes=tuple(header["classes"]),
+            classes=tuple(map(str, header["classes"])),
             temperature=float(tensors.get("population.temperature", np.ones(1))[0]),
         )
+        require_population(population, config.model.latents)
         model_id = check_name(str(header["model_id"]), "model")
         sources = tensors["sources.train"], tensors["sources.validation"]
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except UsageError as error:
+        raise RaypipeError(f"{bundle.absolute_uri()}: {error}; train it again") from error
+    except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise RaypipeError(
             f"{where}: not a whole raypipe model ({error}); train it again"
         ) from error
@@ -174,6 +199,19 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     metrics = bundle.read_json("metrics.json")
     fingerprint = hashlib.sha256(data).hexdigest()
     return Model(model_id, config, grid, network, population, *sources, metrics, fingerprint)
+
+
+def _require_unchanged(
+    metadata: dict[str, str], config: bytes, tensors: dict[str, npt.NDArray[Any]], where: str
+) -> None:
+    """Raise RaypipeError where a bundle does not have the hash that it was saved with."""
+    if _HASH not in metadata:
+        log.info("%s: saved without a hash: whether it has changed since is not known", where)
+    elif metadata[_HASH] != bundle_hash(metadata[_DESCRIPTION], config, tensors):
+        raise RaypipeError(
+            f"{where}: it, or config.toml beside it, has changed since the model was saved; "
+            "restore both from a copy, or delete the folder and train the model again"
+        )
 
 
 def _safetensors_metadata(data: bytes) -> dict[str, str]:

@@ -1,19 +1,72 @@
-"""Covariances of latents as the catalog keeps them: the lower triangle, row by row."""
+"""Covariances of latents as the catalog keeps them: the lower triangle, row by row.
+
+Matrices come by the thousand. One that is singular, or not finite, costs its own row alone.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+
+from raypipe.model.batch import vectors
+
+FloatArray = npt.NDArray[np.float64]
+
+
+def latents_of_triangle(size: int) -> int:
+    """The number of latents k whose lower triangle has k (k + 1) / 2 elements."""
+    return int(np.sqrt(2 * size))
 
 
 def unpack(triangle: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """Symmetric matrices (n, k, k) from the rows of their lower triangles (n, k (k + 1) / 2)."""
-    size = int(np.sqrt(2 * triangle.shape[1]))
+    size = latents_of_triangle(triangle.shape[1])
     rows, columns = np.tril_indices(size)
     matrices = np.zeros((len(triangle), size, size))
     matrices[:, rows, columns] = triangle
     matrices[:, columns, rows] = triangle
     return matrices
+
+
+def triangles_of(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
+    """Triangles (n, k (k + 1) / 2) of a catalog's column `z_cov`; NaN where a row has none."""
+    triangles: npt.NDArray[np.float32] = vectors(column)
+    triangles[column.is_null().to_numpy()] = np.nan
+    return triangles
+
+
+def triangles_in(cells: Iterable[Any], latents: int) -> FloatArray:
+    """Triangles of a data frame's column `z_cov`, as `triangles_of`."""
+    nothing = np.full(latents * (latents + 1) // 2, np.nan)
+    rows = [nothing if cell is None or np.ndim(cell) == 0 else cell for cell in cells]
+    return np.array(rows, dtype=np.float64).reshape(len(rows), len(nothing))
+
+
+def inverses(matrices: FloatArray) -> FloatArray:
+    """Inverses of matrices (n, k, k); NaN for those that have none."""
+    try:
+        return np.asarray(np.linalg.inv(matrices), dtype=np.float64)
+    except np.linalg.LinAlgError:
+        return np.stack([_inverse(each) for each in matrices])
+
+
+def solve(matrices: FloatArray, right: FloatArray) -> FloatArray:
+    """x (n, k) of matrices (n, k, k) times x = `right` (n, k); NaN for singular matrices."""
+    try:
+        return np.asarray(np.linalg.solve(matrices, right[..., None])[..., 0], dtype=np.float64)
+    except np.linalg.LinAlgError:
+        return np.asarray(np.einsum("nij,nj->ni", inverses(matrices), right))
+
+
+def _inverse(matrix: FloatArray) -> FloatArray:
+    try:
+        return np.asarray(np.linalg.inv(matrix), dtype=np.float64)
+    except np.linalg.LinAlgError:
+        return np.full(matrix.shape, np.nan)
 
 
 def pack(matrices: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from raypipe.model.features import Batch, prepare
 from raypipe.model.presets import Folded, Paper
 from raypipe.model.refine import Refined, refine
 from raypipe.model.statistics import MU_MIN, cash, cash_covariance, cash_moments
+
+_ERRORS = re.compile(r"z\d_err|z\d_std|z_cov")
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,42 @@ class Reconstruction:
 def encode_batch(
     network: Folded | Paper, spectra: SpectraBatch, refine_steps: int, errors: bool = True
 ) -> dict[str, npt.NDArray[Any]]:
-    """What `measure` gives of spectra as they were read."""
+    """Give what `measure` gives, of spectra as they were read.
+
+    Rows that no likelihood can be made of (`SpectraBatch.is_measurable`) are not shown to the
+    network: all is NaN there but `total_counts`.
+    """
     device = next(network.parameters()).device
-    return measure(network, prepare(spectra, device), refine_steps, errors)
+    rows = spectra.is_measurable
+    if rows.all():
+        return measure(network, prepare(spectra, device), refine_steps, errors)
+    measured = measure(
+        network, prepare(spectra.take(np.flatnonzero(rows)), device), refine_steps, errors
+    )
+    columns = {name: _spread(values, rows) for name, values in measured.items()}
+    return columns | {"total_counts": _total_counts(spectra.counts)}
+
+
+def blank_unmeasured(columns: dict[str, npt.NDArray[Any]], errors: bool) -> None:
+    """Make every row NaN, `total_counts` apart, in which one number is not finite.
+
+    Without `errors` the columns of `measure` that hold them are not asked.
+    """
+    floats = {name: values for name, values in columns.items() if values.dtype.kind == "f"}
+    finite = [
+        np.isfinite(values).reshape(len(values), -1).all(1)
+        for name, values in floats.items()
+        if errors or not _ERRORS.fullmatch(name)
+    ]
+    unmeasured = ~np.all(finite, axis=0)
+    if unmeasured.any():
+        for name, values in floats.items():
+            columns[name] = values.copy()
+            columns[name][unmeasured] = np.nan
 
 
 @torch.no_grad()
+@np.errstate(all="ignore")
 def measure(
     network: Folded | Paper, batch: Batch, refine_steps: int, errors: bool = True
 ) -> dict[str, npt.NDArray[Any]]:
@@ -74,7 +107,7 @@ def measure(
     columns |= _columns("z{}_err", nothing if refined is None else refined.z_err)
     columns |= _columns("z{}_std", nothing if refined is None else refined.z_std)
     columns["z_cov"] = _covariance(refined, z)
-    columns["total_counts"] = counts.sum(-1).astype(np.int64)
+    columns["total_counts"] = _total_counts(counts)
     columns["cash"] = total_cash
     columns["cash_expected"] = cash_expected
     columns["fit_zscore"] = (total_cash - cash_expected) / np.sqrt(cash_variance)
@@ -88,6 +121,19 @@ def as_frame(columns: Mapping[str, npt.NDArray[Any]]) -> pd.DataFrame:
         for name, column in columns.items()
     }
     return pd.DataFrame(cells)
+
+
+def _total_counts(counts: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """Counts of each row, (n,); 0 where one is not finite."""
+    return np.nan_to_num(counts.sum(-1, dtype=np.float64), posinf=0.0).astype(np.int64)
+
+
+def _spread(values: npt.NDArray[Any], rows: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+    """Values of the rows that are true, each at its row among all (n,); the others are NaN."""
+    kind = values.dtype if values.dtype.kind == "f" else np.float64
+    spread = np.full((len(rows), *values.shape[1:]), np.nan, kind)
+    spread[rows] = values
+    return spread
 
 
 def _columns(name: str, values: torch.Tensor) -> dict[str, npt.NDArray[Any]]:

@@ -96,6 +96,8 @@ class Population:
     ) -> FloatArray:
         """Probability of each class, (n, classes), every class being as likely beforehand.
 
+        Rows whose latents are not finite have NaN.
+
         Where `sources` (n,) are given, a source's own training detections have no vote on it.
         Schemes: "neighbors", the votes of the nearest labelled training latents, made as sharp as
         `temperature` says; "density", see `raypipe.model.density`, for which sources are not told
@@ -103,6 +105,12 @@ class Population:
         """
         if not self.classes:
             return np.zeros((len(z), 0))
+        known = np.isfinite(z).all(axis=1)
+        if not known.all():
+            shares = np.full((len(z), len(self.classes)), np.nan)
+            own = None if sources is None else sources[known]
+            shares[known] = self.class_probabilities(z[known], own, scheme)
+            return shares
         if scheme == "density":
             return self._densities.class_probabilities(z)
         return sharpened(self._votes(z, sources), self.temperature)

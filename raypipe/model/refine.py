@@ -87,11 +87,15 @@ class _Place:
         self.objective = _objective(model, at, batch)
 
     def step(self) -> Tensor:
-        """Take a step where it is one downward; returns which rows have arrived, (n,)."""
+        """Take a step where it is one downward; returns which rows have arrived, (n,).
+
+        A row whose step is not finite, or whose matrix is singular, stays where it is: matrices
+        are solved unchecked, for a check would raise for all rows.
+        """
         gradient, information = _scores(self.model, self.at, self.batch)
         diagonal = torch.diagonal(information, dim1=-2, dim2=-1)
         damped = information + torch.diag_embed(self.damping * diagonal)
-        step = torch.linalg.solve(damped, gradient[..., None])[..., 0]
+        step = torch.linalg.solve_ex(damped, gradient[..., None])[0][..., 0]
         promised = 0.5 * (gradient * step).sum(-1)
         length = step.abs().amax(-1, keepdim=True).clamp_min(_LATENT_STEP_MAX)
         new = self.at + step * (_LATENT_STEP_MAX / length)
@@ -101,7 +105,7 @@ class _Place:
         self.objective = torch.where(better[:, 0], objective, self.objective)
         factor = torch.where(better, 1.0 / _DAMPING_FACTOR, _DAMPING_FACTOR)
         self.damping = (self.damping * factor).clamp(*_DAMPING_RANGE)
-        return promised < _ARRIVED
+        return ~(promised >= _ARRIVED)
 
     def keep(self, rows: Tensor) -> _Place:
         """The rows where `rows` (n,) is true."""
@@ -119,15 +123,21 @@ def _with_errors(model: Folded, z: Tensor, log_a: Tensor, batch: Batch) -> Refin
     jacobian, mu = _slopes(model, z, log_a, batch)
     sensitivity = (jacobian / mu[:, None]).double()
     information = (sensitivity * mu[:, None]) @ sensitivity.transpose(1, 2)
-    covariance = torch.linalg.inv(information + _prior(z).double())
+    covariance = _inverses(information + _prior(z).double())
     measured = mu + batch.background_scale * batch.background
     scatter = (sensitivity * measured[:, None]) @ sensitivity.transpose(1, 2)
     repeated = covariance @ scatter @ covariance
-    z_err, z_std = (
-        torch.diagonal(each, dim1=-2, dim2=-1)[:, :-1].clamp_min(0.0).sqrt().float()
-        for each in (repeated, covariance)
+    scatters, variances = (
+        torch.diagonal(each, dim1=-2, dim2=-1)[:, :-1] for each in (repeated, covariance)
     )
+    z_err, z_std = scatters.clamp_min(0.0).sqrt().float(), variances.sqrt().float()
     return Refined(z, z_err, z_std, covariance, information, sensitivity)
+
+
+def _inverses(matrices: Tensor) -> Tensor:
+    """Inverses of matrices (n, k, k), NaN where one is singular: the other rows keep theirs."""
+    inverse, failed = torch.linalg.inv_ex(matrices)
+    return torch.where(failed[:, None, None] != 0, torch.nan, inverse)
 
 
 def _objective(model: Folded, at: Tensor, batch: Batch) -> Tensor:

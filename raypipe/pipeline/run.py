@@ -1,4 +1,4 @@
-"""run: the whole road, from a source to a report."""
+"""run: perform the full pipeline, from a source of data to a report."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from raypipe.discovery.discover import discover
 from raypipe.embedding.embed import embed
 from raypipe.errors import UsageError
 from raypipe.evaluation.evaluate import evaluate
+from raypipe.evaluation.labels import read_labels
 from raypipe.evaluation.summary import headlines
 from raypipe.ingestion.ingest import ingest
 from raypipe.reporting.report import report
@@ -25,7 +26,7 @@ from raypipe.workspace import Workspace, catalog_folder, evaluation_folder
 log = logging.getLogger(__name__)
 
 SIMULATED = "simulated"
-"""The source that is made first: a survey drawn and written into the workspace."""
+"""Name of the source for which `run` first simulates a survey in the workspace."""
 
 
 def run(
@@ -39,17 +40,21 @@ def run(
     model: str | None = None,
     config: Config | Mapping[str, Any] | str | Path | None = None,
 ) -> dict[str, Any]:
-    """Take a source the whole road to a latent catalog and a report.
+    """Run the full pipeline on a source of data, up to the latent catalog and the report.
 
-    `source` and `where` as in `discover`, or "simulated": a survey is drawn by the configuration
-    and written to the workspace's `survey` folder first, and its truth serves as labels. With
-    `model`, the id or path of a trained bundle, nothing is trained; else the configured preset is,
-    and beside it `evaluate.baseline_presets` for comparison. Returns where catalog, metrics and
-    report are, and the three figures that matter, as text. The same command completes an
-    interrupted run.
+    `source` and `where` are those of `discover`. For the source "simulated", `run` first simulates
+    a survey in the folder `survey` of the workspace and uses its true classes as labels. With
+    `model`, the id or path of a trained bundle, `run` trains nothing; otherwise it trains the
+    configured preset, and `evaluate.baseline_presets` for comparison. Returns the addresses of
+    catalog, metrics and report, and the main figures as text. The same call completes an
+    interrupted run. Raises UsageError for a missing model or labels before any work is done.
     """
     settings = as_config(config)
     workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    if model is not None:
+        resolve_model(workspace, model)
+    if labels is not None:
+        read_labels(labels)
     if source == SIMULATED:
         source = _simulated_survey(workspace, settings)
         catalog = labels = Path(source) / "truth.parquet"
@@ -77,7 +82,7 @@ def run(
 def _simulated_survey(workspace: Workspace, settings: Config) -> str:
     if not workspace.is_local:
         raise UsageError(
-            f"--source {SIMULATED} writes FITS files: give a local --workspace, or simulate a "
+            f"--source {SIMULATED} writes FITS files: choose a local --workspace, or simulate a "
             "survey first and upload it"
         )
     folder = workspace.path("survey")
@@ -85,14 +90,14 @@ def _simulated_survey(workspace: Workspace, settings: Config) -> str:
     description = f"survey/{SURVEY_FILE}"
     there = workspace.read_json(description) if workspace.exists(description) else {}
     if there == there | asked:
-        log.info("run: the survey is there already")
+        log.info("run: the survey exists already")
     else:
         simulate(folder, **settings.simulate.model_dump())
     return folder
 
 
 def _models(workspace: Workspace, release: str, model: str | None, settings: Config) -> list[str]:
-    """URIs of the models to embed with, the main one first."""
+    """Return the URIs of the models to embed with, the main one first."""
     if model is not None:
         return [resolve_model(workspace, model)]
     presets = [settings.model.preset, *settings.evaluate.baseline_presets]

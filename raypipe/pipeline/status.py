@@ -1,4 +1,4 @@
-"""status: what a workspace holds, and what is still to do."""
+"""status: show the contents of a workspace, and what remains to be done."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from raypipe.catalog.publication import published_models, require_publication
 from raypipe.discovery.manifest import read_manifest_summary
+from raypipe.errors import UsageError
 from raypipe.ingestion.progress import count_rows
 from raypipe.tuning.records import best_of, records_of
 from raypipe.workspace import (
@@ -20,15 +21,21 @@ from raypipe.workspace import (
     tuning_folder,
 )
 
+_FOLDERS = ("manifest", "models", "runs")
+"""Every workspace that a verb has worked in has at least one of these."""
+
 
 def status(workspace: str | Path | Workspace) -> dict[str, Any]:
-    """What each release of a workspace has come to, and which models there are.
+    """Describe each release of a workspace, its models and its tunings.
 
-    Of a release: rows of manifest, spectra and rejects and whether they add up, rejects by
-    reason, and of each model's catalog its rows and whether evaluation and report are there. Of a
-    tuning: how many trials it has of each status, and the best model so far.
+    For a release: the rows of manifest, spectra and rejects and whether they add up, the rejects by
+    reason, and for each catalog its rows and whether evaluation and report exist. For a tuning: the
+    number of trials by status, and the best model so far. Raises UsageError where nothing is, for
+    the address may be misspelled.
     """
     workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    if not any(workspace.exists(folder) for folder in _FOLDERS):
+        raise UsageError(f"{workspace.absolute_uri()}: no raypipe workspace there")
     return {
         "workspace": workspace.absolute_uri(),
         "releases": [_release(workspace, name) for name in workspace.folders("manifest")],
@@ -42,7 +49,7 @@ def status(workspace: str | Path | Workspace) -> dict[str, Any]:
 
 
 def status_lines(state: dict[str, Any]) -> list[str]:
-    """The state that `status` returns, for people."""
+    """Format the answer of `status` for people."""
     lines = [f"workspace {state['workspace']}"]
     for release in state["releases"]:
         if "problem" in release:
@@ -66,7 +73,7 @@ def status_lines(state: dict[str, Any]) -> list[str]:
     for tuning in state["tunings"]:
         trials = ", ".join(f"{n} {what}" for what, n in tuning["trials"].items())
         best = f", best {tuning['best']}" if tuning["best"] else ""
-        left = "" if tuning["done"] else "; not finished: the same raypipe tune goes on"
+        left = "" if tuning["done"] else "; not finished: run the same raypipe tune to continue"
         lines.append(f"  tuning {tuning['tune_id']}: {trials or 'no trials'}{best}{left}")
     return lines
 
@@ -113,7 +120,7 @@ def _tuning(workspace: Workspace, tune_id: str) -> dict[str, Any]:
 
 
 def _reasons(workspace: Workspace, release: str) -> dict[str, int]:
-    """Rejects by reason, the most frequent first."""
+    """Count rejects by reason, the most frequent first."""
     counter: Counter[str] = Counter()
     for name in workspace.files(rejects_folder(release), ".parquet"):
         counter.update(workspace.read_table(name, ["reason"])["reason"].to_pylist())

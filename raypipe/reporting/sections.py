@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from raypipe.evaluation.regression import hardness_ratios, regression_targets
-from raypipe.evaluation.selection import latent_columns, latents_of
+from raypipe.evaluation.selection import has_latents, latent_columns, latents_of
 from raypipe.evaluation.validation import sources_of
 from raypipe.reporting import figures
 from raypipe.reporting.material import SHOW_ALL_ROWS, Example, Material
@@ -135,7 +135,7 @@ def latents_section(material: Material) -> Html:
 
 def anomalies_section(material: Material) -> Html:
     """Detections that are explained badly, and those far out in latent space."""
-    catalog = material.catalog
+    catalog = material.catalog[has_latents(material.catalog)]
     shown = min(ANOMALIES_SHOWN, len(catalog))
     lists = (
         (
@@ -177,6 +177,13 @@ def data_section(material: Material) -> Html:
             f"{count_of(sources, 'source')}."
         ),
     ]
+    if unmeasured := int((~has_latents(material.catalog)).sum()):
+        parts.append(
+            paragraph(
+                f"{count_of(unmeasured, 'detection')} could not be measured (flag not_measured): "
+                "no latents, and left out of the figures above."
+            )
+        )
     if len(material.catalog) > SHOW_ALL_ROWS:
         counts = material.catalog["total_counts"].to_numpy(np.float64)
         zscores = material.catalog["fit_zscore"].to_numpy(np.float64)

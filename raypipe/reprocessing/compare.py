@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import astropy.units as u
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-from astropy.coordinates import SkyCoord
+from astropy.coordinates import angular_separation
 from scipy.stats import chi2
 
+from raypipe.catalog.classes import catalog_classes, most_probable
 from raypipe.catalog.models import choose_model
 from raypipe.catalog.open import open_sources
 from raypipe.catalog.schema import described
 from raypipe.config import Config, as_config
 from raypipe.discovery.manifest import choose_release
-from raypipe.model.covariance import unpack
+from raypipe.model.covariance import latents_of_triangle, solve, triangles_in, unpack
 from raypipe.runs import record_run
 from raypipe.workspace import Workspace, comparisons_folder
 
@@ -54,7 +54,7 @@ def compare(
         before, now = (
             open_sources(workspace, release=release, model=model_id) for release in (first, second)
         )
-        table = compare_sources(before, now)
+        table = compare_sources(before, now, catalog_classes(workspace, second, model_id))
         name = f"{comparisons_folder(first, second)}/{model_id}.parquet"
         columns = {str(column): pa.array(table[column]) for column in table}
         workspace.write_table(
@@ -71,12 +71,15 @@ def compare(
     return answer
 
 
-def compare_sources(before: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
-    """One row a source of two tables of sources, matched by name.
+def compare_sources(
+    before: pd.DataFrame, now: pd.DataFrame, classes: Sequence[str]
+) -> pd.DataFrame:
+    """One row per source of two tables of sources, matched by name; `classes` are the model's.
 
     `in_first`, `in_second`; `shift`: the distance of its latents, in units of their errors (square
-    root of D (C1 + C2)^-1 D for the difference D and the posteriors' covariances C); `shift_p`: the
-    probability of as much by chance, too large where detections are in both; `separation_arcsec`;
+    root of D (C1 + C2)^-1 D for the difference D and the posteriors' covariances C), NaN where one
+    of the two has none; `shift_p`: the probability of as much by chance, too large where detections
+    are in both; `separation_arcsec`, NaN where a position is unknown;
     `class_first`, `class_second`: the most probable classes, None where there are none. `moved`
     says that `shift_p` is below 0.001, `reclassified` that the classes differ.
     """
@@ -90,7 +93,7 @@ def compare_sources(before: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
     separation = _separations(before.loc[both], now.loc[both])
     table["separation_arcsec"] = pd.Series(separation, both, dtype=np.float64)
     for column, frame in ("class_first", before), ("class_second", now):
-        table[column] = _classes(frame)
+        table[column] = most_probable(frame, classes)["class"]
     table["moved"] = table["shift_p"] < _MOVED_P
     differ = table["class_first"] != table["class_second"]
     table["reclassified"] = differ & table[["class_first", "class_second"]].notna().all(axis=1)
@@ -100,46 +103,40 @@ def compare_sources(before: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
 def _by_name(sources: pd.DataFrame) -> pd.DataFrame:
     """Sources by name; those without one by their detection, without its release."""
     names = sources["name"]
-    nameless = sources["best_detection_id"].str.partition(":")[2]
+    nameless = sources["best_detection_id"].str.replace("^[^:]*:", "", regex=True)
     return sources.set_index(names.where(names.notna() & (names != ""), nameless))
 
 
 def _shifts(
     before: pd.DataFrame, now: pd.DataFrame
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    names = [name for name in now if str(name)[0] == "z" and str(name)[1:].isdigit()]
-    if not len(now):
-        return np.zeros(0), np.zeros(0)
+    known = pd.concat([before["z_cov"], now["z_cov"]]).dropna()
+    if not len(known):
+        nothing = np.full(len(now), np.nan)
+        return nothing, nothing
+    names = [f"z{i}" for i in range(latents_of_triangle(len(known.iloc[0])))]
     difference = now[names].to_numpy(np.float64) - before[names].to_numpy(np.float64)
-    covariance = sum(
-        unpack(np.stack(frame["z_cov"].to_list()).astype(np.float64)) for frame in (before, now)
+    covariance = np.sum(
+        [unpack(triangles_in(frame["z_cov"], len(names))) for frame in (before, now)], axis=0
     )
-    square = np.einsum(
-        "ni,ni->n", difference, np.linalg.solve(covariance, difference[..., None])[..., 0]
-    )
+    square = np.einsum("ni,ni->n", difference, solve(covariance, difference))
     return np.sqrt(square), np.asarray(chi2.sf(square, len(names)))
 
 
 def _separations(before: pd.DataFrame, now: pd.DataFrame) -> npt.NDArray[np.float64]:
-    places = [
-        SkyCoord(*(frame[name].to_numpy(np.float64) * u.deg for name in ("ra", "dec")))
-        for frame in (before, now)
-    ]
-    return np.asarray(places[0].separation(places[1]).arcsec, dtype=np.float64)
-
-
-def _classes(sources: pd.DataFrame) -> pd.Series[Any]:
-    columns = [name for name in sources if str(name).startswith("p_")]
-    if not columns:
-        return pd.Series(None, sources.index, dtype=object)
-    best = sources[columns].to_numpy().argmax(axis=1)
-    return pd.Series([columns[i].removeprefix("p_") for i in best], sources.index, dtype=object)
+    places = []
+    for frame in (before, now):
+        ra, dec = (frame[name].to_numpy(np.float64) for name in ("ra", "dec"))
+        on_sphere = np.isfinite(ra) & (np.abs(dec) <= 90.0)
+        places += [np.radians(np.where(on_sphere, values, np.nan)) for values in (ra, dec)]
+    return np.degrees(np.asarray(angular_separation(*places), dtype=np.float64)) * 3600.0
 
 
 def _count(table: pd.DataFrame) -> dict[str, int]:
     both = table["in_first"] & table["in_second"]
     return {
         "both": int(both.sum()),
+        "not_compared": int((both & table["shift"].isna()).sum()),
         "only_first": int((table["in_first"] & ~both).sum()),
         "only_second": int((table["in_second"] & ~both).sum()),
         "moved": int(table["moved"].sum()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -12,27 +12,36 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from raypipe.catalog.classes import catalog_classes, most_probable
 from raypipe.catalog.publication import Publication, read_published
 from raypipe.errors import RaypipeError
-from raypipe.model.batch import vectors
+from raypipe.model.covariance import latents_of_triangle, triangles_of
 from raypipe.searching.causes import COLUMNS as CAUSE_COLUMNS
 from raypipe.searching.causes import known_causes
 from raypipe.searching.elimination import Posteriors, Rows
 from raypipe.searching.neighbors import Posterior
 from raypipe.workspace import Workspace
 
+log = logging.getLogger(__name__)
+
 _ABOUT = ("detection_id", "best_detection_id", "name", "ra", "dec", "class", "total_counts")
 _FIT = ("cash", "cash_expected", "fit_zscore", "anomaly_score", "n_detections")
-_LATENT = re.compile(r"z\d|z_cov")
+_WANTED = frozenset({*_ABOUT, *_FIT, *CAUSE_COLUMNS})
 _READERS = 8
 
 
 @dataclass(frozen=True)
 class SearchedRows:
-    """n detections or sources: `table` has what is told of them, `posteriors` their latents."""
+    """n measured detections or sources: `table` describes them, `posteriors` are their latents.
+
+    `unmeasured` has the rows without latents, to which nothing is similar. `classes` are the
+    model's; `table` has their probabilities.
+    """
 
     table: pa.Table
     posteriors: Posteriors
+    unmeasured: pa.Table
+    classes: tuple[str, ...]
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -59,45 +68,48 @@ class SearchedRows:
         """
         found = self.table.take(pa.array(rows)).to_pandas()
         told = found[[name for name in _ABOUT if name in found]].copy()
-        shares = found[[name for name in found if name.startswith("p_")]]
-        if shares.shape[1]:
-            told["likely_class"] = [
-                name[2:] for name in shares.columns[shares.to_numpy().argmax(1)]
-            ]
-            told["p_likely_class"] = shares.max(axis=1)
+        if self.classes:
+            likely = most_probable(found, self.classes)
+            told["likely_class"], told["p_likely_class"] = likely["class"], likely["share"]
         return told.assign(**figures, flags=found["flags"], causes=known_causes(found))
 
 
 def read_detection_rows(workspace: Workspace, release: str, model_id: str) -> SearchedRows:
     """All detections of what is published of a release by a model."""
-    return read_published(
-        workspace, release, model_id, lambda published: _read(workspace, list(published.parts))
-    )
-
-
-def read_source_rows(workspace: Workspace, release: str, model_id: str) -> SearchedRows:
-    """All its sources."""
+    classes = catalog_classes(workspace, release, model_id)
 
     def read(published: Publication) -> SearchedRows:
-        return _read(workspace, [published.sources])
+        return _read(workspace, list(published.parts), classes)
 
     return read_published(workspace, release, model_id, read)
 
 
-def _read(workspace: Workspace, files: list[str]) -> SearchedRows:
+def read_source_rows(workspace: Workspace, release: str, model_id: str) -> SearchedRows:
+    """All its sources."""
+    classes = catalog_classes(workspace, release, model_id)
+
+    def read(published: Publication) -> SearchedRows:
+        return _read(workspace, [published.sources], classes)
+
+    return read_published(workspace, release, model_id, read)
+
+
+def _read(workspace: Workspace, files: list[str], classes: tuple[str, ...]) -> SearchedRows:
     with ThreadPoolExecutor(_READERS) as pool:
         sizes = list(pool.map(workspace.count_rows, files))
-        schemas = pool.map(workspace.read_schema, files)
+        schemas = list(pool.map(workspace.read_schema, files))
         known = list(dict.fromkeys(name for schema in schemas for name in schema.names))
-        latents = len([name for name in known if re.fullmatch(r"z\d", name)])
         if "z_cov" not in known:
             raise RaypipeError(
                 f"{workspace.absolute_uri(files[0])}: no errors of latents (z_cov), as in catalogs "
                 "of earlier versions; run raypipe embed again"
             )
-        columns = [name for name in known if _is_read(name)]
+        triangle = schemas[0].field("z_cov").type.list_size
+        latents = latents_of_triangle(triangle)
+        told = [name for name in known if name in {*_WANTED, *(f"p_{name}" for name in classes)}]
+        columns = [*told, "z_cov", *(f"z{i}" for i in range(latents))]
         z = np.empty((latents, sum(sizes)), np.float32)
-        triangles = np.empty((latents * (latents + 1) // 2, sum(sizes)), np.float32)
+        triangles = np.empty((triangle, sum(sizes)), np.float32)
         starts = np.cumsum([0, *sizes])
 
         def one(number: int) -> pa.Table:
@@ -105,14 +117,16 @@ def _read(workspace: Workspace, files: list[str]) -> SearchedRows:
             here = slice(starts[number], starts[number + 1])
             for i in range(latents):
                 z[i, here] = table[f"z{i}"].to_numpy()
-            triangles[:, here] = vectors(table["z_cov"]).T
-            return table.select([n for n in table.column_names if not _LATENT.fullmatch(n)])
+            triangles[:, here] = triangles_of(table["z_cov"]).T
+            return table.select([name for name in told if name in table.column_names])
 
         tables = list(pool.map(one, range(len(files))))
     table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
-    return SearchedRows(table.replace_schema_metadata(None), Posteriors(z, triangles))
-
-
-def _is_read(name: str) -> bool:
-    wanted = {*_ABOUT, *_FIT, *CAUSE_COLUMNS}
-    return name in wanted or name.startswith("p_") or _LATENT.fullmatch(name) is not None
+    table, posteriors = table.replace_schema_metadata(None), Posteriors(z, triangles)
+    measured = np.asarray(np.isfinite(z).all(axis=0))
+    if measured.all():
+        return SearchedRows(table, posteriors, table.slice(0, 0), classes)
+    log.info("search: %d of %d rows have no latents: left out", (~measured).sum(), len(measured))
+    kept = posteriors.take(np.flatnonzero(measured))
+    unmeasured = table.filter(pa.array(~measured))
+    return SearchedRows(table.filter(pa.array(measured)), kept, unmeasured, classes)

@@ -31,6 +31,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from raypipe.model.covariance import inverses, solve
 from raypipe.searching.elimination import (
     Float32,
     Float64,
@@ -90,7 +91,7 @@ def nearest(query: Posterior, known: Posteriors, k: int, excluded: Rows) -> Neig
     difference = near.z.T.astype(np.float64) - query.z
     euclidean = np.linalg.norm(difference, axis=1)
     both = near.covariance + query.covariance
-    distance = np.sqrt((difference * _solve(both, difference)).sum(1))
+    distance = np.sqrt((difference * solve(both, difference)).sum(1))
     with np.errstate(invalid="ignore"):
         overlap = -0.5 * (np.linalg.slogdet(2 * np.pi * both)[1] + distance**2)
     order = np.lexsort((candidates, euclidean, -np.nan_to_num(overlap)))[:k]
@@ -105,15 +106,17 @@ def nearest(query: Posterior, known: Posteriors, k: int, excluded: Rows) -> Neig
 
 def log_bayes_factors(query: Posterior, known: Posteriors) -> Float64:
     """ln B of the query with each of n detections, (n,); NaN where errors are not known."""
-    if not query.has_errors or not np.isfinite(known.triangles).all():
+    if not query.has_errors:
         return np.full(len(known), np.nan)
     z, covariance = known.z.T.astype(np.float64), known.covariance
-    precision, own = np.linalg.inv(covariance), np.linalg.inv(query.covariance)
+    precision, own = inverses(covariance), np.linalg.inv(query.covariance)
     score, own_score = np.einsum("nij,nj->ni", precision, z), own @ query.z
     together, both = precision + own - np.eye(len(own)), score + own_score
-    squares = (both * _solve(together, both)).sum(1) - (z * score).sum(1) - query.z @ own_score
-    determinants = sum(np.linalg.slogdet(each)[1] for each in (covariance, query.covariance))
-    return np.asarray(0.5 * (squares - determinants - np.linalg.slogdet(together)[1]))
+    squares = (both * solve(together, both)).sum(1) - (z * score).sum(1) - query.z @ own_score
+    with np.errstate(invalid="ignore"):
+        determinants = sum(np.linalg.slogdet(each)[1] for each in (covariance, query.covariance))
+        shared = np.linalg.slogdet(together)[1]
+    return np.asarray(0.5 * (squares - determinants - shared))
 
 
 def _best(query: Posterior, known: Posteriors, k: int, excluded: Rows) -> Rows:
@@ -138,10 +141,6 @@ def _best(query: Posterior, known: Posteriors, k: int, excluded: Rows) -> Rows:
     for stage in (*_STAGES[1:], None):
         rows = rows[bounds_of(stage, rows) >= enough]
     return rows
-
-
-def _solve(matrices: Float64, vectors: Float64) -> Float64:
-    return np.asarray(np.linalg.solve(matrices, vectors[..., None])[..., 0], dtype=np.float64)
 
 
 def _promising(bounds: Float32, n: int) -> Rows:

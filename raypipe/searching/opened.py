@@ -161,10 +161,12 @@ def _require_positive(k: int) -> None:
 
 
 def _only(rows: SearchedRows, column: str, name: str, what: str) -> Rows:
-    """The row of a name; UsageError with the nearest spellings where there is none."""
+    """The row of a name; UsageError where it has no latents, or with the nearest spellings."""
     found = rows_of(rows.table[column], name)
     if len(found):
         return found[:1]
+    if len(rows_of(rows.unmeasured[column], name)):
+        raise UsageError(f"{name}: this {what} is not measured (flag not_measured): no latents")
     spellings = nearest_spellings(rows.table[column], name)
     mend = f"; is it {', or '.join(spellings)}?" if spellings else ""
     place = position_in(name)

@@ -73,6 +73,12 @@ def measure_spectrum(spectrum: Spectrum, model: Model, config: EmbedConfig) -> M
     gridded = put_on_grid(spectrum, model.grid)
     batch = SpectraBatch.from_spectra([spectrum], model.grid)
     row = model.encode_batch(batch, config=config).iloc[0]
+    if np.isnan(row["z0"]):
+        raise OgipError(
+            spectrum.path,
+            "cannot be measured, a number would not be finite: look at its EXPOSURE, BACKSCAL and "
+            "AREASCAL, and at its ARF and RMF",
+        )
     latents = model.config.model.latents
     z = np.array([row[f"z{i}"] for i in range(latents)], dtype=np.float64)
     shares = {name: float(row[f"p_{name}"]) for name in model.population.classes}

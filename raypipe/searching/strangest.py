@@ -26,7 +26,8 @@ def far_sigmas(known: Posteriors, population: Population) -> Float64:
     is on the safe side. Latents without errors count as exact.
     """
     if not np.isfinite(known.triangles).all():
-        known = Posteriors(known.z, np.nan_to_num(known.triangles))
+        exact = np.where(np.isfinite(known.triangles).all(axis=0), known.triangles, 0.0)
+        known = Posteriors(known.z, exact.astype(np.float32))
     nearest = np.full(len(known), np.inf, np.float32)
     for mean, factor in zip(population.means, population.precisions_cholesky, strict=True):
         _, squares = log_determinant_and_chi2(known, factor, factor.T @ mean)

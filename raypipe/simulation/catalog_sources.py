@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
+from raypipe.addresses import Address, shown
 from raypipe.discovery.catalog_columns import read_catalog
 from raypipe.errors import UsageError
 from raypipe.simulation.sources import Sources
@@ -36,7 +35,7 @@ FIT_COLUMNS = tuple(
 
 def catalog_targets(
     rng: np.random.Generator,
-    path: Path,
+    path: Address,
     detections: int,
     *,
     counts_min: float,
@@ -44,22 +43,23 @@ def catalog_targets(
 ) -> Targets:
     """Draw sources of a table, each as likely as the other, and a detection of each.
 
-    `path` is a Parquet, CSV, FITS or VOTable file with the columns of the archive's TAP service and
-    a class label (`CLASS_COLUMNS` of `raypipe.discovery.catalog_columns`), blank where unknown: a
-    row a detection. The spectrum is that of the fit with the smallest statistic among power law,
-    black body and bremsstrahlung whose parameters are credible (`CREDIBLE`); sources without one
+    `path` names a Parquet, CSV, FITS or VOTable file, as `read_catalog` takes it, with the columns
+    of the archive's TAP service and a class label (`CLASS_COLUMNS` of `raypipe.discovery.names`),
+    blank where unknown: one row per detection. The spectrum is that of the fit with the smallest
+    statistic among power law, black body and bremsstrahlung whose parameters are credible
+    (`CREDIBLE`); sources without one
     are left out. Expected counts are the detection's net counts within `counts_min` and
     `counts_max`. Sources are drawn without replacement as long as there are any, then all over
     again. Raises UsageError for a table that cannot be read, lacks columns, or has no fits.
     """
-    table = read_catalog(path)
+    table = read_catalog(path).to_pandas()
     needed = (*IDENTITY_COLUMNS, COUNTS_COLUMN, *FIT_COLUMNS)
     if missing := [column for column in needed if column not in table]:
-        raise UsageError(f"{path}: columns missing: {', '.join(missing)}")
+        raise UsageError(f"{shown(path)}: columns missing: {', '.join(missing)}")
     best = best_models(table)
     table = table.assign(model=best)[best.notna() & (table[COUNTS_COLUMN] > 0)]
     if table.empty:
-        raise UsageError(f"{path}: no source in it has a usable spectral fit and counts")
+        raise UsageError(f"{shown(path)}: no source in it has a usable spectral fit and counts")
     groups = [rows for _, rows in sorted(table.groupby("name").indices.items())]
     rounds = -(-detections // len(groups))
     order = np.concatenate([rng.permutation(len(groups)) for _ in range(rounds)])[:detections]

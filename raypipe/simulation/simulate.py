@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raypipe._version import __version__
+from raypipe.addresses import file_name
 from raypipe.errors import UsageError
 from raypipe.model.grid import NATIVE_CHANNELS
 from raypipe.simulation.products import arf_file, pha_file, product_name, rmf_file
@@ -34,6 +35,8 @@ _PARTIAL_SUFFIX = ".partial"
 _BATCHES_AHEAD = 2
 """Batches under way for every worker: enough to keep it busy, few to keep in memory."""
 _PRODUCT_NAME = re.compile(r"acisf\d+_\d+N\d+_r\d+_(pha3|arf3|rmf3)\.fits\.gz(\.partial)?")
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+):/")
+"""The beginning of an address, also of one that `Path` has taken a slash from."""
 _TRUTH_LEAVES_OUT = {"exposure_s", "backscal", "background_backscal"}
 """Columns of `Survey.table` that the PHA holds."""
 
@@ -75,17 +78,18 @@ def simulate(
     keV) lie within `counts_min` and `counts_max`.
 
     The same arguments give the same bytes, whatever `workers` (threads; all CPUs by default).
-    A survey already in `out` is replaced, an interrupted one completed. Raises UsageError for a
-    folder that holds something else (unless `overwrite`), and as `plan_survey` does.
+    A survey already in `out` is replaced, an interrupted one completed. Raises UsageError for an
+    address such as s3://, for a folder that holds something else (unless `overwrite`), and as
+    `plan_survey` does.
     """
     started = time.monotonic()
-    out = Path(out)
+    out = _local_folder(out)
     settings = {
         "detections": detections,
         "seed": seed,
         "counts_min": counts_min,
         "counts_max": counts_max,
-        "catalog": None if catalog is None else Path(catalog).name,
+        "catalog": None if catalog is None else file_name(catalog),
         "responses": None if responses is None else Path(responses).name,
     }
     plan = plan_survey(
@@ -107,6 +111,16 @@ def simulate(
         seconds=time.monotonic() - started,
         fingerprint=fingerprint,
     )
+
+
+def _local_folder(out: str | Path) -> Path:
+    """The folder that `out` names; UsageError where it is the address of something else."""
+    if address := _ADDRESS.match(str(out)):
+        raise UsageError(
+            f"--out {address[1]}://...: simulate writes to a local folder only; simulate there, "
+            "then copy the folder, for instance by aws s3 sync"
+        )
+    return Path(out)
 
 
 def _prepare(out: Path, *, overwrite: bool) -> None:
@@ -150,7 +164,8 @@ def _write(plan: Plan, out: Path, workers: int, progress: Progress | None) -> st
         for survey in batches:
             table = truth_table(survey)
             if truth is None:
-                truth = stack.enter_context(pq.ParquetWriter(partial, table.schema))
+                writer = pq.ParquetWriter(partial, table.schema, write_page_checksum=True)
+                truth = stack.enter_context(writer)
             truth.write_table(table)
             digest.update(survey.counts.tobytes() + survey.background_counts.tobytes())
             done += len(survey)

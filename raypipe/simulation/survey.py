@@ -243,9 +243,7 @@ def _targets(
 ) -> Targets:
     if catalog is None:
         return population_targets(rng, detections, counts_min=counts_min, counts_max=counts_max)
-    return catalog_targets(
-        rng, Path(catalog), detections, counts_min=counts_min, counts_max=counts_max
-    )
+    return catalog_targets(rng, catalog, detections, counts_min=counts_min, counts_max=counts_max)
 
 
 def _dex(rng: np.random.Generator, center: float, dex: float, n: int) -> FloatArray:

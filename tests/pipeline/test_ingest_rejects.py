@@ -58,6 +58,20 @@ def _ingest(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     )
 
 
+@pytest.mark.parametrize("product", ["pha3", "arf3"])
+def test_a_link_that_leads_nowhere_is_a_reject(product: str, files: Path) -> None:
+    (path,) = files.glob(f"*_{product}.fits.gz")
+    path.unlink()
+    path.symlink_to(f".git/annex/objects/{path.name}")
+    spectra, rejects = _ingest(files)
+    assert spectra.empty
+    (row,) = rejects.to_dict("records")
+    assert row["reason"].startswith(
+        "the link leads to a file that is not there: bring it (git annex"
+    )
+    assert row["uri"] == str(path)
+
+
 def _header(**values: object) -> Edit:
     def change(hdus: fits.HDUList) -> None:
         for name, value in values.items():

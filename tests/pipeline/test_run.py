@@ -6,7 +6,8 @@ import pytest
 
 from raypipe.config import load_config
 from raypipe.errors import UsageError
-from raypipe.pipeline.run import _simulated_survey
+from raypipe.pipeline.run import _simulated_survey, run
+from raypipe.pipeline.status import status
 from raypipe.workspace import Workspace
 
 
@@ -28,3 +29,22 @@ def test_a_survey_needs_a_local_workspace(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     with pytest.raises(UsageError, match="local --workspace"):
         _simulated_survey(Workspace("s3://bucket/prefix"), load_config())
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [({"model": "folded-absent"}, "folded-absent"), ({"labels": "absent.csv"}, "absent.csv")],
+)
+def test_what_a_run_will_need_is_looked_for_first(
+    tmp_path: Path, given: dict[str, str], named: str
+) -> None:
+    with pytest.raises(UsageError, match=named):
+        run(tmp_path / "workspace", source="simulated", **given)
+    assert not (tmp_path / "workspace").exists()
+
+
+def test_status_of_a_misspelled_workspace_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    for name in "absent", "notes":
+        with pytest.raises(UsageError, match="no raypipe workspace there"):
+            status(tmp_path / name)

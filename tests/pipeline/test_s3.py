@@ -25,7 +25,7 @@ from raypipe.catalog.publication import read_detections
 from raypipe.cli import main
 from raypipe.discovery.columns import manifest_rows
 from raypipe.discovery.discover import discover
-from raypipe.discovery.files import list_files
+from raypipe.discovery.files import Skipped, list_files
 from raypipe.discovery.manifest import write_manifest
 from raypipe.errors import BusyError, RaypipeError, UsageError
 from raypipe.ingestion.fetch import read_stored
@@ -101,17 +101,19 @@ def test_the_newest_version_wins(bucket: Any, tmp_path: Path) -> None:
 
 
 def test_a_listing_is_that_of_pyarrow(bucket: Any) -> None:
-    put(bucket, "listed", "a", "b/c.txt", "b/.hidden", ".d/e%2F f", body=b"12345")
+    put(bucket, "listed", "a", "b/c.txt", "b/.hidden", "d/e%2F f", ".git/g.pi", body=b"12345")
     put(bucket, "listed", "b/", body=b"")
     folder = Workspace(f"s3://{BUCKET}/listed")
     infos = folder.fs.get_file_info(FileSelector(folder.root, recursive=True))
     expected = {
         info.path.removeprefix(f"{folder.root}/"): f"{info.size}@{info.mtime_ns}"
         for info in infos
-        if info.is_file and info.base_name != ".hidden"
+        if info.is_file and info.base_name not in (".hidden", "g.pi")
     }
-    assert dict(list_files(folder)) == expected
-    assert set(expected) == {"a", "b/c.txt", ".d/e%2F f"}
+    skipped: list[Skipped] = []
+    assert dict(list_files(folder, skipped)) == expected
+    assert set(expected) == {"a", "b/c.txt", "d/e%2F f"}
+    assert skipped == [Skipped(".git", "a hidden folder", is_folder=True)]
 
 
 def test_rows_are_put_aside_on_the_machine(

@@ -78,7 +78,7 @@ def make_workspace(
         }
     )
     workspace.write_table("truth.parquet", truth)
-    models = [_embed(workspace, spectra, preset, seen) for preset in presets]
+    models = [embed_spectra(workspace, spectra, preset, seen) for preset in presets]
     return Synthetic(workspace, Path(workspace.path("truth.parquet")), models)
 
 
@@ -150,7 +150,10 @@ def _write_rejects(workspace: Workspace, lost: pd.DataFrame) -> None:
     workspace.write_table(part_name(rejects_folder(RELEASE), 0), table)
 
 
-def _embed(workspace: Workspace, spectra: pa.Table, preset: str, seen: bool) -> str:
+def embed_spectra(
+    workspace: Workspace, spectra: pa.Table, preset: str = "folded", seen: bool = True
+) -> str:
+    """Publish the catalog of spectra by a model of random weights; returns the model's id."""
     config = load_config(
         settings={
             "model": {"preset": preset, "width": 16, "depth": 1, "heads": 2, "decoder_width": 32},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from dataclasses import replace
@@ -137,3 +138,85 @@ def test_a_part_that_lost_rows_is_no_catalog(small: Workspace) -> None:
     with pytest.raises(RaypipeError, match="says 16 detections, but its files hold 6"):
         raypipe.export(small, format="fits")
     assert not small.exists("exports/sim/folded-test/detections.fits")
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["README.md", "index.html", "detections.fits", "thesis.tex"])
+def test_a_folder_with_files_of_others_is_left_alone(
+    small: Workspace, tmp_path: Path, name: str
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / name).write_text("important")
+    with pytest.raises(UsageError, match=rf"mine: holds {name} and no exports"):
+        raypipe.export(small, format="fits", out=mine)
+    assert _contents(mine) == {name: b"important"}
+
+
+def test_files_put_beside_exports_stay(small: Workspace, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    raypipe.export(small, format="fits", out=out)
+    (out / "notes.txt").write_text("mine")
+    (out / "sources.fits").write_text("mine, too")
+    raypipe.export(small, format="fits", out=out)
+    raypipe.export(small, format="votable", out=out)
+    with pytest.raises(UsageError, match=r"sources\.fits: no export of a catalog wrote this"):
+        raypipe.export(small, format="fits", sources=True, out=out)
+    left = _contents(out)
+    assert (left["notes.txt"], left["sources.fits"]) == (b"mine", b"mine, too")
+    assert [one["name"] for one in json.loads(left["exports.json"])] == [
+        "detections.fits",
+        "detections.vot",
+    ]
+
+
+@pytest.mark.parametrize("record", ['{"exports": "mine"}', '["mine"]', "[", '[{"name": "x"}]'])
+def test_a_record_of_something_else_is_left_alone(
+    small: Workspace, tmp_path: Path, record: str
+) -> None:
+    (tmp_path / "exports.json").write_text(record)
+    (tmp_path / "README.md").write_text("important")
+    with pytest.raises(UsageError, match=r"exports\.json: not a record of exports"):
+        raypipe.export(small, format="fits", out=tmp_path)
+    assert (tmp_path / "README.md").read_text() == "important"
+
+
+@pytest.mark.parametrize("format", ["fits", "hats"])
+def test_an_export_killed_half_way_is_repeated(
+    small: Workspace, tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever of its files are there by then."""
+    for last in ("publish_file", "publish_folder", "describe_export"):
+        out = tmp_path / last
+
+        def die(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            patch.setattr(f"raypipe.catalog.export.{last}", die)
+            raypipe.export(small, format=format, out=out)
+        uri = raypipe.export(small, format=format, out=out)
+        assert Path(uri).exists()
+        assert (out / "README.md").exists()
+
+
+def test_a_reader_exports_elsewhere(
+    tmp_path: Path, small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    remount(small_disk, "size=20m")
+    workspace = make_workspace(small_disk, 16).workspace
+    before = sorted(small_disk.rglob("*"))
+    remount(small_disk, "ro")
+    try:
+        uri = raypipe.export(workspace, format="fits", out=tmp_path / "out")
+        assert len(Table.read(uri)) == 16
+        assert "keeps no record of this run" in caplog.text
+        assert "Read-only file system" in caplog.text
+        with pytest.raises(RaypipeError, match="cannot be written"):
+            raypipe.export(workspace, format="fits")
+    finally:
+        remount(small_disk, "rw")
+    assert sorted(small_disk.rglob("*")) == before

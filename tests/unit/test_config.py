@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from raypipe.cli import main
 from raypipe.config import Config, as_config, load_config
+from raypipe.config_toml import settings
 from raypipe.errors import UsageError
 
 
@@ -24,8 +27,9 @@ def test_overrides_win_over_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "named"),
     [
-        ("train.epoch=9", "train.epoch"),
-        ("trian.epochs=9", "trian"),
+        ("train.epoch=9", r"train\.epoch: no such setting; is it train\.epochs\?"),
+        ("trian.epochs=9", r"trian: no such section; is it train\?"),
+        ("train.xyzzy=9", "raypipe settings lists"),
         ("train.epochs=many", "train.epochs"),
         ("train.epochs=0", "train.epochs"),
         ("epochs=9", "section.key=value"),
@@ -55,3 +59,36 @@ def test_every_setting_is_described() -> None:
     for name, section in Config.model_fields.items():
         for key, field in section.annotation.model_fields.items():  # type: ignore[union-attr]
             assert field.description, f"{name}.{key}"
+
+
+def test_settings_are_toml_that_config_reads_back(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    chosen = load_config(overrides=["train.epochs=7", "train.use_gpu=false", "ingest.cache_mb=9"])
+    for config in Config(), chosen:
+        file.write_text(settings(config=config))
+        assert load_config(file) == config
+
+
+def test_settings_say_each_key_with_its_description_and_limits() -> None:
+    text = settings()
+    for name, section in Config.model_fields.items():
+        assert f"[{name}]\n" in text
+        for key in section.annotation.model_fields:  # type: ignore[union-attr]
+            assert re.search(rf"^(# )?{key} = |^\[{name}\.{key}\]", text, re.MULTILINE), key
+    assert "# Number of latents per spectrum. (at least 1 and at most 8)\nlatents = 8\n" in text
+    assert "(chip | exact)" in text
+
+
+def test_settings_of_one_section(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["settings", "plan", "--set", "plan.sample=3"]) == 0
+    listed = capsys.readouterr().out
+    assert "sample = 3\n" in listed
+    assert "[ingest]" not in listed
+    assert main(["settings", "plna"]) == 2
+    assert "no such section; is it plan?" in capsys.readouterr().err
+
+
+def test_a_configuration_shows_what_differs_from_the_defaults() -> None:
+    assert repr(Config()) == "Config(defaults)"
+    chosen = load_config(overrides=["train.epochs=7", "discover.tap_url=http://me:pw@tap/x"])
+    assert repr(chosen) == "Config(discover.tap_url='http://tap/x', train.epochs=7)"

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -72,7 +71,7 @@ def part_of(identifier: str, parts: int) -> int:
     return int.from_bytes(digest, "big") % parts
 
 
-CATALOG = pd.DataFrame(
+CATALOG = pa.table(
     {
         "name": ["n1", "n1", "n3"],
         "detection_id": ["r:3.0.1", "r:5.0.1", None],
@@ -91,7 +90,7 @@ CATALOG = pd.DataFrame(
     part_rows=st.sampled_from([1, 3, 50]),
     memory=st.sampled_from([0, 2000, 1 << 20]),
     careless=st.booleans(),
-    catalog=st.sampled_from([None, CATALOG, CATALOG.drop(columns="detection_id")]),
+    catalog=st.sampled_from([None, CATALOG, CATALOG.drop_columns("detection_id")]),
 )
 def test_chunks_do_not_show(
     rows: list[dict[str, Any]],
@@ -99,7 +98,7 @@ def test_chunks_do_not_show(
     part_rows: int,
     memory: int,
     careless: bool,
-    catalog: pd.DataFrame | None,
+    catalog: pa.Table | None,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     edges = sorted({0, len(rows), *(cut for cut in cuts if cut < len(rows))})
@@ -121,7 +120,7 @@ def test_chunks_do_not_show(
     for number, (held, _, _) in enumerate(parts.values()):
         own = [row for row in rows if part_of(row["detection_id"], len(parts)) == number]
         expected = sorted(own, key=lambda row: row["detection_id"])
-        columns = [name for name in rows[0] if catalog is None or name not in CATALOG]
+        columns = [name for name in rows[0] if catalog is None or name not in CATALOG.column_names]
         assert [[row[name] for name in columns] for row in held] == [
             [row[name] for name in columns] for row in expected
         ]

@@ -184,15 +184,30 @@ def test_catalog_probabilities_are_judged_as_they_are() -> None:
     )
     sources = np.array(list("abcd"), dtype=object)
     settings = EvaluateConfig(folds=2)
-    scores = score_probabilities(frame, classes, sources, settings)
+    known = ("AGN", "NS", "YSO")
+    scores = score_probabilities(frame, known, classes, sources, settings)
     assert scores["balanced_accuracy"] == 0.5
     assert scores["confusion"]["matrix"] == [[1, 0], [1, 1]]
     assert scores["unassigned"] == 1
     assert scores["log_loss"] == pytest.approx(-np.log([0.9, 0.2, 0.8, 0.3]).mean())
-    missing = score_probabilities(frame[["p_AGN"]], classes, sources, settings)
+    missing = score_probabilities(frame[["p_AGN"]], known, classes, sources, settings)
     assert missing["reason"] == "the catalog has no columns p_YSO"
-    few = score_probabilities(frame, classes, sources, SETTINGS)
+    few = score_probabilities(frame, known, classes, sources, SETTINGS)
     assert few["balanced_accuracy"] is None
+
+
+def test_a_column_that_begins_with_p_is_no_class_of_the_model() -> None:
+    classes = np.array(["AGN", "AGN", "YSO", "YSO"], dtype=object)
+    frame = pd.DataFrame({"p_AGN": [0.9, 0.8, 0.2, 0.1], "p_YSO": [0.1, 0.2, 0.8, 0.9]})
+    sources = np.array(list("abcd"), dtype=object)
+    settings = EvaluateConfig(folds=2)
+    matched = frame.assign(p_any=1.0, p_i=[1.0, 0.9, 1.0, 0.9], p_note="text")
+    alone, beside = (
+        score_probabilities(each, ("AGN", "YSO"), classes, sources, settings)
+        for each in (frame, matched)
+    )
+    assert alone == beside
+    assert alone["balanced_accuracy"] == 1.0
 
 
 def test_regression_finds_what_is_there_and_nothing_else() -> None:

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 import raypipe
 from raypipe.config import Config, load_config
@@ -16,6 +20,8 @@ from raypipe.model.presets import build
 from raypipe.model.split import assign_splits, source_keys
 from raypipe.workspace import Workspace
 from tests.unit.model_spectra import power_laws
+
+FORMAT_1 = Path(__file__).parents[1] / "data" / "bundle-format-1"
 
 
 @pytest.fixture
@@ -63,6 +69,7 @@ def test_a_cut_bundle_is_refused(model: Model, tmp_path: Path, keep: int) -> Non
 
 def test_a_model_of_another_shape_is_refused(model: Model, tmp_path: Path) -> None:
     save_model(model, Workspace(tmp_path), "m")
+    _as_saved_before_hashes(tmp_path / "m" / "model.safetensors")
     config = tmp_path / "m" / "config.toml"
     config.write_text(config.read_text().replace("width = 16", "width = 32"))
     with pytest.raises(RaypipeError, match="not a whole raypipe model"):
@@ -71,9 +78,114 @@ def test_a_model_of_another_shape_is_refused(model: Model, tmp_path: Path) -> No
         load_model(tmp_path)
 
 
+def test_a_bundle_whose_settings_were_edited_is_refused(model: Model, tmp_path: Path) -> None:
+    save_model(model, Workspace(tmp_path), "m")
+    config = tmp_path / "m" / "config.toml"
+    config.write_text(config.read_text().replace("refine_steps = ", "refine_steps = 1"))
+    with pytest.raises(RaypipeError, match=r"model\.safetensors: it, or config\.toml.*has changed"):
+        load_model(tmp_path / "m")
+
+
+def test_a_bundle_saved_before_hashes_says_that_it_has_none(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level("INFO", "raypipe"):
+        load_model(FORMAT_1)
+    assert "saved without a hash" in caplog.text
+
+
+def test_settings_that_are_none_name_their_bundle(tmp_path: Path) -> None:
+    shutil.copytree(FORMAT_1, tmp_path / "m")
+    (tmp_path / "m" / "config.toml").write_text("[model]\nwidht = 16\n")
+    with pytest.raises(RaypipeError, match=r"/m: .*widht"):
+        load_model(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "problem"),
+    [
+        ("network", np.nan, "not finite"),
+        ("network", -np.inf, "not finite"),
+        ("population.means", np.nan, "not finite"),
+        ("population.reference_z", np.inf, "not finite"),
+        ("population.reference_class", 2, "reference_class names"),
+        ("population.reference_class", -1, "reference_class names"),
+        ("population.weights", -0.5, "negative"),
+        ("population.weights", 5.0, "sum to 1"),
+        ("population.precisions_cholesky", 0.0, "precisions"),
+        ("population.temperature", 0.0, "temperature is 0.0"),
+        ("population.temperature", -1.0, "temperature is -1.0"),
+        ("population.temperature", np.nan, "not finite"),
+    ],
+)
+def test_numbers_that_no_model_has_are_refused(
+    model: Model, tmp_path: Path, name: str, change: float, problem: str
+) -> None:
+    """Of bundles without a hash, too: one number is put first in the first such tensor."""
+
+    def put_first(tensors: dict[str, np.ndarray]) -> None:
+        chosen = next(key for key in sorted(tensors) if key.startswith(name))
+        tensors[chosen].flat[0] = change
+
+    with pytest.raises(RaypipeError, match=rf"model\.safetensors: .*{problem}"):
+        load_model(_changed(model, tmp_path, put_first))
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "columns"),
+    [
+        ("means", slice(1, None), slice(None)),
+        ("means", slice(None), slice(4)),
+        ("precisions_cholesky", slice(None), slice(4)),
+        ("reference_z", slice(None), slice(4)),
+        ("reference_z", slice(-1), slice(None)),
+        ("reference_class", slice(-1), None),
+        ("reference_source", slice(-1), None),
+        ("weights", slice(0), None),
+    ],
+)
+def test_population_arrays_that_do_not_fit_are_refused(
+    model: Model, tmp_path: Path, name: str, rows: slice, columns: slice | None
+) -> None:
+    def cut(tensors: dict[str, np.ndarray]) -> None:
+        values = tensors[f"population.{name}"][rows]
+        kept = values if columns is None else values[:, columns]
+        tensors[f"population.{name}"] = np.ascontiguousarray(kept)
+
+    with pytest.raises(RaypipeError, match=r"model\.safetensors: .*population: "):
+        load_model(_changed(model, tmp_path, cut))
+
+
+def test_text_in_place_of_numbers_is_refused(model: Model, tmp_path: Path) -> None:
+    def confuse(tensors: dict[str, np.ndarray]) -> None:
+        classes = tensors["population.reference_class"]
+        tensors["population.reference_class"] = classes.astype(np.float64)
+
+    with pytest.raises(RaypipeError, match="reference_class has values of type float64"):
+        load_model(_changed(model, tmp_path, confuse))
+
+
+def _as_saved_before_hashes(
+    weights: Path, change: Callable[[dict[str, np.ndarray]], None] | None = None
+) -> None:
+    """Save the weights of a bundle again, with their tensors changed and without their hash."""
+    with safe_open(weights, "numpy") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        description = file.metadata()["raypipe"]
+    if change is not None:
+        change(tensors)
+    save_file(tensors, weights, metadata={"raypipe": description})
+
+
+def _changed(model: Model, folder: Path, change: Callable[[dict[str, np.ndarray]], None]) -> Path:
+    save_model(model, Workspace(folder), "m")
+    _as_saved_before_hashes(folder / "m" / "model.safetensors", change)
+    return folder / "m"
+
+
 def test_a_bundle_of_format_1_says_what_it_said() -> None:
     """Bundles made with version 0.1.0 are read as long as their format is."""
-    model = load_model(Path(__file__).parents[1] / "data" / "bundle-format-1")
+    model = load_model(FORMAT_1)
     columns = model.encode_batch(power_laws(3, seed=9)[0])
     said = {
         "z0": ([-0.3377, -0.6271, -0.6539], 2e-3),

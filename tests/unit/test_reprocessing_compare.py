@@ -16,6 +16,7 @@ from raypipe.reprocessing.compare import compare_sources
 from tests.unit.synthetic_workspace import make_workspace
 
 LATENTS = 8
+CLASSES = ("AGN", "YSO")
 
 
 def sources(rng: np.random.Generator, truth: np.ndarray) -> pd.DataFrame:
@@ -37,7 +38,7 @@ def test_shifts_by_chance_are_told_from_others() -> None:
     truth = rng.normal(size=(2000, LATENTS))
     before, now = sources(rng, truth), sources(rng, truth)
     now[["ra", "dec"]] = before[["ra", "dec"]]
-    table = compare_sources(before, now)
+    table = compare_sources(before, now, CLASSES)
     assert kstest(table["shift_p"], "uniform").pvalue > 0.01
     assert table["moved"].mean() < 0.01
     assert table["separation_arcsec"].max() == 0.0
@@ -45,7 +46,7 @@ def test_shifts_by_chance_are_told_from_others() -> None:
     now.loc[3, "z5"] += 5.0
     now.loc[4, ["p_AGN", "p_YSO"]] = 0.2, 0.8
     now.loc[5, "dec"] += 1.0 / 3600
-    table = compare_sources(before, now)
+    table = compare_sources(before, now, CLASSES)
     assert table.loc[3, "moved"]
     assert table["reclassified"].to_numpy().nonzero()[0].tolist() == [4]
     assert table.loc[5, "separation_arcsec"] == pytest.approx(1.0, rel=1e-6)
@@ -56,7 +57,7 @@ def test_sources_of_one_release_are_told() -> None:
     before = sources(rng, rng.normal(size=(6, LATENTS)))
     now = before.iloc[2:].copy()
     now.loc[5, "name"] = "2CXO J9"
-    table = compare_sources(before, now)
+    table = compare_sources(before, now, CLASSES)
     assert (table["in_first"].sum(), table["in_second"].sum(), len(table)) == (6, 4, 7)
     assert table["shift"].notna().sum() == 3
     assert table.loc[table["shift"].notna(), "shift"].max() == 0.0
@@ -66,7 +67,7 @@ def test_sources_without_names_go_by_their_detection() -> None:
     rng = np.random.default_rng(6)
     before = sources(rng, rng.normal(size=(2, LATENTS))).assign(name=None)
     now = before.assign(best_detection_id=["r2:0.0.1", "r2:7.0.1"])
-    assert compare_sources(before, now)["name"].tolist() == ["0.0.1", "1.0.1", "7.0.1"]
+    assert compare_sources(before, now, CLASSES)["name"].tolist() == ["0.0.1", "1.0.1", "7.0.1"]
 
 
 def test_the_verb_writes_a_described_table(

@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
 
+from raypipe.cli import BAD_USAGE, main
+from raypipe.discovery.discover import discover
 from raypipe.errors import UsageError
 from raypipe.ogip import read_spectrum
 from raypipe.simulation import draw_survey, simulate
@@ -152,6 +154,44 @@ def test_an_interrupted_survey_is_completed_by_a_rerun(tmp_path: Path) -> None:
     simulate(interrupted, detections=detections, seed=1)
     simulate(whole, detections=detections, seed=1)
     assert contents(interrupted) == contents(whole)
+
+
+def test_half_a_survey_is_not_discovered(tmp_path: Path) -> None:
+    """A source folder with part of the detections would pass for the whole survey."""
+    folder = tmp_path / "survey"
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate(folder, detections=BATCH + 8, seed=1, progress=interrupt)
+    for release in (None, "mine"):
+        with pytest.raises(UsageError, match="not complete; run raypipe simulate again"):
+            discover(tmp_path / "w", source=str(folder), release=release)
+    line = ["run", "--workspace", str(tmp_path / "w"), "--source", str(folder)]
+    assert main(line) == BAD_USAGE
+    assert not (tmp_path / "w" / "manifest").exists()
+    simulate(folder, detections=4, seed=1)
+    assert discover(tmp_path / "w", source=str(folder))["rows"] == 4
+
+
+def test_a_description_of_something_else_does_not_forbid_a_named_release(tmp_path: Path) -> None:
+    simulate(tmp_path / "survey", detections=2, seed=1)
+    (tmp_path / "survey" / "survey.json").write_text('["questions of a survey"]')
+    with pytest.raises(UsageError, match="give --release"):
+        discover(tmp_path / "w", source=str(tmp_path / "survey"))
+    assert discover(tmp_path / "w", source=str(tmp_path / "survey"), release="mine")["rows"] == 2
+
+
+@pytest.mark.parametrize("out", ["s3://bucket/survey", "https://host/survey", "file:///tmp/survey"])
+def test_addresses_are_no_folders(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for given in (out, Path(out)):
+        with pytest.raises(UsageError, match="simulate writes to a local folder only"):
+            simulate(given, detections=2)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_smaller_rerun_leaves_no_files_of_the_larger(tmp_path: Path) -> None:

@@ -37,10 +37,10 @@ from raypipe.discovery.catalog_columns import read_catalog
 from raypipe.discovery.tap import _read_votable
 from raypipe.errors import RaypipeError, ServiceError, UsageError
 from raypipe.evaluation.labels import _read_true_counts
-from raypipe.ingestion.redirects import leads_inside
 from raypipe.logs import TextLines
 from raypipe.parquet import require_plain
 from raypipe.redaction import printable, redact_text
+from raypipe.redirects import leads_inside
 from raypipe.training.checkpoints import read_checkpoint
 from raypipe.web import Patience, PoliteSession
 from raypipe.workspace import Workspace

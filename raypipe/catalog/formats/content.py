@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -12,7 +13,7 @@ import pyarrow as pa
 
 from raypipe._version import __version__
 from raypipe.catalog.publication import Publication
-from raypipe.catalog.schema import described_field
+from raypipe.catalog.schema import CLASS_UCD, brought_field, described_field
 from raypipe.errors import RaypipeError
 from raypipe.workspace import Workspace, model_folder
 
@@ -75,11 +76,14 @@ class Content:
             (field.name, pa.int16() if field.name in unsure else plain_type(field.type))
             for field in united
         ]
+        known: dict[str, dict[bytes, bytes]] = {}
+        for field in itertools.chain(*schemas):
+            known.setdefault(field.name, field.metadata or {})
         return cls(
             workspace=workspace,
             publication=publication,
             table=table,
-            schema=pa.schema([described_field(name, kind) for name, kind in fields if kind]),
+            schema=pa.schema([_field(name, kind, known[name]) for name, kind in fields if kind]),
             left_out=tuple(name for name, kind in fields if kind is None),
         )
 
@@ -156,6 +160,13 @@ def is_vector(kind: pa.DataType) -> bool:
 
 def _files(publication: Publication, table: TableName) -> tuple[str, ...]:
     return publication.parts if table == "detections" else (publication.sources,)
+
+
+def _field(name: str, kind: pa.DataType, metadata: Mapping[bytes, bytes]) -> pa.Field:
+    """The field of a column, which its parts describe as measured, or as brought by a table."""
+    if metadata.get(b"ucd") == CLASS_UCD.encode():
+        return described_field(name, kind)
+    return brought_field(name, kind, metadata)
 
 
 def _truth_with_nulls(workspace: Workspace, names: tuple[str, ...], schema: pa.Schema) -> set[str]:

@@ -114,10 +114,14 @@ def _table_header(content: Content, columns: list[_Column], row_bytes: int) -> H
         metadata = column.field.metadata or {}
         for keyword, name in (("TUNIT", b"unit"), ("TUCD", b"ucd"), ("TCOMM", b"description")):
             if name in metadata:
-                header[f"{keyword}{number}"] = metadata[name].decode()
+                header[f"{keyword}{number}"] = _ascii(metadata[name].decode())
     return header
 
 
 def _add_facts(header: Header, content: Content) -> None:
     for fact in content.facts:
         header[fact.keyword] = (fact.value, fact.meaning)
+
+
+def _ascii(text: str) -> str:
+    return text.encode("ascii", "backslashreplace").decode()

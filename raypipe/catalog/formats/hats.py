@@ -133,7 +133,7 @@ def _write_partitions(
     from hats.io.file_io.file_io import get_parquet_write_table_kwargs
     from hats.io.paths import pixel_catalog_file
 
-    options: dict[str, Any] = get_parquet_write_table_kwargs(schema)
+    options: dict[str, Any] = get_parquet_write_table_kwargs(schema) | {"write_page_checksum": True}
     numbers = place[_coarser(rows, _ORDER)]
     for number in np.unique(numbers):
         path = Path(str(pixel_catalog_file(folder, pixels[number])))

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from raypipe.catalog.formats.content import Content
 from raypipe.catalog.formats.packing import Extent, measure
 from raypipe.catalog.formats.votable import columns_of, describe_table, to_xml
+from raypipe.parquet import COMPRESSION
 
 VERSION_KEY = "IVOA.VOTable-Parquet.version"
 CONTENT_KEY = "IVOA.VOTable-Parquet.content"
@@ -26,7 +27,8 @@ def write_parquet(content: Content, path: Path) -> None:
     """Write the table to a Parquet file, a row group at a time."""
     metadata = voparquet_metadata(content, content.schema, measure(content))
     schema = content.schema.with_metadata(metadata)
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    how = {"compression": COMPRESSION, "write_page_checksum": True}
+    with pq.ParquetWriter(path, schema, **how) as writer:
         held: list[pa.Table] = []
         for table in content.tables():
             held.append(table)

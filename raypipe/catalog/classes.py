@@ -1,0 +1,46 @@
+"""The classes of a catalog: those of the model that made it, whatever other columns are called."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from raypipe.catalog.publication import read_published
+from raypipe.catalog.schema import classes_in
+from raypipe.model.bundle import load_model
+from raypipe.workspace import Workspace, model_folder
+
+
+def catalog_classes(workspace: Workspace, release: str, model_id: str) -> tuple[str, ...]:
+    """The classes whose probabilities `p_<class>` a catalog has, in the model's order.
+
+    They are those of the model's bundle; where the workspace has lost that, those that `embed` has
+    described in the catalog. RaypipeError where nothing is published.
+    """
+    folder = model_folder(model_id)
+    if workspace.exists(f"{folder}/model.safetensors"):
+        return load_model(workspace.absolute_uri(folder)).population.classes
+    return read_published(
+        workspace,
+        release,
+        model_id,
+        lambda published: classes_in(workspace.read_schema(published.sources)),
+    )
+
+
+def most_probable(frame: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """The most probable class of each row and its probability, as columns `class` and `share`.
+
+    Both are missing in rows without probabilities, and everywhere where there are no classes.
+    """
+    known = [name for name in classes if f"p_{name}" in frame]
+    shares = frame[[f"p_{name}" for name in known]].to_numpy(dtype=np.float64)
+    measured = np.isfinite(shares).all(axis=1) & bool(known)
+    answer = pd.DataFrame({"class": None, "share": np.nan}, index=frame.index, dtype=object)
+    if measured.any():
+        best = shares[measured].argmax(axis=1)
+        answer.loc[measured, "class"] = np.array(known, dtype=object)[best]
+        answer.loc[measured, "share"] = shares[measured].max(axis=1)
+    return answer.astype({"share": np.float64})

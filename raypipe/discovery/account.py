@@ -1,0 +1,117 @@
+"""What became of each file of a folder: nothing that is listed is lost without a word."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from raypipe.discovery.files import Skipped
+from raypipe.redaction import printable
+
+log = logging.getLogger(__name__)
+
+_NAMED_IN_LOG = 20
+_MOST_SUFFIXES = 1000
+_SUFFIXES_SHOWN = 10
+_SUFFIX_LENGTH = 20
+_OTHER = "others"
+
+
+class SetAside(NamedTuple):
+    """A file that could have been a detection and is none, or a folder that is not searched.
+
+    `detection_id`: the detection whose photons the file repeats, None otherwise.
+    """
+
+    uri: str
+    reason: str
+    detection_id: str | None = None
+
+
+@dataclass
+class Account:
+    """Counts of a folder's files: `listed` is the sum of all the others.
+
+    `spectra`: PHAs that are detections; `companions`: their responses and backgrounds, and those
+    of spectra set aside; `unused`: products of the CSC that no detection takes, of older versions
+    or without a PHA; `set_aside`: files listed by name; `overlooked`: what is left, by suffix;
+    `not_searched`: folders left out, none of whose files is counted.
+    """
+
+    listed: int = 0
+    spectra: int = 0
+    companions: int = 0
+    unused: int = 0
+    set_aside: list[SetAside] = field(default_factory=list)
+    overlooked: Counter[str] = field(default_factory=Counter)
+    not_searched: list[SetAside] = field(default_factory=list)
+
+    def overlook(self, name: str, number: int = 1) -> None:
+        """Count a file as one that looks like no spectrum; -1 takes it out of the count."""
+        suffix = _suffix(name)
+        if suffix not in self.overlooked and len(self.overlooked) >= _MOST_SUFFIXES:
+            suffix = _OTHER
+        self.overlooked[suffix] += number
+
+    def skip(self, skipped: Skipped, uri: str) -> None:
+        """Take in what a listing left out."""
+        if skipped.is_folder:
+            self.not_searched.append(SetAside(uri, skipped.reason))
+        else:
+            self.listed += 1
+            self.set_aside.append(SetAside(uri, skipped.reason))
+
+    def summary(self) -> dict[str, Any]:
+        """The counts, as the manifest's summary has them."""
+        shown = {suffix: n for suffix, n in self.overlooked.most_common(_SUFFIXES_SHOWN) if n}
+        return {
+            "files": {
+                "listed": self.listed,
+                "spectra": self.spectra,
+                "companions": self.companions,
+                "unused": self.unused,
+                "set_aside": len(self.set_aside),
+                "overlooked": self.overlooked.total(),
+            },
+            "overlooked_suffixes": dict(sorted(shown.items())),
+            "folders_not_searched": len(self.not_searched),
+        }
+
+    def entries(self) -> list[dict[str, str | None]]:
+        """All that is set aside or not searched, in order of URI."""
+        return [entry._asdict() for entry in self._in_order()]
+
+    def report(self, listed_at: str) -> None:
+        """Log the counts, and by name what is set aside; `listed_at` is where all are listed."""
+        log.info("discover: %s", self)
+        entries = self._in_order()
+        for entry in entries[:_NAMED_IN_LOG]:
+            log.warning("%s: set aside: %s", entry.uri, entry.reason)
+        if entries:
+            more = len(entries) - _NAMED_IN_LOG
+            log.warning(
+                "%s%s lists all that was set aside", f"{more} more: " if more > 0 else "", listed_at
+            )
+
+    def _in_order(self) -> list[SetAside]:
+        return sorted([*self.set_aside, *self.not_searched], key=lambda entry: entry[:2])
+
+    def __str__(self) -> str:
+        common = [(suffix, n) for suffix, n in self.overlooked.most_common(_SUFFIXES_SHOWN) if n]
+        suffixes = ", ".join(f"{suffix} {n}" for suffix, n in common)
+        return (
+            f"{self.listed} files: {self.spectra} spectra, {self.companions} companions, "
+            f"{self.unused} CSC products not used, {len(self.set_aside)} set aside, "
+            f"{self.overlooked.total()} looked like no spectrum"
+            + (f" ({suffixes})" if suffixes else "")
+        )
+
+
+def _suffix(name: str) -> str:
+    """What a file's name ends in, with what is before .gz, in small letters."""
+    base = name.rsplit("/", 1)[-1].lower()
+    plain = base.removesuffix(".gz")
+    _, dot, suffix = plain.rpartition(".")
+    return printable(f".{suffix}" + base[len(plain) :], _SUFFIX_LENGTH) if dot else "no suffix"

@@ -1,0 +1,158 @@
+"""Which spectrum files hold the same photons, and so are one detection.
+
+The same photons come in several files: as CIAO's `X.pi` and the grouped `X_grp.pi`, compressed
+beside the plain file, or copied into a subfolder. Two files hold the same photons if they agree in
+
+* telescope, instrument, observation (OBS_ID), start of the observation (DATE-OBS), and whether the
+  background is subtracted;
+* channels and counts per channel;
+* exposure, within the rounding of single precision;
+* BACKSCAL and AREASCAL, within the same rounding, where the files name no observation.
+
+The counts of a spectrum of `TELLING_COUNTS` or more are a fingerprint: ten photons of each of two
+sources spread alike over channels by chance once in 3e4 pairs where only ten channels are equally
+likely, and once in 3e8 where thirty are. The counts of a fainter spectrum are none: any two empty
+spectra agree. Two faint files hold the same photons only if they also agree in the region on the
+sky and in TSTART and TSTOP. Where they name no region, their bytes must agree after decompression,
+as must their names without suffixes, and their ARFs must not differ. A faint file that cannot be
+identified in this way stays a detection.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from raypipe.ogip import Pha
+
+TELLING_COUNTS = 10
+"""Fewest counts whose places in the channels identify a spectrum."""
+
+_ROUNDING = 1e-6
+"""Relative difference that single precision, or a header of seven digits, explains."""
+
+_WHOLE = 1e-3
+"""Distance from a whole number that a rate in single precision times an exposure may have."""
+
+_MOST_FILTERS = 100
+"""Entries of a CIAO data subspace that are searched for a region."""
+
+
+@dataclass(frozen=True)
+class Photons:
+    """What identifies the photons of a spectrum file.
+
+    `key`: a hash of all that must agree exactly; `exposure_s`, `scales`: what must agree within
+    rounding, the latter only where no observation is named; `is_telling`: whether the key
+    identifies the photons by itself; `is_grouped`: whether channels are grouped.
+    """
+
+    key: str
+    exposure_s: float
+    scales: tuple[npt.NDArray[np.float64], ...]
+    is_telling: bool
+    is_grouped: bool
+
+    def agree(self, other: Photons) -> bool:
+        """Whether two files of one key hold the same photons."""
+        pairs = zip(self.scales, other.scales, strict=True)
+        return _close(self.exposure_s, other.exposure_s) and all(_close(*pair) for pair in pairs)
+
+
+def photons_of(pha: Pha, content: bytes | bytearray, stem: str) -> Photons:
+    """Identify the photons of a spectrum with these bytes, decompressed, and this name."""
+    header = pha.header
+    counts = np.rint(pha.counts)
+    if not np.allclose(counts, pha.counts, rtol=_ROUNDING, atol=_WHOLE):
+        counts = pha.counts
+    observation = _word(header, "OBS_ID")
+    names = [_word(header, name) for name in ("TELESCOP", "INSTRUME", "DATE-OBS")]
+    is_net = _word(header, "HDUCLAS2") == "NET"
+    digest = hashlib.sha256(repr((observation, names, is_net)).encode())
+    digest.update(pha.channels.tobytes() + counts.tobytes())
+    region = _region(header)
+    is_faint = counts.sum() < TELLING_COUNTS
+    if is_faint and region:
+        times = [_rounded(header.get(name)) for name in ("TSTART", "TSTOP")]
+        digest.update(repr((region, times)).encode())
+    elif is_faint:
+        digest.update(stem.encode() + hashlib.sha256(content).digest())
+    scales = () if observation else (np.asarray(pha.backscal), np.asarray(pha.areascal))
+    is_grouped = pha.grouping is not None and bool((pha.grouping < 0).any())
+    is_telling = not is_faint or region is not None
+    return Photons(digest.hexdigest(), pha.exposure_s, scales, is_telling, is_grouped)
+
+
+def same_photons(
+    ranked: Iterable[str],
+    photons: Mapping[str, Photons],
+    differ: Callable[[str, str], bool],
+) -> dict[str, list[str]]:
+    """Sort files by their photons: for the first of each kind, in order, the files that repeat it.
+
+    `ranked` are the names of files, the one to keep first; those without `photons` repeat none.
+    `differ` says whether the ARFs of two files differ, and is asked only of files whose photons
+    identify nothing by themselves.
+    """
+    kept: dict[str, list[str]] = defaultdict(list)
+    repeats: dict[str, list[str]] = {}
+    for name in ranked:
+        mine = photons.get(name)
+        known = kept[mine.key] if mine else []
+        first = next((other for other in known if _repeat(name, other, photons, differ)), None)
+        if first is None:
+            known.append(name)
+            repeats[name] = []
+        else:
+            repeats[first].append(name)
+    return repeats
+
+
+def _repeat(
+    name: str,
+    other: str,
+    photons: Mapping[str, Photons],
+    differ: Callable[[str, str], bool],
+) -> bool:
+    mine, others = photons[name], photons[other]
+    return mine.agree(others) and (mine.is_telling or not differ(name, other))
+
+
+def _close(first: Any, second: Any) -> bool:
+    return np.shape(first) == np.shape(second) and bool(
+        np.allclose(first, second, rtol=_ROUNDING, atol=0, equal_nan=True)
+    )
+
+
+def _word(header: Mapping[str, Any], key: str) -> str:
+    """A keyword's value in capitals; empty where it is missing or says nothing."""
+    value = header.get(key)
+    word = "" if value is None else str(value).strip().upper()
+    return "" if word in ("NONE", "UNKNOWN") else word
+
+
+def _region(header: Mapping[str, Any]) -> str | None:
+    """The region on the sky that the photons come from, None where the header does not say.
+
+    CIAO writes its filters into the data subspace, keywords DSTYPn and DSVALn; XMM-Newton's SAS
+    writes the expression that selected the events, SLCTEXPR.
+    """
+    found: Sequence[Any] = [header.get("SLCTEXPR")]
+    for number in range(1, _MOST_FILTERS + 1):
+        kind = header.get(f"DSTYP{number}")
+        if kind is None:
+            break
+        if str(kind).strip().lower().startswith(("sky", "pos", "(x,y)")):
+            found = [header.get(f"DSVAL{number}"), *found]
+    texts = ("".join(str(value).lower().split()) for value in found if isinstance(value, str))
+    return next((text for text in texts if "(" in text), None)
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 3) if isinstance(value, int | float) and np.isfinite(value) else value

@@ -1,0 +1,125 @@
+"""Positions of a table as degrees: numbers, numbers written as text, and sexagesimal."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raypipe.errors import UsageError
+from raypipe.redaction import printable
+
+log = logging.getLogger(__name__)
+
+_UNITS: Mapping[str, str] = {"ra": "hourangle", "dec": "deg"}
+_LIMITS = {"ra": (-180.0, 360.0), "dec": (-90.0, 90.0)}
+
+MISSING = ("", "-", "--", "nan", "na", "n/a", "none", "null", "unknown", "undefined", "<na>")
+"""Texts, in lower case, that say that there is no value."""
+
+_DECIMAL = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+_SEXAGESIMAL = re.compile(r"[+-]?\d.*[:hdms°'\"\s].*")
+_MOST_SHOWN = 60
+
+
+def positions_in_degrees(table: pa.Table, where: str) -> pa.Table:
+    """A table whose `ra` and `dec` are degrees, as float64; `where` names it in messages.
+
+    Text is sexagesimal, `ra` in hours, only where it is written so (12:30:01, 12 30 01, 12h30m01s);
+    all other text is a number of degrees. Blanks and values outside the sphere, which are counted
+    in the log, become null; negative `ra` down to -180 count from 360. Raises UsageError, which
+    names column, row and value, for text that is no position.
+    """
+    for name in _UNITS:
+        place = table.schema.get_field_index(name)
+        if place >= 0:
+            degrees = _degrees(name, table[name], where)
+            field = table.schema.field(place).with_type(pa.float64())
+            table = table.set_column(place, field, [degrees])
+    return table
+
+
+def is_missing(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Whether each text, which may be null, says that there is no value."""
+    is_word = pc.is_in(pc.utf8_lower(texts), value_set=pa.array(MISSING, texts.type))
+    return pc.or_(pc.is_null(texts), is_word)
+
+
+def bad_value(where: str, column: str, row: int, value: Any, wanted: str) -> UsageError:
+    """The error about a value; rows are counted from 0 here, from 1 in the message."""
+    shown = printable(str(value), _MOST_SHOWN)
+    return UsageError(f"{where}: column {column}, row {row + 1}: {shown!r} is not {wanted}")
+
+
+def _degrees(name: str, column: pa.ChunkedArray, where: str) -> pa.Array:
+    kind = column.type
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind):
+        values = column.cast(pa.float64(), safe=False).to_numpy()
+    elif pa.types.is_large_string(kind) or pa.types.is_string(kind):
+        values = _degrees_of_text(name, column.cast(pa.string()), where)
+    else:
+        raise UsageError(f"{where}: column {name} holds {kind}, expected degrees")
+    given = ~np.isnan(values) if kind != pa.null() else np.zeros(len(values), bool)
+    low, high = _LIMITS[name]
+    inside = given & (values >= low) & (values <= high)
+    if name == "ra":
+        values = np.mod(values, 360.0, where=inside, out=values.copy())
+    if outside := int((given & ~inside).sum()):
+        log.warning(
+            "%s: %d values of %s are outside %g to %g degrees and count as unknown",
+            where,
+            outside,
+            name,
+            low,
+            high,
+        )
+    return pa.array(values, pa.float64(), mask=~inside)
+
+
+def _degrees_of_text(name: str, column: pa.ChunkedArray, where: str) -> npt.NDArray[np.float64]:
+    texts = pc.replace_substring(pc.utf8_trim_whitespace(column), "\u2212", "-")
+    missing = is_missing(texts)
+    decimal = pc.fill_null(pc.match_substring_regex(texts, _DECIMAL), False)
+    infinite = pc.fill_null(pc.match_substring_regex(texts, "(?i)^[+-]?inf(inity)?$"), False)
+    plain = pc.utf8_ltrim(pc.if_else(pc.or_(decimal, infinite), texts, None), "+")
+    values = np.array(plain.cast(pa.float64()).to_numpy(), dtype=np.float64)
+    others = np.flatnonzero(
+        pc.invert(pc.or_(missing, pc.or_(decimal, infinite))).to_numpy().astype(bool)
+    )
+    if len(others):
+        written = texts.take(pa.array(others)).to_pylist()
+        values[others] = _sexagesimal(name, written, others, where)
+    return values
+
+
+def _sexagesimal(
+    name: str, texts: Sequence[str], rows: npt.NDArray[np.int64], where: str
+) -> npt.NDArray[np.float64]:
+    from astropy.coordinates import Angle
+
+    def degrees(some: Sequence[str]) -> npt.NDArray[np.float64]:
+        if not all(_SEXAGESIMAL.fullmatch(text) for text in some):
+            raise ValueError("neither a number nor sexagesimal")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return np.asarray(Angle(list(some), unit=_UNITS[name]).deg, dtype=np.float64)
+
+    try:
+        return degrees(texts)
+    except (ValueError, TypeError):
+        pass
+    values = np.empty(len(texts))
+    for i, text in enumerate(texts):
+        try:
+            values[i] = degrees([text])[0]
+        except (ValueError, TypeError) as error:
+            wanted = "a position in degrees or sexagesimal; correct it, leave it blank, or remove "
+            raise bad_value(where, name, int(rows[i]), text, f"{wanted}a row of units") from error
+    return values
