@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -101,17 +102,35 @@ def test_matrices_in_two_tables_are_their_sum(cases: Path, tmp_path: Path) -> No
     assert found.fold("src") == pytest.approx(_folded(whole), rel=2e-3)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["exposure-text", "exposure-in-primary", "livetime-only", "a3dtable", "unsigned"],
+)
 def test_keywords_in_odd_places_are_flagged_where_they_were_guessed(
-    cases: Path, tmp_path: Path
+    cases: Path, tmp_path: Path, name: str
 ) -> None:
-    found = Ingested(cases / "header-oddities", tmp_path)
-    plain = found.spectra.loc["plain"]
-    for name in "exposure-text", "exposure-in-primary", "livetime-only", "a3dtable", "unsigned":
-        row = found.spectra.loc[name]
-        assert (row.counts == plain.counts).all()
-        assert row.exposure_s == plain.exposure_s
-        assert ("livetime_for_exposure" in found.flags(name)) == (name == "livetime-only")
+    row, plain = (
+        _alone(cases / "header-oddities", each, tmp_path).spectra.loc[each]
+        for each in (name, "plain")
+    )
+    assert (row["counts"] == plain["counts"]).all()
+    assert row["exposure_s"] == plain["exposure_s"]
+    flagged = "livetime_for_exposure" in row["flags"].split("|")
+    assert flagged == (name == "livetime-only")
+
+
+def test_a_file_that_was_cut_is_a_reject(cases: Path, tmp_path: Path) -> None:
+    found = _alone(cases / "header-oddities", "cut-padding", tmp_path)
     assert "truncated" in found.rejects.reason["cut-padding"]
+
+
+def _alone(folder: Path, name: str, workspace: Path) -> Ingested:
+    """One of several spectra of the same photons, of which only one would be a detection."""
+    files = workspace / name
+    files.mkdir()
+    for file in f"{name}.pi", "acis.arf", "acis.rmf":
+        shutil.copy(folder / file, files)
+    return Ingested(files, workspace / f"{name}-workspace")
 
 
 def test_a_negative_background_is_read_and_refused_where_counts_are_needed(cases: Path) -> None:

@@ -36,6 +36,7 @@ class Products:
             (path,) = (folder / "simulated").glob(f"*_{kind}3.fits.gz")
             (folder / kind).write_bytes(gzip.decompress(path.read_bytes()))
         self._originals = folder
+        self._written = 0
 
     def write(
         self,
@@ -44,11 +45,16 @@ class Products:
         edit: Callable[[fits.HDUList], None] = lambda hdus: None,
         card: tuple[int, str, float] | None = None,
     ) -> None:
-        """A detection called `stem`, one of its files edited by astropy or card by card."""
+        """A detection called `stem`, one of its files edited by astropy or card by card.
+
+        The last channel, which the model does not use, makes each a spectrum of other photons.
+        """
         for each, suffix in (("pha", "pi"), ("arf", "arf"), ("rmf", "rmf")):
             path = self.folder / f"{stem}.{suffix}"
             with fits.open(self._originals / each) as hdus:
                 if each == "pha":
+                    self._written += 1
+                    _block(hdus, background=False).data["COUNTS"][-1] = self._written
                     hdus[1].header["ANCRFILE"] = f"{stem}.arf"
                     hdus[1].header["RESPFILE"] = f"{stem}.rmf"
                 if each == kind:

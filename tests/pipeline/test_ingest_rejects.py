@@ -240,13 +240,15 @@ def test_names_that_would_steer_a_terminal_are_escaped(shared_data: Path, tmp_pa
     files = tmp_path / "files"
     files.mkdir()
     name = "red\x1b[31m\nforged line"
-    for suffix in ".pi", ".arf", ".rmf":
-        shutil.copy(shared_data / "ciao" / f"3c273{suffix}", files / f"3c273{suffix}")
-    shutil.copy(files / "3c273.pi", files / f"{name}.pi")
-    (files / f"{name} broken.pi").write_bytes((files / "3c273.pi").read_bytes()[:9000])
+    whole = shared_data / "ciao" / "3c273.pi"
+    for suffix in ".arf", ".rmf":
+        shutil.copy(whole.with_suffix(suffix), files)
+    shutil.copy(whole, files / f"{name}.pi")
+    (files / f"{name} broken.pi").write_bytes(whole.read_bytes()[:9000])
     workspace = Workspace(tmp_path / "w")
     discover(workspace, source=str(files), release="mine")
-    assert ingest_part(workspace, "mine", 0, CONFIG).spectra == 2
+    outcome = ingest_part(workspace, "mine", 0, CONFIG)
+    assert (outcome.spectra, outcome.rejects) == (1, 1)
     texts = [
         *workspace.read_folder("rejects/mine")["uri"].to_pylist(),
         *workspace.read_folder("rejects/mine")["reason"].to_pylist(),
