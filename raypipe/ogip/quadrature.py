@@ -16,15 +16,16 @@ from raypipe.ogip.fits import Floats, Integers
 Flux: TypeAlias = Callable[[Floats], Any]
 
 PITCH_KEV = 0.00125
-"""Distance of the samples in bins up to 20 eV wide. A line that no sample meets is not seen: one
-of sigma 0.1 eV reaches this far."""
+"""Largest distance of the samples in bins up to 20 eV wide. A line that no sample meets is not
+seen, and one of sigma 0.1 eV is wide enough to meet one."""
 
 FEWEST_SAMPLES, MOST_SAMPLES = 10, 17
 """Equally spaced energies at which each bin of a grid is looked at, from edge to edge, so that a
 flux that jumps cannot jump unseen between two bins."""
 
 WITHIN = 1.0 - 1e-6
-"""Where in its half the bin's outermost samples lie: a jump at the edge itself is not its own."""
+"""Distance of a bin's outermost samples from its middle, in half widths: a flux that jumps at the
+edge itself, as one that is constant over each bin does, counts as smooth."""
 
 LEAST_ENERGY = 1.0 / 32.0
 """Lowest sample of a bin, as a fraction of its upper edge. Power laws diverge toward zero: bins
@@ -34,10 +35,10 @@ DEGREE = 5
 """Degree of the least-squares polynomial through the samples, low enough for positive weights."""
 
 CHECKS = 4
-"""Polynomials of the next higher degrees, of which a smooth bin has nothing."""
+"""Number of polynomials of higher degrees that are tested: a smooth flux has no share of them."""
 
 SMOOTH = 1e-9
-"""Largest share of those in a smooth bin, relative to its largest sample."""
+"""Largest share of them in a flux that counts as smooth, relative to its largest sample."""
 
 CONVERGED = 1e-6
 """Change of an integral, relative to that of its bin, below which halving ends."""
@@ -91,11 +92,11 @@ def _refine(
             change = halves[::2] + halves[1::2] - before
             integrals += np.bincount(bins, change, len(integrals))
             moved = np.abs(change) > CONVERGED * np.abs(integrals[bins])
-        goes = np.repeat(moved, 2) & rough
-        if not goes.any():
+        halved = np.repeat(moved, 2) & rough
+        if not halved.any():
             return
-        bins, before = np.repeat(bins, 2)[goes], halves[goes]
-        begin, end = begin[goes], end[goes]
+        bins, before = np.repeat(bins, 2)[halved], halves[halved]
+        begin, end = begin[halved], end[halved]
 
 
 def _panels(
@@ -130,8 +131,8 @@ def _rule(samples: int) -> _Rule:
     """The least-squares rule with this number of samples.
 
     The columns of Q, from the polynomials at the samples, are orthonormal: the first `DEGREE` + 1
-    of them span the least-squares polynomial, and the next have to vanish for a smooth curve. Of
-    the Legendre polynomials that of degree 0 alone has an integral, 2.
+    of them span the least-squares polynomial, and the next have to vanish for a smooth curve. The
+    Legendre polynomial of degree 0 alone has an integral other than zero, which is 2.
     """
     places = WITHIN * np.linspace(-1.0, 1.0, samples)
     basis = np.polynomial.legendre.legvander(places, DEGREE + CHECKS)

@@ -86,7 +86,7 @@ def read_rmf(source: Source, *, name: str | None = None) -> Rmf:
 
     The matrix is found by HDUCLAS2 RSP_MATRIX, else by EXTNAME, else by its columns. Several
     matrices over the same channels are parts of one, whose sum on the union of their energy bins
-    is read. F_CHAN counts from the TLMIN of its own column, else from the first channel of
+    is read. F_CHAN counts from its column's TLMIN, else from the first channel of
     EBOUNDS, else from 1. Energy bins of no width are left out. Raises OgipError on anything
     malformed.
     """

@@ -153,7 +153,7 @@ def read_spectrum(
     RMF are the files that ANCRFILE and RESPFILE name. Named files are looked for beside the PHA
     alone, with and without `.gz`, and for Chandra Source Catalog products in any version of the
     same detection. `arf`, `rmf` and `background` (paths or bytes) take their place, and None
-    stands for none at all; a background file with a BKG block of its own stands for that block.
+    stands for none at all. Of a background file that has a BKG block, that block is taken.
 
     A named file that is not there is done without, with a warning. All warnings are kept in
     `warnings`, too, and so is POISSERR being false, of which nobody is warned where the values are
@@ -222,7 +222,7 @@ def _background_notes(pha: Pha, background: Pha, path: str) -> list[Note]:
     """Notes of a background and on what it lacks; OgipError where its channels do not match."""
     notes = list(prefixed("background", background.warnings))
     if background.counts.min() < 0 and NEGATIVE_BACKGROUND not in {note.code for note in notes}:
-        notes.append(Note("the background has negative values", NEGATIVE_BACKGROUND))
+        notes.insert(0, Note("the background has negative values", NEGATIVE_BACKGROUND))
     for key, code in (("BACKSCAL", NO_BACKSCAL), ("AREASCAL", NO_AREASCAL)):
         if (key in pha.assumed) != (key in background.assumed):
             lacking = "spectrum" if key in pha.assumed else "background"
