@@ -19,6 +19,7 @@ from raypipe.ingestion.responses import (
     FOLDER,
     GriddedRmf,
     ResponseLibrary,
+    efficiency_on_grid,
     in_broad_band,
     put_rmf_on_grid,
 )
@@ -112,11 +113,15 @@ def choose_chip_rmfs(
     by_zone, fetched = _by_zone(sample, fetcher)
     if sample and not fetched:
         return 0
-    zones: dict[str, dict[str, str]] = {}
+    zones: dict[str, dict[str, Any]] = {}
     for zone, rivals in _candidates(by_zone, config.chip_candidates, fetcher).items():
         if (chosen := _first_typical(rivals)) is not None:
             rmf_id = library.add(chosen.rmf.redistribution, chosen.rmf.rmf_id)
-            zones[zone] = {"rmf_id": rmf_id, "detection_id": chosen.detection_id}
+            zones[zone] = {
+                "rmf_id": rmf_id,
+                "detection_id": chosen.detection_id,
+                "candidates": len(rivals),
+            }
     choice = {"release": release, "looked_at": len(sample), "zones": dict(sorted(zones.items()))}
     workspace.write_json(chip_rmfs_name(release), choice)
     return len(zones)
@@ -205,9 +210,9 @@ def _clean_rmf(content: bytes | FetchError) -> GriddedRmf | None:
     try:
         native = read_rmf(content)
         rmf = put_rmf_on_grid(native, grid, "")
+        loss = np.abs(in_broad_band(efficiency_on_grid(native, grid), grid) - 1.0)
     except Exception:
         return None
-    loss = np.abs(in_broad_band(rmf.efficiency, grid) - 1.0)
     return rmf if not native.includes_area and loss.max() <= MOST_LOSS else None
 
 

@@ -41,14 +41,18 @@ def earlier_spectra(
 ) -> Earlier:
     """Spectra of a part on the grids and with the kind of RMF that `metadata` says.
 
-    Those whose RMF is not the one that `chips` gives them are left out.
+    Those whose RMF is not the one that `chips` gives them are left out, and so are those of parts
+    that do not say which RMFs they were made with: they were made before numbers were checked.
     """
     name = part_name(spectra_folder(release), part)
     same = ["energy_edges_kev", "first_channel", RMF]
     earlier = _load(workspace, name, SPECTRUM_FIELDS, metadata, same)
     if not earlier.rows:
         return earlier
-    made_with = json.loads(workspace.read_metadata(name).get(CHIP_RMFS, "{}"))
+    choice = workspace.read_metadata(name).get(CHIP_RMFS)
+    if choice is None:
+        return _nothing(pa.schema(SPECTRUM_FIELDS))
+    made_with = json.loads(choice)
     rmf_ids = earlier.table["rmf_id"].to_pylist()
     kept = {rmf_id for rmf_id in set(rmf_ids) if chips.keeps(rmf_id, made_with)}
     return Earlier(earlier.table, {key: i for key, i in earlier.rows.items() if rmf_ids[i] in kept})

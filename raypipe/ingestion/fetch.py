@@ -14,7 +14,7 @@ import pyarrow.fs as pafs
 from raypipe.config import IngestConfig
 from raypipe.discovery.archive import is_product_uri
 from raypipe.ingestion.cache import Cache
-from raypipe.ingestion.fetch_error import FetchError
+from raypipe.ingestion.fetch_error import FetchError, describe
 from raypipe.ingestion.http import Body, HttpClient, Traffic, TryAgain, first_line
 from raypipe.ingestion.package import PackageService, Products
 from raypipe.workspace import open_filesystem
@@ -67,7 +67,7 @@ class Fetcher:
                 wanted.append(uri)
             else:
                 answer[uri] = kept
-        return answer | self._packages.fetch(wanted) if wanted else answer
+        return answer | self._fetch_packages(wanted) if wanted else answer
 
     def fetch_many(self, uris: Iterable[str]) -> Products:
         """Files and products by URI, several at once: content, or why it cannot be had."""
@@ -78,11 +78,21 @@ class Fetcher:
             answer.update(zip(files, pool.map(self._fetch_or_say_why, files), strict=True))
         return answer
 
+    def _fetch_packages(self, uris: list[str]) -> Products:
+        """Products by packages of many; what goes wrong with a package goes wrong with them all."""
+        try:
+            return self._packages.fetch(uris)
+        except Exception as error:
+            said = f"its package cannot be read ({describe(error)})"
+            return {uri: FetchError(uri, said, retryable=True) for uri in uris}
+
     def _fetch_or_say_why(self, uri: str) -> bytes | FetchError:
         try:
             return self.fetch(uri)
         except FetchError as error:
             return error
+        except Exception as error:
+            return FetchError(uri, f"cannot be read ({describe(error)})", retryable=True)
 
     def keep(self, uri: str, content: bytes) -> None:
         """Keep a file that turned out whole, where there is a cache and it came from far."""

@@ -6,6 +6,14 @@ from raypipe.errors import RaypipeError
 from raypipe.redaction import redact
 
 
+def describe(error: Exception) -> str:
+    """An error as reasons quote it: its type and what it says, as far as that can be said."""
+    try:
+        return repr(error)
+    except Exception:
+        return type(error).__name__
+
+
 class FetchError(RaypipeError):
     """A file that could not be had.
 

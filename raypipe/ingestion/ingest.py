@@ -93,6 +93,8 @@ def _run(
         if choosing:
             for chosen in map_parts("choose RMFs", [0], choose, num_cpus=cpus):
                 log.info("ingest: RMFs chosen for %d zones of chips", chosen["zones"])
+                if config.choose_rmfs_again and not chosen["zones"]:
+                    log.warning("ingest: no RMF could be chosen; see that the source is in reach")
                 _tell(told, chosen)
             parts = parts_to_ingest(workspace, release, config)
         tasks = tasks_for(len(parts), cpus, settings.ray)

@@ -14,7 +14,7 @@ from raypipe.discovery.archive import is_product_uri
 from raypipe.errors import OgipError
 from raypipe.ingestion.chip_rmfs import ChipRmfs
 from raypipe.ingestion.fetch import FITS_START, Fetcher, is_remote
-from raypipe.ingestion.fetch_error import FetchError
+from raypipe.ingestion.fetch_error import FetchError, describe
 from raypipe.ingestion.package import Products
 from raypipe.ingestion.responses import GriddedRmf, ResponseLibrary, put_rmf_on_grid
 from raypipe.ingestion.schema import MOST_REASON
@@ -33,6 +33,10 @@ OF_FILES = [*URIS, "files_stamp"]
 """Columns of the manifest that are about files: not carried on to spectra."""
 
 ManifestRow = Mapping[str, Any]
+
+_MOST_KEPT = 2_000_000
+"""Elements and rows of an RMF up to which it is kept for the next detection; those of ACIS have
+half a million. Sixteen are kept at once, and a larger one could fill the memory."""
 
 T = TypeVar("T")
 
@@ -127,6 +131,9 @@ class Reader:
         if (content := detection.files.get("rmf_uri")) is not None:
             self.fetcher.traffic.add(rmfs=1, rmf_bytes=len(content))
             detection.rmf = _read_rmf(_Named(content, detection.named("rmf_uri")), self._grid)
+            matrix = detection.rmf.native.matrix
+            if matrix.nnz + matrix.shape[0] > _MOST_KEPT:
+                _read_rmf.cache_clear()
             detection.rmf_id = detection.rmf.gridded.rmf_id
 
     def _fetch(self, detection: _Detection, keys: list[str], products: Products) -> None:
@@ -227,7 +234,7 @@ def _reject(detection: _Detection, error: Exception) -> dict[str, Any]:
         reason = "not enough memory to read it: give tasks more memory, or leave the file out"
         retryable = True
     else:
-        reason = f"internal error {error!r}; please report it"
+        reason = f"internal error {describe(error)}; please report it"
     return {
         "stage": detection.stage,
         "reason": printable(reason.replace(uri, redact(uri)) if uri else reason, MOST_REASON),

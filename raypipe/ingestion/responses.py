@@ -119,7 +119,7 @@ def efficiency_on_grid(rmf: Rmf, grid: Grid) -> npt.NDArray[np.float64]:
     The mean of the sums of the file's rows over each energy bin: about 1 for an RMF of ACIS, and
     the effective area in cm2 where the matrix includes it.
     """
-    sums = rmf.matrix @ np.ones(rmf.matrix.shape[1])
+    sums = rmf.matrix.sum(axis=1, dtype=np.float64)
     efficiency: npt.NDArray[np.float64] = (
         overlap_of(rmf.energy_lo_kev, rmf.energy_hi_kev, grid).shares @ sums
     )
@@ -128,17 +128,16 @@ def efficiency_on_grid(rmf: Rmf, grid: Grid) -> npt.NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class GriddedRmf:
-    """An RMF on the model's grid: `redistribution_on_grid`, its name, and `efficiency_on_grid`."""
+    """An RMF on the model's grid: `redistribution_on_grid`, and the name of that."""
 
     redistribution: FloatArray
     rmf_id: str
-    efficiency: npt.NDArray[np.float64]
 
 
 def put_rmf_on_grid(rmf: Rmf, grid: Grid, path: str) -> GriddedRmf:
     """Put an RMF onto the model's grid; raises what `redistribution_on_grid` does."""
     redistribution = redistribution_on_grid(rmf, grid, path)
-    return GriddedRmf(redistribution, rmf_id_of(redistribution), efficiency_on_grid(rmf, grid))
+    return GriddedRmf(redistribution, rmf_id_of(redistribution))
 
 
 def in_broad_band(response: npt.NDArray[Any], grid: Grid) -> npt.NDArray[Any]:
@@ -150,8 +149,8 @@ def in_broad_band(response: npt.NDArray[Any], grid: Grid) -> npt.NDArray[Any]:
 def _in_channel_bins(matrix: sparse.csr_array, grid: Grid) -> Any:
     """Native channels (m, 1024) summed into channel bins (m, bins).
 
-    Dense for matrices of a usual size, which is ten times faster than a sparse product; sparse for
-    larger ones, whose dense form could fill the memory. Both give the same bits.
+    The dense form of a matrix of usual size is ten times faster than a sparse product; that of a
+    larger one could fill the memory, so it stays sparse. Both give the same bits.
     """
     start = grid.first_channel - 1
     kept = np.arange(grid.channels_per_bin * grid.n_channel_bins)

@@ -176,17 +176,18 @@ def _area_on_grid(spectrum: Spectrum, grid: Grid) -> tuple[npt.NDArray[np.float3
 
 
 def _native(counts: npt.NDArray[np.float64], spectrum: Spectrum) -> npt.NDArray[np.int32]:
+    least, most = counts.min(), counts.max()
+    if not 0 <= least <= most <= _MOST_COUNTS:
+        raise OgipError(
+            spectrum.path,
+            f"a channel has {least if least < 0 else most:g} counts, expected 0 to "
+            f"{_MOST_COUNTS}: give counts as they were detected",
+        )
     whole = np.rint(counts)
-    if not np.abs(whole - counts).max() <= _NOT_WHOLE:
+    if np.abs(whole - counts).max() > _NOT_WHOLE:
         raise OgipError(
             spectrum.path,
             "counts are not whole numbers: the likelihood needs counts as they were detected",
-        )
-    if whole.min() < 0 or whole.max() > _MOST_COUNTS:
-        raise OgipError(
-            spectrum.path,
-            f"a channel has {whole.min():g} or {whole.max():g} counts, expected 0 to "
-            f"{_MOST_COUNTS}: give counts as they were detected",
         )
     return whole.astype(np.int32)
 

@@ -70,7 +70,7 @@ def test_own_spectra_come_with_their_backgrounds(shared_data: Path, tmp_path: Pa
     assert ingest(workspace)["spectra"] == 7
     spectra, _ = _rows(workspace, release)
     zeroth = spectra.loc["file:3c273"]
-    assert zeroth["flags"] == "grating_zeroth_order"
+    assert zeroth["flags"] == "grating_zeroth_order|not_poisson"
     assert zeroth.background_counts.sum() == 216
 
 

@@ -14,7 +14,8 @@ from raypipe.ingestion.chip_rmfs import chip_rmfs_name, choose_chip_rmfs, load_c
 from raypipe.ingestion.ingest import ingest
 from raypipe.ingestion.part import ingest_part
 from raypipe.ingestion.progress import is_done
-from raypipe.workspace import Workspace
+from raypipe.ingestion.schema import CHIP_RMFS
+from raypipe.workspace import Workspace, part_name, spectra_folder
 from tests.pipeline import file_server
 from tests.pipeline.fetching import DETECTIONS, RELEASE, config_of, ingest_all, spectra_of
 from tests.pipeline.file_server import FileServer, write_remote_manifest
@@ -36,7 +37,7 @@ def test_the_library_gives_what_each_detection_brings(survey: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("packages", [False, True])
-def test_one_rmf_a_chip_is_fetched(
+def test_a_few_rmfs_of_each_zone_are_fetched(
     packages: bool, server: FileServer, served: Path, tmp_path: Path
 ) -> None:
     workspace = Workspace(tmp_path)
@@ -44,11 +45,20 @@ def test_one_rmf_a_chip_is_fetched(
     config = config_of(server, rmf="chip")
     zones = choose_chip_rmfs(workspace, RELEASE, config)
     assert 1 < zones < DETECTIONS
-    chosen = server.count("rmf")
+    looked_at = server.count("rmf")
     ingest_all(workspace, config)
-    assert server.count("rmf") == chosen
+    assert server.count("rmf") == looked_at
     if not packages:
-        assert chosen == zones
+        assert zones < looked_at <= min(config.chip_candidates * zones, DETECTIONS)
+
+
+def test_one_candidate_of_each_zone_is_fetched_where_one_is_asked_for(
+    server: FileServer, served: Path, tmp_path: Path
+) -> None:
+    workspace = Workspace(tmp_path)
+    write_remote_manifest(workspace, served, server)
+    zones = choose_chip_rmfs(workspace, RELEASE, config_of(server, rmf="chip", chip_candidates=1))
+    assert server.count("rmf") == zones
 
 
 def test_the_choice_is_the_same_every_time_and_stays(
@@ -118,3 +128,20 @@ def test_a_detection_without_rmf_takes_its_chips(
     exact = config_of(server, rmf="exact")
     assert not is_done(workspace, RELEASE, 0, exact)
     assert ingest_part(workspace, RELEASE, 0, exact).rejects == DETECTIONS
+
+
+def test_parts_that_do_not_say_their_rmfs_are_read_again(
+    server: FileServer, served: Path, tmp_path: Path
+) -> None:
+    """Those of versions that did not check numbers."""
+    workspace = Workspace(tmp_path)
+    write_remote_manifest(workspace, served, server)
+    config = config_of(server)
+    ingest_all(workspace, config)
+    name = part_name(spectra_folder(RELEASE), 0)
+    metadata = workspace.read_metadata(name)
+    table = workspace.read_table(name).replace_schema_metadata(None)
+    workspace.write_table(name, table, {k: v for k, v in metadata.items() if k != CHIP_RMFS})
+    assert not is_done(workspace, RELEASE, 0, config)
+    assert ingest_all(workspace, config).kept == 0
+    assert ingest_all(workspace, config).kept == DETECTIONS

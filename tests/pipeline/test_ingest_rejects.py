@@ -16,6 +16,7 @@ from raypipe.config import IngestConfig
 from raypipe.discovery.discover import discover
 from raypipe.ingestion.part import ingest_part
 from raypipe.ingestion.progress import is_done
+from raypipe.ingestion.reader import _read_rmf
 from raypipe.simulation.simulate import simulate
 from raypipe.workspace import Workspace
 
@@ -88,6 +89,13 @@ def _raw_keyword(folder: Path, name: str, value: str) -> None:
     path.write_bytes(gzip.compress(data[:start] + card + data[start + 80 :]))
 
 
+def _edit_bytes(folder: Path, product: str, old: bytes, new: bytes) -> None:
+    (path,) = folder.glob(f"*_{product}.fits.gz")
+    data = gzip.decompress(path.read_bytes())
+    assert old in data
+    path.write_bytes(gzip.compress(data.replace(old, new)))
+
+
 def _hot_area(hdus: fits.HDUList) -> None:
     hdus[1].data["SPECRESP"][17] = np.nan
 
@@ -104,7 +112,7 @@ def _background_scale(hdus: fits.HDUList) -> None:
         ("pha3", _header(EXPOSURE=-5.0), "EXPOSURE is -5.0"),
         ("pha3", _header(BACKSCAL=0.0), "must be above zero"),
         ("pha3", _background_scale, "must be above zero"),
-        ("pha3", _header(AREASCAL=0.0), "must be above zero"),
+        ("pha3", _header(AREASCAL=0.0), "AREASCAL is 0.0, expected 1e-06 to 1e+06: give 1"),
         ("pha3", _header(INSTRUME="HRC"), "HRC has almost no energy resolution"),
         ("pha3", _header(HDUCLAS4="TYPE:II"), "type II"),
         ("arf3", _hot_area, "SPECRESP is not finite at row 18"),
@@ -146,8 +154,19 @@ def test_channels_out_of_order_are_put_in_order(files: Path, one: Path, tmp_path
     spectra, _ = _ingest(files)
     shutil.copytree(one, tmp_path / "other" / "files")
     expected, _ = _ingest(tmp_path / "other" / "files")
+    assert spectra["flags"][0] == "channels_sorted"
     assert (spectra.counts[0] == expected.counts[0]).all()
     assert spectra.counts_b[0] == expected.counts_b[0]
+
+
+def _no_area_below_2_kev(hdus: fits.HDUList) -> None:
+    hdus[1].data["SPECRESP"][hdus[1].data["ENERG_LO"] < 2] = 0.0
+
+
+def test_responses_of_part_of_the_band_are_flagged(files: Path) -> None:
+    _edit(files, "arf3", _no_area_below_2_kev)
+    spectra, _ = _ingest(files)
+    assert "response_partial" in spectra["flags"][0].split("|")
 
 
 @pytest.mark.parametrize("product", ["pha3", "arf3", "rmf3"])
@@ -167,6 +186,75 @@ def test_files_cut_anywhere(files: Path, product: str) -> None:
             _, rejects = _ingest(files)
             assert product in rejects.uri[0]
             assert "internal error" not in rejects.reason[0]
+
+
+def test_reasons_are_cut_however_much_of_the_file_they_quote(files: Path) -> None:
+    """A table whose name fills two thousand cards."""
+    (path,) = files.glob("*_arf3.fits.gz")
+    data = gzip.decompress(path.read_bytes())
+    start = data.index(b"EXTNAME =", 2880)
+    cards = [b"EXTNAME = 'SPECRESP" + b"x" * 50 + b"&'"]
+    cards += [b"CONTINUE  '" + b"y" * 66 + b"&'"] * 2000 + [b"CONTINUE  'z'"]
+    cards = [card.ljust(80) for card in cards]
+    cards += [b" " * 80] * (-(len(cards) - 1) % 36)
+    path.write_bytes(gzip.compress(data[:start] + b"".join(cards) + data[start + 80 :]))
+    _edit_bytes(files, "arf3", b"SPECRESP'  ", b"SPECRES2'  ")
+    _, rejects = _ingest(files)
+    assert "arf3" in rejects.uri[0]
+    assert len(rejects.reason[0]) <= 500
+
+
+@pytest.mark.parametrize("reader", ["read_pha", "read_arf", "read_rmf"])
+@pytest.mark.parametrize(
+    ("error", "said", "retryable"),
+    [
+        (MemoryError(), "not enough memory to read it", True),
+        (RecursionError("too deep"), "internal error RecursionError('too deep')", False),
+        (ValueError("9" * 5000), "internal error ValueError('999", False),
+        (KeyError(10**5000), "internal error KeyError; please report it", False),
+    ],
+)
+def test_whatever_goes_wrong_with_one_file_is_its_own_reject(
+    files: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    reader: str,
+    error: Exception,
+    said: str,
+    retryable: bool,
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(f"raypipe.ingestion.reader.{reader}", fail)
+    _read_rmf.cache_clear()
+    workspace = Workspace(files.parent / "w")
+    discover(workspace, source=str(files))
+    outcome = ingest_part(workspace, "sim", 0, CONFIG)
+    assert (outcome.spectra, outcome.rejects, outcome.retryable) == (0, 1, int(retryable))
+    reason = workspace.read_folder("rejects/sim").to_pandas().reason[0]
+    assert said in reason
+    assert len(reason) <= 500
+
+
+def test_names_that_would_steer_a_terminal_are_escaped(shared_data: Path, tmp_path: Path) -> None:
+    files = tmp_path / "files"
+    files.mkdir()
+    name = "red\x1b[31m\nforged line"
+    for suffix in ".pi", ".arf", ".rmf":
+        shutil.copy(shared_data / "ciao" / f"3c273{suffix}", files / f"3c273{suffix}")
+    shutil.copy(files / "3c273.pi", files / f"{name}.pi")
+    (files / f"{name} broken.pi").write_bytes((files / "3c273.pi").read_bytes()[:9000])
+    workspace = Workspace(tmp_path / "w")
+    discover(workspace, source=str(files), release="mine")
+    assert ingest_part(workspace, "mine", 0, CONFIG).spectra == 2
+    texts = [
+        *workspace.read_folder("rejects/mine")["uri"].to_pylist(),
+        *workspace.read_folder("rejects/mine")["reason"].to_pylist(),
+        *workspace.read_folder("spectra/mine")["source_uri"].to_pylist(),
+    ]
+    assert all(text.isprintable() for text in texts)
+    assert any(text.endswith(r"red\x1b[31m\nforged line.pi") for text in texts)
+    assert any(text.endswith(r"red\x1b[31m\nforged line broken.pi") for text in texts)
 
 
 def test_a_local_gzip_bomb(files: Path) -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from raypipe.config import IngestConfig
+from raypipe.discovery.archive import product_uri
 from raypipe.ingestion.cache import Cache
 from raypipe.ingestion.connections import Host
-from raypipe.ingestion.fetch import is_remote, read_stored
+from raypipe.ingestion.fetch import Fetcher, is_remote, read_stored
 from raypipe.ingestion.fetch_error import FetchError
 from raypipe.ingestion.http import first_line
 from raypipe.redaction import redact
@@ -115,3 +117,20 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "file", 1000)
     cache.put("u", b"content")
     assert cache.get("u") is None
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ValueError("a member of a tar")])
+def test_whatever_goes_wrong_with_a_package_is_said_of_its_products(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr("raypipe.ingestion.package.PackageService.fetch", fail)
+    uris = [product_uri("csc2.1", obsid, 0, 1, "pha3") for obsid in (1, 2)]
+    products = Fetcher(IngestConfig()).fetch_products(uris)
+    assert list(products) == uris
+    for failure in products.values():
+        assert isinstance(failure, FetchError)
+        assert failure.retryable
+        assert type(error).__name__ in failure.problem

@@ -12,8 +12,9 @@ from raypipe.discovery.columns import manifest_rows
 from raypipe.discovery.fingerprints import FINGERPRINT
 from raypipe.discovery.manifest import write_manifest
 from raypipe.errors import RaypipeError
+from raypipe.ingestion.chip_rmfs import ChipRmfs, chip_rmfs_name
 from raypipe.ingestion.progress import count_rows, is_done, parts_to_ingest, require_ingested
-from raypipe.ingestion.schema import DUPLICATE, RMF
+from raypipe.ingestion.schema import CHIP_RMFS, DUPLICATE, RMF
 from raypipe.workspace import Workspace, part_name
 
 ROWS = 60
@@ -28,7 +29,7 @@ def publish(workspace: Workspace, part: int, rejected: int = 0, stage: str = "re
     """A part's spectra and rejects, with the metadata that ingestion gives them."""
     rows = workspace.read_table(manifest_part(part))
     fingerprint = workspace.read_metadata(manifest_part(part))[FINGERPRINT]
-    made_of = {FINGERPRINT: fingerprint, RMF: CONFIG.rmf}
+    made_of = {FINGERPRINT: fingerprint, RMF: CONFIG.rmf, CHIP_RMFS: ChipRmfs({}).to_json()}
     retryable = stage == "fetch"
     rejects = pa.table({"retryable": [retryable] * rejected, "stage": [stage] * rejected})
     workspace.write_table(part_name("rejects/r", part), rejects, made_of)
@@ -93,3 +94,26 @@ def test_a_part_without_a_fingerprint_of_its_own_is_read(workspace: Workspace) -
     at = part.schema.get_field_index("pha_uri")
     workspace.write_table(manifest_part(0), part.set_column(at, "pha_uri", uris))
     assert not is_done(workspace, "r", 0, CONFIG)
+
+
+def test_parts_made_with_another_choice_of_rmfs_are_to_do(workspace: Workspace) -> None:
+    choice = {"zones": {"7": {"rmf_id": "clean", "detection_id": "r:1.0.1"}}}
+    workspace.write_json(chip_rmfs_name("r"), choice)
+    assert parts_to_ingest(workspace, "r", CONFIG) == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("rmf_id", "now", "kept"),
+    [
+        ("a", {"7": "a", "3.1": "b"}, True),
+        ("a", {"7": "c", "3.1": "b"}, False),
+        ("b", {"7": "c", "3.1": "b"}, True),
+        ("a", {"3.1": "b"}, False),
+        ("own", {"7": "c", "3.1": "b"}, True),
+        ("own", {"7": "a", "3.1": "b", "5": "d"}, False),
+    ],
+)
+def test_rows_are_kept_where_the_choice_gives_them_the_same_rmf(
+    rmf_id: str, now: dict[str, str], kept: bool
+) -> None:
+    assert ChipRmfs(now).keeps(rmf_id, {"7": "a", "3.1": "b"}) is kept

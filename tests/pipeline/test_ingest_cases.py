@@ -1,0 +1,140 @@
+"""Files like those that users reported of other tools: what ingestion makes of each."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from raypipe.config import IngestConfig
+from raypipe.discovery.discover import discover
+from raypipe.errors import OgipError
+from raypipe.ingestion.part import ingest_part
+from raypipe.ingestion.responses import ResponseLibrary
+from raypipe.ingestion.spectra import put_on_grid
+from raypipe.model.grid import Grid
+from raypipe.ogip import read_spectrum
+from raypipe.workspace import Workspace
+
+GRID = Grid()
+
+
+@pytest.fixture
+def cases(shared_data: Path) -> Path:
+    return shared_data / "cases"
+
+
+class Ingested:
+    """A folder that was ingested: its spectra and rejects by the name of the detection."""
+
+    def __init__(self, folder: Path, workspace: Path) -> None:
+        self.workspace = Workspace(workspace)
+        discover(self.workspace, source=str(folder), release="r")
+        ingest_part(self.workspace, "r", 0, IngestConfig())
+        self.spectra, self.rejects = self._read("spectra"), self._read("rejects")
+
+    def _read(self, kind: str) -> pd.DataFrame:
+        table = self.workspace.read_folder(f"{kind}/r").to_pandas()
+        return table.set_index(table.detection_id.str.removeprefix("file:"))
+
+    def flags(self, name: str) -> set[str]:
+        return set(self.spectra["flags"][name].split("|"))
+
+    def fold(self, name: str) -> float:
+        """Counts in the model's channels of the power law that the cases are folded with."""
+        row: Any = self.spectra.loc[name]
+        energies = np.linspace(GRID.energy_lo_kev, GRID.energy_hi_kev, 45_001)
+        middles = 0.5 * (energies[1:] + energies[:-1])
+        flux = (1e-3 * middles**-1.7).reshape(GRID.n_energy, -1).mean(1)
+        photons = flux * row.arf_cm2 * row.exposure_s * GRID.energy_width_kev
+        return float((photons @ ResponseLibrary(self.workspace).load(row.rmf_id)).sum())
+
+
+def _read(folder: Path, total: str, **files: str | None) -> Any:
+    given: Any = {kind: None if name is None else folder / name for kind, name in files.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return read_spectrum(folder / total, **given)
+
+
+def _folded(spectrum: Any) -> float:
+    """The same counts, folded at the files' own resolution."""
+    return float(GRID.bin_channels(spectrum.fold(lambda energy: 1e-3 * energy**-1.7)).sum())
+
+
+def test_areascal_is_in_the_fold_or_the_detection_is_refused(cases: Path, tmp_path: Path) -> None:
+    found = Ingested(cases / "areascal", tmp_path)
+    assert found.fold("half") == pytest.approx(0.5 * found.fold("one"), rel=1e-6)
+    assert found.spectra.exposure_s["half"] == found.spectra.exposure_s["one"]
+    assert "AREASCAL differs by channel" in found.rejects.reason["column"]
+
+
+def test_a_missing_backscal_is_never_one_in_silence(cases: Path, tmp_path: Path) -> None:
+    found = Ingested(cases / "backscal-missing", tmp_path)
+    assert found.rejects.reason["src"] == (
+        "the background has no BACKSCAL: taken as 1: source and background cannot be compared: "
+        "write BACKSCAL into both"
+    )
+
+
+def test_net_counts_are_refused(cases: Path, tmp_path: Path) -> None:
+    found = Ingested(cases / "net-counts", tmp_path)
+    assert "total" in found.spectra.index
+    assert "HDUCLAS2 NET" in found.rejects.reason["net"]
+    assert "counts as they were detected" in found.rejects.reason["net"]
+
+
+def test_odd_class_words_of_a_response_are_no_obstacle(cases: Path, tmp_path: Path) -> None:
+    found = Ingested(cases / "pi-ebounds-ingest", tmp_path)
+    assert found.spectra["counts"]["source"].sum() == 10_558
+    spectrum = _read(cases / "pi-ebounds-ingest", "source.pi")
+    assert found.fold("source") == pytest.approx(_folded(spectrum), rel=2e-3)
+
+
+def test_matrices_in_two_tables_are_their_sum(cases: Path, tmp_path: Path) -> None:
+    found = Ingested(cases / "multi-matrix", tmp_path)
+    whole = _read(cases / "multi-matrix", "src.pi", rmf="whole.rmf")
+    assert found.fold("src") == pytest.approx(_folded(whole), rel=2e-3)
+
+
+def test_keywords_in_odd_places_are_flagged_where_they_were_guessed(
+    cases: Path, tmp_path: Path
+) -> None:
+    found = Ingested(cases / "header-oddities", tmp_path)
+    plain = found.spectra.loc["plain"]
+    for name in "exposure-text", "exposure-in-primary", "livetime-only", "a3dtable", "unsigned":
+        row = found.spectra.loc[name]
+        assert (row.counts == plain.counts).all()
+        assert row.exposure_s == plain.exposure_s
+        assert ("livetime_for_exposure" in found.flags(name)) == (name == "livetime-only")
+    assert "truncated" in found.rejects.reason["cut-padding"]
+
+
+def test_a_negative_background_is_read_and_refused_where_counts_are_needed(cases: Path) -> None:
+    spectrum = _read(
+        cases / "negative-background",
+        "P011160506306_LE_TOTAL.fits",
+        background="P011160506306_LE_BKG.fits",
+        arf=None,
+        rmf=None,
+    )
+    assert spectrum.background_counts.min() < 0
+    with pytest.raises(OgipError, match=r"negative value.*give those"):
+        put_on_grid(spectrum, GRID)
+
+
+def test_a_response_with_the_area_in_it_is_not_refused_for_want_of_an_arf(cases: Path) -> None:
+    spectrum = _read(
+        cases / "rsp-without-hduclas3",
+        "P011160506306_ME_TOTAL.fits",
+        background=None,
+        arf=None,
+        rmf="P011160506306_ME_RSP.fits",
+    )
+    assert spectrum.rmf.includes_area
+    with pytest.raises(OgipError, match=r"channels of other energies|channels, the latent model"):
+        put_on_grid(spectrum, GRID)
