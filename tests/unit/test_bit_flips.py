@@ -157,6 +157,35 @@ def test_a_file_without_seal_or_checksums_is_read(tmp_path: Path) -> None:
     assert footer.rows == 2
 
 
+def test_all_kinds_of_columns_come_back(tmp_path: Path) -> None:
+    """What is read is counted against the footer, which must not refuse what is whole."""
+    fields = {
+        "text": pa.array(["a", None, "", "b"]).dictionary_encode(),
+        "lists": pa.array([[1], [], None, [2, None]], pa.list_(pa.int64())),
+        "lists of lists": pa.array(
+            [[[1.0], []], None, [None], []], pa.list_(pa.list_(pa.float64()))
+        ),
+        "fixed": pa.array([[1, 2], None, [None, 3], [4, 5]], pa.list_(pa.int32(), 2)),
+        "pair.x": pa.array([{"x": 1, "y": None}, None, {"x": None, "y": 2}, {"x": 3, "y": 4}]),
+        "one": pa.array([{"x": None}, None, {"x": 2}, {"x": 3}]),
+        "nothing": pa.nulls(4),
+        "nan": pa.array([np.nan, None, 1.0, np.inf]),
+        "truth": pa.array([True, None, False, None]),
+    }
+    table = pa.Table.from_arrays(
+        [*fields.values(), fields["nan"], fields["truth"]], names=[*fields, "twice", "twice"]
+    )
+    workspace = Workspace(tmp_path)
+    workspace.write_tables("all.parquet", [table, table.slice(1, 2), table.slice(0, 0)])
+    whole = pa.concat_tables([table, table.slice(1, 2)])
+    assert str(workspace.read_table("all.parquet").to_pylist()) == str(whole.to_pylist())
+    for name in fields:
+        read = workspace.read_table("all.parquet", [name])
+        assert str(read[name].to_pylist()) == str(whole[name].to_pylist())
+    workspace.write_table("none.parquet", table.slice(0, 0))
+    assert workspace.read_table("none.parquet").num_rows == 0
+
+
 def test_other_programs_read_sealed_files(made: Workspace) -> None:
     name = part_name(spectra_folder(RELEASE), 0)
     assert pq.read_table(made.path(name)).equals(made.read_table(name))
