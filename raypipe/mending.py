@@ -1,4 +1,4 @@
-"""What to do about a file of a workspace that is damaged or missing."""
+"""How to mend a file of a workspace that is damaged or missing."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ _MAKE_AGAIN = {
 
 
 def mend_of(name: str) -> str:
-    """What makes a file of that name within a workspace again, as the end of an error's message."""
+    """How to make a file of that name within a workspace again, as the end of an error message."""
     otherwise = "delete it and run the verb that makes it again"
     return _MAKE_AGAIN.get(name.partition("/")[0], otherwise)

@@ -44,7 +44,7 @@ def sealed(data: pa.Buffer) -> list[pa.Buffer | bytes]:
 
 
 def open_checked(stream: pa.NativeFile) -> pq.ParquetFile:
-    """Open a Parquet file whose pages are checked as they are read, and its footer now.
+    """Open a Parquet file: its footer is checked now, its pages as they are read.
 
     Raises DamagedError where the footer is not the one that was sealed, or where there is none.
     """
