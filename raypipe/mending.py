@@ -9,13 +9,14 @@ _MAKE_AGAIN = {
     "responses": "delete it and the spectra folder of each release that uses it, "
     "and run raypipe ingest again",
     "models": "delete the model's folder and run raypipe train again",
+    "metrics.json": "restore it from a copy, or delete the model's folder and train it again",
     "catalog": "delete it and run raypipe embed again",
     "sources": "delete it and run raypipe embed again",
     "evaluation": "delete it and run raypipe evaluate again",
     "comparisons": "delete it and run raypipe compare again",
     "changes": "delete it and run raypipe reprocess again",
 }
-"""By the folder of the workspace that the file is in."""
+"""By the folder of the workspace that the file is in, or the file of a bundle."""
 
 
 def mend_of(name: str) -> str:
