@@ -96,7 +96,7 @@ def record_run(
 
 
 def _begin(workspace: Workspace, folder: str, verb: str, config: Config, *, optional: bool) -> bool:
-    """Write the first file of a run's record; whether that, and so the record, is possible."""
+    """Write the first file of the record of a run and return whether that was possible."""
     try:
         workspace.write_bytes(f"{folder}/config.toml", config.to_toml().encode())
     except RaypipeError as error:
