@@ -50,7 +50,7 @@ class SpectraBatch:
         Counts and the background's scale are finite and not negative, the exposure is finite and
         above zero, area and redistribution are finite, nowhere negative and somewhere above zero.
         """
-        folds = _is_density(self.responses.reshape(len(self.responses), -1))
+        folds = _is_density(self.responses)
         return (
             _is_amount(self.counts)
             & _is_amount(self.background_counts)
@@ -148,14 +148,15 @@ def _single(column: pa.ChunkedArray) -> FloatArray:
 
 
 def _is_amount(values: FloatArray) -> npt.NDArray[np.bool_]:
-    """Whether all numbers of a row (n, size) are finite and none is negative."""
-    return np.asarray((values.min(1) >= 0) & (values.max(1) < np.inf))
+    """Whether all numbers of a row (n, ...) are finite and none is negative."""
+    axes = tuple(range(1, values.ndim))
+    return np.asarray((values.min(axes) >= 0) & (values.max(axes) < np.inf))
 
 
 def _is_density(values: FloatArray) -> npt.NDArray[np.bool_]:
     """As `_is_amount`, and whether one of the row's numbers is above zero."""
-    most = values.max(1)
-    return np.asarray((values.min(1) >= 0) & (most > 0) & (most < np.inf))
+    most = values.max(tuple(range(1, values.ndim)))
+    return _is_amount(values) & (most > 0)
 
 
 def _or_zeros(counts: npt.NDArray[Any] | None) -> npt.NDArray[Any]:

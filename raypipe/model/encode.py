@@ -61,7 +61,7 @@ def blank_unmeasured(columns: dict[str, npt.NDArray[Any]], errors: bool) -> None
     """
     floats = {name: values for name, values in columns.items() if values.dtype.kind == "f"}
     finite = [
-        np.isfinite(values).reshape(len(values), -1).all(1)
+        np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
         for name, values in floats.items()
         if errors or not _ERRORS.fullmatch(name)
     ]
