@@ -88,8 +88,8 @@ class SpectraBatch:
             background_counts=grid.bin_channels(vectors(table["background_counts"])).astype(
                 np.float32
             ),
-            background_scale=_single(table["background_scale"].cast(pa.float64()).fill_null(0.0)),
-            exposure_s=_single(table["exposure_s"]),
+            background_scale=single(background_scales(table)),
+            exposure_s=single(table["exposure_s"]),
             arf_cm2=vectors(table["arf_cm2"]).astype(np.float32),
             response_index=index.astype(np.int64),
             responses=np.stack(responses)
@@ -140,7 +140,12 @@ def vectors(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[Any]:
     return matrix
 
 
-def _single(column: pa.ChunkedArray) -> FloatArray:
+def background_scales(table: pa.Table) -> pa.ChunkedArray:
+    """The column `background_scale` of spectra, 0 where there is no background."""
+    return table["background_scale"].cast(pa.float64()).fill_null(0.0)
+
+
+def single(column: pa.ChunkedArray) -> FloatArray:
     """A column of numbers in single precision, (rows,): infinite beyond it, NaN for null."""
     with np.errstate(over="ignore"):
         values: FloatArray = column.to_numpy(zero_copy_only=False).astype(np.float32)

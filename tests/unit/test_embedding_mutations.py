@@ -140,6 +140,7 @@ def test_rows_of_an_old_workspace(
     alone = raypipe.open_catalog(workspace), raypipe.open_sources(workspace)
 
     publish_spectra(workspace, everything)
+    monkeypatch.setattr(logging.getLogger("raypipe"), "propagate", True)
     with caplog.at_level(logging.INFO):
         embed(workspace, config=SMALL | {"embed": {"batch_size": 40, "class_scheme": "density"}})
         embed(workspace, config=SMALL)

@@ -49,6 +49,7 @@ def test_spectra_that_come_while_parts_are_measured_are_in_the_catalog(
     def ingest() -> None:
         publish_spectra(workspace, spectra_table(workspace, 10, NAMES))
 
+    monkeypatch.setattr(logging.getLogger("raypipe"), "propagate", True)
     with caplog.at_level(logging.INFO):
         model_id = embed_here(monkeypatch, ingest)(workspace)
     assert "the spectra of 1 parts have changed meanwhile" in caplog.text
