@@ -14,7 +14,7 @@ import raypipe
 from raypipe.catalog.export import export
 from raypipe.catalog.publication import read_detections
 from raypipe.catalog.schema import NOT_MEASURED, flagged
-from raypipe.errors import RaypipeError, UsageError
+from raypipe.errors import UsageError
 from raypipe.evaluation.evaluate import evaluate
 from raypipe.model.bundle import load_model
 from raypipe.pipeline.status import status
@@ -141,8 +141,10 @@ def test_nothing_measured_at_all(rows: int, tmp_path: Path, model_id: str) -> No
     publish(workspace, model_id, unmeasured(table, list(range(rows))))
     assert len(raypipe.open_catalog(workspace)) == rows
     assert raypipe.open_sources(workspace)["z0"].isna().all()
-    with pytest.raises(RaypipeError, match=f"{rows} detections and none with latents"):
-        evaluate(workspace, labels=made.truth)
+    metrics = evaluate(workspace, labels=made.truth)
+    assert metrics["data"]["n_rows"] == 0
+    assert metrics["data"]["n_rows_without_latents"] == rows
+    assert metrics["summary"]["knn_balanced_accuracy"]["reason"]
     assert Path(report(workspace, labels=made.truth)).exists()
     assert search(workspace, strangest=True).empty
     with pytest.raises(UsageError, match=r"not measured|no detection of this name"):
