@@ -19,7 +19,7 @@ from raypipe.catalog.came_along import CAME_ALONG
 from raypipe.model.covariance import triangles_in
 
 NOT_MEASURED = "not_measured"
-"""Flag of a row without latents: one of the numbers would not have been finite."""
+"""Flag of a row that could not be measured: it has no latents, nor what derives from them."""
 PARTLY_MEASURED = "partly_measured"
 """Flag of a source some of whose detections are not measured."""
 
