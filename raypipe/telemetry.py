@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 COUNTERS = {
     "rows": "rows that a stage has done",
     "kept": "rows that a stage took over as an earlier run had published them",
-    "not_measured": "rows that have no latents, for a number would not be finite",
+    "not_measured": "rows that could not be measured and have no latents",
     "rejects": "detections that could not be used, by the step they failed at",
     "bytes_read": "bytes read from the source, as stored",
     "requests": "requests to servers",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +15,15 @@ import pyarrow as pa
 from raypipe.config import TrainConfig
 from raypipe.errors import RaypipeError
 from raypipe.ingestion.progress import require_ingested
+from raypipe.model.batch import background_scales, single
 from raypipe.model.split import TEST, TRAIN, VALIDATION, assign_splits, source_keys
 from raypipe.workspace import Workspace, spectra_folder
 
+log = logging.getLogger(__name__)
+
 _MIN_TRAIN = 16
 _HASHED_AT_ONCE = 10_000
+_JUDGED = ["counts_b", "exposure_s", "background_scale"]
 _LEARNED = ["name", "class", "content_sha256"]
 """Columns beside the identity that decide what is learned: another value, another model."""
 
@@ -28,7 +33,7 @@ class Roster:
     """Which detections are for what: the same on every worker, in order of detection_id.
 
     `keys` (n,) of their sources, `labels` (n,) their classes (None where unknown), `split` (n,),
-    `usable` (n,) whether a row has counts to learn from, `part` (n,) which of `files` holds it;
+    `usable` (n,) whether a row can be learned from, `part` (n,) which of `files` holds it;
     `fingerprint` names the data.
     """
 
@@ -53,10 +58,14 @@ class Roster:
 
 
 def read_roster(workspace: Workspace, release: str, config: TrainConfig) -> Roster:
-    """Decide the split of a release's spectra; RaypipeError where too few are to train on."""
+    """Decide the split of a release's spectra; RaypipeError where too few are to train on.
+
+    Spectra without counts are not learned from, nor are those that no likelihood can be made of.
+    """
     require_ingested(workspace, release)
     files = workspace.files(spectra_folder(release), ".parquet")
-    tables = [workspace.read_table(name, ["detection_id", "counts_b", *_LEARNED]) for name in files]
+    columns = ["detection_id", *_JUDGED, *_LEARNED]
+    tables = [workspace.read_table(name, columns) for name in files]
     part = np.repeat(np.arange(len(files), dtype=np.int32), [len(table) for table in tables])
     table = pa.concat_tables(tables, promote_options="permissive")
     table = table.append_column("part", pa.array(part)).sort_by("detection_id")
@@ -69,7 +78,7 @@ def read_roster(workspace: Workspace, release: str, config: TrainConfig) -> Rost
         keys=keys,
         labels=np.array(labels, dtype=object),
         split=split,
-        usable=table["counts_b"].to_numpy() > 0,
+        usable=_usable(table),
         part=table["part"].to_numpy(),
         files=files,
         fingerprint=_fingerprint(table),
@@ -81,6 +90,18 @@ def read_roster(workspace: Workspace, release: str, config: TrainConfig) -> Rost
             "ingest more, or embed them with a model trained elsewhere (--model)"
         )
     return roster
+
+
+def _usable(table: pa.Table) -> npt.NDArray[np.bool_]:
+    """Whether each spectrum has counts, an exposure and a background scale to learn with, (n,)."""
+    exposure, scale = single(table["exposure_s"]), single(background_scales(table))
+    sound = (exposure > 0) & (exposure < np.inf) & (scale >= 0) & (scale < np.inf)
+    if not sound.all():
+        log.warning(
+            "train: %d spectra are left out, whose exposure or background scale is not usable",
+            (~sound).sum(),
+        )
+    return np.asarray(sound & (table["counts_b"].to_numpy() > 0))
 
 
 def _fingerprint(table: pa.Table) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from raypipe.errors import RaypipeError
 from raypipe.ingestion.responses import ResponseLibrary
-from raypipe.model.batch import COLUMNS, vectors
+from raypipe.model.batch import COLUMNS, background_scales, single, vectors
 from raypipe.model.grid import Grid
 from raypipe.training.compact import CompactSpectra, compact_area, compact_counts
 from raypipe.training.data import Roster
@@ -63,13 +63,12 @@ class PartReader:
             )
         table = table.take(places)
         self._require_finite(table, name)
-        scale = table["background_scale"].to_numpy(zero_copy_only=False).astype(np.float32)
         return CompactSpectra(
             counts=compact_counts(self._binned(table["counts"])).to(self.device),
             background_counts=compact_counts(self._binned(table["background_counts"])).to(
                 self.device
             ),
-            background_scale=torch.from_numpy(np.nan_to_num(scale)).to(self.device),
+            background_scale=torch.from_numpy(single(background_scales(table))).to(self.device),
             exposure_s=torch.tensor(
                 table["exposure_s"].to_numpy(), dtype=torch.float32, device=self.device
             ),
