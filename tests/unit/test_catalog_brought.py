@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
+import socket
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -255,17 +257,30 @@ def test_a_row_of_units_is_named(products: Path, shared_data: Path, tmp_path: Pa
         discover(tmp_path, source=str(products), catalog=catalog, release=RELEASE)
 
 
-def test_a_column_of_the_detections_is_not_replaced(products: Path, tmp_path: Path) -> None:
-    table = {"obsid": [1], "obi": [0], "region_id": [1], "pha_uri": ["http://127.0.0.1/"]}
-    pq.write_table(pa.table(table | {"background_uri": ["/etc/passwd"]}), tmp_path / "c.parquet")
-    workspace = Workspace(tmp_path / "w")
-    catalog = tmp_path / "c.parquet"
-    discover(workspace, source=str(products), catalog=catalog, release=RELEASE)
-    manifest = workspace.read_folder(f"manifest/{RELEASE}")
+def test_addresses_in_a_joined_table_are_not_asked(products: Path, tmp_path: Path) -> None:
+    """Neither a server inside nor a file of the worker's machine, for no kind of file."""
+    secret = tmp_path / "secret"
+    secret.write_text("the first line of it\n")
+    asked: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.1)
+        inside = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        keys = {"obsid": range(1, 9), "obi": [0] * 8, "region_id": [1] * 8}
+        kinds = ("pha_uri", "arf_uri", "rmf_uri", "background_uri")
+        columns = {name: [inside, str(secret)] * 4 for name in kinds}
+        pq.write_table(pa.table(keys | columns | {"RMF_URI": [inside] * 8}), tmp_path / "c.parquet")
+        workspace, manifest, spectra = ingested(products, tmp_path / "w", tmp_path / "c.parquet")
+        with contextlib.suppress(TimeoutError):
+            asked.append(server.accept()[0].recv(100))
+    assert asked == []
     assert manifest["background_uri"].null_count == DETECTIONS
-    assert all(uri.startswith(str(products)) for uri in manifest["pha_uri"].to_pylist())
-    assert manifest["catalog_background_uri"].to_pylist() == ["/etc/passwd", *[None] * 7]
-    assert manifest["catalog_pha_uri"].to_pylist() == ["http://127.0.0.1/", *[None] * 7]
+    assert set(spectra["flags"].to_pylist()) <= {"", None}
+    for name in ("pha_uri", "arf_uri", "rmf_uri"):
+        assert all(uri.startswith(str(products)) for uri in manifest[name].to_pylist())
+    for name in kinds:
+        assert manifest[f"catalog_{name}"].to_pylist() == columns[name]
+    assert manifest["catalog_RMF_URI_2"].to_pylist() == [inside] * 8
+    assert workspace.read_folder(f"rejects/{RELEASE}").num_rows == 0
 
 
 @pytest.fixture(scope="module")
