@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from astropy.io import fits
 from astropy.io.votable import from_table
 from astropy.table import MaskedColumn, Table
 from hypothesis import given, settings
@@ -123,6 +124,19 @@ def test_integers_beside_blanks_keep_every_digit(ending: str, tmp_path: Path) ->
     assert found.schema.field("gaia_id").type == pa.int64()
     assert found["gaia_id"].to_pylist() == [GAIA, None, -7]
     assert found["flux"].to_pylist() == [1.5, None, 2.0]
+
+
+@pytest.mark.parametrize("ending", ["parquet", "fits", "vot"])
+def test_a_file_without_an_ending_is_known_by_how_it_begins(ending: str, tmp_path: Path) -> None:
+    WRITERS[ending](pa.table({"name": ["a"], "k": [GAIA]}), tmp_path / f"c.{ending}")
+    (tmp_path / f"c.{ending}").rename(tmp_path / "download")
+    assert read_catalog(tmp_path / "download").to_pylist() == [{"name": "a", "k": GAIA}]
+
+
+def test_fits_without_a_table_is_said(tmp_path: Path) -> None:
+    fits.PrimaryHDU(np.zeros((2, 2))).writeto(tmp_path / "c.fits")
+    with pytest.raises(UsageError, match="no table among its HDUs"):
+        read_catalog(tmp_path / "c.fits")
 
 
 def test_integers_beyond_64_bits_are_text(tmp_path: Path) -> None:
