@@ -112,9 +112,7 @@ def _shifts(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     if not len(now):
         return np.zeros(0), np.zeros(0)
-    first, second = (
-        unpack(np.stack(frame["z_cov"].to_list()).astype(np.float64)) for frame in (before, now)
-    )
+    first, second = (unpack(_triangles(frame["z_cov"])) for frame in (before, now))
     covariance = first + second
     names = [f"z{i}" for i in range(covariance.shape[1])]
     difference = now[names].to_numpy(np.float64) - before[names].to_numpy(np.float64)
@@ -122,6 +120,15 @@ def _shifts(
         "ni,ni->n", difference, np.linalg.solve(covariance, difference[..., None])[..., 0]
     )
     return np.sqrt(square), np.asarray(chi2.sf(square, len(names)))
+
+
+def _triangles(column: pd.Series[Any]) -> npt.NDArray[np.float64]:
+    """The covariances of sources as the catalog keeps them, NaN where there are none."""
+    measured = column.notna().to_numpy()
+    known = np.stack(column[measured].to_list()) if measured.any() else np.zeros((0, 1))
+    rows = np.full((len(column), known.shape[1]), np.nan)
+    rows[measured] = known
+    return rows
 
 
 def _separations(before: pd.DataFrame, now: pd.DataFrame) -> npt.NDArray[np.float64]:
