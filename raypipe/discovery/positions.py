@@ -47,7 +47,7 @@ def positions_in_degrees(table: pa.Table, where: str) -> pa.Table:
 
 
 def is_missing(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Whether each text, which may be null, says that there is no value."""
+    """Whether each text is null or says that there is no value."""
     is_word = pc.is_in(pc.utf8_lower(texts), value_set=pa.array(MISSING, texts.type))
     return pc.or_(pc.is_null(texts), is_word)
 
