@@ -66,7 +66,7 @@ def _degrees(name: str, column: pa.ChunkedArray, where: str) -> pa.Array:
         values = _degrees_of_text(name, column.cast(pa.string()), where)
     else:
         raise UsageError(f"{where}: column {name} holds {kind}, expected degrees")
-    given = ~np.isnan(values) if kind != pa.null() else np.zeros(len(values), bool)
+    given = ~np.isnan(values)
     low, high = _LIMITS[name]
     inside = given & (values >= low) & (values <= high)
     if name == "ra":
