@@ -101,7 +101,7 @@ def _endings(file: Path) -> Set[str]:
 
 def _read_parquet(file: Path) -> tuple[list[str], list[pa.ChunkedArray | None]]:
     """Flat columns, the index that pandas keeps apart; None for nested ones."""
-    parquet = pq.ParquetFile(file)
+    parquet = pq.ParquetFile(file, page_checksum_verification=True)
     schema = parquet.schema_arrow
     require_plain(schema, file.name)
     places = [i for i, name in enumerate(schema.names) if not _PANDAS_INDEX.fullmatch(name)]
