@@ -164,7 +164,7 @@ def catalog_table(
         new = free_name(name, taken)
         taken.add(new.lower())
         if new != name:
-            log.warning("the catalog has a column %s already: that of the table is %s", name, new)
+            log.info("the catalog has a column %s already: that of the table is %s", name, new)
             metadata = {ORIGINAL_NAME: name.encode()} | metadata
         columns.append(column)
         fields.append(brought_field(new, column.type, metadata))
