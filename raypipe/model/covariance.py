@@ -1,4 +1,4 @@
-"""Covariances of latents as the catalog keeps them: the lower triangle, row by row."""
+"""Convert covariances of latents to and from the catalog's lower triangles."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import numpy.typing as npt
 
 
 def unpack(triangle: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """Symmetric matrices (n, k, k) from the rows of their lower triangles (n, k (k + 1) / 2)."""
-    size = int(np.sqrt(2 * triangle.shape[1]))
+    """Convert lower triangles, row by row, (n, k (k + 1) / 2) to symmetric matrices (n, k, k)."""
+    size = int(np.sqrt(2 * triangle.shape[1]))  # k < sqrt(k (k + 1)) < k + 1
     rows, columns = np.tril_indices(size)
     matrices = np.zeros((len(triangle), size, size))
     matrices[:, rows, columns] = triangle
@@ -17,6 +17,6 @@ def unpack(triangle: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
 
 
 def pack(matrices: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-    """The lower triangles, row by row, of symmetric matrices (n, k, k)."""
+    """Convert symmetric matrices (n, k, k) to their lower triangles, row by row."""
     rows, columns = np.tril_indices(matrices.shape[1])
     return matrices[:, rows, columns].astype(np.float32)
