@@ -3,7 +3,7 @@
 Usage: python -m benchmarks.ingest [--products FOLDER] [--only SECTION ...] [--detections 20000]
                                    [--many 100000]
 
-Each section is also a module of its own (`python -m benchmarks.reading` ...), which describes how
+Each section is also a separate module (`python -m benchmarks.reading` ...), which describes how
 it measures. With --products, a folder of Chandra Source Catalog products, the section on reading
 reads these one by one. Run it from the root of the checkout, on an otherwise idle machine; it takes
 about ten minutes.

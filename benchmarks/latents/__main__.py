@@ -145,7 +145,7 @@ class Judge:
         yield from figures.zscore_figures(self.survey.name, scores)
 
     def speed(self) -> Iterator[Figure]:
-        """Spectra per second; measured anew each time."""
+        """Spectra per second; never taken from memory."""
         scores = {
             rival.name: speed.measure_speed(rival)
             for rival in self.rivals

@@ -42,8 +42,11 @@ STARTS = 3
 
 @dataclass(frozen=True)
 class Everyone:
-    """All detections of a survey: codes of their classes (n,), -1 without one, sources (n,),
-    expected source counts (n,), and whether those are in the range of overall figures (n,)."""
+    """All detections of a survey.
+
+    Codes of their classes (n,), -1 without one; their sources (n,); expected source counts (n,);
+    and whether those are in the range of overall figures (n,).
+    """
 
     classes: int
     codes: IntArray
@@ -97,8 +100,11 @@ def choose_components(rivals: list[dict[str, Any]]) -> int:
 
 
 def _score(everyone: Everyone, starts: list[IntArray], components: int) -> dict[str, Any]:
-    """Balanced accuracy, its error and `draws`, as sources resampled alike for all rivals have it,
-    and by count decade; means over the clusterings `starts`."""
+    """Balanced accuracy with its error, over all counts and by count decade.
+
+    `draws` are the accuracies of bootstrap samples of the sources, the same samples for all rivals;
+    values are means over the clusterings `starts`.
+    """
     right = np.mean([_right(everyone, clusters, components) for clusters in starts], axis=0)
     rows = everyone.in_range & (everyone.codes >= 0)
     of_class = np.eye(everyone.classes)[everyone.codes[rows]]
