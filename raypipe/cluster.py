@@ -224,8 +224,8 @@ def require_resources(what: str, cpus: float, gpus: float, config: RayConfig) ->
 def tell_device(what: str, use_gpu: bool, asked: bool | None) -> None:
     """Log the device that the work runs on and, unless it is configured, how to change it.
 
-    `asked` is the setting; None means that the GPUs which Ray has now decide. A cluster that starts
-    GPU nodes on demand has none before.
+    `asked` is the setting; if it is None, the decision depends on the GPUs that Ray has now. A
+    cluster that starts GPU nodes on demand has none at first.
     """
     if asked is not None:
         reason = f"train.use_gpu={str(asked).lower()}"

@@ -176,7 +176,7 @@ def _self(beat: int) -> dict[str, Any]:
 
 
 def _machine() -> str:
-    """Identify the host since its start, or the container, within which process ids are unique."""
+    """Name the scope in which process ids are unique: this boot of the host, and the container."""
     marks = [socket.gethostname()]
     if (boot := Path("/proc/sys/kernel/random/boot_id")).exists():
         marks.append(boot.read_text().strip())

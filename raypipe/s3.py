@@ -1,4 +1,4 @@
-"""S3 operations that pyarrow lacks: conditional writes and all-or-nothing uploads."""
+"""Provide S3 operations that pyarrow lacks: conditional writes and all-or-nothing uploads."""
 
 from __future__ import annotations
 

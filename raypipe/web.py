@@ -1,4 +1,4 @@
-"""HTTP with identification, retries of transient failures, and a limit on every wait."""
+"""Send HTTP requests that identify raypipe, are retried where it helps, and never wait forever."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def retry_after_s(value: str | None) -> float:
 
 
 def _worth_retrying(response: requests.Response) -> bool:
-    """Whether to retry; a TAP service's final error document may have status 500."""
+    """Whether to retry: not after a TAP service's error document, even with status 500."""
     if response.status_code == 500:
         return b"<VOTABLE" not in response.content[:4096].upper()
     return response.status_code in _BUSY

@@ -89,7 +89,7 @@ class Judge:
         self.rivals = make_rivals([name for name in names if name in RIVALS], teacher, steps)
 
     def cash(self) -> Iterator[Figure]:
-        """How well spectra are explained."""
+        """Measure how well spectra are explained."""
         code = code_of(reconstruction, limits)
         scores = {
             rival.name: self._recall(rival, reconstruction.measure_fit, code)
@@ -102,7 +102,7 @@ class Judge:
         return figures.fit_figures(self.survey.name, scores)
 
     def information(self) -> Iterator[Figure]:
-        """Scores of classifiers and regressors, as shares of those of supervised networks."""
+        """Score classifiers and regressors, as shares of the scores of supervised networks."""
         code = code_of(information, rivals)
         scores = {
             rival.name: self._recall(rival, information.measure_information, code)
@@ -119,7 +119,7 @@ class Judge:
         return figures.information_figures(self.survey.name, scores)
 
     def clusters(self) -> Iterator[Figure]:
-        """How far clusters separate the classes."""
+        """Measure how far clusters separate the classes."""
         code = code_of(clusters, information, rivals)
         scores = {
             rival.name: self._recall(rival, clusters.measure_clusters, code)
@@ -128,13 +128,13 @@ class Judge:
         return figures.cluster_figures(self.survey.name, scores)
 
     def instrument(self) -> Iterator[Figure]:
-        """How much the latents still depend on the instrument."""
+        """Measure how much the latents still depend on the instrument."""
         code = code_of(instrument, surveys, rivals)
         scores = {rival.name: self._recall(rival, self._instrument, code) for rival in self.rivals}
         return figures.instrument_figures(self.survey.name, scores)
 
     def errors(self) -> Iterator[Figure]:
-        """Pulls of the latents and the width of the goodness of fit."""
+        """Measure the pulls of the latents and the width of the goodness of fit."""
         code = code_of(errors, surveys, rivals)
         scores = {
             rival.name: self._recall(rival, self._errors, code)
@@ -145,7 +145,7 @@ class Judge:
         yield from figures.zscore_figures(self.survey.name, scores)
 
     def speed(self) -> Iterator[Figure]:
-        """Spectra per second; never taken from memory."""
+        """Measure the spectra encoded per second, again in every run."""
         scores = {
             rival.name: speed.measure_speed(rival)
             for rival in self.rivals

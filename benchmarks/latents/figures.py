@@ -90,7 +90,11 @@ def information_figures(survey: str, scores: Scores) -> Iterator[Figure]:
 
 
 def cluster_figures(survey: str, scores: Scores) -> Iterator[Figure]:
-    """Figures of part `clusters`: one number of components for all, each one's own, two more."""
+    """Figures of part `clusters`, for mixtures and for k-means.
+
+    The mixtures have a common number of components, each rival's best number, or the default
+    number.
+    """
     sized = [each for name, each in scores.items() if not name.startswith("hardness")]
     chosen = choose_components(sized)
     own = {name: choose_components([each]) for name, each in scores.items()}
@@ -120,7 +124,7 @@ def instrument_figures(survey: str, scores: Scores) -> Iterator[Figure]:
 
 
 def pull_figures(survey: str, scores: Scores) -> Iterator[Figure]:
-    """Figures of part `errors`: the narrowest and widest latent from 50 counts on, and by level."""
+    """Figures of part `errors`: narrowest and widest pulls of 50 counts and more, and by level."""
     levels = ", ".join(f"{level:.0f}" for level in LEVELS)
     judged = np.array(LEVELS) >= DECADES[1]
     references = {

@@ -78,7 +78,7 @@ def redistribution(instrument: Instrument) -> FloatArray:
 
 
 def area_on_grid(instrument: Instrument, area_cm2: npt.NDArray[Any] | None = None) -> FloatArray:
-    """An area on an instrument's bins (by default its on-axis one) on the model's grid, cm2."""
+    """Put an area on the model's grid, cm2; by default the instrument's on-axis area."""
     area = instrument.area_cm2 if area_cm2 is None else area_cm2
     return np.asarray(_shares(instrument) @ area, dtype=np.float32)
 

@@ -277,7 +277,7 @@ def _rows(counts: Counts) -> int:
 
 
 def _middle(counts: Counts) -> int:
-    """Return where to cut a page into halves with about equal rows and at least one obsid each."""
+    """Return where to cut a page so that the rows of both sides are about equal, neither empty."""
     half = _rows(counts) / 2
     sums = itertools.accumulate(rows for _, rows in counts)
     cut = next(i for i, rows in enumerate(sums, start=1) if rows >= half)

@@ -134,7 +134,7 @@ class Query:
 
 
 def choose_columns(available: Iterable[tuple[str, str]], where: str) -> list[Column]:
-    """Return those of COLUMNS that are among a service's (table, column) pairs.
+    """Return the COLUMNS that a service has; `available` lists its (table, column) pairs.
 
     Raises ServiceError, which names `where`, if one of REQUIRED is missing.
     """

@@ -29,10 +29,10 @@ _OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
 
 @contextmanager
 def scratch_folder(workspace: Workspace, release: str) -> Iterator[Path]:
-    """Yield a local folder for temporary files, which is removed after the block.
+    """Yield the name of a local folder for temporary files; the folder is removed after the block.
 
-    It is not created here. It lies beside the manifest if the workspace is on a disk, otherwise in
-    the machine's temporary folder (TMPDIR).
+    Whoever writes to it creates it. It lies beside the manifest if the workspace is on a disk,
+    otherwise in the machine's temporary folder (TMPDIR).
     """
     if workspace.is_local:
         home = Path(workspace.path(manifest_folder(release)))

@@ -90,8 +90,8 @@ def read_cluster(path: str | Path) -> Cluster:
     }
     if not workers:
         raise UsageError(
-            f"{path}: no node type can ingest; give a node type other than the head's "
-            "resources: {CPU: n} without a GPU, and max_workers above 0"
+            f"{path}: no node type can ingest; add one that is not the head's, with "
+            "resources: {CPU: n}, no GPU, and max_workers above 0"
         )
     for name in *workers, launcher.head_node_type:
         if name not in prices.node_types:

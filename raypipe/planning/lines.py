@@ -13,7 +13,7 @@ _REASONS_SHOWN = 3
 
 
 def plan_lines(plan: dict[str, Any]) -> list[str]:
-    """Return the mapping that `plan` returns as lines of text."""
+    """Format the mapping that `plan` returns as lines of text."""
     measured = measurement_of(plan["measured"])
     rows = [
         *_sample_rows(measured),
@@ -106,8 +106,8 @@ def assumptions(
     """Return the assumptions of a plan, each with the settings that change it."""
     embedding = "" if predicted.embed_core_hours is not None else "; embedding (give --model)"
     return [
-        f"the {measured.detections} detections represent all {predicted.detections:,}; none of "
-        "these is ingested yet, and no file comes from ingest.cache_dir",
+        f"the {measured.detections} detections represent all {predicted.detections:,}; all of "
+        "these are still to be ingested, and no file comes from ingest.cache_dir",
         _rmfs(measured, config),
         f"a CPU of {cluster.node_type} is as fast as one of this machine with {measured.tasks} "
         "tasks running at once, and writes to the workspace as fast as to a disk here",

@@ -118,7 +118,7 @@ def draw_sample(workspace: Workspace, release: str, size: int, seed: int) -> pa.
 
 
 def _by_part(places: np.ndarray, ends: np.ndarray) -> list[np.ndarray]:
-    """Split sorted row numbers that count over all parts into row numbers within each part."""
+    """Convert sorted row numbers of the whole manifest to row numbers within each part."""
     pieces = np.split(places, np.searchsorted(places, ends[:-1]))
     return [piece - start for piece, start in zip(pieces, [0, *ends[:-1]], strict=True)]
 
@@ -206,7 +206,7 @@ class SampleTask:
         return by_zone, {rmf_id: n for rmf_id, n in times.items() if rmf_id not in zone_of}
 
     def _file_sizes(self, scratch: Workspace, spectra: pa.Table) -> tuple[int, int]:
-        """Bytes of a part that grow with its spectra, and bytes that every part has."""
+        """Return the bytes of a part that grow with its spectra, and those that every part has."""
         scratch.write_table(_WHOLE, spectra)
         footer = pq.ParquetFile(scratch.path(_WHOLE)).metadata
         groups = [footer.row_group(i) for i in range(footer.num_row_groups)]

@@ -99,7 +99,7 @@ def compare_sources(before: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
 
 
 def _by_name(sources: pd.DataFrame) -> pd.DataFrame:
-    """Index sources by name; those without one by their best detection, without its release."""
+    """Index sources by name, or by best detection (without its release) if they have no name."""
     names = sources["name"]
     nameless = sources["best_detection_id"].str.partition(":")[2]
     return sources.set_index(names.where(names.notna() & (names != ""), nameless))

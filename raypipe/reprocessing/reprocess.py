@@ -1,4 +1,4 @@
-"""The verb `reprocess`: make a new release from an earlier one at the cost of what is new."""
+"""The verb `reprocess`: make a new release from an earlier one, processing only what is new."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class CompactSpectra:
         )
 
     def take(self, rows: Tensor) -> Batch:
-        """Return rows as the model reads them, with smoothed background; `rows` is on the host."""
+        """Select rows as the model reads them, with smooth background; indices are on the host."""
         there = rows.to(self.counts.device, non_blocking=True)
         return as_batch(
             counts=self.counts[there].float(),
@@ -57,7 +57,7 @@ class CompactSpectra:
         )
 
     def rows(self, rows: Tensor) -> CompactSpectra:
-        """Return rows in compact form; `rows` is on the host."""
+        """Select rows and keep them compact; the indices `rows` are on the host."""
         return replace(self, **{name: value[rows] for name, value in self._by_row().items()})
 
     @classmethod

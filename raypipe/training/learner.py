@@ -141,10 +141,10 @@ class Learner:
 
     @torch.no_grad()
     def measure_cash(self, when: str) -> float:
-        """Mean Cash per bin of the unseen halves of the validation spectra, over all workers.
+        """Measure the mean Cash per bin of the unseen halves of all workers' validation spectra.
 
-        It depends on the weights only, not on the settings they were trained with. `when` names the
-        epoch in the error that is raised if it is not finite.
+        It depends on the weights only, not on the settings of the training. `when` names the epoch
+        in the error that is raised if the Cash is not finite.
         """
         self.model.eval()
         total = torch.zeros((), device=self.device)
@@ -157,10 +157,10 @@ class Learner:
         return self._mean_over_workers(total, len(self.validation))
 
     def best_cash(self) -> float:
-        """Cash as in `measure_cash` with the weights of the best epoch.
+        """Return the Cash of `measure_cash` for the weights of the best epoch.
 
-        All workers call this together. It is measured now if the run that trained this epoch did
-        not.
+        All workers call this together. If the run that trained this epoch did not measure it, it is
+        measured now.
         """
         best = self.history[self.best_epoch]
         if "validation_cash" not in best:
@@ -219,7 +219,7 @@ class Learner:
         return thin(batch, self.config.thinning_min, self.most_shown)
 
     def _standing(self, epoch: int, steps: int, total: Tensor, seconds: float) -> dict[str, float]:
-        """Progress within an epoch: this worker's loss, the speed of all, and the time left, s."""
+        """Return the progress in an epoch: this worker's loss, all workers' speed, time left, s."""
         plan = self.plan
         a_step = seconds / steps
         left = (plan.steps - steps) * a_step
@@ -234,7 +234,7 @@ class Learner:
 
     @torch.no_grad()
     def _validate(self, when: str) -> float:
-        """Loss of the validation spectra, thinned identically each time."""
+        """Measure the loss of the validation spectra, thinned identically each time."""
         self.model.eval()
         torch.manual_seed(self._seed_of(_VALIDATING))
         total = torch.zeros((), device=self.device)
