@@ -1,10 +1,11 @@
-"""Wall time and peak memory of `raypipe discover`, and of `raypipe ingest` with nothing to do.
+"""Measure time and memory of `raypipe discover`, and of `raypipe ingest` with nothing to do.
 
 Usage: python -m benchmarks.discovery archive|folder|ingested [--detections N] [--only-make DIR]
 
-archive: made-up rows of all the archive's columns, in pages as an interrupted run has kept them,
-so that no service is asked. folder: empty files with the CSC's names, three a detection, a
-thousand detections a folder. ingested: a manifest of such rows with spectra of nulls beside it.
+`archive` discovers synthetic rows with all of the archive's columns, from pages as an interrupted
+run leaves them, so that no service is queried. `folder` discovers empty files with the CSC's names,
+three per detection and a thousand detections per folder. `ingested` ingests a manifest of such rows
+whose spectra, filled with nulls, exist already.
 """
 
 from __future__ import annotations
@@ -40,17 +41,17 @@ from raypipe.workspace import (
 RELEASE = "csc2.1"
 PAGE_ROWS = DiscoverConfig().page_rows
 AN_OBSID_HAS = 50
-"""Detections."""
+"""Detections per obsid."""
 
 KINDS = ("pha", "arf", "rmf")
 
 TEXTS = {"gti_obs", "gti_end", "instrument", "grating", "datamode", "likelihood_class"}
 FITS = ("powlaw", "_bb", "bb_", "brems", "apec")
-"""In the names of columns of spectral fits, which few sources have."""
+"""Parts of the names of columns of spectral fits, which few sources have."""
 
 
 def make_pages(workspace: Path, detections: int) -> list[str]:
-    """A release that has come whole but is no manifest yet."""
+    """Make the saved pages of a release whose manifest is not yet written."""
     pages = release_pages(Workspace(workspace), RELEASE, RELEASE, None, DiscoverConfig())
     plan = {
         "columns": [column.name for column in COLUMNS],
@@ -63,7 +64,7 @@ def make_pages(workspace: Path, detections: int) -> list[str]:
 
 
 def _page(counts: Counts) -> pa.Table:
-    """Rows of these obsids, alike but for what they are called."""
+    """Make rows for these obsids that differ in their names only."""
     obsid = np.repeat(*np.transpose(counts))
     region = np.concatenate([np.arange(1, rows + 1) for _, rows in counts])
     values = {name: values[: len(obsid)] for name, values in _values(PAGE_ROWS).items()}
@@ -90,7 +91,7 @@ def _values(rows: int) -> dict[str, pa.Array]:
 
 
 def make_files(folder: Path, detections: int) -> list[str]:
-    """Empty files with the CSC's names."""
+    """Make empty files with the CSC's names."""
     for name in _names(detections):
         path = folder / "source" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +108,7 @@ def _names(detections: int) -> Iterator[str]:
 
 
 def make_ingested(folder: Path, detections: int) -> list[str]:
-    """A manifest, and spectra of its rows."""
+    """Make a manifest and the spectra of its rows."""
     workspace = Workspace(folder)
     tables = (_named(_page(counts)) for counts in cut_into_pages(_counts(detections), PAGE_ROWS))
     summary = write_manifest(workspace, RELEASE, tables, DiscoverConfig().part_rows, "made up")
@@ -139,11 +140,11 @@ WAYS = {"archive": make_pages, "folder": make_files, "ingested": make_ingested}
 
 
 def main() -> None:
-    """Make what is discovered, then time the command in a process of its own."""
+    """Make the input, then time the command in a separate process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("way", choices=WAYS)
     parser.add_argument("--detections", type=int, default=200_000)
-    parser.add_argument("--only-make", type=Path, help="leave the workspace here, time nothing")
+    parser.add_argument("--only-make", type=Path, help="only make the workspace, in this folder")
     options = parser.parse_args()
     if options.only_make:
         print(" ".join(WAYS[options.way](options.only_make, options.detections)))

@@ -1,19 +1,19 @@
-"""Spectra a second of `embed` through Ray, against bare processes that loop over PyTorch.
+"""Compare the throughput of `embed` through Ray with bare processes that loop over PyTorch.
 
-Usage: python -m benchmarks.embed [--detections 24000] [--rounds 3] [--model BUNDLE]
-           [--large N ...]
+Usage: python -m benchmarks.embed [--detections 24000] [--rounds 3] [--model BUNDLE] [--large N ...]
 
 Two processes without Ray, each with half of the parts, (1) read spectra, encode and decode them in
-batches of the same size and compute the Cash statistic: errors, refinement, classes and writing are
-left out; (2) make and write the parts of the catalog, as `embed` does without errors. Then
-`raypipe.embed` makes the catalog on a local Ray of two CPUs that runs since the beginning, without
-errors, with errors but no refinement, and as it does by default. They take turns; medians count.
-`embed` makes catalogs of all detections and of a sixth of them: the difference is what spectra
-take, the rest what starting takes. The spectra are copies of simulated ones. By default the model
-is trained for two epochs first: refinement takes longer from worse answers of the encoder.
+batches of the same size and compute the Cash statistic, without errors, refinement, classes and
+writing; (2) make and write the parts of the catalog as `embed` does without errors. Then
+`raypipe.embed` makes the catalog on a local Ray of two CPUs, which runs from the beginning: without
+errors, with errors but without refinement, and with its default settings. They take turns, and the
+medians count. `embed` makes catalogs of all detections and of a sixth of them: the difference is
+the time per spectrum, the rest the time to start. The spectra are copies of simulated ones. By
+default the model is first trained for two epochs, because refinement takes longer from the poor
+latents of an untrained encoder.
 
-`--large` makes catalogs of so many detections, 100000 and 1000000, say, once each, and tells wall
-time, rows, and the most memory that all processes had at a time, Ray's own among them.
+`--large` makes one catalog for each given number of detections, for instance 100000 and 1000000,
+and prints its wall time, its rows, and the peak memory of all processes together, including Ray's.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ NO_ERRORS = EmbedConfig(errors=False)
 def loop(
     uri: str, release: str, model_uri: str, share: range, config: EmbedConfig, link: Connection
 ) -> None:
-    """Do this share of the parts in the way the link says, and answer when it is done."""
+    """Process this share of the parts in the way that the link names; answer when done."""
     workspace, model = Workspace(uri), load_model(model_uri)
     library = ResponseLibrary(workspace)
     while (way := link.recv()) is not None:
@@ -91,7 +91,7 @@ def loop(
 
 @torch.no_grad()
 def encode_part(workspace: Workspace, name: str, model: Model, library: ResponseLibrary) -> None:
-    """Latents, expected counts and Cash statistic of a part's spectra."""
+    """Compute latents, expected counts and Cash statistic of a part's spectra."""
     network, size = model.network, EmbedConfig().batch_size
     table = workspace.read_table(name).sort_by("rmf_id")
     for start in range(0, table.num_rows, size):
@@ -101,7 +101,7 @@ def encode_part(workspace: Workspace, name: str, model: Model, library: Response
 
 
 def measure(few: Workspace, many: Workspace, model_uri: str, rounds: int) -> None:
-    """Print what each way does in a second, and how `embed` compares."""
+    """Print the throughput of each way, and how `embed` compares."""
     release, settings = choose_release(many, None), _settings({})
     sizes = [read_manifest_summary(each, release)["rows"] for each in (few, many)]
     speeds: dict[str, list[float]] = {name: [] for name in (BARE, NO_RAY, *WAYS)}
@@ -127,11 +127,11 @@ def measure(few: Workspace, many: Workspace, model_uri: str, rounds: int) -> Non
             f"{name:32}{speed:8.0f} spectra/s ({low:.0f}-{high:.0f}), "
             f"{speed / bare:.0%} of the bare loop{start}"
         )
-    print(f"wanted: {LEAST:.0%} without errors")
+    print(f"target: {LEAST:.0%} without errors")
 
 
 def measure_large(place: Path, originals: Workspace, model_uri: str, detections: int) -> None:
-    """Print what a catalog of so many detections takes."""
+    """Print the cost of a catalog of this many detections."""
     workspace = replicate(place, originals, detections)
     settings = _settings({})
     with ray_session(settings.ray), watch(os.getpid()) as taken:
@@ -141,9 +141,9 @@ def measure_large(place: Path, originals: Workspace, model_uri: str, detections:
     publication = require_publication(workspace, choose_release(workspace, None), model_id)
     assert publication.rows == detections, publication.rows
     print(
-        f"{detections} detections: {seconds / 60:.1f} min, {detections / seconds:.0f} spectra/s, "
-        f"{publication.rows} rows of {publication.source_rows} sources; at most "
-        f"{taken.memory_bytes / 1e6:.0f} MB in {taken.processes} processes, Ray's own among them"
+        f"{detections} detections in {seconds / 60:.1f} min, {detections / seconds:.0f} spectra/s; "
+        f"{publication.rows} rows of {publication.source_rows} sources; peak memory "
+        f"{taken.memory_bytes / 1e6:.0f} MB in {taken.processes} processes, including Ray's"
     )
 
 
@@ -155,7 +155,7 @@ def _settings(changes: dict[str, object]) -> Config:
 def start_loops(
     workspace: Workspace, release: str, model_uri: str, config: EmbedConfig = NO_ERRORS
 ) -> list[Connection]:
-    """Bare processes, each with a share of the parts, that wait for the way to do them."""
+    """Start bare processes, each with a share of the parts, that wait for the name of a way."""
     spawn = multiprocessing.get_context("spawn")
     links = []
     for number in range(PROCESSES):
@@ -168,7 +168,7 @@ def start_loops(
 
 
 def run_loops(links: list[Connection], way: str) -> float:
-    """Time, s."""
+    """Return the wall time, s."""
     begin = time.perf_counter()
     for link in links:
         link.send(way)
@@ -178,7 +178,7 @@ def run_loops(links: list[Connection], way: str) -> float:
 
 
 def _run_embed(workspace: Workspace, model_uri: str, changes: dict[str, object]) -> float:
-    """Time of all of it, s: starting the encoders, the parts, the sources, publishing."""
+    """Return the wall time, s, of starting the encoders, the parts, the sources and publishing."""
     clear(workspace, model_uri)
     begin = time.perf_counter()
     embed(workspace, model=model_uri, config=_settings(changes))
@@ -192,7 +192,7 @@ def clear(workspace: Workspace, model_uri: str) -> None:
 
 
 def _originals(place: Path, model_uri: str | None) -> tuple[Workspace, str]:
-    """Spectra to copy, and a model: the one that was given, or one trained on them."""
+    """Return the spectra to copy, and a model: the given one, or one trained on them."""
     workspace = Workspace(place / "originals")
     settings = _settings({})
     simulate(place / "survey", detections=ORIGINALS, seed=1)

@@ -1,12 +1,13 @@
-"""Detections a second of one ingest task from a server with latency, against what that allows.
+"""Measure how fast one ingest task fetches detections from a server with latency.
 
 Usage: python -m benchmarks.fetching [--detections 600] [--latency-ms 50] [--concurrency 8]
 
-A process of its own serves a simulated survey on loopback, each answer after the latency: file by
-file, or in packages as the archive makes them. The bound of single files is requests at once over
-latency; what as many threads of bare http.client get of the same says how much of it the server
-and the machine reach. The same task with local files says what its one core allows. They take
-turns, medians count. Run from the root of the checkout: the server is the tests' own.
+A separate process serves a simulated survey on loopback and delays each answer by the latency. The
+task fetches it file by file, and in packages like those of the archive. For single files the upper
+bound is the number of simultaneous requests divided by the latency; the same number of threads of
+bare http.client shows how much of this the server and the machine reach. The same task with local
+files shows what its core allows. They take turns, and the medians count. Run it from the root of
+the checkout, since the server is that of the tests.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ ROUNDS = 3
 
 @contextmanager
 def _clean_workspace(folder: Path, server: Elsewhere, kind: str) -> Iterator[Workspace]:
-    """A workspace with a manifest of one part: "files" or "packages" of a server, or "local"."""
+    """Make a workspace with a manifest of one part.
+
+    `kind` is "files" or "packages" of a server, or "local".
+    """
     with tempfile.TemporaryDirectory() as place:
         workspace = Workspace(place)
         if kind == "local":
@@ -58,7 +62,7 @@ def _clean_workspace(folder: Path, server: Elsewhere, kind: str) -> Iterator[Wor
 
 
 def _urls(folder: Path, server: Elsewhere, config: IngestConfig, kind: str) -> list[str]:
-    """What has to be asked for all PHA and ARF files."""
+    """List the URLs of all PHA and ARF files."""
     with _clean_workspace(folder, server, kind) as workspace:
         rows = workspace.read_table(f"manifest/{RELEASE}/part-00000.parquet").to_pylist()
     if kind == "files":
@@ -71,7 +75,7 @@ def _urls(folder: Path, server: Elsewhere, config: IngestConfig, kind: str) -> l
 
 
 def _bare_s(urls: list[str], concurrency: int) -> float:
-    """Time that threads of http.client take, s."""
+    """Return the time, s, that threads of http.client take."""
     mine = threading.local()
 
     def get(url: str) -> None:
@@ -88,7 +92,7 @@ def _bare_s(urls: list[str], concurrency: int) -> float:
 
 
 def _ingest_s(folder: Path, server: Elsewhere, config: IngestConfig, kind: str) -> float:
-    """Time that the part takes, s, once the RMFs of chips are chosen."""
+    """Return the time, s, to ingest the part after the RMFs for zones of chips are chosen."""
     with _clean_workspace(folder, server, kind) as workspace:
         choose_chip_rmfs(workspace, RELEASE, config)
         begin = time.perf_counter()
@@ -99,7 +103,7 @@ def _ingest_s(folder: Path, server: Elsewhere, config: IngestConfig, kind: str) 
 
 
 def measure(detections: int, latency_s: float, concurrency: int) -> None:
-    """Print how fast a part comes, file by file and in packages."""
+    """Print how fast a part is fetched, file by file and in packages."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         simulate(folder, detections=detections, seed=1)
@@ -121,11 +125,11 @@ def measure(detections: int, latency_s: float, concurrency: int) -> None:
     bound = concurrency / latency_s / len(OWN)
     print(f"detections/s: {', '.join(f'{name} {speed:.1f}' for name, speed in speeds.items())}")
     print(
-        f"files: {speeds['files'] / bound:.0%} of the {bound:.0f} that {concurrency} requests at "
-        f"once allow; http.client alone {speeds['bare files'] / bound:.0%}"
+        f"files: {speeds['files'] / bound:.0%} of the {bound:.0f} that {concurrency} simultaneous "
+        f"requests allow; http.client alone {speeds['bare files'] / bound:.0%}"
     )
     allowed = min(speeds["local"], speeds["bare packages"])
-    print(f"packages: {speeds['packages'] / allowed:.0%} of what core and server allow")
+    print(f"packages: {speeds['packages'] / allowed:.0%} of what the core and the server allow")
 
 
 def main() -> None:

@@ -1,10 +1,10 @@
-"""Peak memory of `raypipe ingest`, and bytes of its output, for a few and for many detections.
+"""Measure the peak memory of `raypipe ingest` and the bytes it writes, for small and large surveys.
 
 Usage: python -m benchmarks.footprint [--detections 10000 100000] [--products FOLDER]
 
-Each number of detections is ingested by the command, in a workspace of its own; the memory is that
-of all its processes together, looked at while it runs. Their files are hard links. The bytes count
-for spectra of some 500 counts of which no two are alike.
+The command ingests each number of detections in a separate workspace; the memory is that of all its
+processes together, sampled while it runs. The detections' files are hard links. The output bytes
+are measured on spectra of about 500 counts that all differ.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ COUNTS = 500
 
 @dataclass(frozen=True)
 class Output:
-    """Rows of spectra, and what each has on average."""
+    """Rows of spectra, and their average sizes."""
 
     rows: int
     bytes_a_row: float
@@ -53,7 +53,7 @@ class Output:
 
 
 def ingest_survey(workspace: Workspace) -> tuple[Taken, float]:
-    """Ingest by the command; what all its processes take, and the time, s."""
+    """Ingest with the command; returns the cost of all its processes, and the time, s."""
     begin = time.perf_counter()
     command = [sys.executable, "-m", "raypipe.cli", "ingest", "--workspace", workspace.uri]
     command += ["--set", f"ray.num_cpus={PROCESSES}"]
@@ -66,7 +66,7 @@ def ingest_survey(workspace: Workspace) -> tuple[Taken, float]:
 
 
 def output_of(workspace: Workspace) -> Output:
-    """What ingest has written."""
+    """Return the output of ingest."""
     names = workspace.files(spectra_folder(choose_release(workspace, None)), ".parquet")
     size = sum(Path(workspace.path(name)).stat().st_size for name in names)
     rows, totals = 0, [0, 0]
@@ -79,7 +79,7 @@ def output_of(workspace: Workspace) -> Output:
 
 
 def measure_memory(numbers: list[int], products: Path | None) -> None:
-    """Print the footprint of each number of detections, and by what factor memory grows."""
+    """Print the footprint of each number of detections, and the factor by which memory grows."""
     peaks = []
     for number in numbers:
         with tempfile.TemporaryDirectory() as place:
@@ -88,15 +88,15 @@ def measure_memory(numbers: list[int], products: Path | None) -> None:
             output = output_of(workspace)
         peaks.append(taken.memory_bytes)
         print(
-            f"{output.rows} detections in {seconds:.0f} s ({taken.cpu_s:.0f} s of processors): at "
-            f"most {taken.memory_bytes / 1e6:.0f} MB in {taken.processes} processes; {output}",
+            f"{output.rows} detections in {seconds:.0f} s ({taken.cpu_s:.0f} s of CPU time): peak "
+            f"memory {taken.memory_bytes / 1e6:.0f} MB in {taken.processes} processes; {output}",
             flush=True,
         )
-    print(f"memory of {numbers[-1]} over that of {numbers[0]}: {peaks[-1] / peaks[0]:.2f}")
+    print(f"memory for {numbers[-1]} / memory for {numbers[0]}: {peaks[-1] / peaks[0]:.2f}")
 
 
 def measure_output() -> None:
-    """Print the bytes of spectra, no two of which are alike, of some 500 counts."""
+    """Print the bytes per spectrum for spectra of about 500 counts that all differ."""
     with tempfile.TemporaryDirectory() as place:
         survey = Path(place) / "survey"
         bounds = {"counts_min": 0.9 * COUNTS, "counts_max": 1.1 * COUNTS}
@@ -110,7 +110,7 @@ def measure_output() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--detections", type=int, nargs="+", default=[10_000, 100_000])
-    parser.add_argument("--products", type=Path, help="folder of CSC products to be repeated")
+    parser.add_argument("--products", type=Path, help="folder of CSC products to copy")
     options = parser.parse_args()
     measure_output()
     measure_memory(options.detections, options.products)

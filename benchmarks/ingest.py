@@ -1,11 +1,12 @@
-"""All that ingestion is measured by: reading, throughput through Ray, network, memory and bytes.
+"""Run all benchmarks of ingestion: reading, throughput through Ray, network, memory and bytes.
 
 Usage: python -m benchmarks.ingest [--products FOLDER] [--only SECTION ...] [--detections 20000]
                                    [--many 100000]
 
-Each part can be run alone (`python -m benchmarks.reading` ...) and says there how it measures. With
---products, a folder of Chandra Source Catalog products, these are read one by one, too. Run from
-the root of the checkout, on a machine with nothing else to do; it takes some ten minutes.
+Each section is also a separate module (`python -m benchmarks.reading` ...), which describes how
+it measures. With --products, a folder of Chandra Source Catalog products, the section on reading
+reads these one by one. Run it from the root of the checkout, on an otherwise idle machine; it takes
+about ten minutes.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--products", type=Path, help="folder of CSC products")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
-    parser.add_argument("--detections", type=int, default=20_000, help="of the throughput")
-    parser.add_argument("--many", type=int, default=MANY, help=f"memory of these and of {FEW}")
+    parser.add_argument("--detections", type=int, default=20_000, help="for the throughput")
+    parser.add_argument("--many", type=int, default=MANY, help=f"for the memory, beside {FEW}")
     options = parser.parse_args()
     load = os.getloadavg()[0]
     print(f"{os.cpu_count()} CPUs, load {load:.1f} before the start")

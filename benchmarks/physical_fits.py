@@ -1,4 +1,4 @@
-"""Absorbed power law, thermal plasma and black body, fitted to one spectrum on the model's grid."""
+"""Fit an absorbed power law, thermal plasma and black body to a spectrum on the model's grid."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOG_NH_1E22 = (-3.0, 1.5)
 
 @dataclass(frozen=True)
 class Shape:
-    """A source spectrum of one parameter: its range, and points to start fits from."""
+    """A source spectrum with one parameter: its range, and starting values for fits."""
 
     flux: Callable[[FloatArray], FloatArray]
     lowest: float
@@ -46,9 +46,9 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Observation:
-    """What a fit needs: counts and expected background (bins,), and the response.
+    """The input of a fit: counts and expected background (bins,), and the response.
 
-    `photons_to_counts` (n_energy, bins): counts for a photon/cm2/s/keV in each energy bin.
+    `photons_to_counts` (n_energy, bins) gives the counts for a photon/cm2/s/keV in each energy bin.
     """
 
     counts: FloatArray
@@ -64,14 +64,14 @@ class Observation:
         arf_cm2: FloatArray,
         redistribution: FloatArray,
     ) -> Observation:
-        """An observation of `exposure_s` through an area (n_energy,) and a redistribution."""
+        """Make an observation of `exposure_s` through an area (n_energy,) and a redistribution."""
         detected = exposure_s * GRID.energy_width_kev * arf_cm2[:, None] * redistribution
         return cls(np.asarray(counts, float), np.asarray(background, float), detected)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The best of the shapes: its name, Cash statistic, expected counts (bins,) and flux."""
+    """The best-fitting shape: its name, Cash statistic, expected counts (bins,) and flux."""
 
     name: str
     cash: float
@@ -80,7 +80,7 @@ class Fit:
 
 
 def fit_best(observation: Observation) -> Fit:
-    """The shape, absorption and amplitude of least Cash statistic, from several starts each."""
+    """Find shape, absorption and amplitude with the lowest Cash statistic, from several starts."""
     return min((_fit(observation, name) for name in SHAPES), key=lambda fit: fit.cash)
 
 
@@ -110,7 +110,7 @@ def _fit(observation: Observation, name: str) -> Fit:
 
 
 def _scaled(observation: Observation, flux: FloatArray) -> tuple[FloatArray, float]:
-    """Expected counts with the amplitude of least Cash, by Newton steps in its logarithm."""
+    """Scale expected counts to the lowest Cash statistic, by Newton steps in the log amplitude."""
     source = np.maximum(flux @ observation.photons_to_counts, 0.0)
     counts, background = observation.counts, observation.background
     excess = max(float(counts.sum() - background.sum()), 0.5)

@@ -1,12 +1,12 @@
-"""What `plan` predicts from a sample over what ingesting all of it then takes.
+"""Compare the predictions of `plan` from a sample with the actual cost of ingesting everything.
 
 Usage: python -m benchmarks.plan [--detections 2000] [--sample 200] [--survey FOLDER] [--served]
                                   [--rmf chip|exact]
 
-A survey is simulated, or one that is there is taken; plan and ingest run as commands, one after
-the other. CPU time and memory of ingest are those of its process and all below it, looked at every
-quarter of a second: memory shared between processes counts once. With --served the files come from
-a server on loopback. Run from the root of the checkout: server and cluster.yaml are there.
+A survey is simulated, or an existing one is used; `plan` and `ingest` run as commands, one after
+the other. CPU time and memory of `ingest` are those of its process and all its descendants, sampled
+every quarter of a second, with shared memory counted once. With --served the files come from a
+server on loopback. Run it from the root of the checkout, which has the server and cluster.yaml.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PART_ROWS = 500
 
 
 def _command(verb: str, workspace: Workspace, *more: str) -> tuple[str, float, int]:
-    """What a verb prints, the CPU time, s, and the peak memory, bytes, of all its processes."""
+    """Run a verb; returns its output, CPU time, s, and peak memory, bytes, of all its processes."""
     command = [sys.executable, "-m", "raypipe.cli", verb, "--workspace", workspace.uri, *more]
     with (
         subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, text=True) as process,
@@ -76,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--detections", type=int, default=2000)
     parser.add_argument("--sample", type=int, default=200)
-    parser.add_argument("--survey", type=Path, help="folder of a survey that is there")
+    parser.add_argument("--survey", type=Path, help="folder of an existing survey")
     parser.add_argument("--served", action="store_true", help="files come over HTTP")
     parser.add_argument("--rmf", choices=["chip", "exact"], default="chip")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What a process and all those below it take: processor time, and memory at its peak."""
+"""Measure CPU time and peak memory of a process and its descendants."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ LOOK_S = 0.25
 
 @dataclass
 class Taken:
-    """Processor time, s, of all processes seen, also of those that have ended; the most memory
-    seen at a time, bytes, of so many processes."""
+    """Resources that a process tree has used.
+
+    CPU time, s, of all processes seen, including ended ones; peak memory, bytes, and the number of
+    processes at the peak.
+    """
 
     cpu_s: float = 0.0
     memory_bytes: int = 0
@@ -26,7 +29,7 @@ class Taken:
 
 @contextmanager
 def watch(pid: int) -> Iterator[Taken]:
-    """Look at a process tree every `LOOK_S` until the block ends."""
+    """Sample a process tree every `LOOK_S` until the block ends."""
     taken, done = Taken(), threading.Event()
     cpu_s: dict[int, float] = {}
 
@@ -52,5 +55,5 @@ def watch(pid: int) -> Iterator[Taken]:
 
 
 def cpu_s_of(pid: int) -> float:
-    """Processor time so far of a process and of those below it that still run, s."""
+    """Return the CPU time so far, s, of a process and its running descendants."""
     return sum(each.cpu_s for each in tree_use(psutil.Process(pid)).values())

@@ -1,10 +1,10 @@
-"""Time to read PHA, ARF and RMF: raypipe, astropy.io.fits doing the same, decompression alone.
+"""Time the reading of PHA, ARF and RMF: raypipe, astropy.io.fits, and decompression alone.
 
 Usage: python -m benchmarks.reading FOLDER [--seconds 3]
 
-FOLDER holds Chandra Source Catalog products. All ways take a path, give the same arrays, and run
-in this one process on one core, one after the other in every round. The median of the rounds'
-processor times counts, which neighbors on the machine disturb less than the time on the clock.
+FOLDER holds Chandra Source Catalog products. All methods take a path, return the same arrays, and
+run in this process on one core, one after the other in every round. The result is the median CPU
+time over rounds, which other processes on the machine disturb less than wall time.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ from raypipe.ogip.spectrum import background_scale
 FEWEST_ROUNDS = 5
 SPECTRUM_KEYWORDS = ("EXPOSURE", "BACKSCAL", "AREASCAL", "BACKFILE", "ANCRFILE", "RESPFILE")
 SHERPA_MS = (86.0, 170.0)
-"""What sherpa 4.19 took to load, subtract, group by 5 and plot one of these spectra, with its ARF
-and RMF, on a machine of the same class."""
+"""Time that sherpa 4.19 takes to load, subtract, group by 5 and plot one of these spectra.
+
+Measured with its ARF and RMF on a similar machine.
+"""
 
 Way = Callable[[], Any]
 GRID = Grid()
@@ -104,12 +106,12 @@ def astropy_rmf(path: Path) -> Any:
 
 
 def stored_rmf(path: Path) -> Any:
-    """What ingest keeps of an RMF."""
+    """Return the part of an RMF that ingest keeps."""
     return redistribution_on_grid(read_rmf(path), GRID, path.name)
 
 
 def read_subtract_bin(pha_path: Path, arf_path: Path) -> Any:
-    """Net counts a second and keV, and the effective area, in bins of the model's grid."""
+    """Return net counts per second and keV, and the effective area, in bins of the model's grid."""
     pha, arf = read_pha(pha_path), read_arf(arf_path)
     net = pha.counts
     if pha.background is not None:
@@ -119,7 +121,7 @@ def read_subtract_bin(pha_path: Path, arf_path: Path) -> Any:
 
 
 def sherpa_way(pha_path: Path) -> Way | None:
-    """The published way to net spectra in bins, where sherpa can be imported."""
+    """Return the published way to net spectra in bins, if sherpa can be imported."""
     try:
         from sherpa.astro import ui
     except ImportError:
@@ -141,7 +143,7 @@ def decompression(*paths: Path) -> None:
 
 
 def medians_ms(ways: Mapping[str, Way], seconds: float) -> dict[str, float]:
-    """Median processor time of each way, ms, over rounds in which each has a turn."""
+    """Return the median CPU time of each method, ms, over rounds in which they take turns."""
     for way in ways.values():
         way()
     times: dict[str, list[float]] = {name: [] for name in ways}
@@ -157,7 +159,7 @@ def medians_ms(ways: Mapping[str, Way], seconds: float) -> dict[str, float]:
 
 
 def require_same(ours: Any, theirs: Any) -> None:
-    """Raise AssertionError unless two ways to read a file agree."""
+    """Raise AssertionError unless two methods read the same from a file."""
     if sparse.issparse(ours):
         assert abs(ours - theirs).max() == 0
     elif isinstance(ours, list | tuple):
@@ -177,7 +179,7 @@ READERS = {
 
 
 def measure(folder: Path, seconds: float) -> None:
-    """Print a line for every file of the folder, then what each kind comes to at worst."""
+    """Print a line for each file of the folder, then the worst ratio for each kind."""
     print(f"{'ms, medians':31}{'raypipe':>9}{'astropy':>9}{'igzip':>8}   astropy/raypipe/igzip")
     ratios: dict[str, list[float]] = {kind: [] for kind in (*READERS, "pha+arf")}
     for pha in sorted(folder.glob("*_pha3.fits*")):
@@ -226,7 +228,7 @@ def _line_of_net(stem: str, pha: Path, arf: Path, seconds: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--seconds", type=float, default=3.0, help="for each file")
+    parser.add_argument("--seconds", type=float, default=3.0, help="seconds per file")
     options = parser.parse_args()
     measure(options.folder, options.seconds)
 

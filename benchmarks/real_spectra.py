@@ -1,11 +1,11 @@
-"""Real spectra through a trained model: its fold against the best of three physical fits.
+"""Compare a trained model's fold of real spectra with the best of three physical fits.
 
 Usage: python benchmarks/real_spectra.py MODEL FOLDER [FOLDER ...] [--plot FILE.png]
 
-MODEL is a bundle (workspace/models/<id>), FOLDERs hold ACIS spectra with ARF and RMF beside them.
-Each is encoded, folded back, and judged by its Cash statistic: as the encoder says, and refined on
-its own counts. The physical fits (absorbed power law, thermal plasma, black body) see the same
-counts, the same background and the same response. Ratios below one are better than every fit.
+MODEL is a bundle (workspace/models/<id>); each FOLDER holds ACIS spectra with ARF and RMF beside
+them. Each spectrum is encoded and folded back, with the latents of the encoder and with refined
+ones, and judged by its Cash statistic. The physical fits (absorbed power law, thermal plasma, black
+body) use the same counts, background and response. A ratio below one is better than every fit.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ BIN_KEV = float(np.diff(Grid().channel_edges_kev).mean())
 
 @dataclass(frozen=True)
 class Judged:
-    """A spectrum, the best physical fit, and the folds of the model by encoder and refinement."""
+    """A spectrum, its best physical fit, and the model's folds by encoder and refinement."""
 
     name: str
     batch: SpectraBatch
@@ -51,7 +51,7 @@ class Judged:
     zscore: float
 
     def ratio(self, kind: str) -> float:
-        """Cash statistic of a fold over that of the best fit."""
+        """Cash statistic of a fold divided by that of the best fit."""
         return float(cash(self.batch.counts[0], self.folds[kind]).sum()) / self.fit.cash
 
 
@@ -130,7 +130,7 @@ def plot(judged: list[Judged], file: Path) -> None:
 
 
 def _grouped(one: Judged) -> tuple[FloatArray, ...]:
-    """Energy and width, keV, counts, both models and the background in groups of enough counts."""
+    """Group energy and width, keV, counts, both models and background to bins of enough counts."""
     counts = one.batch.counts[0].astype(float)
     starts, held = [0], 0.0
     for i, value in enumerate(counts):
@@ -169,7 +169,7 @@ def main() -> None:
         )
     for kind, most in TARGETS.items():
         worst = max(judged, key=lambda one: one.ratio(kind))
-        print(f"{kind}: worst {worst.ratio(kind):.3f} ({worst.name}); wanted at most {most:.2f}")
+        print(f"{kind}: worst {worst.ratio(kind):.3f} ({worst.name}); target: at most {most:.2f}")
     if args.plot:
         plot(judged, args.plot)
 

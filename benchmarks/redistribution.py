@@ -1,13 +1,13 @@
-"""What it costs to fold a spectrum through another detection's RMF: of its chip, of another chip.
+"""Measure the error from folding a spectrum through the RMF of another detection.
 
 Usage: python benchmarks/redistribution.py FOLDER [FOLDER ...] [--counts 2000]
 
-FOLDERs hold real ACIS spectra with ARF and RMF beside them (PHA files of the CSC or of CIAO). For
-each ordered pair of detections three source spectra are folded through the first's area and both
-matrices: the expected chi2 per bin between the two at --counts counts. And each spectrum's own
-counts are fitted (power law, plasma, black body) through its own matrix and through the other one:
-the Cash statistic that this costs. Pairs are told apart by the chips that headers and places give,
-and by who made the matrices: the CSC or the users of CIAO.
+Each FOLDER holds real ACIS spectra with ARF and RMF beside them (PHA files of the CSC or of CIAO).
+For each ordered pair of detections, three source spectra are folded through the first one's area
+and both matrices, which gives the expected chi2 per bin between the two at --counts counts. Also,
+each spectrum's counts are fitted (power law, plasma, black body) through its own matrix and through
+the other one, which gives the increase of the Cash statistic. Pairs are grouped by their chips,
+from headers and positions, and by the origin of the matrices: the CSC or users of CIAO.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def observed_in(folders: list[Path]) -> list[Observed]:
             continue
         chip = chip_of(spectrum.header)
         if chip is None:
-            print(f"left out: {path.name}: its header does not tell the chip")
+            print(f"left out: {path.name}: its header does not give the chip")
             continue
         background = prepare(batch).background[0].numpy().astype(float)
         found.append(Observed(path.name, chip, batch, background))
@@ -92,7 +92,7 @@ def observed_in(folders: list[Path]) -> list[Observed]:
 
 
 def chi2_per_bin(one: Observed, other: Observed, flux: FloatArray, counts: float) -> float:
-    """Expected chi2 per bin of the fold through the other's matrix, at so many counts."""
+    """Expected chi2 per bin of the fold through the other matrix, at this many counts."""
     photons = flux * one.batch.arf_cm2[0]
     own, foreign = photons @ one.redistribution, photons @ other.redistribution
     own, foreign = own * counts / own.sum(), foreign * counts / foreign.sum()

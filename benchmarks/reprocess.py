@@ -1,11 +1,11 @@
-"""What `reprocess` takes where one detection of a hundred has changed, against starting anew.
+"""Compare `reprocess`, where one detection in a hundred has changed, with starting from scratch.
 
 Usage: python -m benchmarks.reprocess --model BUNDLE [--detections 10000] [--changed 0.01]
 
-A release of linked products is ingested and embedded; its next one has newer versions of the PHA of
-some detections. Told are bytes read by `ingest`, detections measured by `embed`, and seconds, of
-`reprocess` and of the same release from scratch in another workspace; and whether both catalogs
-have the same rows and, to the last digits, numbers.
+A release of linked products is ingested and embedded; in the next release some detections have
+newer versions of their PHA files. Printed are the bytes read by `ingest`, the detections measured
+by `embed`, and the time, of `reprocess` and of the same release made from scratch in another
+workspace; and whether both catalogs have the same rows and, up to rounding, the same numbers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FIRST, NEXT = "r1", "r2"
 
 
 def next_release(files: Path, folder: Path, changed: float) -> int:
-    """Link a folder's files into another, some PHAs as a newer version; returns how many."""
+    """Link a folder's files into another, with newer versions of some PHAs; returns how many."""
     folder.mkdir()
     phas = sorted(files.glob("*_pha3.fits*"))
     step = round(1 / changed)
@@ -51,7 +51,7 @@ def build(workspace: Workspace, source: Path, release: str, model: str, config: 
 
 
 def figures(workspace: Workspace, verb: str) -> dict[str, Any]:
-    """What the last run of a verb wrote down."""
+    """Read the record of a verb's last run."""
     last = max(name for name in workspace.folders("runs") if name.endswith(f"-{verb}"))
     found: dict[str, Any] = workspace.read_json(f"runs/{last}/run.json")["figures"]
     return found
@@ -92,7 +92,7 @@ def main() -> None:
         place = Path(name)
         make_survey(place, options.detections)
         files, newer = place / "files", place / "newer"
-        print(f"{next_release(files, newer, options.changed)} changed of {options.detections}")
+        print(f"{next_release(files, newer, options.changed)} of {options.detections} changed")
         workspace, scratch = Workspace(place / "w"), Workspace(place / "scratch")
         build(workspace, files, FIRST, options.model, config)
         begin = time.perf_counter()

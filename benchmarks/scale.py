@@ -1,19 +1,19 @@
-"""How time and memory of `ingest` and `embed` grow with detections, and what Ray costs.
+"""Measure how time and memory of `ingest` and `embed` grow with detections, and Ray's overhead.
 
 Usage: python -m benchmarks.scale [--detections 10000 100000 1000000] [--cores 1 2]
                                   [--driver 2600 32768] [--overhead 12000] [--model BUNDLE]
 
-So many detections, whose files are hard links to those of 400 simulated ones, are ingested and
-embedded (without errors, which is most detections a second) on a local Ray, held to so many cores.
-Every half second the memory of the driver, of Ray's own processes, and of the workers is looked at
-(PSS: a shared page counts once), and what is in the object store. The last column says how long a
-detection took beside one of the smaller number before, start included in neither.
+Detections, whose files are hard links to those of 400 simulated ones, are ingested and embedded
+(without errors, which is the fastest mode) on a local Ray that is restricted to a number of cores.
+The memory of the driver, of Ray's own processes and of the workers (PSS: a shared page counts once)
+and the content of the object store are sampled every half second. The last column is the time per
+additional detection, relative to the row with fewer detections, without start-up.
 
-With --driver, so many parts of which each does nothing: what Ray and the driver take for a part,
-where each part is a task, as on a cluster that was joined, and where tasks have many, as locally.
+--driver runs empty parts and measures the cost per part for Ray and the driver, with one part per
+task, as on a cluster that was joined, and with many parts per task, as on a local Ray.
 
-With --overhead, `ingest` of so many detections in parts of various sizes, and `embed` of them in
-batches of various sizes, beside two bare processes that do the same parts without Ray.
+--overhead runs `ingest` with parts of various sizes, and `embed` with batches of various sizes,
+beside two bare processes that do the same parts without Ray.
 """
 
 from __future__ import annotations
@@ -61,20 +61,20 @@ ROUNDS = 3
 
 @dataclass
 class Cost:
-    """Time of a verb, s, with Ray running already, and the most memory of each kind, bytes."""
+    """Time of a verb, s, with Ray already running, and peak memory by kind of process, bytes."""
 
     seconds: float = 0.0
     peak_bytes: dict[str, int] = field(default_factory=dict)
 
     @property
     def memory_bytes(self) -> int:
-        """All kinds of processes; their peaks need not be at the same time."""
+        """Sum over all kinds of processes, whose peaks need not coincide."""
         return sum(self.peak_bytes[kind] for kind in (DRIVER, RAYS_OWN, WORKERS))
 
 
 @contextmanager
 def looked_at() -> Iterator[Cost]:
-    """What the block costs, looked at while it runs."""
+    """Measure the cost of the block while it runs."""
     cost, over = Cost(), threading.Event()
     looking = threading.Thread(target=look_at, args=(cost, over))
     looking.start()
@@ -88,7 +88,7 @@ def looked_at() -> Iterator[Cost]:
 
 
 def look_at(cost: Cost, over: threading.Event) -> None:
-    """Keep the most memory of each kind until it is over."""
+    """Record the peak memory of each kind until the end."""
     (first,) = ray.nodes()
     node = first["NodeManagerAddress"], first["NodeManagerPort"]
     while not over.wait(LOOK_S):
@@ -110,7 +110,7 @@ def _kind(pid: int) -> str:
 
 
 def run_verbs(uri: str, model: str, cores: int, link: Connection) -> None:
-    """Ingest and embed as a process of its own, held to so many cores; sends what each cost."""
+    """Ingest and embed in a separate process on a number of cores; sends the cost of each."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     config = _settings(cores, {})
     verbs: dict[str, Callable[[], object]] = {
@@ -131,12 +131,12 @@ def _settings(cores: int, embed_settings: dict[str, object]) -> Config:
 
 
 def measure_growth(numbers: list[int], cores: list[int], model: str) -> None:
-    """Print what each number of detections costs on so many cores, and how that grows."""
+    """Print the cost of each number of detections on a number of cores, and how it grows."""
     spawn = multiprocessing.get_context("spawn")
     before: dict[tuple[int, str], tuple[int, Cost]] = {}
     print(
-        f"{'':8}{'cores':>6}{'detections':>12}{'s':>8}{'a second':>10}"
-        f"{'driver':>8}{'Ray':>7}{'workers':>9}{'store':>7} MB   time, memory beside fewer"
+        f"{'':8}{'cores':>6}{'detections':>12}{'s':>8}{'per s':>10}"
+        f"{'driver':>8}{'Ray':>7}{'workers':>9}{'store':>7} MB   growth of time, memory"
     )
     for detections in numbers:
         with tempfile.TemporaryDirectory() as place:
@@ -153,7 +153,7 @@ def measure_growth(numbers: list[int], cores: list[int], model: str) -> None:
                 for verb, cost in costs.items():
                     _print_cost(verb, count, detections, cost, before.get((count, verb)))
                     before[count, verb] = detections, cost
-    print(f"wanted: time within {LINEAR}, memory within {FLAT}; load averages {os.getloadavg()}")
+    print(f"target: time within {LINEAR}, memory within {FLAT}; load averages {os.getloadavg()}")
 
 
 def _print_cost(
@@ -182,7 +182,7 @@ def _clear(workspace: Workspace) -> None:
 
 
 def measure_driver(numbers: list[int]) -> None:
-    """Print what so many empty parts cost the driver."""
+    """Print the cost of empty parts for the driver."""
     spawn = multiprocessing.get_context("spawn")
     for parts in numbers:
         for tasks in parts, min(parts, TASKS_A_SLOT * throughput.PROCESSES):
@@ -194,7 +194,7 @@ def measure_driver(numbers: list[int]) -> None:
             process.join()
             print(
                 f"{parts:9} parts in {tasks:9} tasks: {cost.seconds:8.1f} s, "
-                f"{1e3 * cost.seconds / parts:8.3f} ms a part; driver "
+                f"{1e3 * cost.seconds / parts:8.3f} ms per part; driver "
                 f"{cost.peak_bytes[DRIVER] / 1e6:.0f} MB, Ray's own "
                 f"{cost.peak_bytes[RAYS_OWN] / 1e6:.0f} MB, object store "
                 f"{cost.peak_bytes[STORE] / 1e6:.1f} MB",
@@ -203,7 +203,7 @@ def measure_driver(numbers: list[int]) -> None:
 
 
 def run_empty_parts(parts: int, tasks: int, link: Connection) -> None:
-    """Do parts that do nothing, in a process of its own; sends what that cost."""
+    """Run parts that do nothing in a separate process; sends their cost."""
     with ray_session(_settings(throughput.PROCESSES, {}).ray):
         for _ in map_parts("nothing", range(100), lambda part: {}, 16, num_cpus=1):
             pass
@@ -230,7 +230,7 @@ def measure_overhead(place: Path, detections: int, model: str) -> None:
 
 
 def _ingest_share(workspace: Workspace, release: str) -> float:
-    """Time of two bare processes that make and write the parts, over that of `ingest`."""
+    """Time of two bare processes that make and write the parts, divided by that of `ingest`."""
     settings = _settings(throughput.PROCESSES, {})
     ingest(workspace, config=settings)
     links = throughput.start_bare(workspace, release)
@@ -248,7 +248,7 @@ def _ingest_share(workspace: Workspace, release: str) -> float:
 def _embed_share(
     workspace: Workspace, release: str, model: str, size: int, detections: int
 ) -> tuple[float, float]:
-    """The same of `embed` with batches of a size; and its spectra a second, start included."""
+    """The same ratio for `embed` with batches of a size; also spectra per second, with start-up."""
     settings = _settings(throughput.PROCESSES, {"batch_size": size})
     links = embedding.start_loops(
         workspace, release, model, EmbedConfig(errors=False, batch_size=size)

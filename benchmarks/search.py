@@ -1,11 +1,11 @@
-"""Time of a search among a million detections: raypipe, and Euclidean trees of scikit-learn.
+"""Time searches among a million detections: raypipe, and Euclidean trees of scikit-learn.
 
 Usage: python -m benchmarks.search WORKSPACE [--rows 1000000] [--queries 50] [--model ID]
 
-The catalog of WORKSPACE is repeated, with latents moved by half their errors, until it has that
-many rows; it is written as a catalog of its own, opened and asked. One process and one thread;
-every query is asked of all ways, one after the other. The trees know no errors: they are what one
-would have without.
+The catalog of WORKSPACE is repeated, with latents shifted by half their errors, until it has that
+many rows; it is written as a separate catalog, opened and searched. One process with one thread
+runs every query with all methods in turn. The trees ignore the errors of latents; they show what a
+search without errors would cost.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _compare(opened: LatentSearch, queries: int) -> None:
             ask(int(row))
             wall[name].append(1e3 * (time.perf_counter() - started))
             processor[name].append(1e3 * (time.process_time() - used))
-    print(f"ms a query of {queries}: median, worst on the clock; median, worst of the processor")
+    print(f"ms per query, {queries} queries: wall time median, worst; CPU time median, worst")
     for name in ways:
         figures = [f(each[name]) for each in (wall, processor) for f in (np.median, np.max)]
         ratio = np.median(processor["raypipe"]) / np.median(processor[name])
@@ -131,7 +131,7 @@ def _misspelled(opened: LatentSearch) -> None:
         try:
             ask(name)
         except raypipe.UsageError as error:
-            print(f"{1e3 * (time.perf_counter() - started):.0f} ms to say: {error}")
+            print(f"{1e3 * (time.perf_counter() - started):.0f} ms to answer: {error}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Time to simulate detections: drawn in memory, and written as files.
+"""Time the simulation of detections, in memory and written as files.
 
 Usage: python benchmarks/simulation.py [--detections 4000] [--seed 0]
 
-Drawing runs in this one process on one core; writing uses a thread for every CPU.
+Drawing runs in this process on one core; writing uses one thread per CPU.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""A long run on a cluster that loses a machine every minute: nothing may be lost with it.
+"""Run on a cluster that loses a machine every minute, and check that no detection is lost.
 
 Usage: python -m benchmarks.soak [--detections 200000] [--every 60] [--model BUNDLE] [--seed N]
 
 Simulated detections (hard links to the files of 400) are discovered, then ingested and embedded on
-a Ray cluster of three machines of one CPU beside a head without any, all on this computer. Every
-so many seconds all processes of one machine are killed at once, and another machine joins. At the
-end every detection must be in the catalog once, and nothing half written in the workspace. Prints
-each loss with what was published at that moment.
+a Ray cluster of three machines with one CPU each and a head without CPUs, all on this computer. At
+regular intervals all processes of one machine are killed at once, and another machine joins. At the
+end every detection must be in the catalog exactly once, and no half-written file in the workspace.
+Prints each loss with the number of parts published at that moment.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def soak(
     every_s: float,
     moments: random.Random,
 ) -> tuple[float, int]:
-    """Lose a machine every so many seconds until the driver ends; the time, s, and the losses."""
+    """Kill machines at intervals until the driver ends; returns the time, s, and the losses."""
     begin, losses = time.monotonic(), 0
     while True:
         try:
@@ -59,7 +59,7 @@ def soak(
 
 
 def check(workspace: Workspace, detections: int) -> None:
-    """Raise AssertionError unless each detection is in spectra and catalog once."""
+    """Raise AssertionError unless each detection is in spectra and catalog exactly once."""
     release = choose_release(workspace, None)
     ids = workspace.read_folder(f"manifest/{release}", ["detection_id"])["detection_id"].to_numpy()
     assert len(np.unique(ids)) == detections
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--detections", type=int, default=200_000)
     parser.add_argument("--every", type=float, default=60.0, help="seconds between two losses")
     parser.add_argument("--model", default=str(MODEL), help="bundle to encode with")
-    parser.add_argument("--seed", type=int, default=0, help="of which machine is lost")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of the machine")
     options = parser.parse_args()
     moments = random.Random(options.seed)
     print(f"load averages {os.getloadavg()} on {os.cpu_count()} CPUs")

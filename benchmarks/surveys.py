@@ -1,4 +1,4 @@
-"""Surveys of any number of detections to measure ingestion with, and a server of one."""
+"""Make surveys of any size to measure ingestion with, and serve one over HTTP."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ ROWS_AT_ONCE = 50_000
 
 
 def make_survey(place: Path, detections: int, products: Path | None = None) -> Workspace:
-    """A workspace in `place` with the manifest of so many detections, whose files are there, too.
+    """Make a workspace in `place` with a manifest of `detections` detections and their files.
 
-    The files are hard links, under obsids of their own, to those of `SIMULATED` simulated
-    detections, or to copies of the catalog's products in the folder `products`.
+    The files are hard links, under distinct obsids, to those of `SIMULATED` simulated detections,
+    or to copies of the catalog's products in the folder `products`.
     """
     originals, files = place / "originals", place / "files"
     if products is None:
@@ -62,7 +62,7 @@ def make_survey(place: Path, detections: int, products: Path | None = None) -> W
 
 
 def _link(original: Path, link: Path) -> None:
-    """A hard link, to a new copy of the original where that has as many as its disk allows."""
+    """Make a hard link, to a new copy of the original once that has as many as the disk allows."""
     try:
         os.link(original, link)
     except OSError as error:
@@ -75,7 +75,7 @@ def _link(original: Path, link: Path) -> None:
 
 
 class Elsewhere:
-    """Stands for a server in another process where only its address matters."""
+    """Represents a server in another process where only its address matters."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -83,7 +83,7 @@ class Elsewhere:
 
 @contextmanager
 def served(folder: Path, latency_s: float = 0.0) -> Iterator[Elsewhere]:
-    """A server of a folder, for as long as the block lasts, in a process of its own."""
+    """Serve a folder from a separate process while the block runs."""
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
     process = spawn.Process(target=_serve, args=(folder, latency_s, theirs), daemon=True)
@@ -102,9 +102,9 @@ def _serve(folder: Path, latency_s: float, link: Connection) -> None:
 
 
 def replicate(place: Path, originals: Workspace, detections: int) -> Workspace:
-    """A workspace in `place` with so many spectra, copies of those of another under other names.
+    """Make a workspace in `place` whose spectra are copies of another's under distinct names.
 
-    Manifest, spectra and redistributions are there as after `ingest`, the files are not.
+    It has manifest, spectra and redistributions as after `ingest`, but not the files.
     """
     release = choose_release(originals, None)
     spectra = originals.read_folder(spectra_folder(release))
@@ -131,7 +131,7 @@ def replicate(place: Path, originals: Workspace, detections: int) -> Workspace:
 
 
 def _copies(release: str, originals: int, detections: int) -> Iterator[pa.Table]:
-    """Rows of a manifest, each a copy of one of so many originals in turn; two a source."""
+    """Make manifest rows, each a copy of one of the originals in turn, two per source."""
     for start in range(0, detections, ROWS_AT_ONCE):
         numbers = np.arange(start, min(start + ROWS_AT_ONCE, detections))
         yield pa.table(

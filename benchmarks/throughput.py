@@ -1,11 +1,12 @@
-"""Detections a second of `ingest` through Ray, against bare processes that loop over the readers.
+"""Compare the throughput of `ingest` through Ray with bare processes that loop over the readers.
 
 Usage: python -m benchmarks.throughput [--detections 20000] [--rounds 3] [--products FOLDER]
 
 Two processes without Ray, each with half of the parts, (1) read PHA and ARF of their detections,
-(2) make the rows of spectra of them, (3) write these as parts. Then `raypipe.ingest` does all of
-it on a local Ray of two CPUs that runs since the beginning. They take turns; medians count. What
-starting costs is told apart: Ray itself, and the first parts of workers that import what they need.
+(2) make rows of spectra from them, (3) write these as parts. Then `raypipe.ingest` does all of this
+on a local Ray of two CPUs, which runs from the beginning. They take turns, and the medians count.
+The cost of starting is printed separately: Ray itself, and the first parts of each worker, which
+imports its modules.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ PROCESSES = 2
 
 
 class Bare:
-    """What a bare process does with a part, without Ray."""
+    """The work of a bare process on a part, without Ray."""
 
     def __init__(self, uri: str, release: str) -> None:
         self.workspace = Workspace(uri)
@@ -82,7 +83,7 @@ WAYS = {
 
 
 def _loop(uri: str, release: str, parts: list[int], link: Connection) -> None:
-    """Do what the link says, part after part, and answer with the processor time, s."""
+    """Process parts in the way that the link names, and answer with the CPU time, s."""
     bare = Bare(uri, release)
     while (way := link.recv()) is not None:
         work: Callable[[int], None] = getattr(bare, way)
@@ -93,7 +94,7 @@ def _loop(uri: str, release: str, parts: list[int], link: Connection) -> None:
 
 
 def measure(place: Path, detections: int, rounds: int, products: Path | None) -> None:
-    """Print what each way does in a second, and how `ingest` compares."""
+    """Print the throughput of each way, and how `ingest` compares."""
     workspace = make_survey(place, detections, products)
     release = choose_release(workspace, None)
     settings = Config(ray=RayConfig(address="local", num_cpus=PROCESSES))
@@ -125,9 +126,9 @@ def measure(place: Path, detections: int, rounds: int, products: Path | None) ->
         who = "" if name == "ingest" else f"{PROCESSES} bare processes "
         print(
             f"{who + label:42}{detections / medians[name]:8.0f} detections/s, "
-            f"{1e3 * cpus[name] / detections:.3f} ms of processor time each; ingest is at "
+            f"{1e3 * cpus[name] / detections:.3f} ms of CPU time each; ingest reaches "
             f"{medians[name] / medians['ingest']:.0%} ({cpus[name] / cpus['ingest']:.0%} by "
-            "processor time)"
+            "CPU time)"
         )
 
 
@@ -146,7 +147,7 @@ def start_bare(workspace: Workspace, release: str) -> list[Connection]:
 def run_bare(
     links: list[Connection], way: str, workspace: Workspace, release: str
 ) -> tuple[float, float]:
-    """Time on the clock and of processors, s."""
+    """Return wall time and CPU time, s."""
     _clear(workspace, release)
     begin = time.perf_counter()
     for link in links:
@@ -156,7 +157,7 @@ def run_bare(
 
 
 def run_ingest(workspace: Workspace, release: str, settings: Config) -> tuple[float, float]:
-    """Time on the clock and of processors, s; workers stay from run to run."""
+    """Return wall time and CPU time, s; workers stay alive between runs."""
     _clear(workspace, release)
     begin, cpu = time.perf_counter(), cpu_s_of(os.getpid())
     totals = ingest(workspace, config=settings)
@@ -174,7 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--detections", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--products", type=Path, help="folder of CSC products to be repeated")
+    parser.add_argument("--products", type=Path, help="folder of CSC products to copy")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         measure(Path(place), options.detections, options.rounds, options.products)

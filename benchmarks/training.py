@@ -1,23 +1,24 @@
-"""Spectra a second of `train` under Ray Train, against a bare loop of PyTorch, and on a GPU.
+"""Compare the throughput of `train` under Ray Train with a bare PyTorch loop, on CPUs and on a GPU.
 
 Usage: python -m benchmarks.training [--detections 8000] [--epochs 3] [--rounds 3]
            [--set KEY=VALUE ...] [--device cuda] [--batches 64 512 4096] [--peak-tflops X]
 
-They take turns, on CPUs: (1) the bare loop, in this process, one thread; (2) `raypipe.train` with
-one worker of one thread, on a local Ray of two CPUs that runs since the beginning; (3) with two. An
-epoch is the training steps and a pass over the validation spectra. Of each training the first epoch
-is left out, and the median of the others of all rounds counts. `train` is told twice: by the epochs
-alone, as in the history of `metrics.json`, and from the end of an epoch to the end of the next,
-checkpoint and report between them included, which (1) has none of.
+On CPUs three ways take turns: (1) the bare loop, in this process with one thread; (2)
+`raypipe.train` with one worker of one thread, on a local Ray of two CPUs, which runs from the
+beginning; (3) the same with two workers. An epoch is the training steps and a pass over the
+validation spectra. The first epoch of each training is left out, and the median of the others over
+all rounds counts. For `train` two speeds are printed: by the epochs alone, as in the history of
+`metrics.json`, and from the end of an epoch to the end of the next, which includes checkpoint and
+report; the bare loop has neither.
 
 The bare loop has the model, spectra, batch size, thinning, loss, optimizer, clipping and schedule
-of `train`, but its tensors are float32, the background smoothed beforehand, where `train` keeps
-compact spectra and smooths that of each batch.
+of `train`. Its tensors are float32 with the background smoothed beforehand, whereas `train` keeps
+compact spectra and smooths the background of each batch.
 
-With a GPU: what raypipe's learner, without Ray, does on it in float32, in bfloat16 and compiled,
-for some sizes of a step; how much that is of the peak that `--peak-tflops` says, matrix products
-alone counted; and how long a large training would take. Load averages are told before and after:
-on a machine that is not idle compare ratios, if anything.
+On a GPU it measures raypipe's learner, without Ray, in float32, in bfloat16 and compiled, for
+several step sizes; the share of the peak given with `--peak-tflops`, counting matrix products only;
+and the projected time of a large training. Load averages are printed before and after: on a machine
+that is not idle, only ratios are meaningful.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ ARITHMETICS = {
 
 
 class Ends(logging.Handler):
-    """When the epochs of trainings ended, as the driver heard of it, s."""
+    """Times at which the epochs of trainings ended, as seen by the driver, s."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +89,7 @@ class Ends(logging.Handler):
 
 @contextmanager
 def ends_of_epochs() -> Iterator[Ends]:
-    """Listen to the progress of trainings while the block runs."""
+    """Record the progress of trainings while the block runs."""
     progress, ends = logging.getLogger("raypipe.training.progress"), Ends()
     progress.setLevel(logging.INFO)
     progress.addHandler(ends)
@@ -100,8 +101,11 @@ def ends_of_epochs() -> Iterator[Ends]:
 
 @dataclass
 class Course:
-    """Of one way to train, over all rounds: spectra a second of epochs, alone and from end to end,
-    what else a training took, s; the last one's validation loss, and its optimizer steps."""
+    """One way to train, over all rounds.
+
+    Spectra per second of epochs, alone and from end to end; the other time of a training, s; the
+    last one's validation loss and optimizer steps.
+    """
 
     alone: list[float] = field(default_factory=list)
     to_end: list[float] = field(default_factory=list)
@@ -111,7 +115,7 @@ class Course:
 
 
 class Epoch(NamedTuple):
-    """Of the bare loop."""
+    """One epoch of the bare loop."""
 
     steps: int
     seconds: float
@@ -170,7 +174,7 @@ def run_bare(config: Config, spectra: Batch, others: Batch, course: Course) -> N
 
 
 def run_train(workspace: Workspace, config: Config, course: Course) -> None:
-    """Train anew, whatever is there already."""
+    """Train from scratch, even if the model exists."""
     for folder in "models", "checkpoints":
         workspace.delete_folder(folder)
     begin = time.perf_counter()
@@ -216,7 +220,7 @@ def measure_device(
     batches: list[int],
     peak_tflops: float | None,
 ) -> None:
-    """Print what a learner does on a device in each arithmetic, for each size of a step.
+    """Print the speed of a learner on a device for each precision and step size.
 
     Spectra are repeated until an epoch has `STEPS_ON_DEVICE` steps; the first epoch, in which
     modules are compiled, is left out.
@@ -251,7 +255,7 @@ def measure_device(
 
 
 def flop_of_a_spectrum(config: Config, spectra: CompactSpectra) -> float:
-    """Floating-point operations of the matrix products that training on a spectrum takes."""
+    """Count the floating-point operations of the matrix products in training on one spectrum."""
     network = build(config.model, Grid()).train()
     batch = spectra.take(torch.arange(min(64, len(spectra))))
     shown = thin(batch, config.train.thinning_min, network.most_shown)
@@ -263,7 +267,7 @@ def flop_of_a_spectrum(config: Config, spectra: CompactSpectra) -> float:
 def read(
     workspace: Workspace, config: Config, device: torch.device
 ) -> tuple[CompactSpectra, CompactSpectra]:
-    """The spectra for training and for validation, as `train` reads them."""
+    """Read the spectra for training and validation as `train` does."""
     roster = read_roster(workspace, choose_release(workspace, None), config.train)
     reader = PartReader(workspace, roster, device)
     return reader.read(roster.rows(TRAIN)), reader.read(roster.rows(VALIDATION))
@@ -279,12 +283,12 @@ def _tell(name: str, course: Course) -> None:
     if course.to_end:
         text += f", {statistics.median(course.to_end):.0f} from end to end of epochs"
     beside = statistics.median(course.beside_s)
-    print(f"{text}; {beside:.1f} s beside the epochs; validation loss {course.loss:.3f}")
+    print(f"{text}; {beside:.1f} s outside the epochs; validation loss {course.loss:.3f}")
 
 
 def _compare(name: str, these: list[float], those: list[float], wanted: float) -> None:
     ratio = statistics.median(these) / statistics.median(those)
-    print(f"{name:36}{ratio:.3f} (wanted: {wanted})")
+    print(f"{name:36}{ratio:.3f} (target: {wanted})")
 
 
 def _tell_load(when: str) -> None:
@@ -295,12 +299,12 @@ def _tell_load(when: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--detections", type=int, default=8_000)
-    parser.add_argument("--epochs", type=int, default=3, help="of a training, at least 2")
+    parser.add_argument("--epochs", type=int, default=3, help="epochs per training, at least 2")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--set", action="append", default=[], help="another setting, KEY=VALUE")
     parser.add_argument("--device", type=torch.device, default=torch.device("cuda"))
     parser.add_argument("--batches", type=int, nargs="+", default=[64, 512, 4096])
-    parser.add_argument("--peak-tflops", type=float, help="of the device, to compare with")
+    parser.add_argument("--peak-tflops", type=float, help="peak of the device, for comparison")
     options = parser.parse_args()
     if options.epochs < 2:
         parser.error("--epochs: the first is left out, so there must be two")
@@ -314,7 +318,7 @@ def main() -> None:
         measure(workspace, config, options.rounds)
         _tell_load("after")
         if options.device.type == "cuda" and not torch.cuda.is_available():
-            print("on a GPU: not measured, there is none")
+            print("GPU: not measured, because there is none")
         else:
             measure_device(workspace, config, options.device, options.batches, options.peak_tflops)
 

@@ -1,19 +1,20 @@
-"""What tuning is worth: its best settings against the configuration's own, on equal compute.
+"""Compare the settings found by tuning with the configured ones, for equal computing time.
 
 Usage: python -m benchmarks.tune [--detections 4000] [--epochs 10] [--trials 8] [--keep FOLDER]
            [--set KEY=VALUE ...]
 
-On a simulated survey `raypipe.tune` tries so many settings, one trial after the other, one worker
-of one thread. Four models are told: the configuration's own settings and the best trial's, both
-after the epochs of a trial; and both trained for as long as all trials together took (seconds of
-epochs, from each one's own seconds an epoch), which is what the tuning cost. "On equal compute"
-the third, which needed no tuning, stands against the second, which needed it all; the third and
-the fourth say which settings are better when there is time.
+On a simulated survey `raypipe.tune` runs the trials one after the other, with one worker of one
+thread. Four models are compared: the configured settings and the best trial's, (1, 2) both after
+the epochs of a trial, and (3, 4) both trained for as long as all trials together took, which is the
+cost of the tuning (seconds of epochs, from the seconds per epoch of each). For equal computing
+time, compare (3), which needed no tuning, with (2), which needed all of it; (3) and (4) show which
+settings are better when there is time.
 
-Cash per bin is that of the half of the counts that the encoder was not shown
-(`raypipe.model.halves`), the same halves for all; its error, and that of a difference on the same
-spectra, is the standard deviation over bootstrap samples of the spectra. The test sources took
-part in nothing. Load averages are told: compare ratios of seconds, if anything.
+Cash per bin is that of the half of the counts that the encoder does not see
+(`raypipe.model.halves`), the same halves for all models; its error, and that of a difference on the
+same spectra, is the standard deviation over bootstrap samples of the spectra. The test sources took
+no part in the search. Load averages are printed: only ratios of times are meaningful on a busy
+machine.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Contestant(NamedTuple):
 
 
 def compete(workspace: Workspace, config: Config) -> list[Contestant]:
-    """Tune, then train the configuration's own settings and the best ones for as long."""
+    """Tune, then train the configured and the best settings for as long as the tuning took."""
     space = read_space(config)
     best_id = tune(workspace, release=RELEASE, config=config)
     (tune_id,) = workspace.folders("tuning")
@@ -86,7 +87,7 @@ def compete(workspace: Workspace, config: Config) -> list[Contestant]:
 
 
 def _longer(settings: Config, record: Record, seconds: float) -> tuple[Config, int]:
-    """The settings with as many epochs as take so long at the trial's own speed."""
+    """Set the number of epochs that takes this long at the trial's own speed."""
     epochs = max(1, round(seconds * record.epochs / record.seconds))
     values = settings.model_dump()
     values["train"]["epochs"] = epochs
@@ -116,7 +117,7 @@ def bootstrap_error(values: npt.NDArray[np.float64]) -> float:
 
 
 def tell(workspace: Workspace, config: Config, contestants: list[Contestant]) -> None:
-    """Print the table and who wins."""
+    """Print the table and the comparisons."""
     cash = {
         (each.name, split): cash_of(workspace, config, each.model_id, split)
         for each in contestants
@@ -158,9 +159,9 @@ def _tell_load(when: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--detections", type=int, default=4_000)
-    parser.add_argument("--epochs", type=int, default=10, help="of a trial, at most")
+    parser.add_argument("--epochs", type=int, default=10, help="most epochs per trial")
     parser.add_argument("--trials", type=int, default=8)
-    parser.add_argument("--keep", type=Path, help="folder for survey and workspace; else temporary")
+    parser.add_argument("--keep", type=Path, help="folder to keep survey and workspace")
     parser.add_argument("--set", action="append", default=[], help="another setting, KEY=VALUE")
     options = parser.parse_args()
     own: list[Any] = ["train.num_workers=1", "train.patience=100000", "tune.concurrent_trials=1"]

@@ -36,6 +36,9 @@ def shown(address: Address) -> str:
     text = os.fspath(address)
     if _LOST_SLASH.match(text):
         return f"{text.partition(':')[0]}://..."
+    scheme, separator, _ = text.partition("://")
+    if separator and scheme not in ("s3", "file"):
+        text = text.partition("?")[0].partition("#")[0]
     return printable(redact(text))
 
 
@@ -64,9 +67,11 @@ def local_file(address: Address) -> Iterator[Path]:
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="raypipe-") as folder:
-        path = Path(folder) / f"table{_suffixes(text)}"
         try:
+            path = Path(folder) / f"table{_suffixes(text)}"
             _fetch(text, path)
+        except ValueError as error:
+            raise UsageError(f"{shown(address)}: not an address") from error
         except OSError as error:
             raise RaypipeError(f"{shown(address)}: cannot be fetched ({error})") from error
         yield path

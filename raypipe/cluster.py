@@ -1,4 +1,4 @@
-"""The Ray cluster a verb runs on."""
+"""Connect to a Ray cluster, or start a local one, and run work on it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from raypipe.errors import RaypipeError, UsageError
 log = logging.getLogger(__name__)
 
 TASKS_A_SLOT = 8
+"""Tasks per task slot of a local cluster, so that all slots finish at about the same time."""
 
 _API_SERVER = "RAY_API_SERVER_ADDRESS"
 
@@ -33,10 +34,10 @@ _ENVIRONMENT = {
 
 @contextmanager
 def ray_session(config: RayConfig, dashboard: bool = False) -> Iterator[None]:
-    """Have Ray running inside the block.
+    """Keep Ray running inside the block.
 
-    Joins the cluster of `config.address` or RAY_ADDRESS, else starts a local one and shuts it down
-    at the end, with its `dashboard` where that is wanted. A Ray that runs already in this process
+    Joins the cluster of `config.address` or RAY_ADDRESS; otherwise starts a local Ray, with its
+    `dashboard` if requested, and shuts it down at the end. If this process runs Ray already, that
     is used and left running.
     """
     if ray.is_initialized():
@@ -68,10 +69,10 @@ def ray_session(config: RayConfig, dashboard: bool = False) -> Iterator[None]:
 
 @contextmanager
 def _dashboard_port() -> Iterator[int]:
-    """A free port for a local Ray's dashboard, which its processes look for there.
+    """Choose a free port for the dashboard of a local Ray, and tell Ray's processes about it.
 
-    Left to themselves they look among all Rays on the machine, and give up where there is another:
-    workers of a training that Ray Tune stops then keep their CPUs.
+    Without it they search for a dashboard among all Rays on the machine and give up if there is
+    more than one; workers of a training that Ray Tune stops then keep their CPUs.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -87,9 +88,9 @@ def _dashboard_port() -> Iterator[int]:
 
 
 def _keep_token_private() -> None:
-    """Let no other user of the machine read the token that Ray has written for the local cluster.
+    """Forbid other users to read the token that Ray has written for the local cluster.
 
-    Who has the token runs programs as its owner.
+    Whoever has the token can run programs as its owner.
     """
     token = Path.home() / ".ray" / "auth_token"
     if token.is_file() and token.stat().st_mode & 0o077:
@@ -97,9 +98,10 @@ def _keep_token_private() -> None:
 
 
 def _stop_executions() -> None:
-    """End what Ray Data still executes after an exception, Ctrl-C among them.
+    """Stop executions of Ray Data that continue after an exception, including Ctrl-C.
 
-    Its threads outlive the iteration they serve, and without Ray they would start another one.
+    Their threads outlive the iteration they serve, and would start another Ray once this one is
+    gone.
     """
     for thread in threading.enumerate():
         if isinstance(thread, StreamingExecutor):
@@ -111,16 +113,16 @@ def _address(config: RayConfig) -> str:
 
 
 def joins_cluster(config: RayConfig) -> bool:
-    """Whether verbs join a cluster, which may grow when asked, instead of starting a local one."""
+    """Whether verbs join a cluster, which may grow on demand, rather than start a local one."""
     return _address(config) != "local"
 
 
 def tasks_for(parts: int, cpus: float, config: RayConfig) -> int:
-    """Among how many tasks that ask for so many CPUs to share the parts.
+    """Return the number of tasks, each with `cpus` CPUs, among which to divide the parts.
 
-    Between two tasks of Ray Data a CPU is idle for some 0.2 s. On a local cluster a task has
-    several parts, therefore, and each CPU several tasks, so that all end at about the same time. A
-    cluster that was joined may grow: there each part is a task.
+    Ray Data leaves a CPU idle for about 0.2 s between two tasks. On a local cluster a task
+    therefore has several parts, and each CPU several tasks, so that all end at about the same time.
+    A cluster that was joined may grow: there each part is a task.
     """
     if joins_cluster(config):
         return parts
@@ -135,12 +137,12 @@ def map_parts(
     tasks: int | None = None,
     **options: Any,
 ) -> Iterator[dict[str, Any]]:
-    """Run `work` on each part number in tasks of Ray Data; yield its answers as they come.
+    """Run `work` on each part number in tasks of Ray Data; yields the answers as they arrive.
 
-    `name` is what Ray's dashboard calls the dataset and its tasks. `work` is a function of a part,
-    or, for a pool of actors, a class whose instances are one; `tasks` is the number of tasks, by
-    default one a part; `options` are those of `Dataset.map_batches`. A RaypipeError of a worker is
-    raised here as itself: Ray would hand on its text alone, inside its own error.
+    `name` labels the dataset and its tasks in Ray's dashboard. `work` is a function of a part
+    number, or, for a pool of actors, a class whose instances are such functions. `tasks` is the
+    number of tasks, by default one per part; `options` are those of `Dataset.map_batches`. A
+    RaypipeError of a worker is raised here as itself; Ray would wrap its text in an error of Ray.
     """
     if isinstance(work, type):
 
@@ -176,7 +178,7 @@ def _answer(work: Callable[[int], dict[str, Any]], batch: dict[str, Any]) -> dic
 
 @contextmanager
 def own_errors() -> Iterator[None]:
-    """Raise a RaypipeError of a training worker as itself, without Ray Train's around it."""
+    """Raise a RaypipeError of a training worker as itself, not inside an error of Ray Train."""
     try:
         yield
     except RaypipeError:
@@ -188,7 +190,7 @@ def own_errors() -> Iterator[None]:
 
 
 def _find_own(error: BaseException) -> RaypipeError | None:
-    """The first RaypipeError among an exception and all that caused it."""
+    """Return the first RaypipeError among an exception and its causes."""
     waiting, seen = [error], set()
     while waiting:
         current = waiting.pop(0)
@@ -204,9 +206,9 @@ def _find_own(error: BaseException) -> RaypipeError | None:
 
 
 def require_resources(what: str, cpus: float, gpus: float, config: RayConfig) -> None:
-    """Raise UsageError where the running Ray will never have so many CPUs and GPUs.
+    """Raise UsageError if the running Ray can never provide the requested CPUs and GPUs.
 
-    A cluster that was joined, or has no CPUs yet, is taken at its word: it may grow when asked.
+    A cluster that was joined, or has no CPUs yet, is not checked: it may grow on demand.
     """
     if joins_cluster(config) or ray.cluster_resources().get("CPU", 0) == 0:
         return
@@ -214,42 +216,42 @@ def require_resources(what: str, cpus: float, gpus: float, config: RayConfig) ->
     for name, wanted in ("CPU", cpus), ("GPU", gpus):
         if wanted > have.get(name, 0) + 1e-6:
             raise UsageError(
-                f"{what} asks for {wanted:g} {name}s and Ray has {have.get(name, 0):g}: lower "
+                f"{what} needs {wanted:g} {name}s and Ray has {have.get(name, 0):g}: lower "
                 "train.num_workers or train.cpus_per_worker, or raise ray.num_cpus"
             )
 
 
 def tell_device(what: str, use_gpu: bool, asked: bool | None) -> None:
-    """Log where the work goes and, where nobody said so, how to change that.
+    """Log the device that the work runs on and, unless it is configured, how to change it.
 
-    `asked` is the setting, None where the GPUs that Ray has decided it: a cluster that starts GPU
-    nodes when they are asked for has none before.
+    `asked` is the setting; if it is None, the decision depends on the GPUs that Ray has now. A
+    cluster that starts GPU nodes on demand has none at first.
     """
     if asked is not None:
         reason = f"train.use_gpu={str(asked).lower()}"
     elif use_gpu:
-        reason = "Ray has GPUs; train.use_gpu=false changes that"
+        reason = "Ray has GPUs; set train.use_gpu=false to use CPUs"
     else:
         reason = (
             f"Ray has {ray.cluster_resources().get('GPU', 0):g} GPUs now; "
-            "train.use_gpu=true waits for a cluster that starts GPU nodes when asked"
+            "set train.use_gpu=true on a cluster that starts GPU nodes on demand"
         )
     log.info("%s: on %s (%s)", what, "GPUs" if use_gpu else "CPUs", reason)
 
 
 def require_dashboard() -> None:
-    """Raise UsageError where Ray runs without its dashboard, whose State API Ray Tune waits for."""
+    """Raise UsageError if Ray runs without its dashboard, whose State API Ray Tune needs."""
     try:
         list_nodes(address=ray.get_runtime_context().gcs_address, limit=1, timeout=10)
     except Exception as error:
         raise UsageError(
             f"Ray runs without its dashboard, which tuning needs ({error}): start it with "
-            "include_dashboard=True and with ray[default] installed, or leave it to raypipe"
+            "include_dashboard=True and with ray[default] installed, or let raypipe start it"
         ) from error
 
 
 def quiet_ray_data() -> None:
-    """Leave progress to raypipe's own lines, which answers make as they come."""
+    """Silence Ray's progress output, and let Ray Data deliver each answer as it is made."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

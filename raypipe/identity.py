@@ -1,4 +1,4 @@
-"""What names a detection: `detection_id`, "release:obsid.obi.region_id" or "file:stem"."""
+"""Handle `detection_id`, the id of a detection: "release:obsid.obi.region_id" or "file:stem"."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 
 def without_release(detection_id: str) -> str:
-    """The detection, whichever release tells of it: "obsid.obi.region_id" or the stem."""
+    """Return the id without its release: "obsid.obi.region_id" or the stem."""
     return detection_id.partition(":")[2] or detection_id
 
 
 def hash_names(names: Iterable[str]) -> npt.NDArray[np.uint64]:
-    """A 64-bit hash of each name, (n,), the same on every machine."""
+    """Return a 64-bit hash of each name, (n,), the same on every machine."""
     digests = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names)
     return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)

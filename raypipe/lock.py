@@ -1,7 +1,7 @@
-"""One run at a time: who does some work on a workspace, from any machine that sees it.
+"""Allow only one run at a time to do a piece of work on a workspace, from any machine.
 
-A holder's file W/locks/<work>/<number>.json is created, never replaced by another's, and written
-anew while its work goes on. A holder that is not heard of any more is succeeded by the next number.
+The holder's file W/locks/<work>/<number>.json is created, never replaced by another process, and
+rewritten while the work runs. A holder that stops rewriting it is succeeded under the next number.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ log = logging.getLogger(__name__)
 
 _BEAT_S = 2.0
 _SILENT_S = 60.0
-"""Silence after which a holder on another machine is taken for dead."""
+"""Time without a sign of life after which a holder on another machine is presumed dead."""
 _ENDED = -1
-"""Stands for the number of the beat in the file of a holder that has ended."""
+"""Value of `beat` in the file of a holder that has ended."""
 
 _held: set[str] = set()
-"""What this process is at."""
+"""The locks that this process holds."""
 _changing = threading.Lock()
 
 
 @contextmanager
 def only_one(workspace: Workspace, work: str, folders: Sequence[str]) -> Iterator[None]:
-    """Do `work` as the only run that does it, whose alone `folders` are meanwhile.
+    """Do `work` as the only run that does it, with `folders` reserved for it.
 
-    What runs that were killed left half written in these folders is removed, before and after.
-    Raises BusyError where another run is at it. A run that died on this machine is succeeded at
-    once; one that died on another after it has been silent for a minute.
+    Files that killed runs left half written in these folders are removed, before and after. Raises
+    BusyError if another run is doing the same work. A run that died on this machine is succeeded at
+    once; one that died on another machine after it has been silent for a minute.
     """
     with _in_this_process(workspace, work):
         name = _take(workspace, work)
@@ -60,7 +60,7 @@ def _in_this_process(workspace: Workspace, work: str) -> Iterator[None]:
     key = workspace.absolute_uri(_folder(work))
     with _changing:
         if key in _held:
-            raise BusyError(f"{workspace.uri}: this process is at {work} already")
+            raise BusyError(f"{workspace.uri}: this process is already running {work}")
         _held.add(key)
     try:
         yield
@@ -70,7 +70,7 @@ def _in_this_process(workspace: Workspace, work: str) -> Iterator[None]:
 
 
 def _take(workspace: Workspace, work: str) -> str:
-    """Name of the file that says this run does the work; BusyError where it is another's."""
+    """Create this run's file and return its name; raises BusyError if another run is working."""
     while True:
         names = workspace.files(_folder(work), ".json")
         if names:
@@ -84,18 +84,18 @@ def _take(workspace: Workspace, work: str) -> str:
 
 
 def _wait_for_its_end(workspace: Workspace, work: str, name: str) -> None:
-    """Return when the holder has ended, or is taken for dead; BusyError where it is alive."""
+    """Return when the holder has ended or is presumed dead; raises BusyError if it is alive."""
     first = _read(workspace, name)
     if _has_ended(first):
         return
     who = f"process {first['pid']} on {first['host']}"
     busy = BusyError(
-        f"{workspace.uri}: another run is at {work}, {who} since {first['since']}; "
-        "wait for it, or end it and run the same command again"
+        f"{workspace.uri}: {work} is already running as {who}, since {first['since']}; "
+        "wait until it ends, or end it and run the same command again"
     )
     if first["machine"] == _machine():
         raise busy
-    log.info("%s: looking for a minute whether %s is alive", work, who)
+    log.info("%s: checking for a minute whether %s is alive", work, who)
     deadline = time.monotonic() + _SILENT_S
     while time.monotonic() < deadline:
         time.sleep(_BEAT_S / 2)
@@ -104,11 +104,11 @@ def _wait_for_its_end(workspace: Workspace, work: str, name: str) -> None:
             return
         if holder["beat"] != first["beat"]:
             raise busy
-    log.warning("%s: %s is taken for dead", work, who)
+    log.warning("%s: %s is presumed dead", work, who)
 
 
 def _has_ended(holder: dict[str, Any]) -> bool:
-    """Whether a holder has said so, is gone, or is this process, which could not say so."""
+    """Whether a holder has ended or is gone, or had this process's own id and could not say so."""
     if holder["beat"] == _ENDED:
         return True
     if holder["machine"] != _machine():
@@ -124,7 +124,7 @@ def _has_ended(holder: dict[str, Any]) -> bool:
 
 @contextmanager
 def _beating(workspace: Workspace, name: str) -> Iterator[None]:
-    """Write the holder's file anew, again and again, while the block runs."""
+    """Rewrite the holder's file at regular intervals while the block runs."""
     ended = threading.Event()
 
     def beat() -> None:
@@ -147,7 +147,7 @@ def _folder(work: str) -> str:
 
 
 def _read(workspace: Workspace, name: str) -> dict[str, Any]:
-    """What a holder's file says; that it has ended where a successor has removed it."""
+    """Read a holder's file; if a successor has removed it, the holder has ended."""
     if not workspace.exists(name):
         return {"beat": _ENDED}
     found: dict[str, Any] = workspace.read_json(name)
@@ -155,7 +155,7 @@ def _read(workspace: Workspace, name: str) -> dict[str, Any]:
 
 
 def _write(workspace: Workspace, name: str, beat: int) -> None:
-    """Say that this run goes on, or has ended; a disk that is full is no reason to stop it."""
+    """Report that this run is alive, or has ended; a full disk must not stop the run."""
     try:
         workspace.write_json(name, _self(beat))
     except RaypipeError as error:
@@ -176,7 +176,7 @@ def _self(beat: int) -> dict[str, Any]:
 
 
 def _machine() -> str:
-    """What a process number means the same process on: a host since its start, a container."""
+    """Name the scope in which process ids are unique: this boot of the host, and the container."""
     marks = [socket.gethostname()]
     if (boot := Path("/proc/sys/kernel/random/boot_id")).exists():
         marks.append(boot.read_text().strip())

@@ -44,7 +44,7 @@ def sealed(data: pa.Buffer) -> list[pa.Buffer | bytes]:
 
 
 def open_checked(stream: pa.NativeFile) -> pq.ParquetFile:
-    """Open a Parquet file whose pages are checked as they are read, and its footer now.
+    """Open a Parquet file: its footer is checked now, its pages as they are read.
 
     Raises DamagedError where the footer is not the one that was sealed, or where there is none.
     """
@@ -75,7 +75,7 @@ def read_checked(file: pq.ParquetFile, columns: list[str] | None = None) -> pa.T
     table = file.read(columns=columns)
     if table.num_columns and table.num_rows != file.metadata.num_rows:
         raise DamagedError(f"{table.num_rows} of {file.metadata.num_rows} rows could be read")
-    expected = _value_counts(file)
+    expected = _value_counts(file, set(table.column_names))
     for name, column in zip(table.column_names, table.columns, strict=True):
         found = _count_values(column)
         if expected.get(name, found) != found:
@@ -83,20 +83,21 @@ def read_checked(file: pq.ParquetFile, columns: list[str] | None = None) -> pa.T
     return table
 
 
-def _value_counts(file: pq.ParquetFile) -> dict[str, int]:
-    """Values that are not null of each column whose footer says how many there are."""
+def _value_counts(file: pq.ParquetFile, columns: set[str]) -> dict[str, int]:
+    """Values that are not null of each of `columns`, where the footer says how many there are."""
     counts: dict[str, int] = {}
+    schema = file.schema_arrow
     groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
     leaf = 0
-    for field in file.schema_arrow:
-        leaves = _count_leaves(field.type)
-        if _innermost(field.type).num_fields == 0 and field.name not in counts:
+    for field in schema:
+        # The index of a name that several columns have is -1.
+        is_alone = field.name in columns and schema.get_field_index(field.name) >= 0
+        if is_alone and _innermost(field.type).num_fields == 0:
             chunks = [group.column(leaf) for group in groups]
-            if all(one.statistics is not None and one.statistics.has_null_count for one in chunks):
-                counts[field.name] = sum(
-                    one.num_values - one.statistics.null_count for one in chunks
-                )
-        leaf += leaves
+            nulls = [one.statistics.null_count for one in chunks if one.statistics is not None]
+            if len(nulls) == len(chunks) and None not in nulls:
+                counts[field.name] = sum(one.num_values for one in chunks) - sum(nulls)
+        leaf += _count_leaves(field.type)
     return counts
 
 

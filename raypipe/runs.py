@@ -1,4 +1,4 @@
-"""A record of every run of a verb: W/runs/<timestamp>-<verb>/."""
+"""Record every run of a verb in W/runs/<timestamp>-<verb>/."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PACKAGES = ("ray", "torch", "numpy", "pyarrow", "astropy", "scikit-learn")
 
 
 def made_by() -> dict[str, str]:
-    """Versions of raypipe and of what it stands on."""
+    """Return the versions of raypipe and of the packages it builds on."""
     return {
         "raypipe": __version__,
         "python": platform.python_version(),
@@ -33,7 +33,7 @@ def made_by() -> dict[str, str]:
 
 
 class Figures(dict[str, Any]):
-    """Figures of a run, by name; `folder` of the workspace is the run's own."""
+    """Figures of a run, by name; `folder` is the run's folder in the workspace."""
 
     def __init__(self, folder: str) -> None:
         super().__init__()
@@ -54,11 +54,11 @@ class _Lines(logging.Handler):
 def record_run(
     workspace: Workspace, verb: str, config: Config, *, optional: bool = False
 ) -> Iterator[Figures]:
-    """Keep the resolved configuration, versions, log, timing and outcome of a run.
+    """Record the resolved configuration, versions, log, duration and outcome of a run.
 
-    Yields a mapping to put figures into; they are written with the rest, also when the run fails.
-    Nothing of it holds the credentials that URIs may carry. Raises RaypipeError where the workspace
-    cannot be written; where the record is `optional`, the log says so and the run goes on without.
+    Yields a mapping for the run's figures, which are written with the rest even if the run fails.
+    Credentials in URIs are removed from the record. Raises RaypipeError if the workspace cannot be
+    written; if the record is `optional`, logs that instead and runs without a record.
     """
     started = datetime.now(UTC)
     clock = time.monotonic()
@@ -96,7 +96,7 @@ def record_run(
 
 
 def _begin(workspace: Workspace, folder: str, verb: str, config: Config, *, optional: bool) -> bool:
-    """Write the first file of a run's record; whether that, and so the record, is possible."""
+    """Write the first file of the record of a run and return whether that was possible."""
     try:
         workspace.write_bytes(f"{folder}/config.toml", config.to_toml().encode())
     except RaypipeError as error:

@@ -1,4 +1,4 @@
-"""What pyarrow's S3 does not offer: listings in pieces, puts on a condition, uploads or nothing."""
+"""Provide S3 operations that pyarrow lacks: conditional writes and all-or-nothing uploads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TAKEN = {"PreconditionFailed", "ConditionalRequestConflict"}
 
 
 def s3_client() -> Any:
-    """A client with the settings of `raypipe.workspace.open_filesystem`."""
+    """Return a client with the settings of `raypipe.workspace.open_filesystem`."""
     session = boto3.Session(
         region_name=os.environ.get("AWS_REGION", os.environ.get("AWS_DEFAULT_REGION"))
     )
@@ -29,9 +29,9 @@ def s3_client() -> Any:
 
 
 def put_if_absent(path: str, data: bytes) -> bool:
-    """Write an object "bucket/key" unless it is there; whether it was written.
+    """Write an object "bucket/key" unless it exists; returns whether it was written.
 
-    Raises one of S3_ERRORS where the store fails.
+    Raises one of S3_ERRORS if the store fails.
     """
     bucket, _, key = path.partition("/")
     try:
@@ -44,9 +44,9 @@ def put_if_absent(path: str, data: bytes) -> bool:
 
 
 def upload(file: str, path: str) -> None:
-    """Make a local file the object "bucket/key"; a failure half way leaves what was there.
+    """Upload a local file as object "bucket/key"; a failed upload leaves the old object in place.
 
-    Raises one of S3_ERRORS where the store fails.
+    Raises one of S3_ERRORS if the store fails.
     """
     bucket, _, key = path.partition("/")
     s3_client().upload_file(file, bucket, key)

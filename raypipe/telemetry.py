@@ -1,4 +1,4 @@
-"""What stages tell while they run and at their end: lines of the log, and metrics of Ray."""
+"""Report the progress and the result of stages, as log lines and as metrics of Ray."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from ray.util.metrics import Counter, Gauge
 log = logging.getLogger(__name__)
 
 COUNTERS = {
-    "rows": "rows that a stage has done",
-    "kept": "rows that a stage took over as an earlier run had published them",
-    "not_measured": "rows that have no latents, for a number would not be finite",
-    "rejects": "detections that could not be used, by the step they failed at",
+    "rows": "rows that a stage has processed",
+    "kept": "rows that an earlier run published and a stage kept",
+    "not_measured": "rows that could not be measured and have no latents",
+    "rejects": "detections that could not be used, by the step at which they failed",
     "bytes_read": "bytes read from the source, as stored",
     "requests": "requests to servers",
-    "retries": "of these, requests made again",
+    "retries": "requests that repeat a failed one",
     "rmfs": "RMFs read",
-    "rmf_bytes": "of the bytes read, those of RMFs",
+    "rmf_bytes": "bytes read from RMFs, a part of bytes_read",
 }
-"""Metrics that grow: Ray's Prometheus endpoint has them as ray_raypipe_<name>_total."""
+"""Metrics that only increase; Ray's Prometheus endpoint exports ray_raypipe_<name>_total."""
 GAUGES = {
-    "rows_per_s": "rows a second, since the stage began",
-    "loss": "loss of the last epoch, of the spectra for training or validation",
-    "epoch": "epochs that are done",
-    "spectra_per_s": "spectra a second in the last epoch",
+    "rows_per_s": "rows per second since the stage began",
+    "loss": "loss of the last epoch, for training or validation spectra",
+    "epoch": "completed epochs",
+    "spectra_per_s": "spectra per second in the last epoch",
 }
-"""Metrics that move: there as ray_raypipe_<name>."""
+"""Metrics that rise and fall; Ray's Prometheus endpoint exports ray_raypipe_<name>."""
 TAGS = ("stage", "subject", "kind")
-"""Tags of every metric: the verb, the release or model, and the kind of loss or rejects."""
+"""Tags of every metric: the verb, its release or model, and the kind of loss or step of rejects."""
 
 _REASONS_TOLD = 5
 
 
 class Stage:
-    """Tallies of one stage; `subject` is the release or model it works on."""
+    """Totals of one stage; `subject` is the release or model it works on."""
 
     def __init__(self, name: str, subject: str) -> None:
         self.name, self.subject = name, subject
@@ -54,11 +54,11 @@ class Stage:
         return max(time.monotonic() - self._started, 1e-3)
 
     def per_s(self, name: str) -> float:
-        """A total by the time since the stage began."""
+        """Return a total divided by the time since the stage began."""
         return self.totals[name] / self.seconds
 
     def add(self, name: str, number: int, kind: str = "") -> None:
-        """Count a metric of `COUNTERS` up."""
+        """Increase a metric of `COUNTERS`."""
         self.totals[name] += number
         if number:
             _counter(name).inc(number, self._tags(kind))
@@ -76,7 +76,7 @@ class Stage:
         _gauge(name).set(value, self._tags(kind))
 
     def figures(self) -> dict[str, Any]:
-        """What the stage came to."""
+        """Return the result of the stage."""
         told = dict(self.reasons.most_common(_REASONS_TOLD))
         if (others := self.reasons.total() - sum(told.values())) > 0:
             told["other reasons"] = others
@@ -97,10 +97,10 @@ class Stage:
 
 @contextmanager
 def stage(name: str, subject: str) -> Iterator[Stage]:
-    """Tally a stage while the block runs, and tell in one line what it came to.
+    """Count a stage's work while the block runs, and log one line with the result.
 
-    The line's figures are those of `Stage.figures`, also where the block fails; with
-    `--log-format json` they are fields of the line.
+    The line's figures are those of `Stage.figures`, even if the block fails; with `--log-format
+    json` they are fields of the line.
     """
     current = Stage(name, subject)
     outcome = "failed"

@@ -1,4 +1,4 @@
-"""HTTP as a polite guest: named, patient, retried where it helps, with an end to every wait."""
+"""Send HTTP requests that identify raypipe, are retried where it helps, and never wait forever."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ _CHUNK = 1 << 16
 
 @dataclass(frozen=True)
 class Patience:
-    """How long and how often to try.
+    """Limits on attempts, waits and sizes of requests.
 
-    `attempts` a request gets; `silence_s` without a byte and `answer_s` for a whole answer before
-    an attempt is given up; pauses between attempts start at `backoff_s`, double, are drawn from
-    half to all of that, and never exceed `longest_pause_s`, not for a Retry-After either. An
-    answer of more than `answer_bytes`, unpacked, is not read to its end.
+    A request gets `attempts`. An attempt fails after `silence_s` without a byte, or `answer_s`
+    without a complete answer. The pause between attempts starts at `backoff_s` and doubles, is
+    randomized between half and all of that, and never exceeds `longest_pause_s`, even if a
+    Retry-After asks for more. An answer that exceeds `answer_bytes`, decompressed, is abandoned.
     """
 
     attempts: int = 6
@@ -52,11 +52,11 @@ class Patience:
 
 
 class PoliteSession(requests.Session):
-    """A session whose answers are whole: read to the end, within time, retried on failure.
+    """A session that reads answers completely, within time limits, and retries failed requests.
 
-    Retried are answers of 429, 502, 503, 504 and of 500 without a VOTable in it, connections that
-    fail or break, and answers that stall; Retry-After is obeyed. After the last attempt
-    ServiceError is raised. `requests_sent` counts every attempt and redirect.
+    It retries on status 429, 502, 503, 504, on 500 unless the answer is a VOTable, on failed or
+    broken connections, and on stalled answers; it obeys Retry-After. After the last attempt it
+    raises ServiceError. `requests_sent` counts attempts and redirects.
     """
 
     def __init__(self, patience: Patience) -> None:
@@ -66,9 +66,9 @@ class PoliteSession(requests.Session):
         self.headers["User-Agent"] = USER_AGENT
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
-        """Send one request until it is answered; redirects are followed as requests of their own.
+        """Send a request until it is answered; redirects are followed as separate requests.
 
-        Raises ServiceError where it is not answered.
+        Raises ServiceError if there is no answer.
         """
         options["stream"] = True
         options["timeout"] = (min(30.0, self.patience.silence_s), self.patience.silence_s)
@@ -88,14 +88,14 @@ class PoliteSession(requests.Session):
                 problem = _root_cause(error)
             if asked_pause > self.patience.longest_pause_s:
                 raise ServiceError(
-                    f"{where}: {problem}, and asks to come back in {asked_pause:.0f} s; "
+                    f"{where}: {problem}; the server asks to come back in {asked_pause:.0f} s; "
                     "run the same command again then"
                 )
             if attempt < self.patience.attempts:
-                log.info("%s: %s; asking again", where, problem)
+                log.info("%s: %s; retrying", where, problem)
                 self.pause(attempt, asked_pause)
         raise ServiceError(
-            f"{where}: {problem} at the last of {self.patience.attempts} attempts; "
+            f"{where}: {problem}, after {self.patience.attempts} attempts; "
             "run the same command again later"
         )
 
@@ -105,7 +105,7 @@ class PoliteSession(requests.Session):
         time.sleep(max(at_least_s, pause * random.uniform(0.5, 1.0)))
 
     def _read_whole(self, response: requests.Response) -> None:
-        """Read the body now, so that a break in it counts as a failed attempt."""
+        """Read the body at once, so that a break in it counts as a failed attempt."""
         end = time.monotonic() + self.patience.answer_s
         body = bytearray()
         while chunk := response.raw.read1(_CHUNK, decode_content=True):
@@ -118,7 +118,7 @@ class PoliteSession(requests.Session):
                 )
             if time.monotonic() > end:
                 response.close()
-                raise requests.Timeout(f"answer not whole after {self.patience.answer_s:.0f} s")
+                raise requests.Timeout(f"answer incomplete after {self.patience.answer_s:.0f} s")
         response.close()
         response._content = bytes(body)
         response._content_consumed = True
@@ -128,7 +128,7 @@ class PoliteSession(requests.Session):
 
 
 def retry_after_s(value: str | None) -> float:
-    """Seconds that a Retry-After header asks to wait; 0 without one or with an unreadable one."""
+    """Parse a Retry-After header to seconds; 0 if it is absent or unreadable."""
     if not value:
         return 0.0
     if value.strip().isdigit():
@@ -143,7 +143,7 @@ def retry_after_s(value: str | None) -> float:
 
 
 def _worth_retrying(response: requests.Response) -> bool:
-    """A TAP service may send its error document, which no retry mends, with a status of 500."""
+    """Whether to retry: not after a TAP service's error document, even with status 500."""
     if response.status_code == 500:
         return b"<VOTABLE" not in response.content[:4096].upper()
     return response.status_code in _BUSY

@@ -17,6 +17,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raypipe.errors import RaypipeError, UsageError
+from raypipe.mending import mend_of
 from raypipe.parquet import (
     DamagedError,
     open_checked,
@@ -30,21 +31,6 @@ from raypipe.s3 import S3_ERRORS, put_if_absent, upload
 
 _DRAFT = ".tmp"
 _NAME = re.compile(r"[A-Za-z0-9][\w.\-]*")
-
-_MAKE_AGAIN = {
-    "manifest": "delete the folder it is in and run raypipe discover again",
-    "spectra": "delete it and run raypipe ingest again",
-    "rejects": "delete it and run raypipe ingest again",
-    "responses": "delete it and the spectra folder of each release that uses it, "
-    "and run raypipe ingest again",
-    "models": "delete the model's folder and run raypipe train again",
-    "catalog": "delete it and run raypipe embed again",
-    "sources": "delete it and run raypipe embed again",
-    "evaluation": "delete it and run raypipe evaluate again",
-    "comparisons": "delete it and run raypipe compare again",
-    "changes": "delete it and run raypipe reprocess again",
-}
-"""What to do about a damaged file, by the folder of the workspace that it is in."""
 
 
 def check_name(name: str, what: str) -> str:
@@ -256,7 +242,7 @@ class Workspace:
             return json.loads(self.read_bytes(name))
         except (ValueError, RecursionError) as error:
             raise RaypipeError(
-                f"{self.absolute_uri(name)}: not a whole JSON file ({error}); {_mend(name)}"
+                f"{self.absolute_uri(name)}: not a whole JSON file ({error}); {mend_of(name)}"
             ) from error
 
     def write_json(self, name: str, value: Any) -> None:
@@ -368,13 +354,8 @@ class Workspace:
             return RaypipeError(f"{self.absolute_uri(name)}: cannot be read ({error})")
         return RaypipeError(
             f"{self.absolute_uri(name)}: damaged, or not a whole Parquet file ({error}); "
-            f"{_mend(name)}"
+            f"{mend_of(name)}"
         )
-
-
-def _mend(name: str) -> str:
-    otherwise = "delete it and run the verb that makes it again"
-    return _MAKE_AGAIN.get(name.partition("/")[0], otherwise)
 
 
 def _as_text(metadata: dict[bytes, bytes] | None) -> dict[str, str]:

@@ -1,13 +1,13 @@
-"""How much of what the photons say is in the latents: the benchmark of the model.
+"""Measure how much of the information in the photons is in the latents.
 
 Usage: python -m benchmarks.latents --data DIR --workdir DIR [--json FILE] [options]
 
-DIR of --data holds ARF/RMF pairs at any depth; --catalog FILE is a table of the archive's
-detections, from which a second survey is drawn. Surveys are drawn once, networks trained once, and
-both kept in --workdir with the scores of whatever has not changed: after a change of the model
-`folded` alone is trained and judged again, and `--again folded` trains it once more. Seeds are
-fixed. Figures are given overall (50 to 5,000 expected source counts) and by count decade, from 20
-on; targets are for `folded`.
+DIR of --data holds ARF/RMF pairs, in subfolders of any depth; --catalog FILE is a table of the
+archive's detections, from which a second survey is drawn. Surveys and networks are made once and
+kept in --workdir, with all scores whose inputs have not changed: after a change of the model only
+`folded` is trained and judged again, and `--again folded` trains it once more. Seeds are fixed.
+Figures are given overall (50 to 5,000 expected source counts) and by count decade, beginning at 20;
+targets apply to `folded`.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ SUPERVISED = "supervised"
 
 
 class Memory:
-    """Scores kept in files by what they were made of."""
+    """Scores kept in files, by the inputs they were computed from."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def recall(self, compute: Callable[[], dict[str, Any]], *made_of: object) -> dict[str, Any]:
-        """What `compute` returned the last time it was asked for this, or returns now."""
+        """Return the result of `compute`, kept from an earlier call or computed now."""
         path = self.folder / f"{digest(made_of)}.json"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ class Memory:
 
 
 class Judge:
-    """Measures the rivals of a survey, part by part."""
+    """Measures the rivals on a survey, part by part."""
 
     def __init__(self, teacher: Teacher, memory: Memory, names: list[str], steps: int) -> None:
         self.teacher, self.memory, self.names = teacher, memory, names
@@ -89,7 +89,7 @@ class Judge:
         self.rivals = make_rivals([name for name in names if name in RIVALS], teacher, steps)
 
     def cash(self) -> Iterator[Figure]:
-        """How well spectra are explained."""
+        """Measure how well spectra are explained."""
         code = code_of(reconstruction, limits)
         scores = {
             rival.name: self._recall(rival, reconstruction.measure_fit, code)
@@ -102,7 +102,7 @@ class Judge:
         return figures.fit_figures(self.survey.name, scores)
 
     def information(self) -> Iterator[Figure]:
-        """What classifiers and regressors read, as shares of what supervised networks do."""
+        """Score classifiers and regressors, as shares of the scores of supervised networks."""
         code = code_of(information, rivals)
         scores = {
             rival.name: self._recall(rival, information.measure_information, code)
@@ -119,7 +119,7 @@ class Judge:
         return figures.information_figures(self.survey.name, scores)
 
     def clusters(self) -> Iterator[Figure]:
-        """How far classes fall into clusters."""
+        """Measure how far clusters separate the classes."""
         code = code_of(clusters, information, rivals)
         scores = {
             rival.name: self._recall(rival, clusters.measure_clusters, code)
@@ -128,13 +128,13 @@ class Judge:
         return figures.cluster_figures(self.survey.name, scores)
 
     def instrument(self) -> Iterator[Figure]:
-        """What is left of the instrument."""
+        """Measure how much the latents still depend on the instrument."""
         code = code_of(instrument, surveys, rivals)
         scores = {rival.name: self._recall(rival, self._instrument, code) for rival in self.rivals}
         return figures.instrument_figures(self.survey.name, scores)
 
     def errors(self) -> Iterator[Figure]:
-        """Pulls of the latents and the width of the goodness of fit."""
+        """Measure the pulls of the latents and the width of the goodness of fit."""
         code = code_of(errors, surveys, rivals)
         scores = {
             rival.name: self._recall(rival, self._errors, code)
@@ -145,7 +145,7 @@ class Judge:
         yield from figures.zscore_figures(self.survey.name, scores)
 
     def speed(self) -> Iterator[Figure]:
-        """Spectra a second; never remembered."""
+        """Measure the spectra encoded per second, again in every run."""
         scores = {
             rival.name: speed.measure_speed(rival)
             for rival in self.rivals
@@ -238,18 +238,18 @@ def _options() -> argparse.Namespace:
     add = parser.add_argument
     add("--data", type=Path, required=True, help="folder with ARF/RMF pairs")
     add("--catalog", type=Path, help="table of real detections for the second survey")
-    add("--workdir", type=Path, required=True, help="keeps surveys, networks, scores")
+    add("--workdir", type=Path, required=True, help="folder for surveys, networks, scores")
     add("--json", type=Path, help="file for the figures")
-    add("--surveys", default=",".join(SURVEYS), help="which, by commas (%(default)s)")
-    add("--parts", default=",".join(PARTS), help="which, by commas (%(default)s)")
+    add("--surveys", default=",".join(SURVEYS), help="surveys, separated by commas (%(default)s)")
+    add("--parts", default=",".join(PARTS), help="parts, separated by commas (%(default)s)")
     only = ",".join((*RIVALS, SUPERVISED))
-    add("--only", default=only, help="which are measured, by commas (%(default)s)")
+    add("--only", default=only, help="rivals to measure, separated by commas (%(default)s)")
     add("--again", default="", help="networks to train even if kept: folded, paper, ...")
     add("--train", type=int, default=32_000, help="detections to train on (%(default)s)")
     add("--test", type=int, default=4_000, help="detections to judge (%(default)s)")
-    add("--epochs", type=int, default=12, help="of every network (%(default)s)")
+    add("--epochs", type=int, default=12, help="epochs of every network (%(default)s)")
     add("--refine", choices=("on", "off"), default="on", help="refined latents too (%(default)s)")
-    add("--seed", type=int, default=0, help="of the surveys (%(default)s)")
+    add("--seed", type=int, default=0, help="seed of the surveys (%(default)s)")
     add("--set", action="append", default=[], help="setting of all networks, section.key=value")
     options = parser.parse_args()
     _check(parser, "surveys", options.surveys, SURVEYS)

@@ -1,8 +1,8 @@
-"""Part `clusters`: how far classes fall into clusters that were found without them.
+"""Part `clusters`: measure how far clusters that are found without labels separate the classes.
 
-Clusters are found among all detections of a survey, those that networks were trained on included:
-no class is shown to them, and real sources of the rare classes are few. Real classes have 14 to
-350 sources; with the judged half of them alone, errors are as large as what is to be seen.
+Clusters are found among all detections of a survey, including those that networks were trained on:
+clustering uses no labels, and real sources of the rare classes are few. Real classes have 14 to 350
+sources; with only the judged half of them, the errors would be as large as the effect.
 """
 
 from __future__ import annotations
@@ -31,19 +31,22 @@ IntArray = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 COMPONENTS = (8, 12, 16, 24, 32, 48)
-"""Numbers of components tried."""
+"""Numbers of mixture components tried."""
 MEANS = 48
-"""Clusters of k-means, beside the mixtures."""
+"""Number of clusters of k-means, beside the mixtures."""
 FITTED = 10_000
-"""Detections that clusters are found among, drawn from those in range."""
+"""Detections that clusters are fitted to, drawn from those in range."""
 STARTS = 3
-"""Mixtures of each number, from other seeds; scores are means over them."""
+"""Mixtures per number of components, with different seeds; scores are means over them."""
 
 
 @dataclass(frozen=True)
 class Everyone:
-    """All detections of a survey: codes of their classes (n,), -1 without one, sources (n,),
-    expected source counts (n,), and whether those are in the range of overall figures (n,)."""
+    """All detections of a survey.
+
+    Codes of their classes (n,), -1 without one; their sources (n,); expected source counts (n,);
+    and whether those are in the range of overall figures (n,).
+    """
 
     classes: int
     codes: IntArray
@@ -53,7 +56,7 @@ class Everyone:
 
     @classmethod
     def of(cls, survey: Survey) -> Everyone:
-        """Training detections, then judged ones."""
+        """Join the training detections and the judged ones."""
         samples, classes = (survey.train, survey.judged), classes_of(survey)
         index = {name: code for code, name in enumerate(classes)}
         names = np.concatenate([sample.classes for sample in samples])
@@ -67,10 +70,10 @@ class Everyone:
 
 
 def measure_clusters(rival: Rival) -> dict[str, Any]:
-    """BIC and score of Gaussian mixtures of each number of components, and of k-means.
+    """BIC and score of Gaussian mixtures with each number of components, and of k-means.
 
-    What a cluster stands for is learned from the classes of some sources and judged on the others,
-    in turn, as `evaluate` does it. Fainter detections fall into the clusters of the others.
+    The class of a cluster is learned from some sources and judged on the others, in turn, as in
+    `evaluate`. Fainter detections are assigned to the clusters of the others.
     """
     everyone = Everyone.of(rival.survey)
     scaled = on_one_scale(np.concatenate([rival.trained, rival.judged]))
@@ -91,14 +94,17 @@ def measure_clusters(rival: Rival) -> dict[str, Any]:
 
 
 def choose_components(rivals: list[dict[str, Any]]) -> int:
-    """The number of components with the lowest BIC of all rivals together: one number for all."""
+    """Choose one number of components for all rivals: that with the lowest summed BIC."""
     total = {n: sum(each["mixture"][str(n)]["bic"] for each in rivals) for n in COMPONENTS}
     return min(total, key=lambda n: total[n])
 
 
 def _score(everyone: Everyone, starts: list[IntArray], components: int) -> dict[str, Any]:
-    """Balanced accuracy, its error and `draws`, as sources resampled alike for all rivals have it,
-    and by count decade; means over the clusterings `starts`."""
+    """Balanced accuracy with its error, over all counts and by count decade.
+
+    `draws` are the accuracies of bootstrap samples of the sources, the same samples for all rivals;
+    values are means over the clusterings `starts`.
+    """
     right = np.mean([_right(everyone, clusters, components) for clusters in starts], axis=0)
     rows = everyone.in_range & (everyone.codes >= 0)
     of_class = np.eye(everyone.classes)[everyone.codes[rows]]
@@ -116,7 +122,7 @@ def _score(everyone: Everyone, starts: list[IntArray], components: int) -> dict[
 
 
 def _right(everyone: Everyone, clusters: IntArray, components: int) -> FloatArray:
-    """One where a detection is of the class that its cluster stands for, else zero, (n,)."""
+    """One if a detection has the class of its cluster, else zero, (n,)."""
     rows = np.flatnonzero(everyone.codes >= 0)
     codes, sources = everyone.codes[rows], everyone.sources[rows]
     right = np.zeros(len(everyone.codes))
@@ -128,7 +134,7 @@ def _right(everyone: Everyone, clusters: IntArray, components: int) -> FloatArra
 
 
 def _balanced(everyone: Everyone, right: FloatArray, mask: Mask) -> float | None:
-    """Mean recall of the classes there are among some detections; None of fewer than two."""
+    """Mean recall over the classes among some detections; None for fewer than two classes."""
     recalls = [
         right[mask & (everyone.codes == code)].mean()
         for code in np.unique(everyone.codes[mask & (everyone.codes >= 0)])

@@ -1,4 +1,4 @@
-"""Part `errors`: whether the errors of the latents and the goodness of fit mean what they say."""
+"""Part `errors`: test the errors of the latents and the goodness of fit."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ LEVELS = (20.0, 50.0, 150.0, 500.0, 1500.0, 5000.0)
 REPEATS = 50
 SOURCES_A_CLASS = 6
 BRIGHT = 50_000.0
-"""Expected source counts that show a source's own latents, without noise."""
+"""Expected source counts at which the latents of a source are measured without noise."""
 
 
 @dataclass(frozen=True)
 class Repeats:
-    """The same sources observed again and again, (levels, sources, repeats) flattened.
+    """Repeated observations of the same sources, (levels, sources, repeats) flattened.
 
-    `expected` has an observation without noise for each level and source, `bright` one of each
+    `expected` has one observation without noise for each level and source, `bright` one of each
     source at `BRIGHT` counts.
     """
 
@@ -38,7 +38,7 @@ class Repeats:
 
 
 def observe_repeats(survey: Survey) -> Repeats:
-    """Observe test sources of every class again at each of `LEVELS`, each as it was seen first."""
+    """Observe test sources of every class again at each of `LEVELS`, through the same response."""
     plan = survey.plan
     first = np.unique(plan.targets.source, return_index=True)[1]
     classes = plan.targets.label[plan.targets.source[first]]
@@ -59,10 +59,11 @@ def measure_pulls(rival: Latents, repeats: Repeats) -> dict[str, Any]:
     """Widths of the pulls of each latent at each of `LEVELS`, (levels, latents) each.
 
     `mean`: standard deviation of (z - the source's mean over its repeats) / z_err. `noiseless`:
-    root mean square of (z - latents of the expectation) / z_err. `source`: root mean square of
-    (z - the source's own latents) / z_std, those of an observation without noise at `BRIGHT`
-    counts: a posterior's width is that far off over sources drawn from the population, where the
-    scatter of repeats is less, for they all lean towards the population alike.
+    root mean square of (z - latents of the expectation) / z_err. `source`: root mean square of (z -
+    the source's own latents) / z_std, where the own latents are those of an observation without
+    noise at `BRIGHT` counts. The width of a posterior is the error over sources drawn from the
+    population; the scatter of repeats is smaller, because the prior pulls all of them in the same
+    direction.
     """
     shape = (len(LEVELS), repeats.n_sources, REPEATS, -1)
     drawn = rival.explain(repeats.drawn)
@@ -84,10 +85,10 @@ def measure_pulls(rival: Latents, repeats: Repeats) -> dict[str, Any]:
 
 
 def measure_zscore(rival: Latents) -> dict[str, Any]:
-    """Width and mean of `fit_zscore` of spectra drawn from what the model expects.
+    """Width and mean of `fit_zscore` for spectra drawn from the model's expectation.
 
-    Source and background region are drawn from the model's own expectation for each judged
-    detection, and encoded anew.
+    Source and background regions are drawn from the model's expectation for each judged detection,
+    and encoded again.
     """
     survey, explained = rival.survey, rival.explained
     sample = survey.judged.with_counts(

@@ -1,4 +1,4 @@
-"""From scores to figures: which are shown, and what is aimed at."""
+"""Select the figures to print from the scores, and set their targets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.latents.surveys import DECADES
 from benchmarks.latents.table import Figure
 
 Scores = dict[str, dict[str, Any]]
-"""Of a part: scores by rival."""
+"""Scores of a part, by rival."""
 
 CEILING = "supervised on full spectra"
 TRUTH = "truth"
@@ -29,11 +29,11 @@ GUESSED = 1.3
 PULLS = (0.8, 1.25)
 ZSCORE = (0.9, 1.1)
 DEFAULT_COMPONENTS = 16
-"""Components of the mixture that `evaluate` fits by default."""
+"""Number of mixture components that `evaluate` uses by default."""
 
 
 def fit_figures(survey: str, scores: Scores) -> Iterator[Figure]:
-    """Of part `cash`."""
+    """Figures of part `cash`."""
     rivals = {name: each for name, each in scores.items() if name != TRUTH}
     truth = scores[TRUTH]
     yield Figure(survey, "Cash per bin", TRUTH, **truth["cash"])
@@ -53,7 +53,7 @@ def fit_figures(survey: str, scores: Scores) -> Iterator[Figure]:
 
 
 def information_figures(survey: str, scores: Scores) -> Iterator[Figure]:
-    """Of part `information`: what was read, then as shares of the ceiling's."""
+    """Figures of part `information`: scores, and their shares of the ceiling's."""
     ceiling = scores.get(CEILING)
     rivals = {name: each for name, each in scores.items() if name != CEILING}
     accuracy = "balanced accuracy"
@@ -90,7 +90,11 @@ def information_figures(survey: str, scores: Scores) -> Iterator[Figure]:
 
 
 def cluster_figures(survey: str, scores: Scores) -> Iterator[Figure]:
-    """Of part `clusters`: one number of components for all, each one's own, and two more."""
+    """Figures of part `clusters`, for mixtures and for k-means.
+
+    The mixtures have a common number of components, each rival's best number, or the default
+    number.
+    """
     sized = [each for name, each in scores.items() if not name.startswith("hardness")]
     chosen = choose_components(sized)
     own = {name: choose_components([each]) for name, each in scores.items()}
@@ -109,7 +113,7 @@ def cluster_figures(survey: str, scores: Scores) -> Iterator[Figure]:
 
 
 def instrument_figures(survey: str, scores: Scores) -> Iterator[Figure]:
-    """Of part `instrument`."""
+    """Figures of part `instrument`."""
     title = "distance through two responses over that through one"
     for name, each in scores.items():
         yield Figure(survey, title, name, **each["distance"], most=_aim(name, APART))
@@ -120,7 +124,7 @@ def instrument_figures(survey: str, scores: Scores) -> Iterator[Figure]:
 
 
 def pull_figures(survey: str, scores: Scores) -> Iterator[Figure]:
-    """Of part `errors`: the narrowest and the widest latent from 50 counts on, and by level."""
+    """Figures of part `errors`: narrowest and widest pulls of 50 counts and more, and by level."""
     levels = ", ".join(f"{level:.0f}" for level in LEVELS)
     judged = np.array(LEVELS) >= DECADES[1]
     references = {
@@ -147,7 +151,7 @@ def pull_figures(survey: str, scores: Scores) -> Iterator[Figure]:
 
 
 def zscore_figures(survey: str, scores: Scores) -> Iterator[Figure]:
-    """Of part `errors`: `fit_zscore` of spectra drawn from the model."""
+    """Figures of part `errors`: `fit_zscore` of spectra drawn from the model."""
     for name, each in scores.items():
         title = "fit_zscore of spectra drawn from the model: width"
         low, high = ZSCORE
@@ -158,7 +162,7 @@ def zscore_figures(survey: str, scores: Scores) -> Iterator[Figure]:
 
 
 def speed_figures(survey: str, scores: Scores) -> Iterator[Figure]:
-    """Of part `speed`."""
+    """Figures of part `speed`."""
     ways = {"latents": "latents alone", "catalog": "with errors and goodness of fit"}
     for key, way in ways.items():
         for name, each in scores.items():
@@ -166,10 +170,10 @@ def speed_figures(survey: str, scores: Scores) -> Iterator[Figure]:
 
 
 def _leads(survey: str, scores: Scores, components: int) -> Iterator[Figure]:
-    """By how much each folded rival is ahead of each baseline, with the error of the difference.
+    """Lead of each folded rival over each baseline, with the error of the difference.
 
-    Wanted: on the population ahead of all, on real sources by more than that error of networks and
-    principal components.
+    The target is a lead over all baselines on the population, and on real sources a lead over
+    networks and principal components that exceeds its error.
     """
     found = {name: each["mixture"][str(components)]["score"] for name, each in scores.items()}
     for name in filter(_folded, found):
@@ -197,7 +201,7 @@ def _folded(who: str) -> bool:
 
 
 def _aim(who: str, target: float) -> float | None:
-    """The target, for those it is set for."""
+    """Return the target of a figure, if it has one."""
     return target if _folded(who) else None
 
 

@@ -1,7 +1,7 @@
-"""Part `information`: what classifiers and regressors read from a representation.
+"""Part `information`: train classifiers and regressors on a representation.
 
-They learn from the training detections and are judged on the test detections, as the supervised
-networks are whose scores are the ceiling.
+They are trained on the training detections and judged on the test detections, like the supervised
+networks whose scores are the ceiling.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 LONGER = BOOSTING | {"max_iter": 200}
-"""Gradient boosting of `evaluate`, with more trees for ten times its rows."""
+"""Gradient boosting of `evaluate`, with more trees because there are ten times as many rows."""
 SETTINGS = EvaluateConfig(neighbors=30)
 
 
 def classes_of(survey: Survey) -> tuple[str, ...]:
-    """Classes judged: those with sources enough among the judged detections."""
+    """Classes that are judged: those with enough sources among the judged detections."""
     judged = survey.judged
     return labeled_rows(judged.classes, judged.names, SETTINGS.folds).classes
 
 
 def measure_information(rival: Rival) -> dict[str, Any]:
-    """Scores of kNN and gradient boosting on a rival's features alone.
+    """Scores of kNN and gradient boosting on a rival's features.
 
-    Of latents with errors also of boosting given, besides, those errors and the log of the counts.
+    For latents with errors, also of boosting on latents, errors and the log of the counts.
     """
     survey = rival.survey
     with fitting_threads(0):
@@ -55,7 +55,7 @@ def measure_information(rival: Rival) -> dict[str, Any]:
 
 
 def measure_ceiling(teacher: Teacher) -> dict[str, Any]:
-    """Scores of supervised networks on the full spectra, in the same terms."""
+    """Scores of supervised networks on the full spectra, by the same measures."""
     survey = teacher.survey
     classes = classes_of(survey)
     classifier = teacher.classifier(classes)
@@ -128,7 +128,7 @@ def _regress(survey: Survey, trained: FloatArray, judged: FloatArray) -> dict[st
 
 
 def score_predictions(survey: Survey, predicted: IntArray) -> dict[str, Any]:
-    """Balanced accuracy over the rows of `classes_of`; by count decade of the classes there."""
+    """Balanced accuracy over the rows of `classes_of`, and by count decade over its classes."""
     judged, classes = survey.judged, classes_of(survey)
     index = {name: code for code, name in enumerate(classes)}
     codes = np.array([index.get(name, -1) for name in judged.classes], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Part `instrument`: whether the latents still know what a source was seen through."""
+"""Part `instrument`: measure whether the latents depend on the response of an observation."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ IntArray = npt.NDArray[np.intp]
 
 SOURCES = 500
 DRAWS = 200
-"""Resamplings of the sources behind errors."""
+"""Resamplings of the sources for the errors."""
 
 
 @dataclass(frozen=True)
 class Views:
-    """The same sources seen through several responses, at the same expected source counts.
+    """The same sources observed through several responses, at the same expected source counts.
 
-    `pairs`: of each source two observations through one response and then two through another;
-    `all_responses`: of each source one observation through each response.
+    `pairs` has, for each source, two observations through one response and then two through
+    another; `all_responses` has one observation of each source through each response.
     """
 
     pairs: Sample
@@ -35,7 +35,7 @@ class Views:
 
 
 def observe_views(survey: Survey) -> Views:
-    """Observe test sources again; counts are log-uniform over all of `DECADES`."""
+    """Observe test sources again, with log-uniform counts over all of `DECADES`."""
     plan = survey.plan
     rng = np.random.default_rng(plan.seed + 1)
     rows = np.unique(plan.targets.source, return_index=True)[1][:SOURCES]
@@ -60,12 +60,13 @@ def observe_views(survey: Survey) -> Views:
 
 
 def measure_instrument(rival: Rival, views: Views) -> dict[str, Any]:
-    """How much further apart other responses put a source, and how often a response is guessed.
+    """Relative distance of a source between responses, and accuracy of guessing a response.
 
     `distance`: mean Euclidean distance of two observations of one source through two responses,
-    over that of two observations through the same. `guess_knn`, `guess_boosting`: balanced accuracy
-    of a classifier that guesses the response from the features, over chance; each response has
-    seen the same sources at the same counts, and sources are not shared by its folds.
+    divided by that of two observations through the same response. `guess_knn`, `guess_boosting`:
+    balanced accuracy, relative to chance, of a classifier that guesses the response from the
+    features. Each response has observed the same sources at the same counts, and folds share no
+    source.
     """
     with fitting_threads(0):
         return {"distance": _distance(rival, views.pairs)} | _guesses(rival, views.all_responses)

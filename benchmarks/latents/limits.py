@@ -1,4 +1,4 @@
-"""What no model can beat: the least excess of Cash statistic that the photons allow."""
+"""Compute the least excess of the Cash statistic that photon noise allows any model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from raypipe.simulation.sources import PARAMETERS, Sources, photon_flux
 FloatArray = npt.NDArray[np.float64]
 
 LOGARITHMIC = ("nh_1e22", "nh_foreground_1e22", "kt_kev", "kt2_kev", "abundance", "redshift")
-"""Parameters taken in logarithm, in which their population is closest to normal."""
+"""Parameters that enter by their logarithm, in which their distribution is closest to normal."""
 STEP_IN_SIGMA = 0.02
 _GRID = EnergyGrid(GRID.energy_lo_kev, GRID.energy_hi_kev, GRID.n_energy)
 _LEAST_OF_A_KIND = 30
@@ -27,19 +27,20 @@ _LEAST_OF_A_KIND = 30
 def least_excess(sample: Sample, population: pd.DataFrame) -> FloatArray:
     """Least expected excess over the truth's Cash statistic, on new counts, of each row: (n,).
 
-    Whoever predicts the expected counts of a source from one observation of it pays for what that
-    observation left open. With the right parametric family known, parameters theta, Fisher
-    information F of the observation, amplitude profiled out, and a normal population of inverse
-    covariance P, the posterior mean misses theta with covariance (F + P)^-1 at best (van Trees
-    1968), and the Cash statistic of other counts of the same source is higher than the truth's by
-    tr(F (F + P)^-1), and by one for the amplitude: the effective number of parameters measured.
-    To second order; the family, the population and the background are taken as known, so that a
-    model which has to learn them pays a little more. Where the population is not normal, P says
-    less than is known: that is a little too high then. Maximum-posterior fits of the true family
-    to simulated HMXB, YSO and LM-STAR came to it within their errors of 20%. NaN for rare kinds of
+    A prediction of a source's expected counts from one observation is limited by the noise of that
+    observation. Let theta be the parameters of the right family, F the Fisher information of the
+    observation with the amplitude profiled out, and P the inverse covariance of a normal
+    population. The posterior mean then misses theta with covariance (F + P)^-1 at best (van Trees
+    1968), and the Cash statistic of other counts of the same source exceeds the truth's by tr(F (F
+    + P)^-1), plus one for the amplitude: the effective number of measured parameters.
+
+    This holds to second order. Family, population and background are taken as known; a model that
+    has to learn them does a little worse. For a population that is not normal, P states less than
+    is known, so that the limit is a little too high. Maximum-posterior fits of the true family to
+    simulated HMXB, YSO and LM-STAR agreed with it within their errors of 20%. NaN for rare kinds of
     source.
 
-    `population` has the parameters of the training sources, a row a detection.
+    `population` has the parameters of the training sources, one row per detection.
     """
     out = np.full(len(sample), np.nan)
     names = [name for name in PARAMETERS if name != "log_nh"]
@@ -57,7 +58,7 @@ def least_excess(sample: Sample, population: pd.DataFrame) -> FloatArray:
 
 
 def _kinds(table: pd.DataFrame, names: list[str]) -> npt.NDArray[np.object_]:
-    """Which family each row is of: its model and the parameters it has."""
+    """Return the family of each row: its model and its parameters."""
     has = table[names].notna().to_numpy()
     patterns = ["".join("x" if each else "-" for each in row) for row in has]
     return table["model"].to_numpy(object) + np.array(patterns, dtype=object)

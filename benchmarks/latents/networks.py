@@ -1,4 +1,4 @@
-"""Training of every network compared, by the package's own learner, kept by what it was made of."""
+"""Train all networks of the comparison with the package's learner; keep them by their inputs."""
 
 from __future__ import annotations
 
@@ -30,35 +30,35 @@ log = logging.getLogger("benchmarks.latents")
 
 BATCH_ROWS = 512
 QUANTITIES = ("log_nh", "photon_index", "log_kt")
-"""What the regressors predict, each on the sources that have it."""
+"""Quantities that the regressors predict, each for the sources that have it."""
 
 SHARED_SETTINGS = (
     *("latents", "width", "depth", "heads", "patch", "decoder_width"),
     *("epochs", "batch_size", "learning_rate", "weight_decay", "gradient_clip"),
     *("thinning_min", "latent_penalty", "patience", "seed"),
 )
-"""Settings of model and training that the rivals of `folded` and the ceilings share with it."""
+"""Settings of model and training that the rivals and the ceilings share with `folded`."""
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class Answered(Batch):
-    """A batch with the answers a supervised network learns: of each row, (n, k), NaN where none."""
+    """A batch with answers for supervised training: (n, k), NaN where there is none."""
 
     answers: Tensor
 
     def take(self, rows: Tensor) -> Answered:
-        """The rows of those indices, with all responses."""
+        """Select rows, with all responses."""
         taken = super().take(rows)
         return Answered(**vars(taken), answers=self.answers[rows])
 
 
 class Supervised(nn.Module):
-    """The encoder of `folded` trained on answers, its outputs being the answers themselves.
+    """The encoder of `folded`, trained to output the answers themselves.
 
-    With `classes` weights (k,) it tells classes apart (answers (n, 1): their codes), the loss of
-    each weighted; else it predicts standardized quantities (answers (n, k)).
+    With `classes`, weights (k,), it classifies, with weighted losses, and answers (n, 1) are the
+    codes of the classes; otherwise it predicts standardized quantities, answers (n, k).
     """
 
     def __init__(self, config: ModelConfig, outputs: int, weights: Tensor | None) -> None:
@@ -68,12 +68,12 @@ class Supervised(nn.Module):
         self.weights = weights
 
     def outputs(self, batch: Batch) -> Tensor:
-        """Scores of the classes or standardized quantities, (n, k)."""
+        """Scores of the classes, or standardized quantities, (n, k)."""
         out: Tensor = self.encoder(*encoder_inputs(batch))
         return out
 
     def forward(self, batch: Answered, shown: Batch) -> tuple[Tensor, Tensor]:
-        """Loss of each row, and zeros for the square of latents it does not have."""
+        """Loss of each row, and zeros in place of the square of latents."""
         out = self.outputs(shown)
         known = torch.isfinite(batch.answers)
         answers = torch.where(known, batch.answers, 0.0)
@@ -88,7 +88,7 @@ class Supervised(nn.Module):
 
 @dataclass(frozen=True)
 class Teacher:
-    """Trains networks on a survey, or takes them from `folder` where they were trained before."""
+    """Trains networks on a survey, or loads them from `folder` if they were trained before."""
 
     survey: Survey
     config: Config
@@ -97,12 +97,12 @@ class Teacher:
 
     @property
     def shared_recipe(self) -> dict[str, Any]:
-        """The settings that every network is made by; others are of `folded` alone."""
+        """Settings that all networks share; others belong to `folded` only."""
         settings = self.config.model.model_dump() | self.config.train.model_dump()
         return {name: settings[name] for name in SHARED_SETTINGS}
 
     def autoencoder(self, preset: str) -> Folded | Paper:
-        """A trained autoencoder, its latents whitened over the training spectra."""
+        """A trained autoencoder with latents whitened over the training spectra."""
         model = self.config.model.model_copy(update={"preset": preset})
         torch.manual_seed(self.config.train.seed)
         network = build(model, GRID)
@@ -123,7 +123,7 @@ class Teacher:
         return self._kept(preset, network, made_of, fit)
 
     def classifier(self, classes: tuple[str, ...]) -> Supervised:
-        """A network that tells classes apart, rare ones weighing as much as frequent ones."""
+        """A network that classifies, with equal weight for rare and frequent classes."""
         index = {name: float(code) for code, name in enumerate(classes)}
 
         def answers(sample: Sample) -> Tensor:
@@ -136,7 +136,7 @@ class Teacher:
         return self._supervised("classifier", len(classes), weights, answers)
 
     def regressor(self) -> tuple[Supervised, Tensor, Tensor]:
-        """A network that predicts `QUANTITIES`, standardized; their means and widths."""
+        """A network that predicts standardized `QUANTITIES`, with their means and widths."""
         known = quantities(self.survey.train)
         mean, width = np.nanmean(known, axis=0), np.nanstd(known, axis=0)
 
@@ -167,7 +167,7 @@ class Teacher:
         return self._kept(name, network, self.shared_recipe, fit)
 
     def _parts(self) -> tuple[Sample, Sample]:
-        """Detections to fit to and, of other sources, to stop early by."""
+        """Divide detections, by source, into those to train on and those for early stopping."""
         sample = self.survey.train
         keys = source_keys(sample.names, sample.names)
         parts = assign_splits(keys, self.config.train.seed, 0.0, VALIDATION_SHARE)
@@ -211,7 +211,7 @@ class Teacher:
 
 
 def quantities(sample: Sample) -> np.ndarray:
-    """`QUANTITIES` of each detection, (n, 3), NaN where its source has none."""
+    """`QUANTITIES` of each detection, (n, 3), NaN if its source does not have one."""
     table = sample.table
     with np.errstate(divide="ignore"):
         log_kt = np.log10(table["kt_kev"].to_numpy(np.float64))

@@ -1,4 +1,4 @@
-"""Part `cash`: how well spectra are explained, and whether noise was learned with them."""
+"""Part `cash`: measure how well spectra are explained, and how much noise was fitted."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ BINS = GRID.n_channel_bins
 
 
 def measure_fit(rival: Latents) -> dict[str, Any]:
-    """Cash per bin above the truth's, on the counts that were encoded and on new ones.
+    """Excess of Cash per bin over the truth's, on the encoded counts and on new ones.
 
-    The latter in expectation over all Poisson draws of the same source: twice the Kullback-Leibler
-    divergence of the expected counts from the true ones. New counts are judged by what was
-    predicted from the first, amplitude included, and the excess is compared with the least that
-    the photons allow (`limits.least_excess`).
+    For new counts it is the expectation over all Poisson draws of the same source: twice the
+    Kullback-Leibler divergence of the expected counts from the true ones. The prediction, including
+    the amplitude, is that from the first counts, and its excess is compared with the least that
+    photon noise allows (`limits.least_excess`).
     """
     judged, explained = rival.survey.judged, rival.explained
     truth = score_truth(judged.spectra.counts, judged.truth, explained.mu)
@@ -40,10 +40,10 @@ def measure_fit(rival: Latents) -> dict[str, Any]:
 
 
 def measure_truth(survey: Survey) -> dict[str, Any]:
-    """The truth's own Cash per bin, and the least excess any model has on new counts.
+    """The truth's own Cash per bin, and the least excess of any model on new counts.
 
-    `measured_background` and `measured_background_on_new`: what it costs to know the source but
-    take the background as the model does, smoothed from the background region's counts.
+    `measured_background` and `measured_background_on_new`: the excess if the source is known but
+    the background is taken as in the model, smoothed from the counts of the background region.
     """
     judged = survey.judged
     counts = judged.spectra.counts

@@ -1,4 +1,4 @@
-"""The real responses that surveys are seen through, put on the model's grid as ingest does it."""
+"""Collect the real responses for the surveys, and put them on the model's grid as ingest does."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ FloatArray = npt.NDArray[np.float32]
 
 GRID = Grid()
 SAME_RESPONSE = 0.015
-"""Responses whose spectra of the same source differ by less are one."""
+"""Responses count as equal if their spectra of the same source differ by less than this."""
 
 
 def collect_responses(data: Path, folder: Path) -> Path:
-    """Link every ARF/RMF pair below `data` that is unlike all others into one folder.
+    """Link all distinct ARF/RMF pairs below `data` into one folder.
 
-    Of those alike the catalog's own are kept.
+    Of equal ones the catalog's own are kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
@@ -78,7 +78,7 @@ def redistribution(instrument: Instrument) -> FloatArray:
 
 
 def area_on_grid(instrument: Instrument, area_cm2: npt.NDArray[Any] | None = None) -> FloatArray:
-    """An area on an instrument's bins (its own on-axis one by default) on the model's grid, cm2."""
+    """Put an area on the model's grid, cm2; by default the instrument's on-axis area."""
     area = instrument.area_cm2 if area_cm2 is None else area_cm2
     return np.asarray(_shares(instrument) @ area, dtype=np.float32)
 

@@ -1,4 +1,4 @@
-"""The representations compared: what stands for a spectrum in each, and what it is made by."""
+"""The representations compared: their features, and how they are made."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PCA_SIZE = 8
 
 
 class Rival(ABC):
-    """A representation of spectra; `key` names what it was made of."""
+    """A representation of spectra; `key` identifies its inputs."""
 
     name: str
     key: str
@@ -46,7 +46,7 @@ class Rival(ABC):
 
     @abstractmethod
     def features(self, sample: Sample) -> FloatArray:
-        """Numbers that stand for each detection, (n, d)."""
+        """Features of each detection, (n, d)."""
 
     @cached_property
     def trained(self) -> FloatArray:
@@ -61,10 +61,10 @@ class Rival(ABC):
 
 @dataclass(frozen=True)
 class Explained:
-    """What a network makes of detections.
+    """The output of a network for detections.
 
-    `z`, `z_err`, `z_std` (n, latents), `zscore` (n,) the goodness of fit; `mu` and its part
-    `background` (n, bins) expected counts in the source region; `flux` (n, n_energy), None without
+    `z`, `z_err`, `z_std` (n, latents); `zscore` (n,), the goodness of fit; `mu` and its part
+    `background` (n, bins), expected counts in the source region; `flux` (n, n_energy), None without
     one.
     """
 
@@ -78,7 +78,7 @@ class Explained:
 
 
 class Latents(Rival):
-    """The latents of a trained autoencoder, refined by `steps` of Fisher scoring."""
+    """The latents of a trained autoencoder, refined by `steps` steps of Fisher scoring."""
 
     def __init__(self, name: str, survey: Survey, network: Folded | Paper, steps: int) -> None:
         weights = hashlib.sha256(save(network.state_dict())).hexdigest()
@@ -89,7 +89,7 @@ class Latents(Rival):
 
     @torch.no_grad()
     def features(self, sample: Sample) -> FloatArray:
-        """Latents alone."""
+        """The latents only."""
         parts = []
         for rows in _chunks(len(sample)):
             batch = prepare(sample.spectra.take(rows))
@@ -100,7 +100,7 @@ class Latents(Rival):
         return np.concatenate(parts)
 
     def explain(self, sample: Sample) -> Explained:
-        """Latents, errors, goodness of fit and expected counts, as `embed` gives them."""
+        """Latents, errors, goodness of fit and expected counts, as `embed` computes them."""
         parts = []
         for rows in _chunks(len(sample)):
             spectra = sample.spectra.take(rows)
@@ -122,15 +122,14 @@ class Latents(Rival):
 
     @cached_property
     def explained(self) -> Explained:
-        """What it makes of the judged detections."""
+        """The output for the judged detections."""
         return self.explain(self.survey.judged)
 
 
 class RootFlux(Rival):
-    """Square roots of the decoded flux's shape, reduced to 8 components.
+    """Square roots of the shape of the decoded flux, reduced to 8 components.
 
-    Euclidean distances there are Hellinger distances between the spectra before the telescope,
-    pulled back through the decoder.
+    Euclidean distances between them are Hellinger distances between the decoded photon fluxes.
     """
 
     def __init__(self, latents: Latents) -> None:
@@ -162,21 +161,21 @@ class RootFlux(Rival):
 
     @cached_property
     def trained(self) -> FloatArray:
-        """Features of the training detections, from the latents at hand."""
+        """Features of the training detections, from existing latents."""
         return self._reduced(self.latents.trained)
 
     @cached_property
     def judged(self) -> FloatArray:
-        """Features of the judged detections, from the latents at hand."""
+        """Features of the judged detections, from existing latents."""
         return self._reduced(self.latents.judged)
 
 
 SCALES = {"min-max rates": min_max_rates, "sqrt shares": root_shares}
-"""Ways to scale spectra before their principal components are taken."""
+"""Ways to scale spectra before the principal component analysis."""
 
 
 class Components(Rival):
-    """Principal components of the spectra as they were detected, fitted to the training ones."""
+    """Principal components of the detected spectra, fitted to the training ones."""
 
     def __init__(self, scale: str, survey: Survey) -> None:
         super().__init__(f"PCA-{PCA_SIZE} of {scale}", survey)
@@ -194,13 +193,13 @@ class Components(Rival):
 
 
 class Hardness(Rival):
-    """The three hardness ratios of the CSC's bands alone, from counts less background."""
+    """The three hardness ratios of the CSC's bands, from background-subtracted counts."""
 
     def __init__(self, survey: Survey) -> None:
         super().__init__("hardness ratios", survey)
 
     def features(self, sample: Sample) -> FloatArray:
-        """Ratios; a channel bin belongs to the band its middle lies in."""
+        """The ratios; a channel bin belongs to the band that contains its center."""
         energy, spectra = GRID.channel_mid_kev, sample.spectra
         columns = {"background_scale": spectra.background_scale}
         for band, (low, high) in BANDS_KEV.items():
@@ -211,11 +210,11 @@ class Hardness(Rival):
 
 
 RIVALS = ("folded", "paper", "pca", "hardness")
-"""Names by which rivals are chosen on the command line."""
+"""Names of the rivals on the command line."""
 
 
 def make_rivals(names: list[str], teacher: Teacher, steps: int) -> list[Rival]:
-    """The rivals of those names, networks trained; `folded` as it is and, with `steps`, refined."""
+    """Make these rivals and train their networks; `folded` also refined, with `steps` given."""
     survey = teacher.survey
     rivals: list[Rival] = []
     if "folded" in names:

@@ -1,4 +1,4 @@
-"""Part `speed`: spectra encoded a second by one thread, with and without refinement."""
+"""Part `speed`: measure the spectra per second that one thread encodes, and refines."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ ROWS = 2048
 
 @torch.no_grad()
 def measure_speed(rival: Latents) -> dict[str, Any]:
-    """Spectra a second, the fastest of `ROUNDS`, taking turns.
+    """Spectra per second, the fastest of `ROUNDS`, with the rivals taking turns.
 
-    `latents`: the encoder alone; `catalog`: all that `embed` measures, errors and goodness of fit
-    included, after the rival's steps of refinement.
+    `latents`: the encoder only; `catalog`: everything that `embed` measures, including errors and
+    goodness of fit, after the rival's refinement steps.
     """
     sample = rival.survey.judged
     parts = [

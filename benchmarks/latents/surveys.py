@@ -1,7 +1,7 @@
-"""The surveys that models are trained and judged on: drawn in arrays, with the truth behind them.
+"""Draw the surveys that models are trained and judged on, in memory and with known truth.
 
-Every detection goes through the functions that `simulate` and `ingest` use; only the files between
-the two are left out.
+Every detection passes through the functions that `simulate` and `ingest` use; only the files
+between the two are omitted.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ log = logging.getLogger("benchmarks.latents")
 FloatArray = npt.NDArray[np.float32]
 
 DECADES = (20.0, 50.0, 158.0, 500.0, 1580.0, 5000.0)
-"""Edges of the bins of expected source counts that figures are also given in."""
+"""Edges of the bins of expected source counts for which figures are also given."""
 COUNTS = (DECADES[1], DECADES[-1])
-"""Expected source counts of the detections trained on and judged; the first bin is extra."""
+"""Range of expected source counts of the training and judged detections; the first bin is extra."""
 VALIDATION_SHARE = 1 / 17
 OF_FILES = ("products.py", "fits_template.py", "simulate.py")
-"""Code of the simulation that writes files: no survey is drawn again for its changes."""
+"""Modules of the simulation that only write files: changes in them do not redraw a survey."""
 TEST_SHARE_OF_CATALOG = 0.5
 
 
@@ -46,8 +46,8 @@ TEST_SHARE_OF_CATALOG = 0.5
 class Sample:
     """Detections on the model's grid.
 
-    `truth` and `truth_background` (n, bins) are the expected counts in the source region, all and
-    the background's part; `table` has the columns of a survey's truth, a row a detection.
+    `truth` and `truth_background` (n, bins) are the expected counts in the source region, in total
+    and from the background; `table` has the columns of a survey's truth, one row per detection.
     """
 
     spectra: SpectraBatch
@@ -70,11 +70,11 @@ class Sample:
 
     @property
     def classes(self) -> npt.NDArray[np.object_]:
-        """The class of each detection, (n,), None where it has none."""
+        """The class of each detection, (n,), None if unknown."""
         return self.table["class"].to_numpy(object)
 
     def take(self, rows: npt.ArrayLike) -> Sample:
-        """The detections of those indices."""
+        """Select detections by index."""
         chosen = np.asarray(rows)
         return Sample(
             self.spectra.take(chosen),
@@ -108,11 +108,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Survey:
-    """Detections to train on and to judge, of different sources.
+    """Detections to train on and to judge, from different sources.
 
-    `judged` has the test detections and, after them, as many as fit of the faintest bin of
-    `DECADES`, which overall figures leave out (`in_range`). `plan` is that of the test
-    detections: other observations of the same sources are made from it.
+    `judged` has the test detections, followed by as many from the faintest bin of `DECADES` as fit;
+    overall figures leave these out (`in_range`). `plan` is that of the test detections, from which
+    other observations of the same sources are made.
     """
 
     name: str
@@ -123,29 +123,29 @@ class Survey:
 
     @cached_property
     def in_range(self) -> npt.NDArray[np.bool_]:
-        """Which judged detections are within `COUNTS`, (n,)."""
+        """Whether judged detections are within `COUNTS`, (n,)."""
         return np.arange(len(self.judged)) < len(self.plan)
 
 
 def population_survey(
     workdir: Path, responses: Path, train: int, test: int, faint: int, seed: int
 ) -> Survey:
-    """Survey 1: the built-in population of eight classes through the responses of a folder."""
+    """Survey 1: the built-in population of eight classes, through the responses of a folder."""
     return _survey(workdir, "population", responses, (None, None), (train, test, faint), seed)
 
 
 def catalog_survey(
     workdir: Path, responses: Path, catalog: Path, train: int, test: int, faint: int, seed: int
 ) -> Survey:
-    """Survey 2: sources of a real table through the same responses, half of them to judge."""
+    """Survey 2: sources of a real table through the same responses, one half of them to judge."""
     parts = split_catalog(catalog, workdir, seed)
     return _survey(workdir, "catalog", responses, parts, (train, test, faint), seed)
 
 
 def split_catalog(catalog: Path, workdir: Path, seed: int) -> tuple[Path, Path]:
-    """Write the rows of half of a table's usable sources to train on, and of the others to judge.
+    """Write the rows of half of a table's usable sources to train on, and the others to judge.
 
-    Every class is halved for itself, so that rare ones are in both.
+    Each class is halved separately, so that rare classes are in both halves.
     """
     table = read_catalog(catalog).to_pandas()
     table = table[best_models(table).notna() & (table[COUNTS_COLUMN] > 0)]
@@ -221,9 +221,9 @@ def observe(
     instrument: npt.NDArray[np.intp] | None = None,
     counts: npt.NDArray[np.float64] | None = None,
 ) -> Plan:
-    """A plan of further observations of the sources of a plan's `rows`, in their order.
+    """Plan further observations of the sources of a plan's `rows`, in their order.
 
-    Each is as the row was, but for the `instrument` and the expected source `counts` given (n,).
+    Each is like its row, except for the `instrument` and the expected source `counts`, given (n,).
     """
     rows = np.asarray(rows)
     targets = plan.targets
@@ -279,7 +279,7 @@ def draw(plan: Plan) -> Sample:
 
 
 def join(parts: Iterable[Sample]) -> Sample:
-    """Samples of the same responses, one after another."""
+    """Concatenate samples of the same responses."""
     parts = list(parts)
     batches = [part.spectra for part in parts]
     joined = {
@@ -322,12 +322,12 @@ def load(folder: Path) -> Sample:
 
 
 def digest(value: Any) -> str:
-    """A short name for anything JSON can hold."""
+    """A short hash of any value that JSON can hold."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def code_of(*modules: Any, without: tuple[str, ...] = ()) -> str:
-    """A short name for the source code of modules, or of the files of packages."""
+    """A short hash of the source code of modules, or of the files of packages."""
     files: list[Path] = []
     for module in modules:
         path = Path(module.__file__)

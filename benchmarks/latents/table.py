@@ -1,4 +1,4 @@
-"""Figures with their targets, and the table they are printed as."""
+"""Represent figures with their targets, and print them as a table."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ WIDTH = 38
 
 @dataclass(frozen=True)
 class Figure:
-    """One number: of whom, with its error, by count decade, and what is aimed at.
+    """One number: its rival, its error, its values by count decade, and its target.
 
-    `target` is met by values between `least` and `most`; None where nothing is aimed at.
+    Values between `least` and `most` meet `target`, which is None if there is none.
     """
 
     survey: str
@@ -35,7 +35,7 @@ class Figure:
 
     @property
     def aimed(self) -> bool:
-        """Whether there is a target."""
+        """Whether the figure has a target."""
         return self.least is not None or self.most is not None
 
     @property
@@ -48,12 +48,12 @@ class Figure:
         return bool(low <= self.value <= high)
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, with the verdict."""
+        """All fields, with the verdict."""
         return asdict(self) | {"reached": self.reached}
 
 
 def in_bins(counts: npt.NDArray[np.float64]) -> list[Mask]:
-    """Which rows fall into each bin of `DECADES`."""
+    """Whether rows fall into each bin of `DECADES`."""
     index = np.clip(np.searchsorted(DECADES, counts, side="right") - 1, 0, len(DECADES) - 2)
     return [index == i for i in range(len(DECADES) - 1)]
 
@@ -63,14 +63,14 @@ def scored(
     counts: npt.NDArray[np.float64],
     in_range: Mask,
 ) -> dict[str, Any]:
-    """Value and error of `score` over the rows in range, and values by count decade."""
+    """Value and error of `score` over the rows in range, and its values by count decade."""
     value, error = score(in_range)
     by_counts = [score(mask)[0] if mask.any() else None for mask in in_bins(counts)]
     return {"value": value, "error": error, "by_counts": by_counts}
 
 
 def mean_of(values: npt.NDArray[Any]) -> Callable[[Mask], tuple[float | None, float | None]]:
-    """A score: the mean of the finite `values` of some rows, with its standard error."""
+    """Make a score: the mean of the finite `values` of some rows, with its standard error."""
 
     def score(mask: Mask) -> tuple[float | None, float | None]:
         chosen = values[mask & np.isfinite(values)]
@@ -82,7 +82,7 @@ def mean_of(values: npt.NDArray[Any]) -> Callable[[Mask], tuple[float | None, fl
 
 
 def render(figures: Iterable[Figure]) -> str:
-    """The figures as text, those of one name together."""
+    """Format the figures as text, grouped by name."""
     edges = [f"{low:.0f}-{high:.0f}" for low, high in pairwise(DECADES)]
     groups: dict[tuple[str, str], list[Figure]] = {}
     for figure in figures:

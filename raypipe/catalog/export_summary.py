@@ -1,4 +1,4 @@
-"""What there is to say of exports: what made them, which files there are, columns and counts."""
+"""The summary of exports: their origin, files, columns and counts, and the record of the files."""
 
 from __future__ import annotations
 

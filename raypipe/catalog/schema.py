@@ -25,7 +25,7 @@ from raypipe.redaction import printable
 log = logging.getLogger(__name__)
 
 NOT_MEASURED = "not_measured"
-"""Flag of a row without latents: one of the numbers would not have been finite."""
+"""Flag of a row that could not be measured: it has no latents, nor what derives from them."""
 PARTLY_MEASURED = "partly_measured"
 """Flag of a source some of whose detections are not measured."""
 
@@ -164,7 +164,7 @@ def catalog_table(
         new = free_name(name, taken)
         taken.add(new.lower())
         if new != name:
-            log.warning("the catalog has a column %s already: that of the table is %s", name, new)
+            log.info("the catalog has a column %s already: that of the table is %s", name, new)
             metadata = {ORIGINAL_NAME: name.encode()} | metadata
         columns.append(column)
         fields.append(brought_field(new, column.type, metadata))

@@ -65,7 +65,6 @@ class Account:
 
     def summary(self) -> dict[str, Any]:
         """The counts, as the manifest's summary has them."""
-        shown = {suffix: n for suffix, n in self.overlooked.most_common(_SUFFIXES_SHOWN) if n}
         return {
             "files": {
                 "listed": self.listed,
@@ -75,38 +74,35 @@ class Account:
                 "set_aside": len(self.set_aside),
                 "overlooked": self.overlooked.total(),
             },
-            "overlooked_suffixes": dict(sorted(shown.items())),
+            "overlooked_suffixes": self._commonest_suffixes(),
             "folders_not_searched": len(self.not_searched),
         }
 
-    def entries(self) -> list[dict[str, str | None]]:
+    def entries(self) -> list[SetAside]:
         """All that is set aside or not searched, in order of URI."""
-        return [entry._asdict() for entry in self._in_order()]
-
-    def report(self, listed_at: str) -> None:
-        """Log the counts, and by name what is set aside; `listed_at` is where all are listed."""
-        log.info("discover: %s", self)
-        entries = self._in_order()
-        for entry in entries[:_NAMED_IN_LOG]:
-            log.warning("%s: set aside: %s", entry.uri, entry.reason)
-        if entries:
-            more = len(entries) - _NAMED_IN_LOG
-            log.warning(
-                "%s%s lists all that was set aside", f"{more} more: " if more > 0 else "", listed_at
-            )
-
-    def _in_order(self) -> list[SetAside]:
         return sorted([*self.set_aside, *self.not_searched], key=lambda entry: entry[:2])
 
+    def report(self) -> None:
+        """Log the counts, and by name what is set aside, up to a number of names."""
+        log.info("discover: %s", self)
+        entries = self.entries()
+        for entry in entries[:_NAMED_IN_LOG]:
+            log.warning("%s: set aside: %s", entry.uri, entry.reason)
+        if len(entries) > _NAMED_IN_LOG:
+            log.warning("%d more are set aside", len(entries) - _NAMED_IN_LOG)
+
     def __str__(self) -> str:
-        common = [(suffix, n) for suffix, n in self.overlooked.most_common(_SUFFIXES_SHOWN) if n]
-        suffixes = ", ".join(f"{suffix} {n}" for suffix, n in common)
+        suffixes = ", ".join(f"{suffix} {n}" for suffix, n in self._commonest_suffixes().items())
         return (
             f"{self.listed} files: {self.spectra} spectra, {self.companions} companions, "
             f"{self.unused} CSC products not used, {len(self.set_aside)} set aside, "
             f"{self.overlooked.total()} looked like no spectrum"
             + (f" ({suffixes})" if suffixes else "")
         )
+
+    def _commonest_suffixes(self) -> dict[str, int]:
+        there = ((suffix, n) for suffix, n in self.overlooked.items() if n)
+        return dict(sorted(there, key=lambda each: (-each[1], each[0]))[:_SUFFIXES_SHOWN])
 
 
 def _suffix(name: str) -> str:

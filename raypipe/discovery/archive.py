@@ -1,17 +1,16 @@
-"""The Chandra archive: its releases, the form of a product's URI, the package service's request.
+"""The Chandra archive: its releases, URIs of its products, and requests to its package service.
 
-A product that is still in the archive has a URI of the form
+A product in the archive has a URI of the form
 
     csc:RELEASE/OBSID.OBI.REGION/PRODUCT        csc:csc2.1/1575.1.85/pha3
 
-with PRODUCT one of pha3, arf3, rmf3. Such a URI names no server: where the release's package
-service answers is in RELEASES here, and `ingest.package_url` of the configuration overrides it.
-The service hands out many products a request, as one tar: `package_url` makes the request of a
-batch of keys,
+where PRODUCT is pha3, arf3 or rmf3. Such a URI names no server: RELEASES has the address of each
+release's package service, and the setting `ingest.package_url` overrides it. The service returns
+many products per request in one tar file; `package_url` builds the request for a batch of keys,
 
     BASE?version=VERSION&packageset=1575.1.85/spectrum/b,1575.1.85/arf/b,...
 
-where the last part of an entry is the energy band (b: the whole file of an ACIS detection).
+where the last part of an entry is the energy band (b for the whole file of an ACIS detection).
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ from raypipe.errors import UsageError
 SCHEME = "csc:"
 
 PRODUCTS = {"pha3": "spectrum", "arf3": "arf", "rmf3": "rmf"}
-"""Our products (as in the archive's file names) and the package service's names for them."""
+"""Products as in the archive's file names, and the package service's names for them."""
 
 BAND = "b"
-"""Energy band that the package service is asked for."""
+"""Energy band requested from the package service."""
 
 _RELEASE_NAME = re.compile(r"csc\d+\.\d+")
 _URI = re.compile(
@@ -39,7 +38,7 @@ _URI = re.compile(
 
 @dataclass(frozen=True)
 class Release:
-    """Where the archive serves a release: TAP service, schema of its tables, package service."""
+    """Addresses of a release in the archive: TAP service, schema of its tables, package service."""
 
     tap_url: str
     schema: str
@@ -66,7 +65,7 @@ RELEASES = {
 
 @dataclass(frozen=True, order=True)
 class ProductKey:
-    """What identifies a product in the archive; `product` is a key of PRODUCTS."""
+    """Identifies a product in the archive; `product` is a key of PRODUCTS."""
 
     release: str
     obsid: int
@@ -76,14 +75,14 @@ class ProductKey:
 
 
 def is_release_name(source: str) -> bool:
-    """Whether a source is the name of a catalog release (csc2.1), known or not."""
+    """Whether a source has the form of a release name (csc2.1), even of an unknown release."""
     return _RELEASE_NAME.fullmatch(source) is not None
 
 
 def find_release(name: str) -> Release:
-    """Where the archive serves a release; UsageError for one that is not known."""
+    """Return the addresses of a release; raises UsageError if it is unknown."""
     if name not in RELEASES:
-        raise UsageError(f"{name}: not a release known here; known are {', '.join(RELEASES)}")
+        raise UsageError(f"{name}: unknown release; known are {', '.join(RELEASES)}")
     return RELEASES[name]
 
 
@@ -93,14 +92,14 @@ def is_product_uri(uri: str) -> bool:
 
 
 def product_uri(release: str, obsid: int, obi: int, region_id: int, product: str) -> str:
-    """URI of a product in the archive; UsageError for an unknown product."""
+    """Return the URI of a product in the archive; raises UsageError if the product is unknown."""
     if product not in PRODUCTS:
-        raise UsageError(f"{product}: not a product of the archive ({', '.join(PRODUCTS)})")
+        raise UsageError(f"{product}: unknown product; known are {', '.join(PRODUCTS)}")
     return f"{SCHEME}{release}/{obsid}.{obi}.{region_id}/{product}"
 
 
 def parse_product_uri(uri: str) -> ProductKey:
-    """The key of an archive product's URI; UsageError for any other text."""
+    """Parse the URI of a product in the archive; raises UsageError for any other text."""
     match = _URI.fullmatch(uri)
     if match is None or match["product"] not in PRODUCTS:
         raise UsageError(f"{uri}: not of the form {SCHEME}RELEASE/OBSID.OBI.REGION/PRODUCT")
@@ -114,10 +113,10 @@ def parse_product_uri(uri: str) -> ProductKey:
 
 
 def package_url(base_url: str, version: str, keys: Iterable[ProductKey]) -> str:
-    """The package service's request of a batch of products, in the order given.
+    """Return the request URL for a batch of products, in the order given.
 
-    `base_url` and `version` are `package_url` and `package_version` of the keys' release. The
-    service takes some 50 detections a request and answers a tar.
+    `base_url` and `version` are `package_url` and `package_version` of the release. The service
+    accepts about 50 detections per request and returns a tar file.
     """
     entries = ",".join(
         f"{key.obsid}.{key.obi}.{key.region_id}/{PRODUCTS[key.product]}/{BAND}" for key in keys

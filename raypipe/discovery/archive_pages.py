@@ -1,9 +1,10 @@
-"""A release's detections from the archive's TAP service, page by page, each kept when it is there.
+"""Query a release's detections from the archive's TAP service in pages that survive a crash.
 
-A plan is made first: how many detections each obsid has, cut into pages of whole obsids. Plan and
-pages are published in a hidden folder beside the manifest, one for each question, so that the same
-command goes on after a death and asks only for what is missing. Every page is checked against the
-plan's numbers: rows that a service leaves out, with or without saying so, are asked for in halves.
+First the number of detections of each obsid is counted, and a plan divides them into pages of whole
+obsids. Plan and pages are saved in a hidden folder beside the manifest, one per query, so that the
+same command resumes after a crash and requests only the missing pages. The size of each page is
+checked against the plan: if the service leaves rows out, with or without reporting it, the page is
+requested in halves.
 """
 
 from __future__ import annotations
@@ -39,27 +40,27 @@ _PLAN = "plan.json"
 _MOST_OBSIDS = 1_000_000
 _MOST_COLUMNS = 100_000
 _SHARE_OF_LIMIT = 0.5
-"""Largest page as a share of the service's own limit of rows."""
+"""Largest page, as a share of the service's row limit."""
 
 Counts = list[tuple[int, int]]
-"""Obsids and their numbers of detections."""
+"""Obsids, each with its number of detections."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """What one query asks for: consecutive obsids, of a single one perhaps a range of region_id."""
+    """The scope of one query: consecutive obsids, or a range of region_id in a single obsid."""
 
     counts: Counts
     regions: tuple[int, int] | None = None
 
     @property
     def rows(self) -> int:
-        """How many detections it has."""
+        """Number of detections in it."""
         return _rows(self.counts)
 
     @property
     def conditions(self) -> list[str]:
-        """What its detections meet, in ADQL."""
+        """ADQL conditions that select it."""
         conditions = [f"o.obsid BETWEEN {self.counts[0][0]} AND {self.counts[-1][0]}"]
         if self.regions:
             conditions.append(f"o.region_id BETWEEN {self.regions[0]} AND {self.regions[1]}")
@@ -68,9 +69,9 @@ class Piece:
 
 @dataclass(frozen=True)
 class ReleasePages:
-    """The pages of one question to one release's TAP service, kept in a workspace until removed.
+    """The pages of one query to a release's TAP service, kept in a workspace until removed.
 
-    `source` is the archive's name of the release, `release` the manifest's.
+    `source` is the archive's name of the release, `release` that of the manifest.
     """
 
     workspace: Workspace
@@ -81,25 +82,25 @@ class ReleasePages:
 
     @property
     def question(self) -> str:
-        """A hash of what is asked of which service."""
+        """Hash of the query and the service's address."""
         text = json.dumps([self.service.url, self.query.rows(COLUMNS)])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def origin(self) -> str:
-        """What is asked of which service, for people."""
+        """The service and the condition of the query, for display."""
         return self.service.name + (f" where {self.query.where}" if self.query.where else "")
 
     @property
     def folder(self) -> str:
-        """Where plan and pages are."""
+        """Folder of the plan and the pages."""
         return f"{manifest_folder(self.release)}/.pages/{self.question}"
 
     def detections(self) -> Iterator[pa.Table]:
-        """Manifest rows, page by page; pages that are not there yet are asked for and published.
+        """Yield manifest rows page by page; missing pages are requested and saved.
 
-        Raises UsageError for a condition the service refuses or that no detection meets,
-        ServiceError where the service fails.
+        Raises UsageError if the service refuses the condition or no detection meets it,
+        ServiceError if the service fails.
         """
         repeated = 0
         for page in self._pages():
@@ -107,11 +108,11 @@ class ReleasePages:
             repeated += page.num_rows - unique.num_rows
             yield _with_identity(unique, self.source, self.release)
         if repeated:
-            log.warning("%d rows repeat a detection and are left out", repeated)
+            log.warning("left out %d rows that repeat a detection", repeated)
         log.info("%s: %d requests", self.service.name, self.service.session.requests_sent)
 
     def remove(self) -> None:
-        """Remove the pages, the plan last: pages without it would be taken for those of another."""
+        """Remove the pages and then the plan; without a plan the pages could not be identified."""
         for name in self.workspace.files(self.folder):
             if not name.endswith(_PLAN):
                 self.workspace.delete(name)
@@ -125,7 +126,7 @@ class ReleasePages:
         columns = [column for column in COLUMNS if column.name in set(plan["columns"])]
         held = set(self.workspace.files(self.folder, ".parquet"))
         if held:
-            log.info("%d of %d pages are there already", len(held), len(plan["pages"]))
+            log.info("%d of %d pages are already saved", len(held), len(plan["pages"]))
         for number, counts in enumerate(plan["pages"]):
             name = part_name(self.folder, number)
             if name in held:
@@ -146,19 +147,19 @@ class ReleasePages:
         counts = self._count()
         if not counts:
             condition = f" with {self.query.where}" if self.query.where else ""
-            raise UsageError(f"{self.service.name}: no detections{condition}")
+            raise UsageError(f"{self.service.name} has no detections{condition}")
         limit = self.service.row_limit()
         most = self.service.settings.page_rows
         if limit is not None:
             most = max(1, min(most, int(limit * _SHARE_OF_LIMIT)))
         pages = cut_into_pages(counts, most)
-        log.info("%d detections of %d obsids, %d pages", _rows(counts), len(counts), len(pages))
+        log.info("%d detections of %d obsids in %d pages", _rows(counts), len(counts), len(pages))
         plan = {"columns": [column.name for column in columns], "pages": pages}
         self.workspace.write_json(name, plan)
         return plan
 
     def _try_condition(self) -> None:
-        """Let a condition the service cannot read fail first, and as the user's error."""
+        """Test the condition on no rows, so that a syntax error in it is reported as the user's."""
         if self.query.where is None:
             return
         nowhere = "o.obsid = -1"
@@ -166,7 +167,7 @@ class ReleasePages:
             self.service.search(self.query.total(nowhere), 1)
         except QueryRefused as refused:
             self.service.search(Query(self.query.schema).total(nowhere), 1)
-            raise UsageError(f"--where {self.query.where!r} was refused by {refused}") from refused
+            raise UsageError(f"--where {self.query.where!r} is refused by {refused}") from refused
 
     def _columns(self) -> list[Column]:
         rows = self.service.search(self.query.available_columns(), _MOST_COLUMNS).table
@@ -175,7 +176,7 @@ class ReleasePages:
         absent = [column.name for column in COLUMNS if column not in chosen]
         if absent:
             log.warning(
-                "%s has %d of %d columns, not %s",
+                "%s has %d of %d columns; missing: %s",
                 self.service.name,
                 len(chosen),
                 len(COLUMNS),
@@ -184,7 +185,7 @@ class ReleasePages:
         return chosen
 
     def _count(self) -> Counts:
-        """Detections of each obsid; ServiceError where the service's own sum is another."""
+        """Count detections by obsid; raises ServiceError if the service's total differs."""
         counts: Counts = []
         while True:
             after = counts[-1][0] if counts else None
@@ -196,38 +197,38 @@ class ReleasePages:
         total, _ = self._total()
         if _rows(counts) != total:
             raise ServiceError(
-                f"{self.service.name}: {total} detections in all, but {_rows(counts)} by obsid; "
-                "the service leaves rows out"
+                f"{self.service.name} counts {total} detections in all but {_rows(counts)} by "
+                "obsid: it leaves rows out; run the same command again later"
             )
         return counts
 
     def _rows_of(self, piece: Piece, columns: Sequence[Column]) -> pa.Table:
-        """All rows of a piece, in halves where the service cuts them off."""
+        """Request all rows of a piece, in halves if the service cuts them off."""
         answer = self.service.search(self.query.rows(columns, *piece.conditions), piece.rows)
         got = answer.table.num_rows
         if got == piece.rows and not answer.overflow:
             return answer.table.select([column.name for column in columns])
         if got > piece.rows:
             raise ServiceError(
-                f"{self.service.name}: {got} detections where {piece.rows} were counted; the "
-                f"catalog has changed: delete {self.workspace.absolute_uri(self.folder)} and run "
-                "the same command again"
+                f"{self.service.name} returned {got} detections where it had counted "
+                f"{piece.rows}: the catalog has changed; delete "
+                f"{self.workspace.absolute_uri(self.folder)} and run the same command again"
             )
-        log.info("%d of %d rows came: asking in halves", got, piece.rows)
+        log.info("received %d of %d rows: requesting them in halves", got, piece.rows)
         halves = [self._rows_of(half, columns) for half in self._halves(piece)]
         return pa.concat_tables(halves, promote_options="permissive")
 
     def _halves(self, piece: Piece) -> list[Piece]:
-        """A piece of several obsids by obsid, one of a single obsid by region_id."""
+        """Divide a piece by obsid or, if it has a single obsid, by region_id."""
         if len(piece.counts) > 1:
             middle = _middle(piece.counts)
             return [Piece(piece.counts[:middle]), Piece(piece.counts[middle:])]
         first, last = piece.regions or (0, self._total(*piece.conditions)[1])
         if first == last:
             raise ServiceError(
-                f"{self.service.name}: {piece.rows} detections were counted where "
-                f"{' AND '.join(piece.conditions)}, but they do not come; the service leaves rows "
-                "out, or its catalog has changed: then delete "
+                f"{self.service.name} counted {piece.rows} detections where "
+                f"{' AND '.join(piece.conditions)} but does not return them; it leaves rows out, "
+                "or its catalog has changed: in this case delete "
                 f"{self.workspace.absolute_uri(self.folder)} and run the same command again"
             )
         middle = (first + last) // 2
@@ -247,10 +248,10 @@ class ReleasePages:
 def release_pages(
     workspace: Workspace, source: str, release: str, where: str | None, settings: DiscoverConfig
 ) -> ReleasePages:
-    """What is to be asked of the archive for a manifest; nothing is asked yet.
+    """Prepare the queries for a manifest; nothing is requested yet.
 
-    `where` is an ADQL condition on m (sources) and o (observations of them). UsageError for a
-    release that is not known and for what cannot be one condition.
+    `where` is an ADQL condition on m (sources) and o (their observations). Raises UsageError if the
+    release is unknown or `where` is not a single condition.
     """
     home = find_release(source)
     where = check_condition(where) if where is not None else None
@@ -259,7 +260,7 @@ def release_pages(
 
 
 def cut_into_pages(counts: Counts, most: int) -> list[Counts]:
-    """Runs of obsids with at most `most` detections; an obsid with more is a page of its own."""
+    """Divide obsids into runs of at most `most` detections; larger obsids get a page each."""
     pages: list[Counts] = []
     held = 0
     for obsid, rows in counts:
@@ -276,7 +277,7 @@ def _rows(counts: Counts) -> int:
 
 
 def _middle(counts: Counts) -> int:
-    """Where to cut a page so that both sides have about as many rows, and at least one obsid."""
+    """Return where to cut a page so that the rows of both sides are about equal, neither empty."""
     half = _rows(counts) / 2
     sums = itertools.accumulate(rows for _, rows in counts)
     cut = next(i for i, rows in enumerate(sums, start=1) if rows >= half)
@@ -287,7 +288,7 @@ _KEY = ["obsid", "obi", "region_id"]
 
 
 def _without_repeats(page: pa.Table) -> pa.Table:
-    """One row a detection; a page has all those of its obsids."""
+    """Keep one row per detection; a page has all rows of its obsids."""
     order = [(name, "ascending") for name in [*_KEY, "name"]]
     page = page.sort_by(order)
     keys = np.stack([page[name].to_numpy() for name in _KEY])
@@ -295,7 +296,7 @@ def _without_repeats(page: pa.Table) -> pa.Table:
 
 
 def _with_identity(page: pa.Table, source: str, release: str) -> pa.Table:
-    """A page with detection_id and the URIs of the products, positions in degrees."""
+    """Add detection_id and the URIs of the products to a page; convert positions to degrees."""
     keys = list(zip(*(page[name].to_pylist() for name in _KEY), strict=True))
     columns = {name: page[name] for name in page.column_names}
     columns["detection_id"] = pa.array([f"{release}:{o}.{b}.{r}" for o, b, r in keys])

@@ -1,9 +1,9 @@
-"""What is asked of the archive's catalog, in ADQL.
+"""Build the ADQL queries to the archive's catalog.
 
-A detection of one observation (observation_source o) belongs to a source of the catalog
-(master_source m) through the stack of observations it was detected in; match_type 'u' leaves the
-matches that are unique. Columns are those of the Chandra Source Catalog's documentation; those of
-an observation whose names a source has too get `obs_` in front.
+A detection in one observation (observation_source o) belongs to a source of the catalog
+(master_source m) through the stack of observations in which it was detected; match_type 'u' selects
+unique matches. Columns are those of the Chandra Source Catalog's documentation; a column of the
+observation that a source also has gets the prefix `obs_`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ var_index_b var_prob_b ks_prob_b kp_prob_b var_sigma_b var_mean_b var_min_b var_
 """
 
 REQUIRED = ("obsid", "obi", "region_id", "name", "ra", "dec")
-"""Columns without which there is no manifest."""
+"""Columns without which no manifest can be made."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Column:
 
     @property
     def selected(self) -> str:
-        """How a SELECT names it."""
+        """Its expression in a SELECT."""
         alias = "m" if self.table == SOURCE_TABLE else "o"
         renamed = f" AS {self.name}" if self.name != self.archive_name else ""
         return f"{alias}.{self.archive_name}{renamed}"
@@ -87,12 +87,12 @@ COLUMNS = (
         for name in _OBSERVATION_COLUMNS.split()
     ),
 )
-"""All columns that are asked for, where the service has them."""
+"""All columns that are requested if the service has them."""
 
 
 @dataclass(frozen=True)
 class Query:
-    """The detections asked for: a release's tables under their `schema`, narrowed by `where`."""
+    """The requested detections: a release's tables in their `schema`, restricted by `where`."""
 
     schema: str
     where: str | None = None
@@ -102,7 +102,7 @@ class Query:
         return self._select(", ".join(column.selected for column in columns), *conditions)
 
     def counts_by_obsid(self, after: int | None = None) -> str:
-        """ADQL for the detections `n` of each `observation` (obsid) above `after`, in order."""
+        """ADQL for the detections `n` per `observation` (obsid) above `after`, in order."""
         conditions = [] if after is None else [f"o.obsid > {after}"]
         select = self._select("o.obsid AS observation, COUNT(*) AS n", *conditions)
         return f"{select} GROUP BY o.obsid ORDER BY observation"
@@ -134,9 +134,9 @@ class Query:
 
 
 def choose_columns(available: Iterable[tuple[str, str]], where: str) -> list[Column]:
-    """Those of COLUMNS that are among a service's (table, column) pairs.
+    """Return the COLUMNS that a service has; `available` lists its (table, column) pairs.
 
-    Raises ServiceError naming `where` if one of REQUIRED is not.
+    Raises ServiceError, which names `where`, if one of REQUIRED is missing.
     """
     known = {(table.rsplit(".", 1)[-1].lower(), name.lower()) for table, name in available}
     chosen = [column for column in COLUMNS if (column.table, column.archive_name) in known]
@@ -144,13 +144,13 @@ def choose_columns(available: Iterable[tuple[str, str]], where: str) -> list[Col
     if missing:
         raise ServiceError(
             f"{where}: its catalog has no {', '.join(sorted(missing))}; "
-            "is discover.tap_url the release's TAP service?"
+            "check that discover.tap_url is the release's TAP service"
         )
     return chosen
 
 
 def check_condition(where: str) -> str:
-    """A condition that stays one inside a query's parentheses; UsageError for any other text."""
+    """Check that a text is one condition inside a query's parentheses; else raise UsageError."""
     bare = re.sub(r"'(?:[^']|'')*'|\"[^\"]*\"", "", where)
     bare = re.sub(r"--[^\n]*", "", bare)
     depth = 0
@@ -160,7 +160,7 @@ def check_condition(where: str) -> str:
             break
     if not bare.strip() or depth or set(bare) & set(";'\""):
         raise UsageError(
-            f"--where {where!r}: not one ADQL condition, such as "
+            f"--where {where!r} is not one ADQL condition, such as "
             "\"o.instrument = 'ACIS' AND o.theta < 5\""
         )
     return where.strip()

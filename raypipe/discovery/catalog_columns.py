@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,6 +33,7 @@ MOST_COLUMNS = 900
 _TEXTS = ("detection_id", "name", "class")
 _NUMBERS = ("obsid", "obi", "region_id")
 _AS_TEXT = (*_TEXTS, *CLASS_COLUMNS, *_NUMBERS, "ra", "dec")
+_WHOLE = re.compile(r"[+-]?\d{1,18}(\.0*)?", re.ASCII)
 _EXACT = 1 << 53
 """Whole numbers below this are exact in a float."""
 
@@ -114,7 +115,12 @@ def _with_identity(table: pa.Table, where: str) -> pa.Table:
                 if is_key:
                     raise
                 new = free_name(PREFIX + name, {n.lower() for n in table.column_names})
-                log.warning("%s; it is no key without %s: kept as %s", error, _NUMBERS, new)
+                log.warning(
+                    "%s; it is no key without the others of %s: the column is %s",
+                    error,
+                    ", ".join(_NUMBERS),
+                    new,
+                )
                 field = field.with_name(new).with_metadata({ORIGINAL_NAME: name.encode()})
                 table = table.set_column(place, field, column)
     return table
@@ -125,46 +131,42 @@ def _replaced(table: pa.Table, place: int, field: pa.Field, column: pa.ChunkedAr
 
 
 def _names(name: str, column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
-    """Names and classes as text, None where they are blank; numbers must be whole, 3.0 is 3."""
+    """Names and classes as text, null where they are blank; numbers must be whole, 3.0 is 3."""
     if pa.types.is_floating(column.type):
-        column = _whole_numbers(name, column, where)
+        column = _whole_numbers(name, column, where, f"a {name}: expected text or a whole number")
     texts = pc.utf8_trim_whitespace(column.cast(pa.large_string()))
     texts = pc.replace_substring_regex(texts, r"^([+-]?\d+)\.0*$", r"\1")
     return pc.if_else(pc.equal(texts, ""), pa.scalar(None, texts.type), texts)
 
 
-def _whole_numbers(name: str, column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
-    """Integers; UsageError, which names column, row and value, for what is none."""
+def _whole_numbers(
+    name: str,
+    column: pa.ChunkedArray,
+    where: str,
+    wanted: str = "a whole number; correct it or leave it blank",
+) -> pa.ChunkedArray:
+    """Integers; UsageError, which names column, row and value, for what is not `wanted`."""
     if pa.types.is_integer(column.type):
         return column.cast(pa.int64())
     if pa.types.is_large_string(column.type):
         texts = pc.utf8_trim_whitespace(column)
         column = pc.if_else(is_missing(texts), pa.scalar(None, texts.type), texts)
-        try:
-            return column.cast(pa.int64())
-        except pa.ArrowInvalid:
-            pass  # it may have 3.0
-    values = column.to_pylist()
-    return pa.chunked_array(
-        [
-            pa.array(
-                [_whole_number(name, row, value, where) for row, value in enumerate(values)],
-                pa.int64(),
-            )
-        ]
-    )
+    numbers = []
+    for row, value in enumerate(column.to_pylist()):
+        number = _whole_number(value)
+        if number is None and value is not None:
+            raise bad_value(where, name, row, value, wanted)
+        numbers.append(number)
+    return pa.chunked_array([pa.array(numbers, pa.int64())])
 
 
-def _whole_number(name: str, row: int, value: Any, where: str) -> int | None:
-    if value is None:
-        return None
-    try:
-        number = float(value) if isinstance(value, float | str) else float("nan")
-    except ValueError:
-        number = float("nan")
-    if not (number.is_integer() and abs(number) < _EXACT):
-        raise bad_value(where, name, row, value, "a whole number; correct it or leave it blank")
-    return int(number)
+def _whole_number(value: object) -> int | None:
+    """An integer written as text or kept as a float; None for what is none."""
+    if isinstance(value, str) and _WHOLE.fullmatch(value):
+        return int(value.partition(".")[0])
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        return int(value)
+    return None
 
 
 class CatalogJoin:

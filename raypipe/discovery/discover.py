@@ -140,7 +140,10 @@ def _from_files(
 
     def tables() -> Iterator[pa.Table]:
         published = published_ids(workspace, release, folder.absolute_uri())
-        yield from map(manifest_rows, detections(folder, release, scratch, account, published))
+        try:
+            yield from map(manifest_rows, detections(folder, release, scratch, account, published))
+        finally:
+            account.report()
         extra.update(account.summary())
         _write_set_aside(workspace, release, account)
 
@@ -152,11 +155,11 @@ def _from_files(
 
 
 def _write_set_aside(workspace: Workspace, release: str, account: Account) -> None:
-    """Publish and log what a folder holds that is no detection but could have been one."""
+    """Publish the list of what a folder holds that is no detection but could have been one."""
     name = set_aside_name(release)
-    account.report(workspace.absolute_uri(name))
     if entries := account.entries():
-        workspace.write_json(name, entries)
+        workspace.write_json(name, [entry._asdict() for entry in entries])
+        log.warning("%s lists all that is set aside", workspace.absolute_uri(name))
     else:
         workspace.delete(name)
 

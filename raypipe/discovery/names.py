@@ -17,10 +17,10 @@ CLASS_COLUMNS = ["class", "muwclass_true_class", "true_class"]
 """Names under which a class label is known; in raypipe's own tables it is `class`."""
 
 PREFIX = "catalog_"
-"""What is put before the name of a column that would take the place of one of raypipe's own."""
+"""Prefix of a column whose name would take the place of one of raypipe's own."""
 
 MOST_CHARACTERS = 68
-"""What the card of a FITS header holds of a name."""
+"""Characters of a name that fit a card of a FITS header."""
 
 _GOOD = re.compile(rf"[A-Za-z0-9_]{{1,{MOST_CHARACTERS}}}")
 _OTHER = re.compile(r"[^A-Za-z0-9_]+")
@@ -31,8 +31,8 @@ def column_names(names: Sequence[str], is_reserved: Callable[[str], bool]) -> li
 
     Columns of `IDENTITY` are understood in capitals, too; the first of `CLASS_COLUMNS` becomes
     `class`. Reserved names get `PREFIX`. Characters that FITS does not hold are spelled in ASCII
-    or become `_`; long names are cut; of names that are the same but for case all but the first
-    get a number.
+    or become `_`, and long names are cut. Of names that differ in case alone, all but the first get
+    a number; a name that can stay as it is comes first.
     """
     found = _understood(names)
     taken = set(found.values())

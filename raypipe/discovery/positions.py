@@ -47,7 +47,7 @@ def positions_in_degrees(table: pa.Table, where: str) -> pa.Table:
 
 
 def is_missing(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Whether each text, which may be null, says that there is no value."""
+    """Whether each text is null or says that there is no value."""
     is_word = pc.is_in(pc.utf8_lower(texts), value_set=pa.array(MISSING, texts.type))
     return pc.or_(pc.is_null(texts), is_word)
 
@@ -66,7 +66,7 @@ def _degrees(name: str, column: pa.ChunkedArray, where: str) -> pa.Array:
         values = _degrees_of_text(name, column.cast(pa.string()), where)
     else:
         raise UsageError(f"{where}: column {name} holds {kind}, expected degrees")
-    given = ~np.isnan(values) if kind != pa.null() else np.zeros(len(values), bool)
+    given = ~np.isnan(values)
     low, high = _LIMITS[name]
     inside = given & (values >= low) & (values <= high)
     if name == "ra":

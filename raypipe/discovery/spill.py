@@ -1,4 +1,4 @@
-"""Rows put aside by a hash, so that a share of them at a time fits in memory."""
+"""Partition rows by a hash, on disk if needed, so that one share at a time fits in memory."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from raypipe.errors import RaypipeError
 from raypipe.workspace import Workspace, manifest_folder
 
 BUCKETS = 64
-"""Most shares that rows can be had back in."""
+"""Largest number of shares that rows can be divided into."""
 
 MEMORY = 64 << 20
-"""Bytes of rows kept before they go to disk."""
+"""Bytes of rows that are kept in memory before they are written to disk."""
 
 _DRAFT = ".draft-"
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
@@ -29,10 +29,10 @@ _OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
 
 @contextmanager
 def scratch_folder(workspace: Workspace, release: str) -> Iterator[Path]:
-    """A local folder for files that do not outlive the block; made by who writes there.
+    """Yield the name of a local folder for temporary files; the folder is removed after the block.
 
-    It is beside the manifest where the workspace is on a disk, else where the machine keeps its
-    temporary files (TMPDIR).
+    Whoever writes to it creates it. It lies beside the manifest if the workspace is on a disk,
+    otherwise in the machine's temporary folder (TMPDIR).
     """
     if workspace.is_local:
         home = Path(workspace.path(manifest_folder(release)))
@@ -54,7 +54,7 @@ def remove_leftovers(workspace: Workspace, release: str) -> None:
 
 @dataclass(frozen=True)
 class _Run:
-    """Rows of one schema ordered by bucket, bucket b from `ends[b - 1]` to `ends[b]`."""
+    """Rows of one schema sorted by bucket; bucket b extends from `ends[b - 1]` to `ends[b]`."""
 
     rows: pa.Table
     ends: np.ndarray
@@ -66,7 +66,7 @@ class _Run:
 
 @dataclass(frozen=True)
 class _RunFile:
-    """A run on disk: an Arrow file with a record batch a bucket."""
+    """A run on disk: an Arrow file with one record batch per bucket."""
 
     path: Path
 
@@ -76,10 +76,10 @@ class _RunFile:
 
 
 class Spill:
-    """Tables in, each row with a hash; out again in shares of the hashes.
+    """Collects tables with a hash per row, and returns the rows in shares by hash.
 
-    Up to `memory` bytes stay in memory, more goes to files of `folder`. RaypipeError where these
-    cannot be written or read.
+    Up to `memory` bytes stay in memory; more are written to files in `folder`. Raises RaypipeError
+    if these cannot be written or read.
     """
 
     def __init__(self, folder: Path, memory: int = MEMORY) -> None:
@@ -91,7 +91,7 @@ class Spill:
         self._numbers = itertools.count()
 
     def add(self, rows: pa.Table, hashes: np.ndarray) -> None:
-        """Put rows aside; `hashes` are unsigned, one a row."""
+        """Add rows; `hashes` are unsigned integers, one per row."""
         self._held.append((rows, hashes))
         self._bytes += rows.nbytes
         if self._bytes > self._memory:
@@ -99,9 +99,10 @@ class Spill:
             self._held, self._bytes = [], 0
 
     def shares(self, count: int) -> Iterator[list[pa.Table]]:
-        """Of each i below `count`, a power of two up to BUCKETS, the rows with hash % count == i.
+        """Yield the rows with hash % count == i for each i below `count`.
 
-        Rows of one hash come in the order in which they were added.
+        `count` is a power of two up to BUCKETS. Rows with equal hash keep the order in which they
+        were added.
         """
         runs: list[_Run | _RunFile] = [*self._files, *self._runs()]
         for share in range(count):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ PARQUET = frozenset({".parquet", ".pq"})
 _VOTABLE = frozenset({".vot", ".votable", ".xml"})
 _FITS = frozenset({".fits", ".fit", ".fts"})
 _CSV = frozenset({".csv"})
+_MAGIC_BYTES = 64
+_MAGIC = {b"PAR1": PARQUET, b"SIMPLE  =": _FITS, b"<?xml": _VOTABLE, b"<VOTABLE": _VOTABLE}
 _CSV_BLOCK = 64 << 20
 """Bytes of CSV read at once; no row may be longer."""
 
@@ -69,13 +71,13 @@ def read_columns(file: Path, as_text: Sequence[str] = ()) -> Columns:
     Raises UsageError for a CSV row with another number of values than the header; other errors are
     those of the libraries that read.
     """
-    suffixes = {suffix.lower() for suffix in file.suffixes}
-    if suffixes & PARQUET:
+    endings = _endings(file)
+    if endings & PARQUET:
         names, columns = _read_parquet(file)
-    elif suffixes & _CSV:
+    elif endings & _CSV:
         names, columns = _read_csv(file, as_text)
     else:
-        names, columns = _read_with_astropy(file, suffixes)
+        names, columns = _read_with_astropy(file, endings)
     plain = [None if column is None else _plain(column) for column in columns]
     kept = [i for i, column in enumerate(plain) if column is not None]
     return Columns(
@@ -83,6 +85,18 @@ def read_columns(file: Path, as_text: Sequence[str] = ()) -> Columns:
         [column for column in plain if column is not None],
         [name for name, column in zip(names, plain, strict=True) if column is None],
     )
+
+
+def _endings(file: Path) -> Set[str]:
+    """The endings of a file's name, or, where they say nothing, that of a file which begins so."""
+    endings = {suffix.lower() for suffix in file.suffixes}
+    if not endings & (PARQUET | _CSV | _VOTABLE | _FITS):
+        with file.open("rb") as content:
+            start = content.read(_MAGIC_BYTES).lstrip()
+        for magic, kind in _MAGIC.items():
+            if start.startswith(magic):
+                return kind
+    return endings
 
 
 def _read_parquet(file: Path) -> tuple[list[str], list[pa.ChunkedArray | None]]:
@@ -167,20 +181,22 @@ def typed(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _read_with_astropy(
-    file: Path, suffixes: set[str]
+    file: Path, endings: Set[str]
 ) -> tuple[list[str], list[pa.ChunkedArray | None]]:
     from astropy.io import fits
     from astropy.io.votable import parse_single_table
     from astropy.table import Table
 
-    if suffixes & _VOTABLE:
+    if endings & _VOTABLE:
         table = parse_single_table(file).to_table(use_names_over_ids=True)
         names = table.colnames
-    elif suffixes & _FITS:
+    elif endings & _FITS:
         with fits.open(file) as hdus:
-            hdu = next(hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU | fits.TableHDU))
-            names = _number_columns(hdu.header)
-            table = Table.read(hdu)
+            tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)]
+            if not tables:
+                raise UsageError("no table among its HDUs")
+            names = _number_columns(tables[0].header)
+            table = Table.read(tables[0])
     else:
         table = Table.read(file)
         names = table.colnames

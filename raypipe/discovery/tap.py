@@ -1,4 +1,4 @@
-"""Queries to a TAP service: synchronous or as UWS jobs, as Arrow tables, overflow told."""
+"""Query a TAP service, synchronously or by UWS jobs; returns Arrow tables and an overflow flag."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ _POLL_GROWTH = 1.5
 
 
 class QueryRefused(RaypipeError):
-    """The service's own word on why it does not answer a query."""
+    """The service refuses a query; the text is the service's error document."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Rows of a query, columns in lower case; `overflow` where the service cut them off."""
+    """Rows of a query, columns in lower case; `overflow` says that the service cut them off."""
 
     table: pa.Table
     overflow: bool
 
 
 class TapService:
-    """A TAP service asked politely; `session.requests_sent` counts what it was asked."""
+    """A TAP service, queried with retries; `session.requests_sent` counts the requests to it."""
 
     def __init__(self, url: str, settings: DiscoverConfig) -> None:
         self.url = url.rstrip("/")
@@ -68,21 +68,21 @@ class TapService:
         self._service = pyvo.dal.TAPService(self.url, session=self.session)
 
     def row_limit(self) -> int | None:
-        """Most rows the service gives at once by its capabilities; None where it does not say."""
+        """Return the service's row limit from its capabilities; None if it does not state one."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 return int(self._service.hardlimit)
         except (DALAccessError, ServiceError, *_UNREADABLE) as error:
-            log.info("%s: no row limit told (%s)", self.name, str(error).partition("\n")[0])
+            log.info("%s: row limit unknown (%s)", self.name, str(error).partition("\n")[0])
             return None
 
     def search(self, adql: str, rows: int) -> Answer:
-        """Rows of a query of which at most `rows` are expected.
+        """Return the rows of a query, of which at most `rows` are expected.
 
-        Up to `sync_rows` they are asked for synchronously, more as a job that is deleted
-        afterwards. Raises QueryRefused with the service's error document, ServiceError where no
-        whole answer comes.
+        Up to `sync_rows` rows are queried synchronously, more with a job, which is deleted
+        afterwards. Raises QueryRefused with the service's error document, ServiceError if no
+        complete answer arrives.
         """
         try:
             if rows > self.settings.sync_rows:
@@ -107,7 +107,7 @@ class TapService:
             self._delete(url)
 
     def _delete(self, job_url: str) -> None:
-        """Remove a job without much ado: this may stand between an interrupt and the end."""
+        """Delete a job with few, short attempts: this may delay the exit after an interrupt."""
         hasty = PoliteSession(Patience(attempts=3, silence_s=3.0, answer_s=3.0, backoff_s=0.2))
         try:
             hasty.delete(job_url, allow_redirects=False).raise_for_status()
@@ -116,8 +116,8 @@ class TapService:
         self.session.requests_sent += hasty.requests_sent
 
     def _start(self, job: AsyncTAPJob) -> None:
-        """Run a job; only its phase tells whether it runs, whatever the answer to that."""
-        problem = "it stays PENDING"
+        """Start a job; its phase shows whether it runs, whatever the answer to the request."""
+        problem = "its phase stays PENDING"
         for attempt in range(1, self.settings.attempts + 1):
             try:
                 job.run()
@@ -135,41 +135,42 @@ class TapService:
             if time.monotonic() > end:
                 raise ServiceError(
                     f"{redact(job.url)}: still {phase} after {self.settings.job_s:.0f} s; run "
-                    "the same command again, with a smaller discover.page_rows or longer job_s"
+                    "the same command again, with a smaller discover.page_rows or a larger "
+                    "discover.job_s"
                 )
             time.sleep(pause)
             pause = min(pause * _POLL_GROWTH, _LONGEST_POLL_S)
         job.raise_if_error()
         if job.result_uri is None:
-            raise ServiceError(f"{redact(job.url)}: {phase}, but without a result")
+            raise ServiceError(f"{redact(job.url)}: the job is {phase} but has no result")
 
     def _phase(self, job: AsyncTAPJob) -> str:
         def look() -> str:
             phase = job.phase
             if phase not in _PHASES:
-                raise ValueError(f"no job's description at {redact(job.url)}")
+                raise ValueError(f"no description of a job at {redact(job.url)}")
             return str(phase)
 
         return self._until_readable(look)
 
     def _until_readable(self, ask: Callable[[], T]) -> T:
-        """What `ask` returns, asked again while its answer cannot be read."""
+        """Return what `ask` returns; repeat it while its answer is unreadable."""
         for attempt in range(1, self.settings.attempts + 1):
             try:
                 return ask()
             except _UNREADABLE as error:
                 problem = f"an unreadable answer ({' '.join(str(error).split())})"
-            log.info("%s: %s; asking again", self.name, problem)
+            log.info("%s: %s; retrying", self.name, problem)
             if attempt < self.settings.attempts:
                 self.session.pause(attempt)
         raise ServiceError(
-            f"{self.name}: {problem} at the last of {self.settings.attempts} attempts; "
+            f"{self.name}: {problem}, after {self.settings.attempts} attempts; "
             "run the same command again later"
         )
 
 
 def _read_votable(response: requests.Response) -> Answer:
-    """A table; DALQueryError for an error document, ValueError for what is no whole VOTable."""
+    """Read a table; DALQueryError for an error document, ValueError for an incomplete VOTable."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -179,21 +180,21 @@ def _read_votable(response: requests.Response) -> Answer:
         if not response.ok:
             status = f"HTTP {response.status_code} {response.reason}"
             raise ServiceError(f"{redact(response.url)}: {status}: {_opening(response)}") from error
-        raise ValueError(f"no whole VOTable: {error}: {_opening(response)}") from error
+        raise ValueError(f"not a complete VOTable: {error}: {_opening(response)}") from error
     columns = {name.lower(): _to_arrow(table[name]) for name in table.colnames}
     return Answer(pa.table(columns), overflow=(results.query_status or "").upper() == "OVERFLOW")
 
 
 def _read_job_url(response: requests.Response) -> str:
-    """Where a job was made: where the service redirects to."""
+    """Return the URL of a new job, to which the service redirects."""
     if response.history and response.ok:
         return str(response.url)
     _read_votable(response)
-    raise ValueError("a table instead of a job")
+    raise ValueError("the service returned a table instead of creating a job")
 
 
 def _to_arrow(column: AstropyColumn) -> pa.Array:
-    """Booleans, 64-bit integers, 64-bit floats or text, masked values and NaN as nulls."""
+    """Convert a column to bool, int64, float64 or text; masked values and NaN become null."""
     values = np.ma.getdata(column)
     mask = np.ma.getmaskarray(np.ma.asarray(column))
     kinds = {"b": pa.bool_(), "i": pa.int64(), "u": pa.int64(), "f": pa.float64()}

@@ -38,7 +38,7 @@ _READERS = 16
 _DETECTIONS = "detections"
 """Key of the table of sources' metadata with the number of detections it was made of."""
 _ROUNDS = 3
-"""Times that parts are made whose spectra have changed meanwhile, before this is an error."""
+"""How many times a run makes parts whose spectra keep changing before it gives up."""
 
 
 def embed(
@@ -56,7 +56,8 @@ def embed(
     run. All parts and the table of sources are published in one step at the end; parts whose
     spectra have changed by then are made again before. A row that cannot be measured has the flag
     `not_measured` and no latents. Raises PublishedMeanwhileError where another run has published
-    something else since this one began, BusyError where one is making the same catalog.
+    something else since this one began, BusyError where one is making the same catalog, or where
+    spectra change each time they are measured.
     """
     settings = as_config(config)
     workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
@@ -109,10 +110,10 @@ class _Encoder:
 def _make_parts(
     workspace: Workspace, release: str, uri: str, model: Model, settings: Config, there: set[str]
 ) -> tuple[list[Wanted], dict[str, Any]]:
-    """Make the parts that are to do, again those whose spectra have changed when all are done.
+    """Make the parts that are to do, and make those again whose spectra change meanwhile.
 
-    Returns the parts of the catalog, which are those of the spectra as they are, and what the work
-    came to; adds the files it wrote to `there`.
+    Returns the parts of the catalog, which are those of the spectra as they are now, and the
+    figures of the work; adds the files it wrote to `there`.
     """
     parts, todo = _look(workspace, release, model, settings.embed)
     log.info("embed: %s on %s, %d parts to do", model.model_id, release, len(todo))
@@ -244,7 +245,7 @@ def _name_unmeasured(outcome: Mapping[str, Any]) -> None:
     number, named = outcome["not_measured"], outcome["named"]
     if number:
         log.warning(
-            "embed: part %d: not measured, for a number would not be finite: %s%s",
+            "embed: part %d: detections that could not be measured (flag not_measured): %s%s",
             outcome["part"],
             ", ".join(named),
             f" and {number - len(named)} more" if number > len(named) else "",

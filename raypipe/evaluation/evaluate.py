@@ -16,7 +16,6 @@ import pandas as pd
 from raypipe.catalog.classes import catalog_classes
 from raypipe.catalog.publication import published_models, read_detections
 from raypipe.config import Config, EvaluateConfig, as_config
-from raypipe.errors import RaypipeError
 from raypipe.evaluation.baselines import (
     MIN_PCA_ROWS,
     Representation,
@@ -80,7 +79,7 @@ def evaluate(
     counts; without it the catalog's own column `class` serves. What cannot be measured is None in
     the metrics, with the reason beside it; of more than `selection.MAX_JUDGED` detections a sample
     is judged. Raises UsageError for labels that match no detection and where there is no such
-    catalog, RaypipeError where no detection has latents.
+    catalog.
     """
     settings = as_config(config)
     store = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
@@ -106,12 +105,6 @@ def _metrics(
 ) -> dict[str, Any]:
     catalog, label_source = labeled_catalog(store, subject.release, subject.model_id, labels)
     n_rows, catalog = len(catalog), catalog.loc[has_latents(catalog)]
-    if catalog.empty:
-        raise RaypipeError(
-            f"{store.uri} {subject.release}: the catalog by {subject.model_id} has {n_rows} "
-            "detections and none with latents, so there is nothing to evaluate; raypipe status "
-            "tells why detections were rejected"
-        )
     judged, rows, why = choose_rows(catalog)
     judged, remark = limit_rows(catalog, judged, settings.seed)
     why += remark

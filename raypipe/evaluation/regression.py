@@ -54,7 +54,7 @@ def hardness_ratios(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def regression_targets(frame: pd.DataFrame) -> dict[str, Target | None]:
-    """The quantities to predict, None for each that the frame has no column for.
+    """The quantities to predict, None for each that the frame has no column of numbers for.
 
     `log_nh` (log10 cm^-2) and `photon_index` come from the simulator's truth, else from the CSC's
     power-law fits; `log_kt` (log10 keV) from `kt_kev`; hardness ratios from the counts.
@@ -170,6 +170,8 @@ def _net_counts(frame: pd.DataFrame, band: str) -> FloatArray:
 
 def _column(frame: pd.DataFrame, name: str) -> Target | None:
     if name not in frame or not frame[name].notna().any():
+        return None
+    if not pd.api.types.is_numeric_dtype(frame[name]):
         return None
     return Target(frame[name].to_numpy(dtype=np.float64), name)
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 from scipy import sparse
 
 from raypipe.errors import OgipError, RaypipeError
+from raypipe.mending import mend_of
 from raypipe.model.grid import NATIVE_CHANNELS, Grid
 from raypipe.ogip import Rmf
 from raypipe.workspace import Workspace
@@ -21,10 +22,6 @@ FloatArray = npt.NDArray[np.float32]
 
 FOLDER = "responses"
 _ID_LENGTH = 16
-_MEND = (
-    "delete it, where it is there, and the spectra folder of each release that uses it, "
-    "and run raypipe ingest again"
-)
 
 MOST_EFFICIENCY = 1.1
 """Largest sum of an RMF's row that counts as a probability: rows of real ones reach 1.01."""
@@ -197,17 +194,17 @@ class ResponseLibrary:
 
     def _read(self, rmf_id: str) -> FloatArray:
         name = self._name(rmf_id)
-        where = self.workspace.absolute_uri(name)
+        where, mend = self.workspace.absolute_uri(name), mend_of(name)
         if not self.workspace.exists(name):
-            raise RaypipeError(f"{where}: this redistribution is missing; {_MEND}")
+            raise RaypipeError(f"{where}: this redistribution is missing; {mend}")
         table = self.workspace.read_table(name)
         try:
             redistribution = _from_table(table)
-        except (KeyError, IndexError, ValueError) as error:
-            raise RaypipeError(f"{where}: not a redistribution ({error}); {_MEND}") from error
+        except (LookupError, TypeError, ValueError) as error:
+            raise RaypipeError(f"{where}: not a redistribution ({error}); {mend}") from error
         if rmf_id_of(redistribution) != rmf_id:
             raise RaypipeError(
-                f"{where}: damaged, for its values do not have the hash that is its name; {_MEND}"
+                f"{where}: damaged, for its values do not have the hash that is its name; {mend}"
             )
         return redistribution
 

@@ -1,4 +1,4 @@
-"""The transformer autoencoders: spectra to latents, latents to a photon flux or a spectrum."""
+"""Transformer autoencoders: spectra to latents, and latents to a photon flux or a spectrum."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from raypipe.config import ModelConfig
 
 
 class Encoder(nn.Module):
-    """Patches of per-bin features and a summary token through a transformer to latents.
+    """A transformer over patches of per-bin features and a summary token, which returns latents.
 
-    Input (n, features, bins) and (n, conditions), which the summary token carries; output
-    (n, latents).
+    Inputs are features (n, features, bins) and conditions (n, conditions), which are added to the
+    summary token; the output is (n, latents).
     """
 
     shift: Tensor
@@ -52,7 +52,7 @@ class Encoder(nn.Module):
         self.register_buffer("rotation", torch.eye(config.latents))
 
     def forward(self, features: Tensor, conditions: Tensor) -> Tensor:
-        """Latents (n, latents)."""
+        """Return the latents (n, latents)."""
         n, channels, bins = features.shape
         patches = features.reshape(n, channels, bins // self.patch, self.patch)
         tokens = self.embed(patches.transpose(1, 2).flatten(2)) + self.position
@@ -60,13 +60,14 @@ class Encoder(nn.Module):
         if self.condition is not None:
             summary = summary + self.condition(conditions)
         tokens = self.layers(torch.cat([summary[:, None], tokens], 1))
+        # The summary token, and the mean over the patches.
         pooled = torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], -1)
         z: Tensor = self.head(self.norm(pooled))
         return (z - self.shift) @ self.rotation
 
 
 class Decoder(nn.Module):
-    """Latents (n, latents) to (n, outputs), through two hidden layers."""
+    """Two hidden layers from latents (n, latents) to outputs (n, outputs)."""
 
     shift: Tensor
     rotation: Tensor
@@ -84,13 +85,13 @@ class Decoder(nn.Module):
         )
 
     def forward(self, z: Tensor) -> Tensor:
-        """Outputs (n, outputs)."""
+        """Return the outputs (n, outputs)."""
         out: Tensor = self.layers(z @ self.rotation + self.shift)
         return out
 
 
 class Autoencoder(nn.Module):
-    """An encoder and a decoder of one latent space."""
+    """An encoder and a decoder that share a latent space."""
 
     def __init__(
         self, config: ModelConfig, bins: int, features: int, outputs: int, conditions: int
@@ -101,20 +102,24 @@ class Autoencoder(nn.Module):
 
     @torch.no_grad()
     def whiten(self, z: Tensor) -> Tensor:
-        """Make the latents of a population, given as `z`, uncorrelated with mean 0 and variance 1.
+        """Make latents uncorrelated, with mean 0 and variance 1, over the population given as `z`.
 
-        The encoder's output and the decoder's input change by one linear map and its inverse:
-        what is decoded stays as it was. Components are ordered by the variance they had. Returns
-        `z` (n, latents) in the new coordinates.
+        A linear map is added to the encoder's output and its inverse to the decoder's input, so
+        that the decoded spectra do not change. Latents are ordered by their former variance,
+        largest first. Returns `z` (n, latents) in the new coordinates.
         """
+        # With the mean m and the covariance V diag(v) V^T of the population, the new latents are
+        # z' = (z - m) W, where W = V diag(v)^(-1/2) and W^-1 = diag(v)^(1/2) V^T.
         shift = z.mean(0)
         values, vectors = torch.linalg.eigh(torch.cov((z - shift).T).double())
         values, vectors = values.flip(0).clamp_min(1e-12), vectors.flip(1)
         to_white = (vectors / values.sqrt()).to(z.dtype)
         from_white = (vectors * values.sqrt()).T.to(z.dtype)
         encoder, decoder = self.encoder, self.decoder
+        # Encoder: z = (h - s) R, therefore z' = (h - s - m R^-1) R W.
         encoder.shift.copy_(encoder.shift + shift @ torch.linalg.inv(encoder.rotation))
         encoder.rotation.copy_(encoder.rotation @ to_white)
+        # Decoder: it reads z R + s, and z = z' W^-1 + m, therefore z' (W^-1 R) + (m R + s).
         decoder.shift.copy_(shift @ decoder.rotation + decoder.shift)
         decoder.rotation.copy_(from_white @ decoder.rotation)
         return (z - shift) @ to_white

@@ -50,7 +50,7 @@ class SpectraBatch:
         Counts and the background's scale are finite and not negative, the exposure is finite and
         above zero, area and redistribution are finite, nowhere negative and somewhere above zero.
         """
-        folds = _is_density(self.responses.reshape(len(self.responses), -1))
+        folds = _is_density(self.responses)
         return (
             _is_amount(self.counts)
             & _is_amount(self.background_counts)
@@ -88,8 +88,8 @@ class SpectraBatch:
             background_counts=grid.bin_channels(vectors(table["background_counts"])).astype(
                 np.float32
             ),
-            background_scale=_single(table["background_scale"].cast(pa.float64()).fill_null(0.0)),
-            exposure_s=_single(table["exposure_s"]),
+            background_scale=single(background_scales(table)),
+            exposure_s=single(table["exposure_s"]),
             arf_cm2=vectors(table["arf_cm2"]).astype(np.float32),
             response_index=index.astype(np.int64),
             responses=np.stack(responses)
@@ -140,7 +140,12 @@ def vectors(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[Any]:
     return matrix
 
 
-def _single(column: pa.ChunkedArray) -> FloatArray:
+def background_scales(table: pa.Table) -> pa.ChunkedArray:
+    """The column `background_scale` of spectra, 0 where there is no background."""
+    return table["background_scale"].cast(pa.float64()).fill_null(0.0)
+
+
+def single(column: pa.ChunkedArray) -> FloatArray:
     """A column of numbers in single precision, (rows,): infinite beyond it, NaN for null."""
     with np.errstate(over="ignore"):
         values: FloatArray = column.to_numpy(zero_copy_only=False).astype(np.float32)
@@ -148,14 +153,15 @@ def _single(column: pa.ChunkedArray) -> FloatArray:
 
 
 def _is_amount(values: FloatArray) -> npt.NDArray[np.bool_]:
-    """Whether all numbers of a row (n, size) are finite and none is negative."""
-    return np.asarray((values.min(1) >= 0) & (values.max(1) < np.inf))
+    """Whether all numbers of a row (n, ...) are finite and none is negative."""
+    axes = tuple(range(1, values.ndim))
+    return np.asarray((values.min(axes) >= 0) & (values.max(axes) < np.inf))
 
 
 def _is_density(values: FloatArray) -> npt.NDArray[np.bool_]:
     """As `_is_amount`, and whether one of the row's numbers is above zero."""
-    most = values.max(1)
-    return np.asarray((values.min(1) >= 0) & (most > 0) & (most < np.inf))
+    most = values.max(tuple(range(1, values.ndim)))
+    return _is_amount(values) & (most > 0)
 
 
 def _or_zeros(counts: npt.NDArray[Any] | None) -> npt.NDArray[Any]:

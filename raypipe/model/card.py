@@ -1,4 +1,4 @@
-"""The README of a model bundle."""
+"""Write the README of a model bundle."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ if TYPE_CHECKING:
     from raypipe.model.bundle import Model
 
 
+_RESPONSE = {"folded": ", with the instrument's response removed"}
+
+
 def model_card(model: Model) -> str:
-    """A model card in Markdown: what it is, what made it, how to use it, what it is not for."""
+    """Write a model card in Markdown: data, settings, use, quality and limits of a model."""
     metrics = model.metrics
     made_by = metrics.get("made_by", {})
     spectra = metrics.get("spectra", {})
@@ -20,12 +23,12 @@ def model_card(model: Model) -> str:
     return f"""# {model.model_id}
 
 A raypipe autoencoder of X-ray spectra, preset `{model.preset}`: {model.config.model.latents} \
-latents that say what the spectrum of a detection looks like before the telescope.
+latents that describe the spectrum of a detection{_RESPONSE.get(model.preset, "")}.
 
 | | |
 |---|---|
-| trained on | release {metrics.get("release")}: {spectra.get("train")} spectra to train, \
-{spectra.get("validation")} to validate, {spectra.get("test")} never shown |
+| trained on | release {metrics.get("release")}: {spectra.get("train")} spectra for training, \
+{spectra.get("validation")} for validation, {spectra.get("test")} held out for tests |
 | data fingerprint | `{metrics.get("data_fingerprint")}` |
 | made by | raypipe {made_by.get("raypipe")}, torch {made_by.get("torch")}, ray \
 {made_by.get("ray")} |
@@ -35,7 +38,7 @@ latents that say what the spectrum of a detection looks like before the telescop
 | energies | {grid.energy_lo_kev}-{grid.energy_hi_kev} keV in {grid.n_energy} bins |
 | channels | {grid.n_channel_bins} bins of {grid.channels_per_bin} PI channels from \
 {grid.first_channel} |
-| classes known | {classes or "none (no labels were given)"} |
+| classes | {classes or "none (no labels were given)"} |
 
 ## Use
 
@@ -45,10 +48,10 @@ model = raypipe.load_model("path/to/{model.model_id}")
 latents = model.encode(raypipe.read_spectrum("acisf01575_001N001_r0085_pha3.fits.gz"))
 ```
 
-Latents have mean 0, variance 1 and no correlation over the training spectra. `metrics.json` \
-holds the learning curve, `config.toml` every setting; `model.safetensors` holds weights, the \
-population's density and the labelled latents behind the class probabilities. No file contains \
-code.
+Over the training spectra the latents are uncorrelated, with mean 0 and variance 1. \
+`metrics.json` holds the learning curve, `config.toml` every setting; `model.safetensors` holds \
+the weights, the population's density and the labelled latents behind the class probabilities. No \
+file contains code.
 
 ## How well it explains spectra
 
@@ -56,16 +59,17 @@ code.
 
 ## Limits
 
-{_limits(quality)}For imaging ACIS spectra with their own ARF and RMF. Class probabilities repeat \
-the errors of the labels trained on, and start from equal shares for all classes.
+{_limits(quality)}The model is for imaging ACIS spectra with their own ARF and RMF. Class \
+probabilities inherit the errors of the training labels, and assume that all classes are equally \
+frequent.
 """
 
 
 def _quality_table(quality: dict[str, Any]) -> str:
-    """Goodness of fit by counts, a line a decade."""
+    """Tabulate goodness of fit by counts, one line per range."""
     lines = [
-        f"Of {quality['n_rows']} spectra of the validation split, refined as `embed` does it; a "
-        "perfect model has the expected Cash statistic, and z-scores of mean 0 and width 1.",
+        f"Measured on {quality['n_rows']} spectra of the validation split, refined as by `embed`. "
+        "A perfect model has the expected Cash statistic, and z-scores of mean 0 and width 1.",
         "",
         "| counts | spectra | Cash per bin | expected | z-score, mean | width |",
         "|---|---|---|---|---|---|",
@@ -81,13 +85,13 @@ def _quality_table(quality: dict[str, Any]) -> str:
 
 
 def _limits(quality: dict[str, Any] | None) -> str:
-    """Where the model was checked, and that it was not elsewhere."""
+    """State the range of counts in which the model was validated."""
     if not quality:
         return ""
     seen = quality["by_counts"]
     return (
-        f"Checked on spectra of {seen[0]['counts_min']} to {seen[-1]['counts_max']} counts; what "
-        "it says of fainter or brighter ones nobody has looked at. "
+        f"The model is validated on spectra of {seen[0]['counts_min']} to "
+        f"{seen[-1]['counts_max']} counts; for fainter or brighter ones it is not validated. "
     )
 
 

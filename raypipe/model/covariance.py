@@ -1,4 +1,4 @@
-"""Covariances of latents as the catalog keeps them: the lower triangle, row by row.
+"""Convert covariances of latents to and from the catalog's lower triangles, and invert them.
 
 Matrices come by the thousand. One that is singular, or not finite, costs its own row alone.
 """
@@ -18,12 +18,12 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def latents_of_triangle(size: int) -> int:
-    """The number of latents k whose lower triangle has k (k + 1) / 2 elements."""
-    return int(np.sqrt(2 * size))
+    """Return the number of latents k whose lower triangle has k (k + 1) / 2 elements."""
+    return int(np.sqrt(2 * size))  # k < sqrt(k (k + 1)) < k + 1
 
 
 def unpack(triangle: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """Symmetric matrices (n, k, k) from the rows of their lower triangles (n, k (k + 1) / 2)."""
+    """Convert lower triangles, row by row, (n, k (k + 1) / 2) to symmetric matrices (n, k, k)."""
     size = latents_of_triangle(triangle.shape[1])
     rows, columns = np.tril_indices(size)
     matrices = np.zeros((len(triangle), size, size))
@@ -33,21 +33,21 @@ def unpack(triangle: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
 
 
 def triangles_of(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
-    """Triangles (n, k (k + 1) / 2) of a catalog's column `z_cov`; NaN where a row has none."""
+    """Read the triangles (n, k (k + 1) / 2) of a catalog's column `z_cov`; NaN where null."""
     triangles: npt.NDArray[np.float32] = vectors(column)
     triangles[column.is_null().to_numpy()] = np.nan
     return triangles
 
 
 def triangles_in(cells: Iterable[Any], latents: int) -> FloatArray:
-    """Triangles of a data frame's column `z_cov`, as `triangles_of`."""
+    """Read the triangles of a data frame's column `z_cov`, as `triangles_of` does."""
     nothing = np.full(latents * (latents + 1) // 2, np.nan)
     rows = [nothing if cell is None or np.ndim(cell) == 0 else cell for cell in cells]
     return np.array(rows, dtype=np.float64).reshape(len(rows), len(nothing))
 
 
 def inverses(matrices: FloatArray) -> FloatArray:
-    """Inverses of matrices (n, k, k); NaN for those that have none."""
+    """Invert matrices (n, k, k); the inverse of a singular one is NaN."""
     try:
         return np.asarray(np.linalg.inv(matrices), dtype=np.float64)
     except np.linalg.LinAlgError:
@@ -55,7 +55,7 @@ def inverses(matrices: FloatArray) -> FloatArray:
 
 
 def solve(matrices: FloatArray, right: FloatArray) -> FloatArray:
-    """x (n, k) of matrices (n, k, k) times x = `right` (n, k); NaN for singular matrices."""
+    """Solve matrices (n, k, k) times x = `right` (n, k) for x; NaN for singular matrices."""
     try:
         return np.asarray(np.linalg.solve(matrices, right[..., None])[..., 0], dtype=np.float64)
     except np.linalg.LinAlgError:
@@ -70,6 +70,6 @@ def _inverse(matrix: FloatArray) -> FloatArray:
 
 
 def pack(matrices: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-    """The lower triangles, row by row, of symmetric matrices (n, k, k)."""
+    """Convert symmetric matrices (n, k, k) to their lower triangles, row by row."""
     rows, columns = np.tril_indices(matrices.shape[1])
     return matrices[:, rows, columns].astype(np.float32)

@@ -38,10 +38,10 @@ class Reconstruction:
 def encode_batch(
     network: Folded | Paper, spectra: SpectraBatch, refine_steps: int, errors: bool = True
 ) -> dict[str, npt.NDArray[Any]]:
-    """Give what `measure` gives, of spectra as they were read.
+    """Measure spectra as they were read; columns are those of `measure`.
 
     Rows that no likelihood can be made of (`SpectraBatch.is_measurable`) are not shown to the
-    network: all is NaN there but `total_counts`.
+    network: all their columns are NaN but `total_counts`.
     """
     device = next(network.parameters()).device
     rows = spectra.is_measurable
@@ -57,11 +57,11 @@ def encode_batch(
 def blank_unmeasured(columns: dict[str, npt.NDArray[Any]], errors: bool) -> None:
     """Make every row NaN, `total_counts` apart, in which one number is not finite.
 
-    Without `errors` the columns of `measure` that hold them are not asked.
+    Without `errors` the columns of errors, which are NaN in every row, do not count.
     """
     floats = {name: values for name, values in columns.items() if values.dtype.kind == "f"}
     finite = [
-        np.isfinite(values).reshape(len(values), -1).all(1)
+        np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
         for name, values in floats.items()
         if errors or not _ERRORS.fullmatch(name)
     ]
@@ -73,7 +73,7 @@ def blank_unmeasured(columns: dict[str, npt.NDArray[Any]], errors: bool) -> None
 
 
 @torch.no_grad()
-@np.errstate(all="ignore")
+@np.errstate(all="ignore")  # Rows that are not finite are looked for in the answer.
 def measure(
     network: Folded | Paper, batch: Batch, refine_steps: int, errors: bool = True
 ) -> dict[str, npt.NDArray[Any]]:

@@ -1,4 +1,4 @@
-"""What the encoder is shown of a spectrum: one normalization, for training and embedding alike."""
+"""Prepare the encoder's input from a spectrum, identically for training and embedding."""
 
 from __future__ import annotations
 
@@ -14,25 +14,29 @@ from torch.nn import functional
 from raypipe.model.batch import SpectraBatch
 
 ARF_POINTS = 30
-"""Points at which the encoder sees the effective area."""
+"""Number of energies at which the encoder sees the effective area."""
 
 CONDITIONS = 4 + ARF_POINTS
-"""Numbers in the conditioning token."""
+"""Length of the conditioning vector."""
 
 _NARROW_BINS = 1.5
+"""Sigma, in channel bins of 29.2 eV, of the average that resolves fluorescence lines (44 eV)."""
 _WIDE_BINS = 12.0
+"""Sigma, in channel bins, of the average for sparse counts (350 eV)."""
 _NARROW_WORTH_COUNTS = 20.0
+"""Counts under the narrow kernel at which both averages have equal weight."""
 _FLOOR_COUNTS = 0.5
+"""Counts that are spread evenly over all bins, so that no bin expects zero."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """A SpectraBatch as tensors, with the expected background in the source region.
 
-    `counts`, `background` and its variance (n, n_channel_bins); `background_scale` (n, 1);
-    `exposure_s` (n,); `arf_cm2` (n, n_energy); `response_index` (n,) into `responses`
-    (m, n_energy, n_channel_bins). All are on one device but `response_index`, which is on the
-    host: what folds together is decided there, without waiting for a GPU.
+    `counts`, `background` and `background_variance` (n, n_channel_bins); `background_scale` (n, 1);
+    `exposure_s` (n,); `arf_cm2` (n, n_energy); `response_index` (n,) into `responses` (m, n_energy,
+    n_channel_bins). All are on one device except `response_index`, which is on the host: rows are
+    grouped by response there, without waiting for a GPU.
     """
 
     counts: Tensor
@@ -48,7 +52,7 @@ class Batch:
         return len(self.counts)
 
     def take(self, rows: Tensor) -> Batch:
-        """The rows of those indices, with all responses; indices on the host wait for no GPU."""
+        """Select rows and keep all responses; indices on the host do not wait for a GPU."""
         there = rows.to(self.counts.device, non_blocking=True)
         return Batch(
             self.counts[there],
@@ -63,7 +67,7 @@ class Batch:
 
 
 def prepare(spectra: SpectraBatch, device: torch.device | str = "cpu") -> Batch:
-    """Tensors of a batch, its background made smooth and free of zeros (`smooth_background`)."""
+    """Convert a batch to tensors, with a smooth background free of zeros (`smooth_background`)."""
 
     def tensor(values: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).to(device)
@@ -89,7 +93,7 @@ def as_batch(
     response_index: Tensor,
     responses: Tensor,
 ) -> Batch:
-    """A batch of a SpectraBatch's arrays as float32 tensors on the devices of `Batch`."""
+    """Make a batch from the arrays of a SpectraBatch, given as float32 tensors on their devices."""
     scale = background_scale[:, None]
     expected, variance = smooth_background(background_counts)
     return Batch(
@@ -105,21 +109,25 @@ def as_batch(
 
 
 def smooth_background(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Expected counts of the background region from its measured ones, and their variance.
+    """Estimate the expected counts of the background region, and the variance of the estimate.
 
-    Both (n, bins), the first never zero and of the measured total. A narrow Gaussian average where
-    counts are many, a wide one where they are few, blended by how many the wide one sees; the
-    narrow one keeps the instrument's fluorescence lines. The variance is that of the averages of
-    Poisson counts, each bin for itself.
+    Both are (n, bins). The estimate is never zero and keeps the measured total. It is a Gaussian
+    average of the counts, narrow where counts are many, to keep the instrument's fluorescence
+    lines, and wide where they are few. The variance is that of an average of Poisson counts, for
+    each bin without the covariances.
     """
     narrow, wide = _gaussian_average(counts, _NARROW_BINS), _gaussian_average(counts, _WIDE_BINS)
+    # Weight of the narrow average: its kernel covers 1 / overlap bins, so wide / overlap counts.
     trust = wide / (wide + _NARROW_WORTH_COUNTS * _overlap(_NARROW_BINS, _NARROW_BINS))
     blend = trust * narrow + (1.0 - trust) * wide
+    # Mix in an even floor of half a count, and restore the measured total.
     total = counts.sum(-1, keepdim=True).clamp_min(_FLOOR_COUNTS)
     even = _FLOOR_COUNTS / (total + _FLOOR_COUNTS)
     share = blend / blend.sum(-1, keepdim=True).clamp_min(1e-12)
     share = (1.0 - even) * share + even / counts.shape[-1]
     expected = total * share / share.sum(-1, keepdim=True)
+    # Variance of a weighted sum of Poisson counts: sum of weight^2 * expectation, the weight being
+    # trust * narrow kernel + (1 - trust) * wide kernel.
     relative = (
         trust**2 * _overlap(_NARROW_BINS, _NARROW_BINS)
         + 2.0 * trust * (1.0 - trust) * _overlap(_NARROW_BINS, _WIDE_BINS)
@@ -129,12 +137,12 @@ def smooth_background(counts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def encoder_inputs(batch: Batch) -> tuple[Tensor, Tensor]:
-    """What the encoder reads of a batch: per-bin features and conditions.
+    """Compute the encoder's input from a batch: features per bin, and conditions.
 
-    Features (n, 2, bins): square roots of the counts and of the expected background, both as
-    shares of all counts, scaled to a root mean square near one. Conditions (n, CONDITIONS): log
-    counts, log exposure, background share, log total area, and the area's shape at ARF_POINTS
-    energies.
+    Features (n, 2, bins) are the square roots of the counts and of the expected background, both as
+    shares of the total counts, scaled to a root mean square near one. Conditions (n, CONDITIONS)
+    are log counts, log exposure, background share, log mean area, and the area's relative deviation
+    from its mean at ARF_POINTS energies.
     """
     total = batch.counts.sum(-1, keepdim=True).clamp_min(1.0)
     bins = batch.counts.shape[-1]
@@ -142,6 +150,7 @@ def encoder_inputs(batch: Batch) -> tuple[Tensor, Tensor]:
     background_share = (batch.background.sum(-1, keepdim=True) / total).clamp(0.0, 1.5)
     area = functional.adaptive_avg_pool1d(batch.arf_cm2[:, None], ARF_POINTS)[:, 0]
     mean_area = area.mean(-1, keepdim=True).clamp_min(1e-3)
+    # Offsets bring typical values near zero: 300 counts, 30 ks, 100 cm2.
     conditions = torch.cat(
         [
             torch.log10(total) - 2.5,
@@ -156,12 +165,15 @@ def encoder_inputs(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def _overlap(sigma_bins: float, other_sigma_bins: float) -> float:
-    """Sum over bins of the product of two Gaussian kernels; with itself, its average's variance."""
+    """Sum over bins of the product of two normalized Gaussian kernels of these widths.
+
+    For equal kernels it is the variance of the average of counts with unit variance.
+    """
     return 1.0 / math.sqrt(2.0 * math.pi * (sigma_bins**2 + other_sigma_bins**2))
 
 
 def _gaussian_average(counts: Tensor, sigma_bins: float) -> Tensor:
-    reach = int(4 * sigma_bins) + 1
+    reach = int(4 * sigma_bins) + 1  # beyond 4 sigma the kernel is negligible
     offsets = torch.arange(-reach, reach + 1, dtype=counts.dtype, device=counts.device)
     kernel = torch.exp(-0.5 * (offsets / sigma_bins) ** 2)
     kernel = kernel / kernel.sum()

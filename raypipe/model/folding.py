@@ -1,4 +1,4 @@
-"""Forward folding: from a photon flux through a detection's own response to expected counts."""
+"""Forward folding: compute expected counts from a photon flux and a detection's own response."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ _AMPLITUDE_STEPS = 8
 
 
 def fold(flux: Tensor, batch: Batch, energy_width_kev: float) -> Tensor:
-    """Expected source counts per channel bin, (n, bins), of a photon flux density.
+    """Compute expected source counts per channel bin, (n, bins), from a photon flux density.
 
     mu_c = exposure_s * sum_k R_kc A_k F_k dE, with `flux` F (n, n_energy) in photon/cm2/s/keV, the
-    row's area A in cm2 and its redistribution R. Rows of equal redistribution fold together.
+    row's effective area A in cm2 and its redistribution R. Rows with the same redistribution are
+    folded together.
     """
     photons = flux * batch.arf_cm2 * (batch.exposure_s * energy_width_kev)[:, None]
     return redistribute(photons, batch.response_index, batch.responses)
 
 
 def redistribute(photons: Tensor, response_index: Tensor, responses: Tensor) -> Tensor:
-    """Counts per channel bin (n, bins) of detected photons per energy bin (n, n_energy).
+    """Map detected photons per energy bin (n, n_energy) to counts per channel bin (n, bins).
 
-    `photons` may carry further axes between the first and the last. Rows are put together by
-    `response_index` (n,), which is on the host: nothing here waits for a GPU.
+    `photons` may have further axes between the first and the last. Rows are grouped by
+    `response_index` (n,), which is on the host, so that nothing here waits for a GPU.
     """
     if len(photons) == 0:
         return photons.new_zeros(*photons.shape[:-1], responses.shape[-1])
+    # Sort rows by response, multiply each group by its matrix, and undo the sort.
     ordered, order = response_index.sort(stable=True)
     used, sizes = torch.unique_consecutive(ordered, return_counts=True)
     if len(used) == 1:
@@ -42,26 +44,27 @@ def redistribute(photons: Tensor, response_index: Tensor, responses: Tensor) -> 
 
 @torch.no_grad()
 def best_amplitude(counts: Tensor, shape: Tensor, background: Tensor) -> Tensor:
-    """Amplitude a (n, 1) that makes a * shape + background most likely for `counts`.
+    """Return the amplitude a (n, 1) with which a * shape + background is most likely for `counts`.
 
-    Fisher scoring in log a from the excess over the background. At this maximum the likelihood
-    does not change with a to first order, so gradients of a profile likelihood need none through
-    it.
+    Fisher scoring in log a. At the maximum the likelihood does not change with a to first order, so
+    that the gradient of a profile likelihood needs none through a.
     """
+    # Start where the total equals the excess over the background, at least half a count.
     total = shape.sum(-1, keepdim=True).clamp_min(1e-30)
     excess = (counts.sum(-1, keepdim=True) - background.sum(-1, keepdim=True)).clamp_min(0.5)
     log_a = torch.log(excess / total)
     for _ in range(_AMPLITUDE_STEPS):
         source = torch.exp(log_a) * shape
         mu = (source + background).clamp_min(MU_MIN)
+        # With s = a * shape: dlnL/dln a = sum s (n / mu - 1), Fisher information sum s^2 / mu.
         gradient = (source * (counts / mu - 1.0)).sum(-1, keepdim=True)
         information = (source**2 / mu).sum(-1, keepdim=True).clamp_min(1e-3)
-        log_a = log_a + (gradient / information).clamp(-2.0, 2.0)
-    floor = torch.log(0.01 / total)
+        log_a = log_a + (gradient / information).clamp(-2.0, 2.0)  # at most a factor e^2
+    floor = torch.log(0.01 / total)  # at least 0.01 expected source counts
     return torch.exp(torch.maximum(log_a, floor))
 
 
 def cash_per_bin(counts: Tensor, mu: Tensor) -> Tensor:
-    """Cash statistic of each bin (see `raypipe.model.statistics.cash`), differentiable in mu."""
+    """Cash statistic per bin (see `raypipe.model.statistics.cash`), differentiable in mu."""
     mu = mu.clamp_min(MU_MIN)
     return 2.0 * (mu - counts + torch.xlogy(counts, counts) - torch.xlogy(counts, mu))

@@ -1,4 +1,4 @@
-"""The one energy and channel grid that spectra, responses and models share."""
+"""Define the energy and channel grid that spectra, responses and models share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 NATIVE_CHANNELS = 1024
-"""Channels of an ACIS PI spectrum, numbered from 1."""
+"""Number of channels of an ACIS PI spectrum; the first is channel 1."""
 
 CHANNEL_WIDTH_KEV = 0.0146
 """Nominal width of an ACIS PI channel."""
@@ -19,10 +19,10 @@ CHANNEL_WIDTH_KEV = 0.0146
 class Grid:
     """Energy bins of the photon flux and channel bins of the counts.
 
-    Energies run evenly from `energy_lo_kev` to `energy_hi_kev` in `n_energy` bins; counts are
-    summed over `channels_per_bin` native PI channels from `first_channel` (numbered from 1) on,
-    in `n_channel_bins` bins. The default covers 0.496-7.972 keV without interpolation, so that
-    Poisson counts stay Poisson.
+    `n_energy` energy bins of equal width cover `energy_lo_kev` to `energy_hi_kev`. Each of the
+    `n_channel_bins` channel bins sums `channels_per_bin` native PI channels, beginning with
+    `first_channel` (the first native channel is 1). The default channel bins cover 0.496-7.972 keV;
+    whole channels are summed, without interpolation, so that Poisson counts stay Poisson.
     """
 
     energy_lo_kev: float = 0.3
@@ -39,7 +39,7 @@ class Grid:
 
     @property
     def energy_mid_kev(self) -> npt.NDArray[np.float64]:
-        """Middles of the energy bins, (n_energy,), keV."""
+        """Centers of the energy bins, (n_energy,), keV."""
         edges = self.energy_edges_kev
         return 0.5 * (edges[1:] + edges[:-1])
 
@@ -56,7 +56,7 @@ class Grid:
 
     @property
     def channel_mid_kev(self) -> npt.NDArray[np.float64]:
-        """Nominal energies in the middle of the channel bins, (n_channel_bins,), keV."""
+        """Nominal energies at the centers of the channel bins, (n_channel_bins,), keV."""
         edges = self.channel_edges_kev
         return 0.5 * (edges[1:] + edges[:-1])
 

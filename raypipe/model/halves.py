@@ -1,4 +1,7 @@
-"""A measure of models that does not depend on how they were trained: halves of the counts."""
+"""Compare models by the Cash statistic of counts that the encoder does not see.
+
+Each detection's counts are split in halves; the measure does not depend on how a model was trained.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,10 @@ from raypipe.model.thinning import part_of, unseen
 
 
 def halve(batch: Batch, seeds: npt.NDArray[np.uint64]) -> Batch:
-    """A view of the batch with a binomial half of each detection's counts, drawn by its own seed.
+    """Return a view of the batch with a binomial half of each detection's counts.
 
-    `seeds` (n,). A detection of the same counts and seed has the same half in any batch, on any
-    device.
+    `seeds` (n,) seed the draws: a detection of the same counts and seed has the same half in any
+    batch and on any device.
     """
     counts = batch.counts.cpu().numpy().astype(np.int64)
     halves = [
@@ -30,7 +33,7 @@ def halve(batch: Batch, seeds: npt.NDArray[np.uint64]) -> Batch:
 
 @torch.no_grad()
 def unseen_cash(network: Preset, batch: Batch, seeds: npt.NDArray[np.uint64]) -> Tensor:
-    """Cash per bin, (n,), of the half of the counts that the encoder is not shown (see `halve`)."""
+    """Cash per bin, (n,), of the half of the counts that the encoder does not see (`halve`)."""
     shown = halve(batch, seeds)
     judged = unseen(batch, shown)
     expected = network.expected_counts(network.encode(shown), judged)

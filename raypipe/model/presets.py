@@ -1,4 +1,4 @@
-"""The recipes: what is encoded, what is decoded, and what makes a reconstruction good."""
+"""Define the presets: input, output and loss of an autoencoder."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from raypipe.model.thinning import unseen
 _LOG_FLUX_LIMIT = 30.0
 _TYPICAL_PHOTON_INDEX = 1.7
 _TYPICAL_COUNTS = 300.0
-"""Where the weight is one over the square root of the counts, whatever the power: the scale."""
+"""Scale of the loss: at this number of counts the weight is 1 / sqrt(counts) for any power."""
 _PAPER_BINS = PRESET_BINS["paper"]
 
 
 class Preset(nn.Module, ABC):
     """An autoencoder with its input, its output and its loss.
 
-    `most_shown` is the largest share of the counts that the encoder is shown in training.
+    `most_shown` is the largest share of the counts that the encoder sees in training.
     """
 
     name: str
@@ -40,41 +40,41 @@ class Preset(nn.Module, ABC):
         self.grid = grid
 
     def encode(self, batch: Batch) -> Tensor:
-        """Latents (n, latents) of a batch."""
+        """Encode a batch to latents (n, latents)."""
         z: Tensor = self.autoencoder.encoder(*self.inputs(batch))
         return z
 
     def forward(self, batch: Batch, shown: Batch) -> tuple[Tensor, Tensor]:
-        """Loss and mean square of the latents of each row, (n,) each.
+        """Return the loss and the mean square of the latents of each row, (n,) each.
 
-        The encoder sees `shown`, a view of the same detections by `thinning.thin`.
+        The encoder sees `shown`, a view of the same detections made by `thinning.thin`.
         """
         z = self.encode(shown)
         return self.loss(z, batch, shown), z.square().mean(-1)
 
     def expected_counts(self, z: Tensor, batch: Batch) -> Tensor:
-        """Expected counts per channel bin, source and background, (n, bins)."""
+        """Expected counts per channel bin, of source and background, (n, bins)."""
         return self.source_counts(z, batch) + batch.background
 
     @abstractmethod
     def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Features (n, features, bins) and conditions (n, conditions) of a batch."""
+        """Return features (n, features, bins) and conditions (n, conditions) of a batch."""
 
     @abstractmethod
     def loss(self, z: Tensor, batch: Batch, shown: Batch) -> Tensor:
-        """Loss of each row, (n,), when the latents are of `shown`."""
+        """Loss of each row, (n,), for latents `z` encoded from `shown`."""
 
     @abstractmethod
     def source_counts(self, z: Tensor, batch: Batch) -> Tensor:
-        """Expected source counts per channel bin, (n, bins), amplitude fitted to the counts."""
+        """Expected source counts per channel bin, (n, bins), with fitted amplitude."""
 
 
 class Folded(Preset):
-    """Decodes a photon flux, folds it through the detection's response, judges it by Poisson.
+    """Decodes a photon flux, folds it through the detection's response, and fits it by likelihood.
 
-    The loss is the Cash statistic over a power of the counts, by default their fourth root, so that
-    bright detections, which know most of what a spectrum can look like, weigh more than faint ones
-    but do not drown them; the amplitude is profiled out.
+    The loss is the Cash statistic divided by a power of the counts, by default their fourth root:
+    bright detections, which constrain the shape of spectra best, weigh more than faint ones without
+    drowning them. The amplitude is profiled out.
     """
 
     name = "folded"
@@ -90,27 +90,27 @@ class Folded(Preset):
         self.register_buffer("log_flux_base", torch.tensor(base, dtype=torch.float32))
 
     def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Square roots of the shares of counts and background; see `encoder_inputs`."""
+        """Features and conditions from counts, background and area; see `encoder_inputs`."""
         return encoder_inputs(batch)
 
     def log_shape(self, z: Tensor) -> Tensor:
-        """Log of the photon flux density up to the amplitude, (n, n_energy)."""
+        """Logarithm of the photon flux density up to the amplitude, (n, n_energy)."""
         out: Tensor = self.log_flux_base + self.autoencoder.decoder(z)
         return (out - out.mean(-1, keepdim=True)).clamp(-_LOG_FLUX_LIMIT, _LOG_FLUX_LIMIT)
 
     def flux(self, z: Tensor, batch: Batch) -> Tensor:
-        """Photon flux density, (n, n_energy), photon/cm2/s/keV, amplitude fitted to the counts."""
+        """Photon flux density, (n, n_energy), photon/cm2/s/keV, with fitted amplitude."""
         shape = torch.exp(self.log_shape(z))
         folded = fold(shape, batch, self.grid.energy_width_kev)
         return best_amplitude(batch.counts, folded, batch.background) * shape
 
     def source_counts(self, z: Tensor, batch: Batch) -> Tensor:
-        """The flux folded through each row's response."""
+        """Fold the flux through each row's response."""
         folded = fold(torch.exp(self.log_shape(z)), batch, self.grid.energy_width_kev)
         return best_amplitude(batch.counts, folded, batch.background) * folded
 
     def loss(self, z: Tensor, batch: Batch, shown: Batch) -> Tensor:
-        """Cash statistic of the counts not shown over a power of all counts, scaled."""
+        """Cash statistic of the counts not shown, divided by a power of all counts, and scaled."""
         judged = unseen(batch, shown)
         cash = cash_per_bin(judged.counts, self.expected_counts(z, judged)).sum(-1)
         relative = batch.counts.sum(-1).clamp_min(1.0) / _TYPICAL_COUNTS
@@ -118,12 +118,12 @@ class Folded(Preset):
 
 
 class Paper(Preset):
-    """The published recipe: min-max scaled net count rates on 400 bins, absolute error.
+    """The published recipe: min-max scaled net count rates in 400 bins, absolute error.
 
-    After Pinciroli Vago et al. (arXiv:2510.14102): no response, no likelihood. Its 400 bins are
-    the common channel bins spread evenly, the background subtracted is the smoothed one, and it is
-    trained like `Folded`, thinned counts included. For its Cash statistic the decoded spectrum is
-    scaled back and its amplitude fitted like that of `Folded`.
+    After Pinciroli Vago et al. (arXiv:2510.14102), without response and likelihood. Its 400 bins
+    divide the range of the common channel bins evenly, the background it subtracts is the smoothed
+    one, and training thins the counts as for `Folded`. For the Cash statistic the decoded spectrum
+    is scaled back, and its amplitude is fitted as for `Folded`.
     """
 
     name = "paper"
@@ -136,12 +136,12 @@ class Paper(Preset):
         self.register_buffer("rebin", overlap)
 
     def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Min-max scaled net count rate (n, 1, 400); no conditions."""
+        """Min-max scaled net count rate (n, 1, 400), without conditions."""
         scaled, _, _ = self._scaled_rate(batch)
         return scaled[:, None], scaled.new_zeros(len(batch), 0)
 
     def source_counts(self, z: Tensor, batch: Batch) -> Tensor:
-        """The decoded spectrum, scaled back, on the channel bins."""
+        """The decoded spectrum, scaled back to counts in the channel bins."""
         _, low, span = self._scaled_rate(batch)
         rate = (self._decode(z) * span + low).clamp_min(0.0)
         counts = (rate * batch.exposure_s[:, None]) @ (self.rebin.T / self.rebin.sum(0)[:, None])
@@ -165,16 +165,16 @@ class Paper(Preset):
 
 
 PRESETS: dict[str, type[Folded] | type[Paper]] = {"folded": Folded, "paper": Paper}
-"""The recipes by name."""
+"""The presets by name."""
 
 
 def build(config: ModelConfig, grid: Grid) -> Folded | Paper:
-    """A new model of the preset that `config` names, with random weights."""
+    """Make a model of the preset that `config` names, with random weights."""
     return PRESETS[config.preset](config, grid)
 
 
 def _overlap(n: int, m: int) -> npt.NDArray[Any]:
-    """Shares (n, m) of each of n even bins that lie in each of m even bins of the same range."""
+    """Shares (n, m) of each of n equal bins that lie in each of m equal bins of the same range."""
     old, new = np.linspace(0, 1, n + 1), np.linspace(0, 1, m + 1)
     low = np.maximum(old[:-1, None], new[None, :-1])
     high = np.minimum(old[1:, None], new[None, 1:])

@@ -1,4 +1,4 @@
-"""Which sources train, validate and test: decided once, by source, never by detection."""
+"""Assign sources, and all their detections, to training, validation and test."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
 
 def source_keys(names: Iterable[str | None], detection_ids: Iterable[str]) -> npt.NDArray[np.int64]:
-    """A 64-bit key for each detection's source, the same in every release.
+    """Return a 64-bit key for each detection's source, the same in every release.
 
-    It is that of its name, or of its own id without the release where it has none.
+    It is the hash of the source's name, or of the detection's id without its release if it has
+    none.
     """
     texts = (
         name or without_release(detection_id)
@@ -27,7 +28,7 @@ def source_keys(names: Iterable[str | None], detection_ids: Iterable[str]) -> np
 def assign_splits(
     keys: npt.NDArray[np.int64], seed: int, test_fraction: float, validation_fraction: float
 ) -> npt.NDArray[np.str_]:
-    """The part of the data, (n,), each source falls into: the same whatever else is there."""
+    """Assign each source to a split, (n,), independent of the other sources."""
     u = _uniform(keys, seed)
     return np.where(
         u < test_fraction,
@@ -37,7 +38,7 @@ def assign_splits(
 
 
 def _uniform(keys: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.float64]:
-    """Numbers in [0, 1) from keys, by the finalizer of SplitMix64 (Steele et al. 2014)."""
+    """Turn keys into numbers in [0, 1) by the finalizer of SplitMix64 (Steele et al. 2014)."""
     with np.errstate(over="ignore"):
         x = keys.view(np.uint64) + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -1,4 +1,4 @@
-"""Counts split in two: what the encoder is shown in training, and what it is judged on."""
+"""Split counts in two: a part that the encoder sees, and a part that it is judged on."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from raypipe.model.features import Batch
 
 
 def thin(batch: Batch, least: float, most: float = 1.0) -> Batch:
-    """A view of the batch with a random share, `least` to `most`, of each detection's counts.
+    """Return a view with a random share, `least` to `most`, of each detection's counts.
 
-    Binomial thinning of Poisson counts is a Poisson draw with that share of the exposure: what a
-    shorter observation would have seen. With `least` 1 it is the batch itself.
+    Binomial thinning of Poisson counts gives Poisson counts for that share of the exposure, as from
+    a shorter observation. With `least` 1 the batch itself is returned.
     """
     if least >= 1.0:
         return batch
@@ -24,10 +24,10 @@ def thin(batch: Batch, least: float, most: float = 1.0) -> Batch:
 
 
 def unseen(batch: Batch, shown: Batch) -> Batch:
-    """What is left of the batch without what `shown`, a view by `thin`, has of it.
+    """Return the counts of the batch that `shown`, a view made by `thin`, does not contain.
 
-    Both parts are independent Poisson draws of the same source. The batch itself where all of it
-    was shown on purpose.
+    Both parts are independent Poisson draws of the same source. If `shown` is the batch itself,
+    that is returned.
     """
     if shown is batch:
         return batch
@@ -36,7 +36,7 @@ def unseen(batch: Batch, shown: Batch) -> Batch:
 
 
 def part_of(batch: Batch, counts: Tensor, share: Tensor) -> Batch:
-    """The batch with these of its counts, of a share (n,) of the exposure."""
+    """Return the batch with `counts`, which are those of a share (n,) of the exposure."""
     each = share[:, None]
     return replace(
         batch,

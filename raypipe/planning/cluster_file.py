@@ -1,4 +1,4 @@
-"""cluster.yaml: the nodes of Ray's launcher file, and what they cost."""
+"""Read cluster.yaml, Ray's launcher file: the nodes of a cluster and their prices."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from raypipe.errors import UsageError
 
 
 class NodePrice(BaseModel):
-    """What `metadata.raypipe.node_types` says of a node type."""
+    """The price and memory of a node type, from `metadata.raypipe.node_types`."""
 
     model_config = ConfigDict(extra="forbid")
 
-    usd_per_hour: float = Field(ge=0, description="price of a node, US dollars an hour")
+    usd_per_hour: float = Field(ge=0, description="price of a node, US dollars per hour")
     memory_gib: float = Field(gt=0, description="memory of a node, GiB")
 
 
 class PriceList(BaseModel):
-    """`metadata.raypipe` of cluster.yaml: what Ray's own schema has no place for."""
+    """`metadata.raypipe` of cluster.yaml, for which Ray's own schema has no place."""
 
     model_config = ConfigDict(extra="forbid")
 
     prices_as_of: date = Field(description="day the prices were looked up")
-    node_types: dict[str, NodePrice] = Field(description="by name in available_node_types")
+    node_types: dict[str, NodePrice] = Field(
+        description="prices by node type, named as in available_node_types"
+    )
 
 
 class _NodeType(BaseModel):
@@ -41,7 +43,7 @@ class _Metadata(BaseModel):
 
 
 class _Launcher(BaseModel):
-    """The part of Ray's launcher file that is read here."""
+    """The fields of Ray's launcher file that planning reads."""
 
     max_workers: int = 2
     idle_timeout_minutes: float = 5
@@ -52,10 +54,10 @@ class _Launcher(BaseModel):
 
 @dataclass(frozen=True)
 class Cluster:
-    """The nodes that do the work of a release on CPUs, the head beside them, and their prices.
+    """The worker nodes that process a release on CPUs, the head node, and their prices.
 
-    `cpus` and `memory_gib` are those of one node, of which there are at most `nodes`; prices are
-    in US dollars an hour.
+    `cpus` and `memory_gib` describe one worker node; there are at most `nodes` of them. Prices are
+    in US dollars per hour.
     """
 
     path: str
@@ -70,11 +72,11 @@ class Cluster:
 
 
 def read_cluster(path: str | Path) -> Cluster:
-    """Nodes and prices of a launcher file.
+    """Read the nodes and prices of a launcher file.
 
-    The work goes to the node type, other than the head's, with CPUs and without GPUs; of several
-    to the one that costs least a CPU. Raises UsageError where the file is missing, is no launcher
-    file, has no such node type, or no price for it.
+    The work runs on a node type that is not the head's and has CPUs but no GPU; if several qualify,
+    on the one with the lowest price per CPU. Raises UsageError if the file is missing, is no
+    launcher file, has no such node type, or lists no price for it.
     """
     launcher = _read(path)
     prices = launcher.metadata.raypipe
@@ -88,13 +90,13 @@ def read_cluster(path: str | Path) -> Cluster:
     }
     if not workers:
         raise UsageError(
-            f"{path}: no node type with CPUs to ingest on; give one beside the head "
+            f"{path}: no node type can ingest; add one that is not the head's, with "
             "resources: {CPU: n}, no GPU, and max_workers above 0"
         )
     for name in *workers, launcher.head_node_type:
         if name not in prices.node_types:
             raise UsageError(
-                f"{path}: no price of node type {name}; "
+                f"{path}: node type {name} has no price; "
                 f"add metadata.raypipe.node_types.{name}: {{usd_per_hour: ..., memory_gib: ...}}"
             )
     name = min(
@@ -123,8 +125,8 @@ def _read(path: str | Path) -> _Launcher:
         content: Any = yaml.safe_load(Path(path).read_text())
     except FileNotFoundError as error:
         raise UsageError(
-            f"{path}: no such file; give --cluster FILE, a launcher file of Ray with prices "
-            "as cluster.yaml of raypipe's sources has them"
+            f"{path}: no such file; give --cluster FILE, a Ray launcher file with prices "
+            "such as cluster.yaml in raypipe's repository"
         ) from error
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
@@ -136,5 +138,5 @@ def _read(path: str | Path) -> _Launcher:
         first = error.errors()[0]
         where = ".".join(str(step) for step in first["loc"])
         raise UsageError(
-            f"{path}: {where}: {first['msg']}; see cluster.yaml of raypipe's sources"
+            f"{path}: {where}: {first['msg']}; see cluster.yaml in raypipe's repository"
         ) from error

@@ -1,4 +1,4 @@
-"""A plan for people: the table, and what it takes for granted."""
+"""Write a plan as text: a table, and the assumptions behind it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _REASONS_SHOWN = 3
 
 
 def plan_lines(plan: dict[str, Any]) -> list[str]:
-    """What `plan` returns, as lines of text."""
+    """Format the mapping that `plan` returns as lines of text."""
     measured = measurement_of(plan["measured"])
     rows = [
         *_sample_rows(measured),
@@ -23,7 +23,7 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
     width = max(len(name) for name, value in rows if value)
     return [
         *(f"{name:<{width}}  {value}" if value else name for name, value in rows),
-        "taken for granted",
+        "assumptions",
         *(f"  - {line}" for line in plan["assumptions"]),
     ]
 
@@ -36,13 +36,13 @@ def _sample_rows(measured: Measurement) -> list[tuple[str, str]]:
         (f"measured on {measured.detections} detections", ""),
         ("  spectra, rejects", f"{measured.spectra}, {rejected}"),
         *((f"    rejected {times}", reason) for reason, times in reasons),
-        ("  read a detection", f"{_bytes(others / measured.detections)} without its RMF"),
+        ("  read per detection", f"{_bytes(others / measured.detections)} without its RMF"),
         *_rmf_rows(measured),
-        ("  requests, repeated", f"{measured.requests}, {measured.retries}"),
-        ("  CPU time a detection", f"{measured.cpu_s * 1e3:.2f} ms"),
-        ("  stored a spectrum", _bytes(measured.spectrum_bytes)),
-        ("  memory of a task", _bytes(measured.task_bytes)),
-        ("  memory of Ray beside", _bytes(measured.ray_bytes)),
+        ("  requests, retries", f"{measured.requests}, {measured.retries}"),
+        ("  CPU time per detection", f"{measured.cpu_s * 1e3:.2f} ms"),
+        ("  stored per spectrum", _bytes(measured.spectrum_bytes)),
+        ("  memory per task", _bytes(measured.task_bytes)),
+        ("  memory of Ray itself", _bytes(measured.ray_bytes)),
     ]
 
 
@@ -50,9 +50,9 @@ def _rmf_rows(measured: Measurement) -> list[tuple[str, str]]:
     choice = measured.choice
     fetched = measured.rmfs + choice.rmfs
     mean = (measured.rmf_bytes + choice.rmf_bytes) / max(fetched, 1)
-    zones = f"{choice.zones} for zones of chips, " if choice.looked_at else ""
-    own = f"{measured.rmfs:,.0f} that detections bring, {measured.distinct_rmfs} different"
-    return [("  read an RMF", _bytes(mean)), ("  RMFs", zones + own)]
+    zones = f"{choice.zones} shared by zones of chips, " if choice.looked_at else ""
+    own = f"{measured.rmfs:,.0f} fetched for single detections, {measured.distinct_rmfs} distinct"
+    return [("  read per RMF", _bytes(mean)), ("  RMFs", zones + own)]
 
 
 def _release_rows(release: str, predicted: Prediction) -> list[tuple[str, str]]:
@@ -63,15 +63,18 @@ def _release_rows(release: str, predicted: Prediction) -> list[tuple[str, str]]:
         ("  spectra, rejects", f"{predicted.spectra:,}, {predicted.rejects:,}"),
         (
             "  read",
-            f"{_bytes(predicted.bytes_read)}, {_bytes(predicted.rmf_bytes_read)} of it "
+            f"{_bytes(predicted.bytes_read)}, of which {_bytes(predicted.rmf_bytes_read)} are "
             f"{predicted.rmfs_fetched:,} RMFs",
         ),
         ("  requests", f"{predicted.requests:,}"),
-        ("  written", f"{_bytes(predicted.bytes_written)}, {predicted.rmfs_stored:,} RMFs in it"),
+        (
+            "  written",
+            f"{_bytes(predicted.bytes_written)}, including {predicted.rmfs_stored:,} RMFs",
+        ),
         (
             "  files",
-            f"{predicted.files_written:,}, spectra in {predicted.parts:,} parts of "
-            f"{_bytes(predicted.part_bytes)}",
+            f"{predicted.files_written:,}; spectra are in {predicted.parts:,} parts of "
+            f"{_bytes(predicted.part_bytes)} each",
         ),
         ("  core hours, ingest", _number(predicted.ingest_core_hours)),
         *([] if embed is None else [("  core hours, embed", _number(embed))]),
@@ -81,16 +84,16 @@ def _release_rows(release: str, predicted: Prediction) -> list[tuple[str, str]]:
 
 def _cost_rows(cluster: Cluster, cost: Cost) -> list[tuple[str, str]]:
     asked = f"{_number(cost.mb_per_s)} MB/s, {_number(cost.requests_per_s)} requests/s"
-    too_much = "" if cost.fits_in_memory else ": MORE THAN IT HAS, raise ingest.cpus_per_task"
+    too_much = "" if cost.fits_in_memory else ": MORE THAN A NODE HAS, raise ingest.cpus_per_task"
     return [
         (
-            f"on {cost.nodes} of the nodes {cluster.node_type} in {cluster.path} "
+            f"on {cost.nodes} {cluster.node_type} nodes of {cluster.path} "
             f"({cluster.cpus} CPUs, {cluster.memory_gib:g} GiB each)",
             "",
         ),
-        ("  memory a node", f"{_bytes(cost.node_memory_bytes)}{too_much}"),
+        ("  memory per node", f"{_bytes(cost.node_memory_bytes)}{too_much}"),
         ("  pace set by", cost.limit),
-        *([("  asked of the source", asked)] if cost.connections else []),
+        *([("  load on the source", asked)] if cost.connections else []),
         ("  time", _duration(cost.hours)),
         ("  node hours paid", _number(cost.node_hours)),
         ("  cost", f"${cost.usd:,.2f}"),
@@ -100,44 +103,45 @@ def _cost_rows(cluster: Cluster, cost: Cost) -> list[tuple[str, str]]:
 def assumptions(
     measured: Measurement, predicted: Prediction, cluster: Cluster, cost: Cost, config: Config
 ) -> list[str]:
-    """What a plan takes for granted, with the settings that change it."""
-    embedding = "" if predicted.embed_core_hours is not None else ", embedding (give --model)"
+    """Return the assumptions of a plan, each with the settings that change it."""
+    embedding = "" if predicted.embed_core_hours is not None else "; embedding (give --model)"
     return [
-        f"the {measured.detections} detections stand for all {predicted.detections:,}, of which "
-        "none is ingested yet; nothing comes from ingest.cache_dir",
+        f"the {measured.detections} detections represent all {predicted.detections:,}; all of "
+        "these are still to be ingested, and no file comes from ingest.cache_dir",
         _rmfs(measured, config),
-        f"a CPU of {cluster.node_type} does what one did here (tasks at work together: "
-        f"{measured.tasks}), and writes to the workspace as fast as to a disk here",
+        f"a CPU of {cluster.node_type} is as fast as one of this machine with {measured.tasks} "
+        "tasks running at once, and writes to the workspace as fast as to a disk here",
         _network(measured, cost, config),
-        f"tasks a node: {cost.tasks_per_node} (ingest.cpus_per_task); nodes: {cost.nodes} "
-        "(max_workers, as far as there are parts), all at work from first to last, then "
-        f"{cluster.idle_minutes:g} minutes idle (idle_timeout_minutes)",
-        f"${cluster.usd_per_hour:g} an hour for {cluster.node_type}, "
-        f"${cluster.head_usd_per_hour:g} for the head: {cluster.path} as of "
-        f"{cluster.prices_as_of}; update them, those of spot nodes above all",
-        "not in it: training, which no sample tells" + embedding,
-        "not in it: boot and installation of nodes; disks, buckets, traffic and their bills",
+        f"tasks per node: {cost.tasks_per_node} (ingest.cpus_per_task); nodes: {cost.nodes} "
+        "(max_workers, but no more than the parts need), all busy from start to end, then idle "
+        f"for {cluster.idle_minutes:g} minutes (idle_timeout_minutes)",
+        f"${cluster.usd_per_hour:g} per hour for {cluster.node_type}, "
+        f"${cluster.head_usd_per_hour:g} per hour for the head node: {cluster.path} as of "
+        f"{cluster.prices_as_of}; update the prices, above all those of spot nodes",
+        "not included: training, which a sample cannot predict" + embedding,
+        "not included: booting and installing nodes; the cost of disks, buckets and traffic",
     ]
 
 
 def _rmfs(measured: Measurement, config: Config) -> str:
     if not measured.choice.looked_at:
-        return "every detection brings its RMF"
+        return "the RMF of every detection is fetched"
     return (
-        f"{config.ingest.chip_sample} detections (ingest.chip_sample) fall on every zone of the "
-        "chips: only those whose zone cannot be told bring their own RMF"
+        f"{config.ingest.chip_sample} detections (ingest.chip_sample) cover every zone of the "
+        "chips: an RMF is fetched only for detections whose zone cannot be determined"
     )
 
 
 def _network(measured: Measurement, cost: Cost, config: Config) -> str:
     if not cost.connections:
-        return "files come from disk as fast as here: there is no network in it"
+        return "files are read from disk as fast as here; network time is not included"
     rate = measured.bytes_read / measured.detections / measured.connected_s / 1e6
     most = config.plan.source_mb_per_s
-    limit = "" if most is None else f", all together {most:g} MB/s (plan.source_mb_per_s)"
+    limit = "" if most is None else f"; together at most {most:g} MB/s (plan.source_mb_per_s)"
     return (
-        f"a connection brings {_number(rate)} MB/s as in the sample, with {cost.connections:,} of "
-        f"them at once ({measured.connections} a task: ingest.host_concurrency, "
+        f"each connection delivers {_number(rate)} MB/s, as in the sample, and "
+        f"{cost.connections:,} are open at once "
+        f"({measured.connections} per task: ingest.host_concurrency, "
         f"ingest.fetch_threads){limit}"
     )
 

@@ -1,4 +1,4 @@
-"""What ingesting a sample takes: the tasks of Ray that do it, and their measures put together."""
+"""Ingest a sample in Ray tasks and combine what the tasks measured."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from raypipe.planning.processes import Use, tree_use
 from raypipe.planning.sample import SampleTask, TaskMeasure, count_packaged
 
 _LEAST_PIECE = 50
-"""Detections a task should have for its measures to mean something."""
+"""Smallest number of detections per task for which its measures are meaningful."""
 
 
 @dataclass(frozen=True)
 class ChipChoice:
-    """What choosing RMFs for zones of chips took.
+    """The cost of choosing RMFs for zones of chips.
 
-    The PHAs of `looked_at` detections took `look_bytes` and `look_requests`. These fell on `zones`,
-    only one on each of `zones_seen_once`. The `rmfs` fetched for them took `rmf_bytes` and
-    `rmf_requests`; `distinct_share` of the zones' RMFs differ. All of it took `cpu_s` of CPU and
-    `connected_s` of connections.
+    Reading the PHA files of `looked_at` detections took `look_bytes` and `look_requests`. They lie
+    on `zones` zones, of which `zones_seen_once` hold a single one of them. Fetching `rmfs` RMFs for
+    these zones took `rmf_bytes` and `rmf_requests`; a share `distinct_share` of them are distinct.
+    The whole choice took `cpu_s` of CPU time and `connected_s` of connection time.
     """
 
     looked_at: int = 0
@@ -51,16 +51,19 @@ class ChipChoice:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What ingesting a sample took.
+    """The cost of ingesting a sample.
 
-    Of `detections`, `spectra` became spectra; the others' reasons are `reject_reasons`, the most
-    frequent first. Of `bytes_read` and `requests`, `rmf_bytes` and `rmf_requests` were for `rmfs`
-    RMFs that detections brought themselves, of which `distinct_rmfs` differ and `rmfs_seen_once`
-    came in one spectrum only; `packages` requests were for the products of `packaged` detections.
-    What choosing RMFs for zones of chips took is in `choice` alone. CPU and connected time, s, and
-    `spectrum_bytes` are a detection's or spectrum's; a part has `part_bytes` besides, a stored RMF
-    `stored_rmf_bytes`. `start_cpu_s` is what Ray and its processes take before and beside that.
-    Memory: of a task, and of all else on its node.
+    Of `detections`, `spectra` became spectra; `reject_reasons` counts the reasons for the others,
+    most frequent first. `rmf_bytes` of `bytes_read` and `rmf_requests` of `requests` were spent on
+    `rmfs` RMFs fetched for single detections; `distinct_rmfs` of these differ, and `rmfs_seen_once`
+    occurred in a single spectrum. `packages` requests fetched the products of `packaged` detections
+    from the archive's package service. The cost of choosing RMFs for zones of chips is counted in
+    `choice` only.
+
+    `cpu_s` and `connected_s`, s, are per detection and `spectrum_bytes` per spectrum; each part
+    adds `part_bytes` and each stored RMF `stored_rmf_bytes`. `start_cpu_s` is the CPU time of
+    starting Ray and of its own processes. `task_bytes` is the memory of one task, `ray_bytes` that
+    of everything else on its node.
     """
 
     detections: int
@@ -92,9 +95,9 @@ class Measurement:
 
 
 def measure(sample: pa.Table, release: str, config: Config, model_uri: str | None) -> Measurement:
-    """Ingest a sample on Ray, on several CPUs at once where there are, and say what that took.
+    """Ingest a sample on Ray, in parallel where there are several CPUs, and measure its cost.
 
-    Raises RaypipeError where none of it becomes a spectrum.
+    Raises RaypipeError if no detection of the sample becomes a spectrum.
     """
     without_cache = config.ingest.model_copy(update={"cache_dir": None})
     config = config.model_copy(update={"ingest": without_cache})
@@ -145,9 +148,10 @@ def measure(sample: pa.Table, release: str, config: Config, model_uri: str | Non
 def _run_tasks(
     sample: pa.Table, release: str, config: Config, model_uri: str | None, slots: int
 ) -> tuple[list[TaskMeasure], dict[int, Use]]:
-    """Ingest the sample by tasks at once, as many as there are slots and enough of it.
+    """Ingest the sample in parallel, in one task per slot if the sample is large enough.
 
-    Returns their measures and the use of this process and those below it, without the meeting's.
+    Returns the tasks' measures, and the resource use of this process and its descendants, without
+    the actor that synchronizes the tasks.
     """
     tasks = min(slots, max(1, sample.num_rows // _LEAST_PIECE))
     ends = [sample.num_rows * i // tasks for i in range(tasks + 1)]
@@ -163,12 +167,12 @@ def _run_tasks(
 
 
 def measurement_of(values: Mapping[str, Any]) -> Measurement:
-    """The measurement that `dataclasses.asdict` made a mapping of."""
+    """Rebuild a Measurement from the mapping that `dataclasses.asdict` made of it."""
     return Measurement(**{**values, "choice": ChipChoice(**values["choice"])})
 
 
 def _chip_choice(measures: list[TaskMeasure], share: float) -> ChipChoice:
-    """All tasks' choices together; `share` of their RMFs took a request each."""
+    """Combine the choices of all tasks; a share `share` of the RMFs took a request each."""
     choices = [each.choice for each in measures if each.choice]
     if not choices:
         return ChipChoice()
@@ -209,7 +213,7 @@ def _embed_cpu_s(measures: list[TaskMeasure]) -> float:
 def _start_cpu_s(
     measures: list[TaskMeasure], here: dict[int, Use], earlier: dict[int, Use]
 ) -> float:
-    """CPU time of the driver, of what it started and of the tasks, but for their timed work."""
+    """CPU time of the driver, the processes it started and the tasks, without the timed work."""
     total = {pid: use.cpu_s for pid, use in here.items()}
     for each in measures:
         total.setdefault(each.pid, each.node_use[each.pid].cpu_s)
@@ -219,7 +223,7 @@ def _start_cpu_s(
 
 
 def _ray_bytes(measures: list[TaskMeasure], here: dict[int, Use], node: str) -> int:
-    """Memory of all that is no task on a node, the most of any node."""
+    """Memory used on a node by everything but the tasks; the largest value of all nodes."""
     used = {
         (where, pid): use.memory_bytes
         for where, uses in (*((each.node, each.node_use) for each in measures), (node, here))
@@ -234,14 +238,14 @@ def _ray_bytes(measures: list[TaskMeasure], here: dict[int, Use], node: str) -> 
 
 
 def _share_of_rmfs_alone(sample: pa.Table) -> float:
-    """Share of RMFs that take a request of their own: none from disk, nor in packages."""
+    """Share of RMFs that need a request each: neither read from disk nor part of a package."""
     uris = [uri for uri in sample["rmf_uri"].to_pylist() if uri]
     alone = sum(is_remote(uri) and not is_product_uri(uri) for uri in uris)
     return alone / max(len(uris), 1)
 
 
 def _connections(sample: pa.Table, config: IngestConfig) -> int:
-    """Connections a task has at once to a server."""
+    """Number of connections that a task opens to a server at once."""
     from_bucket = any((uri or "").startswith("s3://") for uri in sample["pha_uri"].to_pylist())
     most = config.fetch_threads
     return most if from_bucket else min(most, config.host_concurrency)
@@ -251,5 +255,5 @@ def _all_rejected(sample: pa.Table, reasons: Counter[str]) -> str:
     (reason, times), *_ = reasons.most_common(1)
     return (
         f"all {sample.num_rows} detections of the sample were rejected, {times} of them because: "
-        f"{reason} (as {sample['pha_uri'][0]}); mend that, then plan again"
+        f"{reason} (one of the files is {sample['pha_uri'][0]}); fix this, then plan again"
     )

@@ -1,4 +1,4 @@
-"""Tasks that wait for each other, so that what is timed is timed with all of them at work."""
+"""Let tasks wait for each other, so that each is timed while all of them are running."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 _PATIENCE_S = 60.0
-"""How long a task waits for others that Ray has not started."""
+"""Longest wait, s, for tasks that Ray has not started."""
 
 
 class _Meeting:
@@ -30,16 +30,16 @@ class _Meeting:
 
 
 class Meeting:
-    """Where a number of tasks meet; kept by an actor, which needs no CPU."""
+    """A barrier at which a number of tasks wait for each other, held by an actor without a CPU."""
 
     def __init__(self, expected: int) -> None:
         self._actor: Any = ray.remote(num_cpus=0)(_Meeting).remote(expected)
 
     def join(self) -> None:
-        """Wait until all have joined, or too long."""
+        """Wait until all tasks have joined, or until the time limit."""
         ray.get(self._actor.join.remote())
 
     @property
     def pid(self) -> int:
-        """Pid of the actor's process."""
+        """Process id of the actor."""
         return int(ray.get(self._actor.pid.remote()))

@@ -1,4 +1,4 @@
-"""plan: what ingesting a release takes, from a sample of it that is really ingested."""
+"""The verb `plan`: predict the cost of ingesting a release from a sample that is ingested."""
 
 from __future__ import annotations
 
@@ -33,23 +33,24 @@ def plan(
     model: str | None = None,
     config: Config | Mapping[str, Any] | str | Path | None = None,
 ) -> dict[str, Any]:
-    """Ingest a random sample of a release, publish nothing, and predict what all of it takes.
+    """Ingest a random sample of a release, publish nothing, and predict the cost of the release.
 
-    `sample` detections of the manifest are fetched and read as `ingest` does it, `seed` chooses
-    which; what they took is taken for that of all of them, or of as many `detections` as are asked
-    about, in parts of `discover.part_rows`; with `model`, an id of the workspace or a bundle that
-    all nodes can read, they are embedded, too. `cluster` is a launcher file of Ray with prices, by
-    default `plan.cluster_file` of the configuration. Returns release, sample, prediction, cost and
-    assumptions: bytes, requests, core hours, memory, hours and US dollars. They are kept in W/runs,
-    too.
+    `sample` detections of the manifest are fetched and read as `ingest` does it; `seed` chooses
+    them. Their cost is scaled to all detections of the manifest, or to a number of `detections`, in
+    parts of `discover.part_rows`. With `model`, the id of a model in the workspace or a bundle that
+    all nodes can read, the sample is embedded as well. `cluster` is a Ray launcher file with
+    prices, by default `plan.cluster_file` of the configuration.
+
+    Returns release, sample, prediction, cost and assumptions: bytes, requests, core hours, memory,
+    hours and US dollars; the same record is kept in W/runs.
     """
     settings = as_config(config)
     workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
     size = settings.plan.sample if sample is None else sample
     if size < 1:
-        raise UsageError(f"a sample of {size} detections: give --sample 1 or more")
+        raise UsageError(f"cannot plan from {size} detections: give --sample 1 or more")
     if detections is not None and detections < 1:
-        raise UsageError(f"a plan for {detections} detections: give --detections 1 or more")
+        raise UsageError(f"cannot plan for {detections} detections: give --detections 1 or more")
     nodes = read_cluster(settings.plan.cluster_file if cluster is None else cluster)
     release = choose_release(workspace, release)
     uri = _model_uri(workspace, model)
@@ -81,6 +82,6 @@ def plan(
 def _model_uri(workspace: Workspace, model: str | None) -> str | None:
     if model is None:
         return None
-    from raypipe.catalog.models import resolve_model  # torch: no part of what ingestion takes
+    from raypipe.catalog.models import resolve_model  # imports torch, which ingestion does not use
 
     return resolve_model(workspace, model)

@@ -1,4 +1,4 @@
-"""From what a sample took to what a release takes, on the nodes of a cluster."""
+"""Extrapolate the cost of a sample to a release, and price it on the nodes of a cluster."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ _HOUR = 3600.0
 
 @dataclass(frozen=True)
 class Prediction:
-    """What ingesting a release takes, whatever the nodes.
+    """The cost of ingesting a release, independent of the nodes.
 
     `bytes_read` and `requests` include those of the `rmfs_fetched`; `bytes_written` are those of
-    spectra, rejects and the `rmfs_stored`. Core hours are of CPU time; those of embedding are None
-    where it was not measured. `files_written` are those of `parts` spectra and rejects, and of the
-    RMFs; a part of spectra has `part_bytes`. Memory, bytes, is that of `slots` tasks at once on one
-    node like the one the sample ran on, and of Ray beside them.
+    spectra, rejects and the `rmfs_stored`. Core hours are CPU time; `embed_core_hours` is None if
+    embedding was not measured. `files_written` counts the files of spectra and of rejects, one of
+    each per part, and those of RMFs; the spectra file of a part has `part_bytes`. `memory_bytes` is
+    the memory of `slots` simultaneous tasks on a node like the one that ran the sample, plus that
+    of Ray.
     """
 
     detections: int
@@ -42,12 +43,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Cost:
-    """What the nodes of a cluster take for a release: time and money.
+    """The time and money that a release costs on the nodes of a cluster.
 
-    `hours` from the first node's start of work to the last one's end; `node_hours` are paid for,
-    with the time a node idles before it is given back. `limit` says what sets the pace: "cpu",
-    "network" or "source" (`plan.source_mb_per_s`). Connections, MB/s and requests/s are what all
-    nodes together ask of the source.
+    `hours` runs from the moment the first node starts to work until the last one ends; `node_hours`
+    are billed and include the time that a node is idle before it is released. `limit` names what
+    sets the pace: "cpu", "network" or "source" (`plan.source_mb_per_s`). `connections`, `mb_per_s`
+    and `requests_per_s` are the load of all nodes together on the source.
     """
 
     nodes: int
@@ -64,10 +65,11 @@ class Cost:
 
 
 def predict(measured: Measurement, detections: int, parts: int, config: IngestConfig) -> Prediction:
-    """What a release of `detections` in `parts` takes to ingest.
+    """Predict the cost of ingesting a release of `detections` in `parts`.
 
-    Everything grows with the detections but for what is done once (Ray's start, the choice of RMFs
-    for zones of chips) and what each part has: its files' frames, its packages of the archive.
+    Every cost is proportional to the detections, except what is done once (starting Ray, choosing
+    RMFs for zones of chips) and what each part adds (the overhead of its files, its last archive
+    package).
     """
     scale = detections / measured.detections
     spectra = round(measured.spectra * scale)
@@ -102,10 +104,10 @@ def predict(measured: Measurement, detections: int, parts: int, config: IngestCo
 
 
 def _choose(sampled: ChipChoice, detections: int, config: IngestConfig) -> ChipChoice:
-    """What the choice of RMFs takes that looks at `ingest.chip_sample` detections of a release.
+    """Predict the cost of choosing RMFs from `ingest.chip_sample` detections of a release.
 
-    Zones the sample has not met come on at the rate at which it met the last ones, as in
-    `_distinct`.
+    Zones that the sample has not met are assumed to appear at the rate at which the sample met its
+    last new ones; see `_distinct`.
     """
     if not sampled.looked_at:
         return sampled
@@ -130,10 +132,10 @@ def _choose(sampled: ChipChoice, detections: int, config: IngestConfig) -> ChipC
 
 
 def _distinct(measured: Measurement, detections: int) -> int:
-    """Distinct RMFs that detections of a release bring themselves, at most.
+    """Predict the number of distinct RMFs that are fetched for single detections, an upper limit.
 
-    New ones come on at the rate the sample ended with: the chance that one more detection brings a
-    new one is the share of those seen once (Good 1953).
+    New ones are assumed to appear at the rate at the end of the sample: the probability that one
+    more detection brings a new RMF is the share of RMFs seen exactly once (Good 1953).
     """
     further = detections / measured.detections - 1
     return measured.distinct_rmfs + round(further * measured.rmfs_seen_once)
@@ -142,9 +144,9 @@ def _distinct(measured: Measurement, detections: int) -> int:
 def price(
     measured: Measurement, predicted: Prediction, parts: int, cluster: Cluster, config: Config
 ) -> Cost:
-    """What the release takes on the nodes of a cluster.
+    """Price a release on the nodes of a cluster.
 
-    One task chooses RMFs for zones of chips before all tasks ingest; embedding comes after.
+    One task chooses RMFs for zones of chips before all tasks ingest; embedding comes last.
     """
     tasks = max(1, int(cluster.cpus / config.ingest.cpus_per_task))
     nodes = max(1, min(cluster.nodes, math.ceil(parts / tasks)))
@@ -174,9 +176,9 @@ def price(
 def _pace(
     measured: Measurement, predicted: Prediction, tasks: int, source_mb_per_s: float | None
 ) -> tuple[float, str]:
-    """How long so many tasks take, s, and what limits them: their CPUs, connections, the source.
+    """Return the time, s, that `tasks` tasks take, and its limit: CPUs, connections or the source.
 
-    A task fetches while it reads: it advances as the slower of the two allows.
+    A task fetches while it reads, so that the slower of the two sets its pace.
     """
     network_s = measured.connected_s / measured.connections
     limits = {

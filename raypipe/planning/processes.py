@@ -1,4 +1,4 @@
-"""What a process and those below it take of a machine: CPU time and memory."""
+"""Measure the CPU time and memory of a process and its descendants."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import psutil
 
 @dataclass(frozen=True)
 class Use:
-    """CPU time since its start, s, and memory, bytes, of a process.
+    """CPU time since the start, s, and memory, bytes, of a process.
 
-    Memory shared with other processes counts in shares (PSS); where the system knows no shares,
-    memory of its own (USS).
+    Memory shared with other processes is divided among them (PSS); on systems that do not report
+    PSS only private memory counts (USS).
     """
 
     cpu_s: float
@@ -22,7 +22,7 @@ class Use:
 
 
 def tree_use(root: psutil.Process) -> dict[int, Use]:
-    """Use of a process and all its descendants, by pid; those that end meanwhile are left out."""
+    """Measure a process and its descendants, by pid; processes that end meanwhile are left out."""
     found = {}
     for process in [root, *root.children(recursive=True)]:
         try:
@@ -33,7 +33,7 @@ def tree_use(root: psutil.Process) -> dict[int, Use]:
 
 
 def own_peak_bytes() -> int:
-    """The most memory this process has had: what it has now, and by how much it has shrunk."""
+    """Peak memory of this process, bytes: its memory now plus the drop of its RSS since then."""
     process = psutil.Process()
     shrunk = max(0, _peak_rss() - process.memory_info().rss)
     return _use(process).memory_bytes + shrunk
@@ -47,6 +47,6 @@ def _use(process: psutil.Process) -> Use:
 
 
 def _peak_rss() -> int:
-    """Peak resident memory of this process, bytes; Linux counts it in KiB."""
+    """Peak resident memory of this process, bytes (Linux reports KiB)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

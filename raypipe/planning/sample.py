@@ -1,4 +1,4 @@
-"""A random sample of a manifest, ingested for real where nobody looks, and what that took."""
+"""Ingest a random sample in a scratch workspace and measure its cost."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from raypipe.workspace import (
 )
 
 WARM_UP_SHARE = 0.25
-"""Share of a task's detections that it reads before its CPU time is looked at."""
+"""Share of a task's detections that it ingests before CPU time is measured."""
 
 _WARM_UP, _TIMED = 0, 1
 _WHOLE = "whole.parquet"
@@ -43,10 +43,10 @@ _WHOLE = "whole.parquet"
 
 @dataclass(frozen=True)
 class Choice:
-    """What choosing RMFs for zones of chips took.
+    """The cost of choosing RMFs for zones of chips in one task.
 
-    `zones` by name, each with its `rmf_id`, that `looked_at` detections fell on; `counts` are those
-    of `Traffic`; CPU time in s.
+    `zones` maps the name of each zone on which one of `looked_at` detections lies to its `rmf_id`;
+    `counts` are those of `Traffic`; `cpu_s` is CPU time, s.
     """
 
     zones: dict[str, str]
@@ -57,15 +57,15 @@ class Choice:
 
 @dataclass(frozen=True)
 class TaskMeasure:
-    """What a task that ingested some of the sample measured.
+    """The measures of one task that ingested a piece of the sample.
 
-    `counts` are sums of `Outcome` over all its detections, `packages` what they need of the
-    archive's package service. CPU and connected time, s, are of the
-    detections after the warm-up, `timed` in number. Spectra are counted by the zone whose RMF they
-    have, else by the `rmf_id` of their own. Sizes are those of files, bytes: `rows_bytes` grows
-    with the rows, `part_bytes` every part has, `rmf_stored_bytes` is the mean of an RMF.
-    `peak_bytes` is the task's memory, `node_use` what each process of its node takes, by pid: CPU
-    time, s, and memory, bytes.
+    `counts` are sums of `Outcome` over all detections of the task, `packages` the requests that
+    these make to the archive's package service. `cpu_s` and `connected_s`, s, are those of the
+    `timed` detections after the warm-up. Spectra are counted by zone if they use a zone's RMF,
+    otherwise by the `rmf_id` of their own. Sizes are those of files, bytes: `rows_bytes` grows with
+    the rows, every part adds `part_bytes`, and an RMF takes `rmf_stored_bytes` on average.
+    `peak_bytes` is the memory of the task; `node_use` gives the CPU time, s, and memory, bytes, of
+    each process of its node, by pid.
     """
 
     pid: int
@@ -88,17 +88,17 @@ class TaskMeasure:
 
     @classmethod
     def of(cls, answer: Mapping[str, Any]) -> TaskMeasure:
-        """The measure that a task answered, as JSON brings it."""
+        """Rebuild the measure from the JSON answer of a task."""
         choice = answer["choice"] and Choice(**answer["choice"])
         node_use = {int(pid): Use(**use) for pid, use in answer["node_use"].items()}
         return cls(**{**answer, "choice": choice, "node_use": node_use})
 
 
 def draw_sample(workspace: Workspace, release: str, size: int, seed: int) -> pa.Table:
-    """Rows of a release's manifest at random, `size` or all there are, in random order.
+    """Draw `size` rows of a release's manifest at random, or all if there are fewer.
 
-    Drawn from `size` parts at most: rows go to parts by a hash, so that a part is a random sample
-    itself.
+    The rows come in random order, from at most `size` parts: a hash assigns rows to parts, so that
+    each part is a random sample already.
     """
     rng = np.random.default_rng(seed)
     parts = int(read_manifest_summary(workspace, release)["parts"])
@@ -118,17 +118,17 @@ def draw_sample(workspace: Workspace, release: str, size: int, seed: int) -> pa.
 
 
 def _by_part(places: np.ndarray, ends: np.ndarray) -> list[np.ndarray]:
-    """Numbers of rows over all parts, sorted, as those within each part."""
+    """Convert sorted row numbers of the whole manifest to row numbers within each part."""
     pieces = np.split(places, np.searchsorted(places, ends[:-1]))
     return [piece - start for piece, start in zip(pieces, [0, *ends[:-1]], strict=True)]
 
 
 @dataclass(frozen=True)
 class SampleTask:
-    """Ingests pieces of a sample into folders of its own, which are removed again.
+    """Ingests pieces of a sample into temporary folders, which it removes again.
 
-    With a model their spectra are embedded as well. After the warm-up a task waits for all others:
-    a CPU does less while those that share its core and memory work.
+    With a model, it embeds the spectra as well. After the warm-up a task waits for all others,
+    because a CPU is slower while neighbors use the same core and memory.
     """
 
     release: str
@@ -138,7 +138,7 @@ class SampleTask:
     meeting: Meeting
 
     def __call__(self, number: int) -> dict[str, Any]:
-        """Ingest a piece and measure."""
+        """Ingest one piece and return its measure."""
         with TemporaryDirectory(prefix="raypipe-plan-") as place:
             return asdict(self._measure(Workspace(place), self.pieces[number]))
 
@@ -198,7 +198,7 @@ class SampleTask:
     def _count_rmfs(
         self, scratch: Workspace, spectra: pa.Table
     ) -> tuple[dict[str, int], dict[str, int]]:
-        """Spectra by zone, and those with RMFs of their own by `rmf_id`."""
+        """Count spectra by zone, and those with an RMF of their own by `rmf_id`."""
         zones = load_chip_rmfs(scratch, self.release).rmf_ids
         zone_of = {rmf_id: zone for zone, rmf_id in zones.items()}
         times = Counter(spectra["rmf_id"].to_pylist())
@@ -206,7 +206,7 @@ class SampleTask:
         return by_zone, {rmf_id: n for rmf_id, n in times.items() if rmf_id not in zone_of}
 
     def _file_sizes(self, scratch: Workspace, spectra: pa.Table) -> tuple[int, int]:
-        """Bytes of a part that grow with its spectra, and those every part has."""
+        """Return the bytes of a part that grow with its spectra, and those that every part has."""
         scratch.write_table(_WHOLE, spectra)
         footer = pq.ParquetFile(scratch.path(_WHOLE)).metadata
         groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
@@ -217,8 +217,8 @@ class SampleTask:
         return in_rows, _size(scratch, _WHOLE) - in_rows + rejects
 
     def _embed(self, scratch: Workspace, model_uri: str) -> float:
-        """CPU time of embedding what was not the warm-up, s."""
-        from raypipe.embedding.part import PartEncoder  # torch: no part of what ingestion takes
+        """CPU time, s, of embedding the detections after the warm-up."""
+        from raypipe.embedding.part import PartEncoder  # imports torch, which ingestion does not
         from raypipe.model.bundle import load_model
 
         encoder = PartEncoder(scratch, self.release, 2, load_model(model_uri), self.config.embed)
@@ -229,12 +229,12 @@ class SampleTask:
 
 
 def packages_of(rows: pa.Table, batch: int) -> int:
-    """Requests to the package service that the rows of a part need."""
+    """Count the requests to the package service that the rows of a part need."""
     return math.ceil(count_packaged(rows) / batch)
 
 
 def count_packaged(rows: pa.Table) -> int:
-    """Rows whose products come from the archive's package service."""
+    """Count the rows whose products come from the archive's package service."""
     return sum(is_product_uri(uri or "") for uri in rows["pha_uri"].to_pylist())
 
 

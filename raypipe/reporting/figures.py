@@ -10,19 +10,19 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from scipy.stats import norm
 
 from raypipe.model.grid import Grid
+from raypipe.reporting.classes import MOST_CLASSES, class_styles, join_rare
 from raypipe.reporting.page import minus
 from raypipe.reporting.style import (
     ACCENT,
     INK,
     MUTED,
     SECOND,
-    class_style,
     light_grid,
     new_figure,
     styled,
@@ -34,6 +34,8 @@ Arguments = ParamSpec("Arguments")
 
 _HARDNESS_COLORS = ListedColormap(colormaps["viridis"](np.linspace(0.15, 1.0, 256)))
 _POINT_AREA = 120.0
+_PICTURE_IN = 6.4
+_PICTURE_LABEL_PT = 7
 
 
 def _in_style(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
@@ -105,10 +107,11 @@ def learning_curve(history: Sequence[Mapping[str, Any]], best_epoch: int | None)
 def latent_map(positions: FloatArray, classes: TextArray, names: Sequence[str] = ()) -> Figure:
     """Detections in a plane (n, 2), colored by class; unlabeled ones (None) gray.
 
-    `names` (n,), where given, are written beside the points.
+    Of many classes the rarest are put together. `names` (n,), where given, are written beside the
+    points.
     """
     figure, axes = new_figure(5.6, 4.6)
-    _scatter_classes(axes, positions, classes)
+    _scatter_classes(axes, positions, join_rare(classes))
     for (x, y), name in zip(positions, names, strict=False):
         axes.annotate(name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7.5)
     _bare(axes)
@@ -148,13 +151,18 @@ def hardness_map(positions: FloatArray, hardness: FloatArray) -> Figure:
 
 @_in_style
 def class_panels(positions: FloatArray, classes: TextArray) -> Figure:
-    """The map once a class: its detections in color over all the others in gray."""
-    names = sorted({value for value in classes if isinstance(value, str)})
+    """The map once per class: its detections in color over all the others in gray.
+
+    Of many classes the rarest share a panel.
+    """
+    classes = join_rare(classes)
+    styles = class_styles(classes)
+    names = list(styles)
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
     figure, axes = new_figure(2.4 * columns, 2.2 * rows, rows, columns, squeeze=False)
     for panel, name in zip(axes.flat, names, strict=False):
-        color, marker = class_style(name)
+        color, marker = styles[name]
         size = _point_size(len(positions)) * 0.6
         panel.scatter(
             positions[:, 0],
@@ -178,7 +186,13 @@ def class_panels(positions: FloatArray, classes: TextArray) -> Figure:
 
 @_in_style
 def confusion_matrix(matrix: npt.NDArray[np.int64], classes: Sequence[str]) -> Figure:
-    """Confusion matrix (rows true, columns predicted), shaded by share of the true class."""
+    """Confusion matrix (rows true, columns predicted), shaded by share of the true class.
+
+    Each cell has its percentage, unless there are more than MOST_CLASSES classes: the matrix is a
+    picture then, with a pixel per cell and the name of every few classes.
+    """
+    if len(classes) > MOST_CLASSES:
+        return _confusion_picture(matrix, classes)
     n = len(classes)
     figure, axes = new_figure(1.6 + 0.56 * n, 1.2 + 0.46 * n)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -197,6 +211,30 @@ def confusion_matrix(matrix: npt.NDArray[np.int64], classes: Sequence[str]) -> F
     axes.set(xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5), xlabel="predicted", ylabel="true")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
+    return figure
+
+
+def _confusion_picture(matrix: npt.NDArray[np.int64], classes: Sequence[str]) -> Figure:
+    """Confusion matrix of many classes, the most frequent first, shaded by the root of the share.
+
+    Shares of classes that are confused with many others are small: their roots can be seen.
+    """
+    order = np.argsort(-matrix.sum(axis=1), kind="stable")
+    ordered = matrix[order][:, order]
+    n = len(classes)
+    pixels = np.empty((n, n, 4))
+    pixels[..., :3] = to_rgb(ACCENT)
+    pixels[np.eye(n, dtype=bool), :3] = to_rgb(SECOND)
+    pixels[..., 3] = np.sqrt(ordered / np.maximum(ordered.sum(axis=1, keepdims=True), 1))
+    figure, axes = new_figure(_PICTURE_IN, _PICTURE_IN)
+    axes.imshow(pixels, interpolation="nearest", aspect="auto")
+    named = np.arange(0, n, -(-n // MOST_CLASSES))
+    labels = [f"{classes[i]} ({int(matrix[i].sum())})" for i in order[named]]
+    axes.set_xticks(named, [classes[i] for i in order[named]], rotation=90)
+    axes.set_yticks(named, labels)
+    axes.tick_params(labelsize=_PICTURE_LABEL_PT)
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.spines[:].set_visible(True)
     return figure
 
 
@@ -248,8 +286,7 @@ def _scatter_classes(axes: Axes, positions: FloatArray, classes: TextArray) -> N
             positions[~labeled, 0], positions[~labeled, 1],
             s=size * 0.7, c=MUTED, alpha=0.5, linewidths=0, rasterized=True, label="no label",
         )  # fmt: skip
-    for name in sorted(set(classes[labeled].tolist())):
-        color, marker = class_style(name)
+    for name, (color, marker) in class_styles(classes).items():
         axes.scatter(
             positions[classes == name, 0], positions[classes == name, 1],
             s=size, c=color, marker=marker, alpha=0.75, linewidths=0, rasterized=True, label=name,

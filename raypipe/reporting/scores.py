@@ -9,6 +9,7 @@ import numpy as np
 
 from raypipe.evaluation.summary import headlines
 from raypipe.reporting import figures
+from raypipe.reporting.classes import MOST_CLASSES
 from raypipe.reporting.material import Material
 from raypipe.reporting.page import (
     Html,
@@ -191,16 +192,26 @@ def _confusions(metrics: Mapping[str, Any]) -> list[Html]:
             continue
         confusion = scores["confusion"]
         drawing = figures.confusion_matrix(np.array(confusion["matrix"]), confusion["classes"])
-        caption = (
-            f"{remark}Percent of each true class (its detections in brackets) by predicted class; "
-            "blue is right, red is wrong."
-        )
+        caption = remark + _confusion_caption(len(confusion["classes"]))
         subtitle = (
             f"balanced accuracy {scores['balanced_accuracy']:.3f} "
             f"± {scores['balanced_accuracy_error']:.3f}"
         )
         drawn.append(figure(drawing, caption, title=title, subtitle=subtitle))
     return drawn
+
+
+def _confusion_caption(classes: int) -> str:
+    if classes <= MOST_CLASSES:
+        return (
+            "Percent of each true class (its detections in brackets) by predicted class; "
+            "blue is right, red is wrong."
+        )
+    return (
+        f"All {classes} classes, the most frequent first, of which every few are named (detections "
+        "in brackets): the darker, the larger the share of the true class. Blue is right, red is "
+        "wrong. metrics.json has the numbers."
+    )
 
 
 def _reliability(metrics: Mapping[str, Any]) -> list[Html]:

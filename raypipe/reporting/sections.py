@@ -12,6 +12,7 @@ from raypipe.evaluation.regression import hardness_ratios, regression_targets
 from raypipe.evaluation.selection import has_latents, latent_columns, latents_of
 from raypipe.evaluation.validation import sources_of
 from raypipe.reporting import figures
+from raypipe.reporting.classes import MOST_CLASSES
 from raypipe.reporting.material import SHOW_ALL_ROWS, Example, Material
 from raypipe.reporting.page import (
     Html,
@@ -119,11 +120,13 @@ def latents_section(material: Material) -> Html:
             )
         )
     if labeled and len(rows) > SHOW_ALL_ROWS:
+        many = len({value for value in classes if isinstance(value, str)}) > MOST_CLASSES
+        together = ", the rarest together in the last" if many else ""
         parts.append(
             figure(
                 figures.class_panels(chart.positions, classes),
-                "One panel a class with its number of detections: a class that spreads over the "
-                "whole map cannot be told by its spectrum alone.",
+                f"One panel per class with its number of detections{together}: a class that "
+                "spreads over the whole map cannot be told by its spectrum alone.",
                 title="Class by class",
                 wide=True,
             )

@@ -36,6 +36,7 @@ CLASS_STYLE: Mapping[str, tuple[str, str]] = {
 """Color (after Okabe & Ito, for color-blind readers) and marker of each class."""
 
 OTHER_STYLE = (MUTED, ".")
+"""Color and marker of classes that are put together."""
 
 _SETTINGS = {
     "svg.fonttype": "none",
@@ -79,11 +80,6 @@ def new_figure(
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, **grid)
-
-
-def class_style(name: str | None) -> tuple[str, str]:
-    """Color and marker of a class; those of unlabeled rows for a class not known."""
-    return CLASS_STYLE.get(name or "", OTHER_STYLE)
 
 
 def light_grid(axes: Axes, which: Literal["both", "x", "y"] = "both") -> None:

@@ -1,4 +1,4 @@
-"""Spectra and rejects of an earlier release under a new one's names, where files are the same."""
+"""Carry spectra and rejects of an earlier release over to a new one if their files are the same."""
 
 from __future__ import annotations
 
@@ -23,19 +23,24 @@ from raypipe.workspace import (
 )
 
 _CARRIED = "carried"
-"""Stands for a manifest's fingerprint where rows are not those of a whole part yet."""
+"""Takes the place of a manifest's fingerprint while the rows are not those of a complete part."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Parts of two releases that have the same detections, whatever the numbers of parts are."""
+    """Parts of two releases that contain the same detections; the numbers of parts may differ."""
 
     base_parts: list[int]
     release_parts: list[int]
 
 
 def groups(base_parts: int, release_parts: int) -> list[Group]:
-    """All parts of both, in groups: the numbers are powers of two, and parts go by a hash."""
+    """Group all parts of both releases.
+
+    A hash assigns detections to parts, and numbers of parts are powers of two: part i of the
+    coarser division therefore consists of all parts of the finer one with number i modulo the
+    coarser number.
+    """
     common = min(base_parts, release_parts)
     return [
         Group(list(range(i, base_parts, common)), list(range(i, release_parts, common)))
@@ -44,17 +49,17 @@ def groups(base_parts: int, release_parts: int) -> list[Group]:
 
 
 def carry_chip_rmfs(workspace: Workspace, base: str, release: str) -> None:
-    """Have the RMFs that stand for zones of chips in `base` do so in `release`, which has none."""
+    """Use the RMFs of zones of chips that `base` has chosen in `release`, if it has none."""
     there, wanted = chip_rmfs_name(base), chip_rmfs_name(release)
     if workspace.exists(there) and not workspace.exists(wanted):
         workspace.write_json(wanted, workspace.read_json(there) | {"carried_from": base})
 
 
 def carry_group(workspace: Workspace, base: str, release: str, group: Group) -> pa.Table:
-    """Publish what `release` can take over from `base`, and return what became of each detection.
+    """Publish what `release` can take over from `base`; returns the change of each detection.
 
-    What is carried of a part is left for `ingest` as if an earlier run had come so far: it
-    completes the part. Parts of the release that are there already stay as they are.
+    The rows carried over look to `ingest` like those of an interrupted run, so that it completes
+    the part. Parts that the release already has stay as they are.
     """
     before = by_detection(_manifest_rows(workspace, base, group.base_parts))
     now_by_part = {part: _manifest_rows(workspace, release, [part]) for part in group.release_parts}
@@ -82,7 +87,7 @@ def carry_group(workspace: Workspace, base: str, release: str, group: Group) -> 
 
 
 class _Held:
-    """What `base` has published of a kind, spectra or rejects, in some parts."""
+    """The published rows, spectra or rejects, of some parts of `base`."""
 
     def __init__(
         self, workspace: Workspace, folder: str, parts: list[int], fields: list[pa.Field]
@@ -106,7 +111,7 @@ class _Held:
         self._table = pa.concat_tables(tables) if tables else self._schema.empty_table()
 
     def publish(self, name: str, pairs: list[tuple[Row, Row]]) -> None:
-        """Publish the rows held of the second of each pair as the first's."""
+        """Publish the row held for the second of each pair under the identity of the first."""
         pairs = [pair for pair in pairs if row_key(pair[1]) in self._places]
         places = [self._places[row_key(old)] for _, old in pairs]
         table = self._table.take(pa.array(places, pa.int64()))
@@ -124,13 +129,13 @@ class _Held:
 
 
 def _alike(one: dict[str, str], other: dict[str, str]) -> bool:
-    """Whether two parts were made the same way."""
+    """Whether two parts were made with the same settings."""
     made = set(one) | set(other)
     return all(one.get(key) == other.get(key) for key in made - {FINGERPRINT, ROW_KEYS})
 
 
 def _moved(uri: str | None, new: Row, old: Row) -> str | None:
-    """Where a file that was at `uri` is now."""
+    """Translate the former URI of a file to its present one."""
     for key in URIS:
         if uri and old[key] and uri == printable(redact(old[key])):
             return printable(redact(new[key]))

@@ -1,4 +1,4 @@
-"""What became of each detection from one release to the next, by its files' versions."""
+"""Classify detections as same, changed, new or vanished by the versions of their files."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ Version = tuple[tuple[str | None, ...], tuple[str, ...]]
 
 
 def version_of(row: Row) -> Version:
-    """What a row of the manifest says of its files: their names and sizes, wherever they are.
+    """Return the names and sizes of a row's files, independent of their location.
 
-    The names of the CSC's files hold their version (N); times of files say when they were copied.
+    The names of the CSC's files contain their version (N); file times only say when they were
+    copied.
     """
     names = tuple(uri.rsplit("/", 1)[-1] if (uri := row.get(key)) else None for key in URIS)
     sizes = tuple(each.split("@")[0] for each in (row.get("files_stamp") or "").split(" "))
@@ -35,7 +36,7 @@ def version_of(row: Row) -> Version:
 
 
 def by_detection(rows: list[Row]) -> dict[str, Row]:
-    """Rows of a manifest by the detection without its release; the first of several counts."""
+    """Index rows of a manifest by detection without its release; a repeated row is left out."""
     found: dict[str, Row] = {}
     for row in rows:
         found.setdefault(without_release(row["detection_id"]), row)
@@ -43,7 +44,7 @@ def by_detection(rows: list[Row]) -> dict[str, Row]:
 
 
 def compare_rows(before: Mapping[str, Row], now: Mapping[str, Row]) -> pa.Table:
-    """CHANGE_FIELDS of the detections of two manifests, as `by_detection` has them."""
+    """Return a table of CHANGE_FIELDS for two manifests, given as `by_detection` returns them."""
     changes = [
         {
             "detection_id": row["detection_id"],

@@ -1,4 +1,4 @@
-"""compare: what two releases say of the same sources."""
+"""The verb `compare`: compare the sources of two releases."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from raypipe.workspace import Workspace, comparisons_folder
 log = logging.getLogger(__name__)
 
 _MOVED_P = 1e-3
-"""Probability of a shift, were the source's latents the same, below which it has moved."""
+"""A source has moved if a shift this large has a smaller probability for unchanged latents."""
 
 
 def compare(
@@ -38,12 +38,12 @@ def compare(
     model: str | None = None,
     config: Config | Mapping[str, Any] | str | Path | None = None,
 ) -> dict[str, Any]:
-    """Compare the sources of two releases' catalogs; returns how many did what, and the table.
+    """Compare the sources of two releases' catalogs; returns counts of changes and the table's URI.
 
-    The table, W/comparisons/<first>-<second>/<model_id>.parquet, has one row a source of either
-    release: how far its latents lie apart (`compare_sources`), how far its positions, and its most
-    probable class in both. `model` is the id of a model that has a catalog of both, by default the
-    second release's newest. Raises UsageError where there is none.
+    The table, W/comparisons/<first>-<second>/<model_id>.parquet, has one row per source of either
+    release: the distance of its latents (`compare_sources`), the separation of its positions, and
+    its most probable class in both. `model` is the id of a model with a catalog of both releases,
+    by default the newest of the second. Raises UsageError if there is none.
     """
     settings = as_config(config)
     workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
@@ -74,14 +74,15 @@ def compare(
 def compare_sources(
     before: pd.DataFrame, now: pd.DataFrame, classes: Sequence[str]
 ) -> pd.DataFrame:
-    """One row per source of two tables of sources, matched by name; `classes` are the model's.
+    """Match two tables of sources by name; returns one row per source. `classes` are the model's.
 
-    `in_first`, `in_second`; `shift`: the distance of its latents, in units of their errors (square
-    root of D (C1 + C2)^-1 D for the difference D and the posteriors' covariances C), NaN where one
-    of the two has none; `shift_p`: the probability of as much by chance, too large where detections
-    are in both; `separation_arcsec`, NaN where a position is unknown;
-    `class_first`, `class_second`: the most probable classes, None where there are none. `moved`
-    says that `shift_p` is below 0.001, `reclassified` that the classes differ.
+    `in_first`, `in_second`: where the source occurs. `shift`: the distance of its latents in units
+    of their errors, the square root of D^T (C1 + C2)^-1 D for the difference D and the posterior
+    covariances C, NaN if one of the two has no latents. `shift_p`: the probability of a larger
+    shift by chance; it is too large if the two releases share detections. `separation_arcsec`: the
+    distance on the sky, NaN if a position is unknown. `class_first`, `class_second`: the most
+    probable classes, None if there are none. `moved`: `shift_p` is below 0.001. `reclassified`: the
+    classes differ.
     """
     before, now = (_by_name(frame) for frame in (before, now))
     both = before.index.intersection(now.index)
@@ -101,7 +102,7 @@ def compare_sources(
 
 
 def _by_name(sources: pd.DataFrame) -> pd.DataFrame:
-    """Sources by name; those without one by their detection, without its release."""
+    """Index sources by name, or by best detection (without its release) if they have no name."""
     names = sources["name"]
     nameless = sources["best_detection_id"].str.replace("^[^:]*:", "", regex=True)
     return sources.set_index(names.where(names.notna() & (names != ""), nameless))

@@ -1,4 +1,4 @@
-"""reprocess: a new release from an earlier one, at the cost of what is new."""
+"""The verb `reprocess`: make a new release from an earlier one, processing only what is new."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def reprocess(
     model: str | None = None,
     config: Config | Mapping[str, Any] | str | Path | None = None,
 ) -> dict[str, Any]:
-    """Make the latent catalog of a new release from an earlier one's; returns what that took.
+    """Make the latent catalog of a new release from an earlier one's; returns a summary.
 
-    `source`, `where` and `catalog` as in `discover`. Detections whose files have the same names and
-    sizes as in `base`, by default the only other release with a catalog, are carried over; new and
-    changed ones are fetched and embedded; those that vanished are told. The catalog is the one
-    that `ingest` and `embed` would make of all files. What became of each detection is in
-    W/changes/<release>. `model` is the id of the base's catalog to go on with, by default the
-    newest. The same command completes an interrupted run, and does nothing when nothing changed.
-    Raises UsageError where there is no such base.
+    `source`, `where` and `catalog` are those of `discover`. Detections whose files have the same
+    names and sizes as in `base`, by default the only other release with a catalog, are carried
+    over; new and changed ones are fetched and embedded; vanished ones are listed. The catalog is
+    the one that `ingest` and `embed` would make of all files. The change of each detection is
+    recorded in W/changes/<release>. `model` is the id of the model to use, by default that of the
+    base's newest catalog. The same command completes an interrupted run, and does nothing if
+    nothing changed. Raises UsageError if there is no such base.
     """
     settings = as_config(config)
     workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
@@ -63,7 +63,7 @@ def reprocess(
         )
         changes = _carry(workspace, base, release, settings)
         log.info(
-            "reprocess: of %s %d detections as they were, %d changed, %d new, %d vanished",
+            "reprocess: compared with %s: %d detections unchanged, %d changed, %d new, %d vanished",
             base,
             *(changes[kind] for kind in (SAME, CHANGED, NEW, VANISHED)),
         )
@@ -91,21 +91,21 @@ def _choose_base(workspace: Workspace, release: str, base: str | None) -> str:
     if base is not None:
         if base not in known:
             raise UsageError(
-                f"{workspace.uri} has no catalog of {base} to go on from; it has "
+                f"{workspace.uri} has no catalog of {base} to start from; it has "
                 f"{', '.join(known) or 'none'}"
             )
         return base
     if len(known) != 1:
         raise UsageError(
-            f"{workspace.uri} has catalogs of {', '.join(known)}: choose one with --base"
+            f"{workspace.uri} has catalogs of {', '.join(known)}; choose one with --base"
             if known
-            else f"{workspace.uri} has no catalog of an earlier release: use raypipe run"
+            else f"{workspace.uri} has no catalog of an earlier release; use raypipe run"
         )
     return known[0]
 
 
 def _carry(workspace: Workspace, base: str, release: str, settings: Config) -> dict[str, int]:
-    """Carry over what is the same, on Ray; returns how many detections became what."""
+    """Carry unchanged detections over, on Ray; returns the number of detections by change."""
     if settings.ingest.rmf == "chip":
         carry_chip_rmfs(workspace, base, release)
     work = groups(count_parts(workspace, base), count_parts(workspace, release))

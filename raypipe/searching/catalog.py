@@ -1,4 +1,4 @@
-"""Rows of a catalog in memory, laid out for searching."""
+"""Load the rows of a catalog into memory, laid out for searching."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _READERS = 8
 
 @dataclass(frozen=True)
 class SearchedRows:
-    """n measured detections or sources: `table` describes them, `posteriors` are their latents.
+    """n measured detections or sources: `table` has descriptive columns, `posteriors` the latents.
 
     `unmeasured` has the rows without latents, to which nothing is similar. `classes` are the
     model's; `table` has their probabilities.
@@ -47,23 +47,23 @@ class SearchedRows:
         return int(self.table.num_rows)
 
     def column(self, name: str) -> npt.NDArray[np.float64]:
-        """A column of numbers, (n,)."""
+        """Return a numeric column, (n,)."""
         return np.asarray(self.table[name].to_numpy(), dtype=np.float64)
 
     def posterior(self, row: int) -> Posterior:
-        """Latents of one row."""
+        """Return the posterior of one row's latents."""
         one = self.posteriors.take(np.array([row]))
         return Posterior(one.z[:, 0].astype(np.float64), one.covariance[0])
 
     def tell(self, row: int) -> dict[str, Any]:
-        """What is told of one row, by name."""
+        """Describe one row: a mapping from column to value."""
         told = self.describe(np.array([row])).iloc[0]
         return {str(name): value for name, value in told.items()}
 
     def describe(self, rows: Rows, **figures: npt.NDArray[Any]) -> pd.DataFrame:
-        """What is told of some rows, in order, with `figures` (rows,) of the same rows.
+        """Describe rows in the given order, with `figures` (rows,) as further columns.
 
-        `likely_class` is the one of the highest p_<class>, `causes` are those of
+        `likely_class` is the class with the largest p_<class>; `causes` are those of
         `raypipe.searching.causes`.
         """
         found = self.table.take(pa.array(rows)).to_pandas()
@@ -75,7 +75,7 @@ class SearchedRows:
 
 
 def read_detection_rows(workspace: Workspace, release: str, model_id: str) -> SearchedRows:
-    """All detections of what is published of a release by a model."""
+    """Load all detections of the published catalog of a release by a model."""
     classes = catalog_classes(workspace, release, model_id)
 
     def read(published: Publication) -> SearchedRows:
@@ -85,7 +85,7 @@ def read_detection_rows(workspace: Workspace, release: str, model_id: str) -> Se
 
 
 def read_source_rows(workspace: Workspace, release: str, model_id: str) -> SearchedRows:
-    """All its sources."""
+    """Load all sources of the published catalog of a release by a model."""
     classes = catalog_classes(workspace, release, model_id)
 
     def read(published: Publication) -> SearchedRows:
@@ -101,8 +101,8 @@ def _read(workspace: Workspace, files: list[str], classes: tuple[str, ...]) -> S
         known = list(dict.fromkeys(name for schema in schemas for name in schema.names))
         if "z_cov" not in known:
             raise RaypipeError(
-                f"{workspace.absolute_uri(files[0])}: no errors of latents (z_cov), as in catalogs "
-                "of earlier versions; run raypipe embed again"
+                f"{workspace.absolute_uri(files[0])} has no errors of latents (column z_cov): an "
+                "earlier version of raypipe wrote it; run raypipe embed again"
             )
         triangle = schemas[0].field("z_cov").type.list_size
         latents = latents_of_triangle(triangle)

@@ -1,6 +1,6 @@
-"""Causes in the instrument for which a spectrum may look strange: each decided here and only here.
+"""Decide which causes in the instrument may make a spectrum look strange.
 
-Columns of the Chandra Source Catalog are read where they came along. Source of their meaning:
+Columns of the Chandra Source Catalog are used where the catalog has them. For their meaning see
 https://cxc.cfa.harvard.edu/csc/columns/flags.html and .../csc/why/pileup.html.
 """
 
@@ -17,14 +17,14 @@ from raypipe.ingestion.spectra import ARF_TRUNCATED, ZEROTH_ORDER
 Bools = npt.NDArray[np.bool_]
 
 BACKGROUND_DOMINATED_SHARE = 0.5
-"""Background's share of the counts in the source region (0.5-7 keV) that is most of them."""
+"""A spectrum is dominated by background above this share of its counts in 0.5-7 keV."""
 PILEUP_COUNTS_PER_FRAME = 0.1
-"""Counts per frame, in the 3x3 pixels that the CSC looks at, at which 5% of events are piled up."""
+"""Counts per frame, in the CSC's 3x3 pixel cell, at which 5% of the events are piled up."""
 FRAME_S = 3.24104
-"""Frame time of ACIS by default: 3.2 s of exposure and the transfer (CXC, TIMEDEL)."""
+"""Default frame time of ACIS: 3.2 s of exposure plus the transfer of the frame (CXC, TIMEDEL)."""
 _SOURCE_REGION_OFF_EDGE = 2
 _OVERLAPS_ANOTHER_SOURCE = 8 | 256
-"""Bits of edge_code and conf_code."""
+"""Bits of edge_code and of conf_code, respectively."""
 
 COLUMNS = (
     "flags",
@@ -42,11 +42,11 @@ COLUMNS = (
     "conf_code",
     "obs_dither_warning_flag",
 )
-"""Columns of the catalog that are read where it has them."""
+"""Columns of the catalog that decide the causes; missing ones count as unknown."""
 
 
 def known_causes(detections: pd.DataFrame) -> list[str]:
-    """Names of the causes that hold for each detection, separated by |, from `COLUMNS`."""
+    """Return the causes that apply to each detection, joined by |, from `COLUMNS`."""
     names = np.full(len(detections), "", dtype=object)
     for cause, holds in _CAUSES.items():
         here = holds(detections)
@@ -59,14 +59,15 @@ def _background_dominated(rows: pd.DataFrame) -> Bools:
 
 
 def _piled_up(rows: pd.DataFrame) -> Bools:
-    """By the CSC's own count rate per frame, else by all net counts, which is never too few.
+    """Use the CSC's count rate per frame if known, else an upper limit from all net counts.
 
-    Frames shorter than the default are known from the CSC's `exptime` alone.
+    Frame times below the default are only known from the CSC's `exptime`.
     """
     measured = _numbers(rows, "pileup_warning")
     frame = _numbers(rows, "exptime")
     frame = np.where(frame > 0, frame, FRAME_S)
     net = _numbers(rows, "counts_b") - np.nan_to_num(_background(rows))
+    # All net counts instead of those in the 3x3 pixel cell: never an underestimate.
     estimated = net / _numbers(rows, "exposure_s") * frame
     per_frame = np.where(np.isfinite(measured), measured, estimated)
     return np.asarray(per_frame > PILEUP_COUNTS_PER_FRAME)
@@ -113,16 +114,16 @@ _CAUSES: dict[str, Callable[[pd.DataFrame], Bools]] = {
 }
 
 CAUSES = tuple(_CAUSES)
-"""Names of all causes."""
+"""Names of all causes, in the order in which they are listed."""
 
 
 def _background(rows: pd.DataFrame) -> npt.NDArray[np.float64]:
-    """Counts of background expected in the source region, 0.5-7 keV; NaN without one."""
+    """Expected background counts in the source region, 0.5-7 keV; NaN without a background."""
     return _numbers(rows, "background_counts_b") * _numbers(rows, "background_scale")
 
 
 def _numbers(rows: pd.DataFrame, name: str) -> npt.NDArray[np.float64]:
-    """A column as numbers, true being 1; NaN where it is not known, or not there."""
+    """Return a column as numbers, with true as 1; NaN if unknown or if there is no such column."""
     if name not in rows:
         return np.full(len(rows), np.nan)
     column = rows[name]
@@ -135,7 +136,7 @@ _TRUTH = {"true": 1.0, "t": 1.0, "false": 0.0, "f": 0.0}
 
 
 def _first_known(rows: pd.DataFrame, *names: str) -> npt.NDArray[np.float64]:
-    """The observation's own column, else the one about the source in all observations."""
+    """Return the column of the observation, or that of all observations where it is unknown."""
     found = _numbers(rows, names[0])
     for name in names[1:]:
         found = np.where(np.isnan(found), _numbers(rows, name), found)

@@ -1,4 +1,4 @@
-"""Detections and sources by name, and the nearest spellings of names that are not there."""
+"""Find detections and sources by name, and suggest the nearest spellings of unknown names."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ import pyarrow.compute as pc
 Rows = npt.NDArray[np.int64]
 
 _PRESELECTED = 200
-"""Names, most alike letter by letter, among which difflib chooses."""
+"""Number of most similar names among which difflib chooses."""
 _SUGGESTED = 3
 _LONGEST = 64
 _POSITION = re.compile(r"J(\d\d)(\d\d)(\d\d(?:\.\d*)?)([+-])(\d\d)(\d\d)(\d\d(?:\.\d*)?)", re.I)
 
 
 def rows_of(names: pa.ChunkedArray, name: str) -> Rows:
-    """Rows that have exactly this name."""
+    """Return the rows with exactly this name."""
     equal = pc.fill_null(pc.equal(names, name), False)
     return np.flatnonzero(equal.to_numpy()).astype(np.int64)
 
 
 def nearest_spellings(names: pa.ChunkedArray, name: str) -> list[str]:
-    """Names most like one that is not there, best first; a second for a million of them.
+    """Return the names most similar to an unknown one, best first; takes 1 s per million names.
 
-    Names are compared letter by letter from the start and from the end, so that a letter changed,
-    lost or too many costs little; of the most alike difflib chooses.
+    Names are compared letter by letter from the start and from the end, so that a changed, missing
+    or extra letter costs little; difflib chooses among the most similar ones.
     """
     if not len(names) or not name:
         return []
@@ -44,7 +44,7 @@ def nearest_spellings(names: pa.ChunkedArray, name: str) -> list[str]:
 
 
 def position_in(name: str) -> tuple[float, float] | None:
-    """Right ascension and declination, deg, that a name of the form J004242.9+411608 tells."""
+    """Parse right ascension and declination, deg, from a name of the form J004242.9+411608."""
     match = _POSITION.search(name)
     if match is None:
         return None
@@ -57,7 +57,7 @@ def position_in(name: str) -> tuple[float, float] | None:
 def separations_arcsec(
     ra: npt.NDArray[np.float64], dec: npt.NDArray[np.float64], center: tuple[float, float]
 ) -> npt.NDArray[np.float64]:
-    """Angles, arcsec, of positions (n,) in deg from a center, by the haversine formula."""
+    """Return angles, arcsec, between positions (n,), deg, and a center (haversine formula)."""
     ra1, dec1, ra2, dec2 = (np.deg2rad(angle) for angle in (ra, dec, *center))
     half = np.sin((dec1 - dec2) / 2) ** 2
     half += np.cos(dec1) * np.cos(dec2) * np.sin((ra1 - ra2) / 2) ** 2
@@ -65,7 +65,9 @@ def separations_arcsec(
 
 
 def _letters_alike(names: pa.Array, text: bytes) -> npt.NDArray[np.int16]:
-    """Letters that each name has in common with a text: at the start and the end, or in place."""
+    """Score how many letters each name shares with a text: from both ends, or in place."""
+    # All names at once, one letter of the text per step. `starts_so` and `ends_so` stay true
+    # while every letter so far agreed, so that their sums are the common prefix and suffix.
     offsets, letters = _buffers(names)
     first, last = offsets[:-1], offsets[1:] - 1
     length = np.diff(offsets)
@@ -83,9 +85,9 @@ def _letters_alike(names: pa.Array, text: bytes) -> npt.NDArray[np.int16]:
 
 
 def _buffers(names: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
-    """Where each name begins and ends, and the letters of all, capital ones as small ones."""
+    """Return the bounds of each name and the letters of all names, lower-cased."""
     names = pc.fill_null(names.cast(pa.large_string()), "")
     _, offsets, letters = names.buffers()
     places = np.frombuffer(offsets, np.int64)[names.offset : names.offset + len(names) + 1]
     content = np.frombuffer(letters or b"\0", np.uint8)
-    return places, content | np.uint8(0x20)
+    return places, content | np.uint8(0x20)  # this bit is the difference of A and a in ASCII

@@ -1,28 +1,35 @@
-"""Nearest neighbors in latent space, weighted by what is known of each latent: exact.
+"""Find the exact nearest neighbors in latent space, given the errors of all latents.
 
-What is known of two detections' latents are the posteriors N(m_i, C_i) (`z` and `z_cov` of the
-catalog). Neighbors are ranked by the probability density, given both spectra, that their latents
-do not differ at all: that of m_1 - m_2 under a normal of covariance C_1 + C_2, the posteriors'
-overlap
+The latents of two detections are known as posteriors N(m_i, C_i) (columns `z` and `z_cov` of the
+catalog). Neighbors are ranked by the overlap of the posteriors: the probability density, given both
+spectra, that the two latent vectors are equal. It is a normal density of covariance C_1 + C_2,
+evaluated at m_1 - m_2,
 
     ln int p(z|x1) p(z|x2) dz = -(k ln 2 pi + ln|C_1 + C_2| + d^2) / 2,
     d^2 = (m_1 - m_2)^T (C_1 + C_2)^-1 (m_1 - m_2).
 
-By d alone, the distance in units of the errors, a detection of which little is known is near
-everything; the determinant is what that costs. With U U^T = C_1^-1 elimination makes of A = 1 +
-U^T C_2 U and U^T (m_1 - m_2) a pivot a_j >= 1 and a residual e_j for each direction, and ln|C_1 +
-C_2| + d^2 = ln|C_1| + sum_j (ln a_j + e_j^2 / a_j). No term is negative: a few of them bound the
-overlap from above, and rows whose bound is below the k-th best are done with.
+Ranked by d alone, the distance in units of the errors, a detection with large errors would be close
+to everything; the determinant penalizes large errors.
 
-Beside it stands the Bayes factor of "the same latents" against "two draws of the population" p(z),
-a unit normal, as in matches of catalogs by position (Budavari & Szalay 2008, ApJ 679, 301):
+Choose U with U U^T = C_1^-1. Elimination turns A = 1 + U^T C_2 U and the vector U^T (m_1 - m_2)
+into a pivot a_j >= 1 and a residual e_j per direction j, with
+
+    ln|C_1 + C_2| + d^2 = ln|C_1| + sum_j (ln a_j + e_j^2 / a_j).
+
+No term of the sum is negative, so that the first few of them bound the overlap from above. Rows
+whose bound is below the k-th best overlap are dropped early.
+
+The answer also has the Bayes factor of "both have the same latents" against "both are independent
+draws from the population" p(z), a unit normal, as in matching catalogs by position (Budavari &
+Szalay 2008, ApJ 679, 301):
 
     B = int p(x1|z) p(x2|z) p(z) dz / (p(x1) p(x2)) = int p(z|x1) p(z|x2) / p(z) dz,
     ln B = (h^T L^-1 h - m_1^T P_1 m_1 - m_2^T P_2 m_2 - ln|C_1| - ln|C_2| - ln|L|) / 2,
 
-P_i = C_i^-1, L = P_1 + P_2 - 1 and h = P_1 m_1 + P_2 m_2; the prior, which is in both posteriors,
-counts once. It says how much the two have in common that others have not, but is no rank: by it
-detections far out, where the population hardly is, are like all of which little is known.
+with P_i = C_i^-1, L = P_1 + P_2 - 1 and h = P_1 m_1 + P_2 m_2; subtracting 1 removes the prior,
+which both posteriors contain, once. B measures what the two share beyond the rest of the
+population. It does not serve as a rank: far from the population's center it would rank every
+detection with large errors high.
 """
 
 from __future__ import annotations
@@ -41,16 +48,16 @@ from raypipe.searching.elimination import (
 )
 
 _STAGES = (2, 4)
-"""Directions after which rows that cannot be neighbors are left aside."""
+"""Numbers of directions after which rows that cannot be neighbors are dropped."""
 _GUESSES = 4096
-"""Rows of high bounds that are judged in full to know how good the k-th best is at least."""
+"""Number of promising rows that are evaluated in full to bound the k-th best overlap from below."""
 _ROUNDING = 1e-4
-"""Share of a log overlap that single precision may have wrong."""
+"""Relative error that single precision may cause in a log overlap."""
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """What is known of one spectrum's latents: `z` (latents,), `covariance` (latents, latents)."""
+    """The latents of one spectrum: `z` (latents,) and `covariance` (latents, latents)."""
 
     z: Float64
     covariance: Float64
@@ -63,11 +70,11 @@ class Posterior:
 
 @dataclass(frozen=True)
 class Neighbors:
-    """Detections most like a query, best first.
+    """The detections most similar to a query, best first.
 
-    `rows` (k,); `log_overlap` and `log_bayes_factor` (k,), natural; `distance` (k,), d of this
-    module's formula; `euclidean` (k,), that of the latents alone. All but the last are NaN, and
-    rank is by that, where latents have no errors.
+    `rows` (k,); `log_overlap` and `log_bayes_factor` (k,), natural logarithms; `distance` (k,), the
+    d of this module's formula; `euclidean` (k,), the distance of the latents without errors. If
+    latents have no errors, all but `euclidean` are NaN, and `euclidean` sets the rank.
     """
 
     rows: Rows
@@ -78,10 +85,10 @@ class Neighbors:
 
 
 def nearest(query: Posterior, known: Posteriors, k: int, excluded: Rows) -> Neighbors:
-    """The k detections of the largest overlap with the query, rows `excluded` left out.
+    """Return the k detections of the largest overlap with the query, without the rows `excluded`.
 
-    Rows without errors are nobody's neighbors. Where the query has none, or no row has any: the k
-    nearest in plain latent space.
+    Rows without errors are never neighbors. If the query or all rows have none, the k nearest by
+    Euclidean distance are returned.
     """
     if query.has_errors and np.isfinite(known.triangles[0]).any():
         candidates = _best(query, known, k, excluded)
@@ -105,10 +112,11 @@ def nearest(query: Posterior, known: Posteriors, k: int, excluded: Rows) -> Neig
 
 
 def log_bayes_factors(query: Posterior, known: Posteriors) -> Float64:
-    """ln B of the query with each of n detections, (n,); NaN where errors are not known."""
+    """Return ln B of the query with each of n detections, (n,); NaN where errors are unknown."""
     if not query.has_errors:
         return np.full(len(known), np.nan)
     z, covariance = known.z.T.astype(np.float64), known.covariance
+    # P_i and P_i m_i of the formula, then L and h.
     precision, own = inverses(covariance), np.linalg.inv(query.covariance)
     score, own_score = np.einsum("nij,nj->ni", precision, z), own @ query.z
     together, both = precision + own - np.eye(len(own)), score + own_score
@@ -120,23 +128,29 @@ def log_bayes_factors(query: Posterior, known: Posteriors) -> Float64:
 
 
 def _best(query: Posterior, known: Posteriors, k: int, excluded: Rows) -> Rows:
-    """Rows among which the best k are, in any order; exact whatever rounding does."""
+    """Return rows that contain the best k, in any order; exact in spite of rounding."""
+    # U of the formula from the eigenvectors of C_1. Directions that exclude most rows come first:
+    # those with small errors of the query, and those in which it lies far from the population.
     widths, v = np.linalg.eigh(query.covariance)
     order = np.argsort(np.log(widths) - (query.z @ v) ** 2)
     u = (v / np.sqrt(widths))[:, order]
     y = query.z @ u
 
     def bounds_of(directions: int | None, rows: Rows | None) -> Float32:
+        # Upper bounds of the log overlap up to a constant; with all directions they are exact.
         determinant, square = log_determinant_and_chi2(
             known, u[:, :directions], y[:directions], rows
         )
         return np.nan_to_num(-0.5 * (determinant + square), copy=False, nan=-np.inf)
 
+    # 1. Bound all rows by the first few directions.
     bounds = bounds_of(_STAGES[0], None)
     bounds[excluded] = -np.inf
+    # 2. Evaluate promising rows in full: the k-th best of all is at least their k-th best.
     first = np.sort(bounds_of(None, _promising(bounds, k + _GUESSES)))
     enough = float(first[-k]) if len(first) >= k else float("-inf")
     enough = max(enough - _ROUNDING * (1.0 + abs(enough)), float(np.finfo(np.float32).min))
+    # 3. Keep rows whose bound reaches that value, and tighten the bound with more directions.
     rows = np.flatnonzero(bounds >= enough)
     for stage in (*_STAGES[1:], None):
         rows = rows[bounds_of(stage, rows) >= enough]
@@ -144,7 +158,7 @@ def _best(query: Posterior, known: Posteriors, k: int, excluded: Rows) -> Rows:
 
 
 def _promising(bounds: Float32, n: int) -> Rows:
-    """About n rows with high bounds that are not excluded: the best of equal stretches."""
+    """Return about n rows with high bounds: the best row of each of n equal stretches."""
     stretch = max(1, len(bounds) // n)
     whole = bounds[: len(bounds) // stretch * stretch].reshape(-1, stretch)
     rows = whole.argmax(1) + np.arange(len(whole)) * stretch

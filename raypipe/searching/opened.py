@@ -1,4 +1,4 @@
-"""open_search: a latent catalog opened once and asked often."""
+"""Open a latent catalog once and search it many times."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from raypipe.searching.strangest import chance_sigmas, far_sigmas, fit_sigmas, m
 from raypipe.workspace import Workspace, model_folder
 
 FAR, BADLY_FIT = "far", "badly fit"
-"""The two ways of being strange."""
+"""The two rankings of `LatentSearch.strangest`."""
 
 _NOBODY = np.array([], dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class LatentSearch:
-    """The detections of a catalog in memory: 0.75 GB a million, some 0.1 s a question.
+    """The detections of a catalog in memory: 0.75 GB per million, about 0.1 s per query.
 
-    Answers are DataFrames, best first; `attrs["query"]` has what is known of what was asked about.
-    Columns: rank, detection_id, name, ra, dec, class (where the catalog has it), likely_class and
-    p_likely_class, total_counts, log_overlap (by which rank is), distance, euclidean and
-    log_bayes_factor as of `raypipe.searching.neighbors`, flags, and causes for which a spectrum may
-    look as it does (`raypipe.searching.causes`).
+    Answers are DataFrames, best first; `attrs["query"]` describes the query. Columns: rank,
+    detection_id, name, ra, dec, class (if the catalog has it), likely_class and p_likely_class,
+    total_counts, log_overlap (which sets the rank), distance, euclidean and log_bayes_factor as
+    defined in `raypipe.searching.neighbors`, flags, and causes in the instrument for which the
+    spectrum may look as it does (`raypipe.searching.causes`).
     """
 
     workspace: Workspace
@@ -51,27 +51,28 @@ class LatentSearch:
 
     @cached_property
     def sources(self) -> SearchedRows:
-        """The table of sources, read when it is first asked for."""
+        """The table of sources, loaded on first use."""
         return read_source_rows(self.workspace, self.release, self.model_id)
 
     @cached_property
     def model(self) -> Model:
-        """The model that made the catalog; RaypipeError where the workspace has it no more."""
+        """The model of the catalog; raises RaypipeError if the workspace no longer has it."""
         return load_model(self.workspace.absolute_uri(model_folder(self.model_id)))
 
     def like_detection(self, detection_id: str, k: int = 10) -> pd.DataFrame:
-        """The k detections most like one of the catalog, which is not among them.
+        """Find the k detections most similar to one of the catalog, which is left out itself.
 
-        Other detections of the same source are. UsageError for an id that is not there.
+        Other detections of the same source may be among them. Raises UsageError for an unknown id.
         """
         row = _only(self.detections, "detection_id", detection_id, "detection")
         told = self.detections.tell(int(row[0]))
         return self._like(self.detections.posterior(int(row[0])), told, k, row)
 
     def like_source(self, name: str, k: int = 10) -> pd.DataFrame:
-        """The k detections most like a source: like what all of its detections say together.
+        """Find the k detections most similar to a source, whose own detections are left out.
 
-        None of its own are among them. UsageError for a name that is not there.
+        The query is the combined posterior of the source's detections. Raises UsageError for an
+        unknown name.
         """
         row = _only(self.sources, "name", name, "source")
         told = self.sources.tell(int(row[0]))
@@ -79,20 +80,22 @@ class LatentSearch:
         return self._like(self.sources.posterior(int(row[0])), told, k, own)
 
     def like_spectrum(self, spectrum: Spectrum | SpectrumFiles, k: int = 10) -> pd.DataFrame:
-        """The k detections most like a spectrum of one's own, measured by the catalog's model.
+        """Find the k detections most similar to your spectrum, measured with the catalog's model.
 
-        OgipError for one that has no ARF or RMF, or is not the model's to judge.
+        Raises OgipError if the spectrum has no ARF or RMF, or if the model cannot use it.
         """
         read = spectrum.read() if isinstance(spectrum, SpectrumFiles) else spectrum
         measured = measure_spectrum(read, self.model, self.config)
         return self._like(measured.posterior, measured.told, k, _NOBODY)
 
     def strangest(self, k: int = 10) -> pd.DataFrame:
-        """The k detections farthest out, and the k worst fit: column `ranking` keeps them apart.
+        """Find the k detections farthest from the population, and the k with the worst fit.
 
-        Both by their significance in `sigmas`, with their own errors and their own noise: few
-        counts do not reach far. `beyond_chance` says which exceed what one of as many detections
-        would reach by chance. Known causes are told, nothing is left out for them.
+        Column `ranking` separates the two. Both are ordered by `sigmas`, a significance that
+        accounts for the errors of the latents or the noise of the counts, so that faint detections
+        are not favored. `beyond_chance` marks those that exceed the largest value expected by
+        chance in a catalog of this size. Known causes are reported; no detection is left out
+        because of them.
         """
         _require_positive(k)
         rows = self.detections
@@ -138,10 +141,10 @@ def open_search(
     model: str | None = None,
     config: Config | Mapping[str, Any] | str | Path | None = None,
 ) -> LatentSearch:
-    """Open a latent catalog for many questions; `release` and `model` as of `open_catalog`.
+    """Open a latent catalog for many queries; `release` and `model` as in `open_catalog`.
 
-    Spectra of one's own are measured as `embed` of `config` says. UsageError where there is
-    no such catalog.
+    Your spectra are measured with the settings `embed` of `config`. Raises UsageError if there
+    is no such catalog.
     """
     store = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
     release = choose_release(store, release)
@@ -157,11 +160,11 @@ def open_search(
 
 def _require_positive(k: int) -> None:
     if k < 1:
-        raise UsageError(f"-k {k}: ask for at least one")
+        raise UsageError(f"-k {k}: must be at least 1")
 
 
 def _only(rows: SearchedRows, column: str, name: str, what: str) -> Rows:
-    """The row of a name; UsageError where it has no latents, or with the nearest spellings."""
+    """Return the row of a name; raises UsageError if it has no latents, or names similar ones."""
     found = rows_of(rows.table[column], name)
     if len(found):
         return found[:1]
@@ -178,4 +181,4 @@ def _only(rows: SearchedRows, column: str, name: str, what: str) -> Rows:
                 f" The nearest on the sky is {rows.table['name'][at].as_py()}, "
                 f"{separations[at]:.1f} arcsec away"
             )
-    raise UsageError(f"{name}: no {what} of this name in the catalog{mend}")
+    raise UsageError(f"{name}: the catalog has no {what} of this name{mend}")

@@ -1,4 +1,4 @@
-"""A spectrum of one's own as a query: read, encoded with the catalog's model, judged."""
+"""Read a user's spectrum and measure it with the catalog's model, as a query."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ File = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class SpectrumFiles:
-    """A PHA file, and the files that take the place of those its header names."""
+    """A PHA file, and files that replace those named in its header."""
 
     pha: File
     arf: File | None = None
@@ -33,9 +33,9 @@ class SpectrumFiles:
     background: File | None = None
 
     def read(self) -> Spectrum:
-        """The spectrum; OgipError, naming the file and the mend, without its ARF or RMF.
+        """Read the spectrum; raises OgipError, with a remedy, if its ARF or RMF is missing.
 
-        What is odd about it is in its `warnings` alone.
+        Peculiarities of the files are collected in its `warnings` and not printed.
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -49,26 +49,26 @@ class SpectrumFiles:
         ):
             if found is None:
                 named = str(spectrum.header.get(key, "")).strip()
-                where = f"{named}, which {key} names, beside it" if named else f"its {kind}"
+                where = f"{named}, which {key} names," if named else f"its {kind}"
                 raise OgipError(
                     spectrum.path,
-                    f"no {kind} with it: put {where}, or give --{kind.lower()} FILE",
+                    f"its {kind} is missing: put {where} beside it, or give --{kind.lower()} FILE",
                 )
         return spectrum
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A spectrum's latents, and what is told of it, as of a row of the catalog."""
+    """A spectrum's latents, and the values that describe it, as in a row of the catalog."""
 
     posterior: Posterior
     told: dict[str, Any]
 
 
 def measure_spectrum(spectrum: Spectrum, model: Model, config: EmbedConfig) -> Measured:
-    """Latents of a spectrum that has its ARF and RMF, measured as `config` says.
+    """Measure the latents of a spectrum, which has its ARF and RMF, with the settings `config`.
 
-    OgipError for what the model cannot use.
+    Raises OgipError if the model cannot use it.
     """
     gridded = put_on_grid(spectrum, model.grid)
     batch = SpectraBatch.from_spectra([spectrum], model.grid)

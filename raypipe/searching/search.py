@@ -1,4 +1,4 @@
-"""The verb `search`: look-alikes of a detection, a source or a spectrum, and the strangest."""
+"""The verb `search`: find look-alikes of a detection, source or spectrum, or the strangest."""
 
 from __future__ import annotations
 
@@ -45,11 +45,12 @@ def search(
     model: str | None = None,
     config: Config | Mapping[str, Any] | str | Path | None = None,
 ) -> pd.DataFrame:
-    """The k detections of a catalog most like one thing, or its strangest: give exactly one.
+    """Find the k detections of a catalog most similar to one query, or its strangest detections.
 
-    `detection` is a detection_id, `name` that of a source, `pha` a file with its ARF and RMF beside
-    it or given; `strangest` asks for the detections farthest out and worst fit. Columns are those
-    that `raypipe.searching.opened.LatentSearch` tells of. Who asks often opens once:
+    Give exactly one query: `detection` is a detection_id, `name` the name of a source, `pha` a file
+    with its ARF and RMF beside it or given; `strangest` asks for the detections farthest from the
+    population and with the worst fit. Columns are described in
+    `raypipe.searching.opened.LatentSearch`. For many queries open the catalog once with
     `raypipe.open_search`.
     """
     asked = [detection is not None, name is not None, pha is not None, strangest]
@@ -69,7 +70,7 @@ def search(
 
 
 def answer_json(answer: pd.DataFrame) -> dict[str, Any]:
-    """An answer of `search` for machines: `query` where there is one, and `rows`."""
+    """Convert an answer of `search` to JSON: `query` if there is one, and `rows`."""
     rows = json.loads(answer.to_json(orient="records", double_precision=15))
     query = pd.DataFrame([answer.attrs["query"]]) if "query" in answer.attrs else None
     told = {} if query is None else {"query": json.loads(query.to_json(orient="records"))[0]}
@@ -77,7 +78,7 @@ def answer_json(answer: pd.DataFrame) -> dict[str, Any]:
 
 
 def answer_text(answer: pd.DataFrame) -> str:
-    """An answer of `search` for readers: what was asked about, and a table."""
+    """Format an answer of `search` for reading: a description of the query, and a table."""
     lines = []
     if query := answer.attrs.get("query"):
         told = [f"{name} {_rounded(value)}" for name, value in query.items() if _says(value)]

@@ -1,1 +1,1 @@
-""""""
+"""Train models on spectra with Ray Train."""

@@ -1,4 +1,4 @@
-"""Checkpoints of training, in the workspace."""
+"""Write and read checkpoints of training in the workspace."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ _FILE = "checkpoint.pt"
 def report_checkpoint(
     metrics: dict[str, Any], state: dict[str, Any] | None, workspace: Workspace, folder: str
 ) -> None:
-    """Register metrics with Ray Train and, where a state is given, publish it as a checkpoint.
+    """Register metrics with Ray Train and, if a state is given, publish it as a checkpoint.
 
-    All workers call it as often, one of them with a state. The state is copied at once; it is
-    written to `folder` of the workspace, in one atomic step, while training goes on, and
-    registered when it is there. No file is made beside the workspace that a death could leave.
+    Ray Train requires every worker to call this equally often; one of them passes a state. The
+    state is copied at once, written to `folder` of the workspace in one atomic step while training
+    continues, and registered when it is written. No file is created outside the workspace, so that
+    a crash leaves none behind.
     """
     if state is None:
         ray.train.report(metrics, checkpoint_upload_mode=CheckpointUploadMode.ASYNC)
@@ -46,7 +47,7 @@ def report_checkpoint(
 
 
 def read_checkpoint(checkpoint: Checkpoint | None, device: torch.device) -> dict[str, Any] | None:
-    """The state a checkpoint holds, None without one."""
+    """Read the state that a checkpoint holds; None without a checkpoint."""
     if checkpoint is None:
         return None
     with checkpoint.filesystem.open_input_stream(f"{checkpoint.path}/{_FILE}") as stream:

@@ -1,4 +1,4 @@
-"""Spectra in little memory: counts as small integers, areas in half precision."""
+"""Hold spectra in little memory: counts as small integers, areas in half precision."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _LARGEST_HALF = 6e4
 
 @dataclass(frozen=True)
 class CompactSpectra:
-    """Spectra on the model's grid, n rows, as they rest in memory.
+    """Spectra on the model's grid, n rows, in compact types.
 
-    `counts` and `background_counts` (n, n_channel_bins) int16, int32 where a count needs it;
-    `background_scale` and `exposure_s` (n,) float32; `arf_cm2` (n, n_energy) float16, rounded by
-    less than 5e-4 of its value (float32 where an area is too large); `response_index` (n,) int32
-    into `responses` (m, n_energy, n_channel_bins) float32, which all parts share. As in `Batch`
-    all but `response_index` may be on another device.
+    `counts` and `background_counts` (n, n_channel_bins) are int16, or int32 if a count needs it;
+    `background_scale` and `exposure_s` (n,) float32; `arf_cm2` (n, n_energy) float16, with a
+    relative rounding error below 5e-4 (float32 if an area is too large); `response_index` (n,)
+    int32 points into `responses` (m, n_energy, n_channel_bins) float32, which all pieces share. As
+    in `Batch`, all but `response_index` may be on another device.
     """
 
     counts: Tensor
@@ -36,7 +36,7 @@ class CompactSpectra:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row, the responses left out."""
+        """Bytes per row, without the responses."""
         return sum(
             value[0].numel() * value.element_size()
             for value in self._by_row().values()
@@ -44,7 +44,7 @@ class CompactSpectra:
         )
 
     def take(self, rows: Tensor) -> Batch:
-        """The rows of those indices, on the host, as the model reads them; background smoothed."""
+        """Select rows as the model reads them, with smooth background; indices are on the host."""
         there = rows.to(self.counts.device, non_blocking=True)
         return as_batch(
             counts=self.counts[there].float(),
@@ -57,14 +57,14 @@ class CompactSpectra:
         )
 
     def rows(self, rows: Tensor) -> CompactSpectra:
-        """The rows of those indices, on the host, still compact."""
+        """Select rows and keep them compact; the indices `rows` are on the host."""
         return replace(self, **{name: value[rows] for name, value in self._by_row().items()})
 
     @classmethod
     def join(cls, pieces: list[CompactSpectra], responses: Tensor) -> CompactSpectra:
-        """Pieces in one, with responses that serve them all; the pieces are used up.
+        """Concatenate pieces, with responses that serve them all; empties the list of pieces.
 
-        Columns are joined one at a time, so that no more than one of them is there twice.
+        Columns are concatenated one at a time, so that at most one of them is in memory twice.
         """
         columns = {}
         parts = [piece._by_row() for piece in pieces]
@@ -79,12 +79,12 @@ class CompactSpectra:
 
 
 def compact_counts(counts: Tensor) -> Tensor:
-    """Counts as int16, or int32 where one is too large."""
+    """Convert counts to int16, or to int32 if one is too large."""
     fits = counts.numel() == 0 or int(counts.max()) <= torch.iinfo(torch.int16).max
     return counts.to(torch.int16 if fits else torch.int32)
 
 
 def compact_area(arf_cm2: Tensor) -> Tensor:
-    """Effective areas, cm2, as float16, or float32 where one is too large."""
+    """Convert effective areas, cm2, to float16, or to float32 if one is too large."""
     fits = arf_cm2.numel() == 0 or float(arf_cm2.max()) <= _LARGEST_HALF
     return arf_cm2.to(torch.float16 if fits else torch.float32)

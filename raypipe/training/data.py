@@ -1,9 +1,10 @@
-"""Which detections are for training, validation and test."""
+"""Decide which detections are used for training, validation and test."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,22 +15,26 @@ import pyarrow as pa
 from raypipe.config import TrainConfig
 from raypipe.errors import RaypipeError
 from raypipe.ingestion.progress import require_ingested
+from raypipe.model.batch import background_scales, single
 from raypipe.model.split import TEST, TRAIN, VALIDATION, assign_splits, source_keys
 from raypipe.workspace import Workspace, spectra_folder
 
+log = logging.getLogger(__name__)
+
 _MIN_TRAIN = 16
 _HASHED_AT_ONCE = 10_000
+_JUDGED = ["counts_b", "exposure_s", "background_scale"]
 _LEARNED = ["name", "class", "content_sha256"]
-"""Columns beside the identity that decide what is learned: another value, another model."""
+"""Columns beside the identity that decide what is learned: a change in them makes another model."""
 
 
 @dataclass(frozen=True)
 class Roster:
-    """Which detections are for what: the same on every worker, in order of detection_id.
+    """The detections of a release and their use, identical on every worker, sorted by detection_id.
 
-    `keys` (n,) of their sources, `labels` (n,) their classes (None where unknown), `split` (n,),
-    `usable` (n,) whether a row has counts to learn from, `part` (n,) which of `files` holds it;
-    `fingerprint` names the data.
+    `keys` (n,) identify their sources; `labels` (n,) are their classes, None if unknown; `split`
+    (n,) is their use; `usable` (n,) says whether a row can be learned from; `part` (n,) is the
+    index into `files` of the file that holds it. `fingerprint` identifies the data.
     """
 
     detection_ids: npt.NDArray[Any]
@@ -42,21 +47,25 @@ class Roster:
     fingerprint: str
 
     def rows(self, part: str) -> npt.NDArray[np.int64]:
-        """Indices of the usable rows of a part of the data, file by file."""
+        """Return the indices of the usable rows of a split, file by file."""
         rows = np.flatnonzero((self.split == part) & self.usable)
         return rows[np.argsort(self.part[rows], kind="stable")]
 
     def sizes(self) -> dict[str, int]:
-        """Usable rows of each part."""
+        """Count the usable rows of each split."""
         usable = self.split[self.usable]
         return {part: int((usable == part).sum()) for part in (TRAIN, VALIDATION, TEST)}
 
 
 def read_roster(workspace: Workspace, release: str, config: TrainConfig) -> Roster:
-    """Decide the split of a release's spectra; RaypipeError where too few are to train on."""
+    """Split a release's spectra; raises RaypipeError if too few are left to train on.
+
+    Spectra without counts, and those without a usable exposure or background scale, are left out.
+    """
     require_ingested(workspace, release)
     files = workspace.files(spectra_folder(release), ".parquet")
-    tables = [workspace.read_table(name, ["detection_id", "counts_b", *_LEARNED]) for name in files]
+    columns = ["detection_id", *_JUDGED, *_LEARNED]
+    tables = [workspace.read_table(name, columns) for name in files]
     part = np.repeat(np.arange(len(files), dtype=np.int32), [len(table) for table in tables])
     table = pa.concat_tables(tables, promote_options="permissive")
     table = table.append_column("part", pa.array(part)).sort_by("detection_id")
@@ -69,7 +78,7 @@ def read_roster(workspace: Workspace, release: str, config: TrainConfig) -> Rost
         keys=keys,
         labels=np.array(labels, dtype=object),
         split=split,
-        usable=table["counts_b"].to_numpy() > 0,
+        usable=_usable(table),
         part=table["part"].to_numpy(),
         files=files,
         fingerprint=_fingerprint(table),
@@ -77,14 +86,26 @@ def read_roster(workspace: Workspace, release: str, config: TrainConfig) -> Rost
     sizes = roster.sizes()
     if sizes[TRAIN] < max(_MIN_TRAIN, config.workers[0]) or sizes[VALIDATION] == 0:
         raise RaypipeError(
-            f"{workspace.uri} {release}: {sizes} spectra are too few to train on; "
+            f"{workspace.uri} {release}: the spectra are too few to train on ({sizes}); "
             "ingest more, or embed them with a model trained elsewhere (--model)"
         )
     return roster
 
 
+def _usable(table: pa.Table) -> npt.NDArray[np.bool_]:
+    """Whether each spectrum has counts, an exposure and a background scale to learn with, (n,)."""
+    exposure, scale = single(table["exposure_s"]), single(background_scales(table))
+    sound = (exposure > 0) & (exposure < np.inf) & (scale >= 0) & (scale < np.inf)
+    if not sound.all():
+        log.warning(
+            "train: %d spectra are left out, whose exposure or background scale is not usable",
+            (~sound).sum(),
+        )
+    return np.asarray(sound & (table["counts_b"].to_numpy() > 0))
+
+
 def _fingerprint(table: pa.Table) -> str:
-    """A hash of what is learned from, in the order of detection_id, a stretch of rows at a time."""
+    """Hash the data that is learned from, in order of detection_id, a block of rows at a time."""
     learned = table.select([n for n in table.column_names if n in {"detection_id", *_LEARNED}])
     digest = hashlib.sha256()
     for start in range(0, len(learned), _HASHED_AT_ONCE):

@@ -1,7 +1,7 @@
-"""The course of a training as TensorBoard reads it.
+"""Write the progress of a training as TensorBoard events.
 
-Events are written by tensorboardX's own writer of files: its SummaryWriter hands them to a thread,
-and its flush does not wait for that.
+Uses tensorboardX's file writer directly: its SummaryWriter passes events to a thread, and its flush
+does not wait for that thread.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TAGS = {
 
 
 class EventLog:
-    """Events of a training, a point an epoch."""
+    """Events of a training, one point per epoch."""
 
     def __init__(
         self, writer: EventsWriter, local: Path, workspace: Workspace, folder: str
@@ -37,9 +37,10 @@ class EventLog:
         self._written = -1
 
     def add(self, metrics: Mapping[str, float]) -> None:
-        """Add an epoch's metrics; an epoch that is taken once more after a death is there already.
+        """Add an epoch's metrics, unless the epoch was written before a restart.
 
-        A disk's events are on it at once. A bucket has no appending: there the file is put anew.
+        On a disk, events are written at once. Objects in a bucket cannot be appended to, so that
+        the whole file is uploaded again.
         """
         epoch = int(metrics["epoch"])
         if epoch <= self._written:
@@ -56,7 +57,7 @@ class EventLog:
 
 @contextmanager
 def event_log(workspace: Workspace, folder: str) -> Iterator[EventLog]:
-    """Write events into a folder of the workspace while the block runs."""
+    """Write events to a folder of the workspace while the block runs."""
     with tempfile.TemporaryDirectory() as temporary:
         local = Path(workspace.path(folder) if workspace.is_local else temporary)
         writer = EventsWriter(str(local / "events"))

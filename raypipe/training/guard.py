@@ -1,4 +1,4 @@
-"""What is not finite in training is found, and named."""
+"""Detect losses and gradients that are not finite, and name the spectra that cause them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 from raypipe.errors import RaypipeError
 
 STEPS_BETWEEN_LOOKS = 16
-"""Steps of training between two looks at what was kept."""
+"""Training steps between two checks of the recorded losses."""
 
 _MOST_NAMED = 10
 
 
 class NotFiniteError(RaypipeError):
-    """A loss or a gradient is not finite. All workers raise it alike, so a restart would too."""
+    """A loss or a gradient is not finite. All workers raise it; a restart would meet it again."""
 
 
 class _Step(NamedTuple):
@@ -29,7 +29,7 @@ class _Step(NamedTuple):
 
 
 class _Finding(NamedTuple):
-    """The first bad step a worker saw, what was bad there, and in how many of its rows."""
+    """The first bad step that a worker saw, what was bad in it, and the number of bad rows."""
 
     step: int
     what: str
@@ -38,11 +38,11 @@ class _Finding(NamedTuple):
 
 
 class FiniteGuard:
-    """Keeps the losses of some steps, to look at them together.
+    """Records the losses of several steps and checks them together.
 
-    To look is to wait for the device, so it is done every `STEPS_BETWEEN_LOOKS` steps. Weights
-    that were spoilt meanwhile are lost with the run, which ends there: its last checkpoint is
-    older. `names` gives the detection_ids of rows of this worker by their places.
+    A check has to wait for the device, so it is done every `STEPS_BETWEEN_LOOKS` steps only.
+    Weights spoilt in between are lost with the run, which ends there: its last checkpoint is older.
+    `names` returns the detection_ids of this worker's rows.
     """
 
     def __init__(
@@ -56,13 +56,14 @@ class FiniteGuard:
         self._kept: list[_Step] = []
 
     def keep(self, step: int, places: Tensor, loss: Tensor, norm: Tensor | None = None) -> None:
-        """Note a step: rows (n,), their losses (n,), and the norm of the gradient, if any."""
+        """Record a step: its rows (n,), their losses (n,), and the gradient norm, if any."""
         self._kept.append(_Step(step, places, loss, norm))
 
     def look(self, when: str) -> None:
-        """Raise NotFiniteError where anything kept so far, on any worker, is not finite.
+        """Raise NotFiniteError if a recorded value of any worker is not finite.
 
-        `when` names the epoch for the error. All workers look together; what was kept is let go.
+        `when` names the epoch in the error. All workers must call this together; the record is
+        cleared.
         """
         kept, self._kept = self._kept, []
         sums = [each.loss.sum() + (0.0 if each.norm is None else each.norm) for each in kept]
@@ -80,7 +81,7 @@ class FiniteGuard:
         raise NotFiniteError(_explain(when, findings))
 
     def _first_bad(self, kept: list[_Step]) -> _Finding | None:
-        """The first step with a bad loss, or, all losses fine, with a bad gradient."""
+        """Find the first step with a bad loss or, if all losses are finite, with a bad gradient."""
         for each in kept:
             rows = each.loss.isfinite().logical_not().nonzero()[:, 0]
             if len(rows):
@@ -95,7 +96,7 @@ class FiniteGuard:
 
 
 def _explain(when: str, findings: list[_Finding | None]) -> str:
-    """One sentence on what came first; a bad loss spoils every worker's gradient of its step."""
+    """Describe the first fault; a bad loss makes every worker's gradient of that step bad too."""
     seen = [(each, rank) for rank, each in enumerate(findings) if each is not None]
     first = min(each.step for each, _ in seen)
     guilty = [(each, rank) for each, rank in seen if each.step == first and each.what == "loss"]
@@ -111,6 +112,6 @@ def _explain(when: str, findings: list[_Finding | None]) -> str:
         for each, rank in guilty
     )
     return (
-        f"{when}, step {first}: {what} ({named}); lower train.learning_rate, or, where these "
-        "spectra are at fault, take them out of the source. The checkpoint before is kept"
+        f"{when}, step {first}: {what} ({named}); lower train.learning_rate or, if these spectra "
+        "are at fault, remove them from the source. The last checkpoint is kept"
     )

@@ -1,4 +1,4 @@
-"""What glibc does with memory that a training step has let go of."""
+"""Keep glibc from returning the memory freed by a training step to the system."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import ctypes
 import platform
 
 _HEAP = 64 * 2**20
-"""Size of a heap of glibc for a thread, on a 64-bit machine, bytes."""
+"""Size of the heap that glibc gives a thread on a 64-bit machine, bytes."""
 _SETTINGS = {
-    -1: 2**31 - 1,  # M_TRIM_THRESHOLD: a heap never shrinks
-    -2: _HEAP,  # M_TOP_PAD: nor does an empty one go
-    -3: _HEAP // 2,  # M_MMAP_THRESHOLD, the largest: what is smaller lies on a heap
+    -1: 2**31 - 1,  # M_TRIM_THRESHOLD: never shrink a heap
+    -2: _HEAP,  # M_TOP_PAD: never unmap an empty heap
+    -3: _HEAP // 2,  # M_MMAP_THRESHOLD, at its maximum: put smaller blocks on a heap
 }
 """Parameters of mallopt(3)."""
 
 
 def keep_freed_memory() -> bool:
-    """Have the C library keep what tensors free for the next ones; whether it could be told.
+    """Let the C library keep memory that tensors free; returns whether it accepted the setting.
 
-    glibc gives the memory of a step back to the system at the step's end, above all in a thread,
-    where Ray Train calls the training function, and the next step faults it in again, page by
-    page: a tenth of the time of two workers. Other C libraries are left as they are.
+    glibc returns the memory of a step to the system at the step's end, above all in a thread, which
+    is where Ray Train calls the training function. The next step faults it in again, page by page,
+    which costs a tenth of the time of two workers. Other C libraries are left as they are.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

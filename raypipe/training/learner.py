@@ -1,4 +1,4 @@
-"""A network, its spectra, and what an epoch does to it; no Ray, no files."""
+"""Train a network on spectra, epoch by epoch, without Ray and without files."""
 
 from __future__ import annotations
 
@@ -24,24 +24,23 @@ from raypipe.training.steps import StepPlan
 
 _WARM_UP = 0.1
 _FUSED = {"cpu", "cuda"}
-"""Devices on which AdamW takes a step in one pass over all weights."""
+"""Devices on which AdamW updates all weights in one pass."""
 _VALIDATING = 1_000_000
-"""Stands for the epoch in the seed of what validation is shown."""
+"""Takes the place of the epoch in the random seed of validation."""
 
 Names = Callable[[Tensor], Sequence[str]]
-"""From places among a worker's rows to detection_ids."""
+"""Maps positions among a worker's rows to detection_ids."""
 
 
 class Learner:
     """A network with its optimizer and this worker's spectra.
 
-    `model` takes (batch, the view of it that the encoder is shown) to the loss and the mean square
+    `model` maps a batch, and the view of it that the encoder sees, to the loss and the mean square
     of the latents of each row, (n,) each; it may be wrapped for DDP. The view has at most a share
-    `most_shown` of the counts. `plan` says what this worker
-    contributes to each step, by default everything. `names` gives the detection_ids of this
-    worker's training rows by their places, for errors, and `validation_names` of the others.
-    `tell` gets the state of a long epoch, at least every `tell_every_s` seconds, on the first
-    worker.
+    `most_shown` of the counts. `plan` says what this worker contributes to each step, by default
+    everything. `names` returns the detection_ids of this worker's training rows by position, for
+    error messages; `validation_names` does so for validation rows. `tell` receives the progress of
+    a long epoch every `tell_every_s` seconds.
     """
 
     def __init__(
@@ -90,12 +89,12 @@ class Learner:
 
     @property
     def optimizer_steps(self) -> int:
-        """Steps that made the weights what they are, as the optimizer counts them."""
+        """Number of steps that produced the current weights, as counted by the optimizer."""
         states = self.optimizer.state.values()
         return int(next((state["step"] for state in states), 0))
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
-        """Take one pass over the training spectra and measure the validation loss."""
+        """Train for one pass over the training spectra and measure the validation loss."""
         started = told = time.monotonic()
         plan, when = self.plan, f"epoch {epoch}"
         seed = self._seed_of(epoch)
@@ -135,17 +134,17 @@ class Learner:
         return metrics
 
     def should_stop(self) -> bool:
-        """Whether the validation loss has not improved for too long."""
+        """Whether the validation loss has not improved for `patience` epochs."""
         if not self.history:
             return False
         return len(self.history) - 1 - self.best_epoch >= self.config.patience
 
     @torch.no_grad()
     def measure_cash(self, when: str) -> float:
-        """Mean Cash per bin of the validation spectra's unseen halves, of all workers.
+        """Measure the mean Cash per bin of the unseen halves of all workers' validation spectra.
 
-        It is the same for the same weights, whatever they were trained with. `when` names the
-        epoch for the error where it is not finite.
+        It depends on the weights only, not on the settings of the training. `when` names the epoch
+        in the error that is raised if the Cash is not finite.
         """
         self.model.eval()
         total = torch.zeros((), device=self.device)
@@ -158,9 +157,10 @@ class Learner:
         return self._mean_over_workers(total, len(self.validation))
 
     def best_cash(self) -> float:
-        """The Cash of `measure_cash` with the weights of the best epoch; all workers ask alike.
+        """Return the Cash of `measure_cash` for the weights of the best epoch.
 
-        Measured where the training that took the epoch did not.
+        All workers call this together. If the run that trained this epoch did not measure it, it is
+        measured now.
         """
         best = self.history[self.best_epoch]
         if "validation_cash" not in best:
@@ -171,12 +171,12 @@ class Learner:
         return best["validation_cash"]
 
     def keep_best(self) -> None:
-        """Give the network the weights of its best epoch, ready to be used."""
+        """Load the weights of the best epoch and switch the network to evaluation."""
         self.network.load_state_dict(self.best_state)
         self.network.eval()
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """Return the state that a checkpoint holds."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -190,7 +190,7 @@ class Learner:
         }
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Go on from what a checkpoint held, be it of another number of workers."""
+        """Resume from a checkpoint's state, which another number of workers may have written."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
@@ -200,12 +200,12 @@ class Learner:
         self.resumed_after = [*state["resumed_after"], len(self.history)]
 
     def _seed_of(self, epoch: int) -> int:
-        """The seed of this worker's order and thinning in an epoch, also after a restart."""
+        """Seed of this worker's order and thinning in an epoch, reproduced after a restart."""
         parts = [self.config.seed, epoch, self.plan.world, self.plan.rank]
         return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
     def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Change the weights by a batch; its rows' losses (n,) and the norm of the gradient."""
+        """Update the weights with a batch; returns its losses (n,) and the gradient norm."""
         loss, square = self.model(batch, self._shown(batch))
         objective = (loss + self.config.latent_penalty * square).sum() * self.plan.weight
         self.optimizer.zero_grad(set_to_none=True)
@@ -219,7 +219,7 @@ class Learner:
         return thin(batch, self.config.thinning_min, self.most_shown)
 
     def _standing(self, epoch: int, steps: int, total: Tensor, seconds: float) -> dict[str, float]:
-        """How far an epoch is: this worker's loss so far, all workers' speed, s that are left."""
+        """Return the progress in an epoch: this worker's loss, all workers' speed, time left, s."""
         plan = self.plan
         a_step = seconds / steps
         left = (plan.steps - steps) * a_step
@@ -234,7 +234,7 @@ class Learner:
 
     @torch.no_grad()
     def _validate(self, when: str) -> float:
-        """Loss of the validation spectra, thinned the same way each time."""
+        """Measure the loss of the validation spectra, thinned identically each time."""
         self.model.eval()
         torch.manual_seed(self._seed_of(_VALIDATING))
         total = torch.zeros((), device=self.device)
@@ -259,7 +259,7 @@ def _places(places: Tensor) -> list[str]:
 def _optimizer(
     model: nn.Module, config: TrainConfig, device: torch.device
 ) -> torch.optim.Optimizer:
-    """AdamW; vectors (biases, norms, positions of one axis) are not decayed."""
+    """Make AdamW without weight decay on vectors (biases, norms, the summary token)."""
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     kept = [p for p in model.parameters() if p.ndim < 2]
     return torch.optim.AdamW(

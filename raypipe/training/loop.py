@@ -1,4 +1,4 @@
-"""A training worker of Ray Train: data from the workspace, checkpoints, the bundle at the end."""
+"""The training worker of Ray Train: read data, train, write checkpoints, publish the bundle."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ _SYNC_BUFFERS = (
     if "forward_sync_buffers" in signature(DistributedDataParallel).parameters
     else "broadcast_buffers"
 )
-"""What DDP calls the wait, in each step, for buffers of the first worker; ours are constant."""
+"""DDP's option to synchronize buffers with the first worker in each step; ours are constant."""
 _DDP = {"gradient_as_bucket_view": True, _SYNC_BUFFERS: False}
 
 
 def train_worker(task: dict[str, Any]) -> None:
     """Train on this worker's share of the spectra; the first worker publishes the model.
 
-    `task` holds workspace, release, model_id, the configuration as a mapping, the queue that news
-    for the driver go into (`raypipe.training.progress`), whether it is a `trial`, which publishes
-    nothing, and the `tuning` that the settings come from, if any. Every worker takes the same
-    number of steps. After a death training goes on from the last checkpoint that was registered. An
-    error that a restart would meet again goes to the driver as news, and ends the training.
+    `task` holds workspace, release, model_id, the configuration as a mapping, the queue for news to
+    the driver (`raypipe.training.progress`), whether it is a `trial`, which publishes nothing, and
+    the `tuning` that chose the settings, if any. Every worker takes the same number of steps. After
+    a crash training resumes from the last registered checkpoint. An error that a restart would meet
+    again is sent to the driver as news, and ends the training.
     """
     keep_freed_memory()
     trainer = _Trainer(task)
@@ -72,7 +72,7 @@ def train_worker(task: dict[str, Any]) -> None:
 
 
 class _Trainer:
-    """A learner with the workspace it learns from and publishes to."""
+    """A learner, the workspace it reads from and publishes to, and its place among the workers."""
 
     def __init__(self, task: dict[str, Any]) -> None:
         self.config: Config = load_config(settings=task["config"])
@@ -118,12 +118,12 @@ class _Trainer:
             self.learner.resume(state)
 
     def tell(self, news: dict[str, Any]) -> None:
-        """Send news to the driver, from the first worker."""
+        """Send news to the driver if this is the first worker."""
         if self.rank == 0:
             self.reports.put(news)
 
     def report(self, metrics: dict[str, float]) -> None:
-        """Register metrics, and from the first worker a checkpoint, with Ray Train."""
+        """Register metrics with Ray Train; the first worker adds a checkpoint."""
         self.tell({"news": "epoch", **metrics})
         name = f"epoch-{int(metrics['epoch']):05d}"
         state = self.learner.state() if self.rank == 0 else None
@@ -131,12 +131,12 @@ class _Trainer:
         report_checkpoint({**metrics, **self.standing()}, state, self.workspace, folder)
 
     def report_standing(self) -> None:
-        """Register once more what a checkpoint had come to, for a tuning that was interrupted."""
+        """Report the metrics of a restored checkpoint again, for a tuning that was interrupted."""
         if self.learner.history:
             report_checkpoint(self.standing(), None, self.workspace, "")
 
     def standing(self) -> dict[str, float]:
-        """What the training has come to, as trials are compared; all workers ask alike."""
+        """Return the metrics that trials are compared by; all workers call this together."""
         learner = self.learner
         standing = {
             "epochs": len(learner.history),
@@ -150,8 +150,8 @@ class _Trainer:
     def publish(self) -> None:
         """Whiten the best model's latents, describe their population and publish the bundle.
 
-        Every worker encodes its share; the weights are those of the best epoch in a network of its
-        own, neither wrapped nor compiled.
+        Every worker encodes its share with the weights of the best epoch, in a fresh network that
+        is neither wrapped nor compiled.
         """
         network = self._build()
         network.load_state_dict(self.learner.best_state)
@@ -182,7 +182,7 @@ class _Trainer:
         return lambda places: list(self.roster.detection_ids[rows[places.cpu().numpy()]])
 
     def _gather(self, mine: Tensor) -> Tensor:
-        """All workers' rows, in the order of workers, which is that of the training rows."""
+        """Collect all workers' rows, ordered by worker, which is the order of the training rows."""
         if self.plan.world == 1:
             return mine
         pieces: list[Tensor] = [mine] * self.plan.world
@@ -193,7 +193,8 @@ class _Trainer:
         compiled = ", compiled" if self.arithmetic.compiled else ""
         text = (
             f"{self.plan.world} workers on {self.device.type}, {self.arithmetic.name}{compiled}, "
-            f"{self.plan.steps} steps of {self.plan.batch} spectra an epoch; {self.residence.text}"
+            f"{self.plan.steps} steps of {self.plan.batch} spectra per epoch; "
+            f"{self.residence.text}"
         )
         self.tell({"news": "line", "text": text})
 
@@ -234,12 +235,12 @@ class _Trainer:
         }
 
     def _classes(self) -> dict[str, int]:
-        """Labelled training spectra of each class."""
+        """Count the labelled training spectra of each class."""
         labels = self.roster.labels[self.roster.rows(TRAIN)]
         return dict(sorted(Counter(str(label) for label in labels if label).items()))
 
 
 @torch.no_grad()
 def _encode(network: Folded | Paper, source: Source) -> Tensor:
-    """Latents of all spectra of a source, in order."""
+    """Encode all spectra of a source, in order."""
     return torch.cat([network.encode(batch) for _, batch in source.sweep()])

@@ -1,4 +1,4 @@
-"""How a network computes in training: its precision, and whether it is compiled."""
+"""Choose the precision of a network in training, and whether it is compiled."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Arithmetic:
 
 
 def choose_arithmetic(config: TrainConfig, device: torch.device) -> Arithmetic:
-    """What the configuration means on a device: bfloat16 and compilation are for GPUs."""
+    """Resolve the configuration on a device: by default only GPUs use bfloat16 and compilation."""
     on_gpu = device.type == "cuda"
     automatic = torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
     chosen = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -38,11 +38,11 @@ def choose_arithmetic(config: TrainConfig, device: torch.device) -> Arithmetic:
 
 
 def adapt(network: Preset, arithmetic: Arithmetic, device: torch.device) -> None:
-    """Have a network train in that arithmetic; what it does outside of training stays as it was.
+    """Make a network train in the given arithmetic; outside training it computes as before.
 
-    Encoder and decoder are compiled. The encoder alone is cast: it has nearly all the work, while
-    the decoder's answer is a logarithm of a flux, which bfloat16 would round by a percent. Folding,
-    the amplitude and Cash stay as they are, in float32. Names of weights do not change.
+    Encoder and decoder are compiled. Only the encoder is cast: it does nearly all the work, while
+    the decoder returns the logarithm of a flux, which bfloat16 would round by a percent. Folding,
+    amplitude and Cash stay in float32. Names of weights do not change.
     """
     autoencoder = network.autoencoder
     _adapt(autoencoder.encoder, arithmetic.precision, arithmetic.compiled, device)

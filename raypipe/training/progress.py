@@ -1,4 +1,4 @@
-"""News of a training, from its first worker to the driver's log and events."""
+"""Carry news of a training from its first worker to the log and the events of the driver."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class News:
-    """Where a training's first worker puts its news, and what it said the training came to."""
+    """The queue for news of the first worker, and the outcome that it reported."""
 
     reports: Queue
     outcome: dict[str, Any] = field(default_factory=dict)
@@ -30,13 +30,13 @@ class News:
 
 @contextmanager
 def news_of(told: Stage, epochs: int, events: EventLog) -> Iterator[News]:
-    """A queue whose news are logged, and epochs kept as events and metrics, while the block runs.
+    """Log news while the block runs, and keep epochs as events and metrics; yields the queue.
 
-    It lives on the driver's machine: one that is lost takes none of the news along.
+    The queue lives on the driver's machine, so that losing another machine loses no news.
 
-    News are mappings: `news` says whether they are an "epoch" or the "standing" within one (both
-    with the learner's metrics), a "line" or an "error" (with `text`), or the "outcome". An error
-    among them is raised at the end as a RaypipeError.
+    News are mappings: `news` is "epoch" or, within one, "standing" (both with the learner's
+    metrics), "line" or "error" (with `text`), or "outcome". An error among them is raised at the
+    end as a RaypipeError.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     news = News(Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here}))
@@ -69,7 +69,7 @@ def news_of(told: Stage, epochs: int, events: EventLog) -> Iterator[News]:
 
 
 def _measure(told: Stage, report: dict[str, Any]) -> None:
-    """An epoch as metrics of Ray."""
+    """Set Ray's metrics from an epoch."""
     told.add("rows", round(report["spectra_per_s"] * report["seconds"]))
     told.set("loss", report["train_loss"], "train")
     told.set("loss", report["validation_loss"], "validation")
@@ -85,8 +85,8 @@ def _line(report: dict[str, Any], epochs: int) -> str:
         return (
             f"epoch {epoch}/{epochs}, {report['share_of_epoch']:.0%}: "
             f"loss {report['train_loss']:.4f} so far, {report['spectra_per_s']:.0f} spectra/s, "
-            f"{report['epoch_left_s']:.0f} s left of the epoch, "
-            f"at most {report['left_s']:.0f} s of all"
+            f"{report['epoch_left_s']:.0f} s left in this epoch, "
+            f"at most {report['left_s']:.0f} s in all"
         )
     left = (epochs - epoch) * report["seconds"]
     return (

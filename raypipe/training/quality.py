@@ -1,4 +1,4 @@
-"""How well a model that was just trained explains spectra it was not fitted to."""
+"""Measure how well a trained model explains validation spectra."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ _MOST_SPECTRA = 2000
 def measure_quality(
     network: Folded | Paper, validation: Source, refine_steps: int
 ) -> dict[str, Any] | None:
-    """Goodness of fit of the first worker's validation spectra, some 2,000 at most, by counts.
+    """Goodness of fit of the first worker's validation spectra, about 2,000 at most, by counts.
 
-    As `score_reconstruction` has it, refined as `embed` would; None without spectra.
+    The scores are those of `score_reconstruction`, after refinement as in `embed`; None without
+    spectra.
     """
     frames: list[pd.DataFrame] = []
     for _, batch in validation.sweep():

@@ -1,4 +1,4 @@
-"""Spectra from the workspace into memory, part by part."""
+"""Read spectra from the workspace into memory, part by part."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from raypipe.errors import RaypipeError
 from raypipe.ingestion.responses import ResponseLibrary
-from raypipe.model.batch import COLUMNS, vectors
+from raypipe.model.batch import COLUMNS, background_scales, single, vectors
 from raypipe.model.grid import Grid
 from raypipe.training.compact import CompactSpectra, compact_area, compact_counts
 from raypipe.training.data import Roster
@@ -23,7 +23,7 @@ Rows = npt.NDArray[np.int64]
 
 
 class PartReader:
-    """Reads spectra of a roster, a part file at a time, and keeps each response once."""
+    """Reads spectra of a roster, one part file at a time, and keeps each response once."""
 
     def __init__(self, workspace: Workspace, roster: Roster, device: torch.device) -> None:
         self.workspace, self.roster, self.device = workspace, roster, device
@@ -35,11 +35,11 @@ class PartReader:
         )
 
     def read(self, rows: Rows) -> CompactSpectra:
-        """The spectra of those rows of the roster, in their order, on the devices of `Batch`.
+        """Read rows of the roster, in their order, to the devices of `Batch`.
 
-        Rows must lie part by part, as `Roster.rows` gives them. What is read of a part file is
-        made small before the next is opened. RaypipeError where a row is not there, or holds what
-        is not finite.
+        Rows must be sorted by part, as `Roster.rows` returns them. Each part file is compacted
+        before the next is opened. Raises RaypipeError if a row is missing or holds values that are
+        not finite.
         """
         pieces = [self._read_part(part) for part in self.by_part(rows)]
         if not pieces:
@@ -47,7 +47,7 @@ class PartReader:
         return CompactSpectra.join(pieces, self._responses)
 
     def by_part(self, rows: Rows) -> Iterator[Rows]:
-        """The rows of each part file."""
+        """Split rows by part file."""
         parts = self.roster.part[rows]
         yield from filter(len, np.split(rows, np.flatnonzero(np.diff(parts)) + 1))
 
@@ -58,18 +58,17 @@ class PartReader:
         places = pc.index_in(ids, value_set=table["detection_id"].combine_chunks())
         if places.null_count:
             raise RaypipeError(
-                f"{self.workspace.absolute_uri(name)}: has changed while it was trained on; "
+                f"{self.workspace.absolute_uri(name)} has changed during training; "
                 "run the same command again"
             )
         table = table.take(places)
         self._require_finite(table, name)
-        scale = table["background_scale"].to_numpy(zero_copy_only=False).astype(np.float32)
         return CompactSpectra(
             counts=compact_counts(self._binned(table["counts"])).to(self.device),
             background_counts=compact_counts(self._binned(table["background_counts"])).to(
                 self.device
             ),
-            background_scale=torch.from_numpy(np.nan_to_num(scale)).to(self.device),
+            background_scale=torch.from_numpy(single(background_scales(table))).to(self.device),
             exposure_s=torch.tensor(
                 table["exposure_s"].to_numpy(), dtype=torch.float32, device=self.device
             ),
@@ -93,7 +92,7 @@ class PartReader:
         return torch.tensor([self._numbers[name] for name in names], dtype=torch.int32)
 
     def _require_finite(self, table: pa.Table, name: str) -> None:
-        """Exposure and area must be finite: what a loss that is not would only show later."""
+        """Refuse exposures and areas that are not finite, before the loss suffers from them."""
         columns = {
             "exposure_s": table["exposure_s"].to_numpy()[:, None],
             "arf_cm2": vectors(table["arf_cm2"]),
@@ -105,5 +104,5 @@ class PartReader:
                 raise RaypipeError(
                     f"{self.workspace.absolute_uri(name)}: {column} of {first} is not finite "
                     f"({len(bad)} rows); "
-                    "run ingest again on sound files, or leave these detections out"
+                    "run ingest again with correct files, or leave these detections out"
                 )

@@ -1,4 +1,4 @@
-"""Whether a worker's spectra stay on the device or are read anew each epoch."""
+"""Decide whether a worker's spectra stay in memory or are read again in each epoch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from raypipe.training.reading import PartReader, Rows
 from raypipe.training.sources import Resident, Source, Stream
 
 _SHARE_OF_MEMORY = 0.5
-"""Of a device's free memory; the rest is for the model, and for one column while it is joined."""
+"""Share of a device's free memory; the rest is for the model and for one column being joined."""
 
 
 @dataclass(frozen=True)
 class Residence:
-    """What was decided, and from what: bytes of a row, rows, and bytes they may take."""
+    """The decision and its grounds: bytes per row, number of rows, and bytes available for them."""
 
     name: Literal["resident", "stream"]
     row_bytes: int
@@ -29,20 +29,20 @@ class Residence:
     @property
     def text(self) -> str:
         """The decision in words."""
-        what = "kept in memory" if self.name == "resident" else "read anew each epoch"
+        what = "kept in memory" if self.name == "resident" else "read again in each epoch"
         return (
-            f"spectra {what}: {self.rows} of {self.row_bytes} bytes for the first worker, "
-            f"which has room for {self.room_bytes / 1e9:.2f} GB"
+            f"spectra {what}: the first worker has {self.rows} of {self.row_bytes} bytes each, "
+            f"and {self.room_bytes / 1e9:.2f} GB to keep them in"
         )
 
 
 def open_source(
     reader: PartReader, shares: list[Rows], config: TrainConfig, workers_here: int
 ) -> tuple[Residence, list[Source]]:
-    """A source for each share of a worker, all kept or all read anew, as on all other workers.
+    """Open a source for each share of a worker; all workers decide alike to keep or to stream.
 
-    `workers_here` is the number of workers on this machine. With `train.data = "auto"` spectra are
-    kept where half of the memory that is free holds those of every worker.
+    `workers_here` is the number of workers on this machine. With `train.data = "auto"`, spectra are
+    kept if those of every worker fit in half of its free memory.
     """
     rows = sum(map(len, shares))
     sample = next(reader.by_part(shares[0]))
@@ -56,7 +56,7 @@ def open_source(
 
 
 def _fitting(needed: int, room: int, device: torch.device) -> Literal["resident", "stream"]:
-    """Where the spectra go if they fit on every worker; workers must do alike."""
+    """Keep the spectra if they fit on every worker: all workers must decide alike."""
     fits = torch.tensor(float(needed <= room), device=device)
     if dist.is_initialized():
         dist.all_reduce(fits, dist.ReduceOp.MIN)
@@ -64,7 +64,7 @@ def _fitting(needed: int, room: int, device: torch.device) -> Literal["resident"
 
 
 def _free_bytes(device: torch.device, workers_here: int) -> int:
-    """Memory that is free for this worker's spectra."""
+    """Memory that this worker may fill with spectra."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available // workers_here)

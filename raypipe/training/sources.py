@@ -1,4 +1,4 @@
-"""Where a worker's batches come from: spectra that rest on the device, or are read anew."""
+"""Iterate over a worker's spectra in batches, from memory or from files."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _SWEEP = 256
 
 
 class Source(Protocol):
-    """A worker's spectra as batches; a batch comes with its rows' places, on the host."""
+    """A worker's spectra in batches, each with the positions of its rows, on the host."""
 
     def __len__(self) -> int: ...
 
     def steps(self, count: int, share: int, seed: int) -> Iterator[tuple[Tensor, Batch]]:
-        """So many batches of `share` spectra in an order that the seed decides, none twice."""
+        """Yield `count` batches of `share` spectra in the order given by `seed`, none twice."""
 
     def sweep(self) -> Iterator[tuple[Tensor, Batch]]:
-        """All spectra once, in order."""
+        """Yield all spectra once, in order."""
 
 
 class Resident:
@@ -39,22 +39,22 @@ class Resident:
         return len(self.spectra)
 
     def steps(self, count: int, share: int, seed: int) -> Iterator[tuple[Tensor, Batch]]:
-        """Batches of one random order of all spectra."""
+        """Yield batches of one random order of all spectra."""
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         for places in order.split(share)[:count]:
             yield places, self.spectra.take(places)
 
     def sweep(self) -> Iterator[tuple[Tensor, Batch]]:
-        """All spectra once, in order."""
+        """Yield all spectra once, in order."""
         for places in torch.arange(len(self)).split(_SWEEP):
             yield places, self.spectra.take(places)
 
 
 class Stream:
-    """Spectra that are read anew each time, `window` of them at once.
+    """Spectra that are read again in each epoch, `window` of them at a time.
 
-    While one window is used the next is read by a thread: two are in memory, of whole part files
-    each. Windows are made of the part files in random order, and shuffled by themselves.
+    A thread reads the next window while the current one is used, so that two windows are in memory.
+    Windows consist of whole part files in random order and are shuffled internally.
     """
 
     def __init__(self, reader: PartReader, rows: Rows, window: int) -> None:
@@ -66,7 +66,7 @@ class Stream:
         return len(self.rows)
 
     def steps(self, count: int, share: int, seed: int) -> Iterator[tuple[Tensor, Batch]]:
-        """Batches of windows of part files in random order; a window's rest joins the next."""
+        """Yield batches from windows of random part files; leftovers join the next window."""
         random = np.random.default_rng(seed)
         order = [self._parts[i] for i in random.permutation(len(self._parts))]
         generator = torch.Generator().manual_seed(seed)
@@ -85,13 +85,13 @@ class Stream:
             left = places[rest], spectra.rows(rest)
 
     def sweep(self) -> Iterator[tuple[Tensor, Batch]]:
-        """All spectra once, in order."""
+        """Yield all spectra once, in order."""
         for places, spectra in self._windows(self._parts):
             for rows in torch.arange(len(places)).split(_SWEEP):
                 yield places[rows], spectra.take(rows)
 
     def _windows(self, parts: list[Rows]) -> Iterator[tuple[Tensor, CompactSpectra]]:
-        """Part files by windows, in order, each read while the one before is used."""
+        """Yield windows of part files in order, reading each while the previous one is used."""
         groups = self._grouped(parts)
         with ThreadPoolExecutor(1, "spectra") as reading:
             ahead = [reading.submit(self._read, group) for group in groups[:1]]
@@ -122,6 +122,6 @@ class Stream:
 def _together(
     left: tuple[Tensor, CompactSpectra], window: tuple[Tensor, CompactSpectra]
 ) -> tuple[Tensor, CompactSpectra]:
-    """What was left of a window and the next one; the later window knows more responses."""
+    """Join the leftovers of a window with the next one, whose responses include those of both."""
     spectra = CompactSpectra.join([left[1], window[1]], window[1].responses)
     return torch.cat([left[0], window[0]]), spectra

@@ -1,4 +1,4 @@
-"""How the training spectra are shared among workers: the same steps however many there are."""
+"""Share the training spectra among workers so that the steps do not depend on their number."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class StepPlan:
-    """What the worker `rank` of `world` contributes to each step of an epoch.
+    """The contribution of worker `rank` of `world` to each step of an epoch.
 
-    A step is always of `batch` spectra, an epoch of `steps` steps. The workers' shares of a step
-    differ by one spectrum at most, and each holds enough spectra for all of its shares.
+    A step always has `batch` spectra, an epoch `steps` steps. The workers' shares of a step differ
+    by at most one spectrum, and each worker holds enough spectra for all of its shares.
     """
 
     total: int
@@ -24,38 +24,38 @@ class StepPlan:
 
     @property
     def batch(self) -> int:
-        """Spectra of a step, all workers together."""
+        """Spectra per step, over all workers."""
         return min(self.batch_size, self.total)
 
     @property
     def steps(self) -> int:
-        """Steps of an epoch."""
+        """Steps per epoch."""
         return self.total // self.batch
 
     @property
     def share(self) -> int:
-        """Spectra of a step that are this worker's."""
+        """Spectra per step of this worker."""
         return self._first(self.rank + 1) - self._first(self.rank)
 
     @property
     def weight(self) -> float:
-        """What a sum over this worker's share counts in a mean over workers of such sums.
+        """Factor on the sum over this worker's share before DDP averages over workers.
 
-        With it the mean over workers of their gradients, which DDP takes, is the gradient of the
-        mean over the step's spectra, also where shares differ.
+        With it, the mean of the workers' gradients, which DDP takes, is the gradient of the mean
+        over the step's spectra, even if the shares differ.
         """
         return self.world / self.batch
 
     @property
     def held(self) -> slice:
-        """Which of the training spectra are this worker's, one stretch of them."""
+        """The contiguous range of training spectra that this worker holds."""
         return slice(
             self.total * self._first(self.rank) // self.batch,
             self.total * self._first(self.rank + 1) // self.batch,
         )
 
     def held_of(self, rows: int) -> slice:
-        """This worker's stretch of so many other spectra, those of validation."""
+        """This worker's range of `rows` other spectra, those of validation."""
         return slice(rows * self.rank // self.world, rows * (self.rank + 1) // self.world)
 
     def _first(self, rank: int) -> int:

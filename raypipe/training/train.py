@@ -1,4 +1,4 @@
-"""train: from spectra to a model bundle, with Ray Train."""
+"""The verb `train`: turn spectra into a model bundle, with Ray Train."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ EXECUTION = {
     "stream_rows",
     "validation_cash",
 }
-"""Settings of where training runs and what it is told of, not of what it makes."""
+"""Settings of where training runs and what it reports, which do not change the model."""
 
 
 def train(
@@ -58,9 +58,9 @@ def train(
 ) -> str:
     """Train a model on a release's spectra and return its id.
 
-    The id is made of preset, settings and data: the same command on the same spectra finds the
-    model it has trained already, or goes on where an earlier run died. BusyError where another run
-    trains it.
+    The id is derived from preset, settings and data: on the same spectra, the same command finds
+    the trained model, or resumes an interrupted training. Raises BusyError if another run is
+    training it.
     """
     workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
     release = choose_release(workspace, release)
@@ -68,7 +68,7 @@ def train(
 
 
 def with_preset(settings: Config, preset: str | None) -> Config:
-    """The settings with another preset, where one is given."""
+    """Return the settings with another preset, if one is given."""
     if preset is None:
         return settings
     values = settings.model_dump()
@@ -79,14 +79,14 @@ def with_preset(settings: Config, preset: str | None) -> Config:
 def make_model(
     workspace: Workspace, release: str, settings: Config, tuning: str | None = None
 ) -> str:
-    """Train and publish the model of these settings unless it is there; its id.
+    """Train and publish the model of these settings unless it exists; returns its id.
 
-    `tuning` is the id of the tuning that chose the settings, for the record.
+    `tuning` is the id of the tuning that chose the settings; it is recorded with the model.
     """
     roster = read_roster(workspace, release, settings.train)
     model_id = model_id_of(settings, roster)
     if workspace.exists(f"{model_folder(model_id)}/model.safetensors"):
-        log.info("train: %s is trained already", model_id)
+        log.info("train: %s is already trained", model_id)
         return model_id
     folders = model_folder(model_id), f"checkpoints/{model_id}"
     with (
@@ -110,12 +110,12 @@ def make_model(
 
 
 def model_id_of(settings: Config, roster: Roster) -> str:
-    """Name of the model that these settings make of these spectra."""
+    """Name the model that these settings make of these spectra."""
     return name_model(settings, roster.fingerprint)
 
 
 def name_model(settings: Config, fingerprint: str) -> str:
-    """Name of the model that these settings make of the data of this fingerprint."""
+    """Name the model that these settings make of the data with this fingerprint."""
     recipe = {
         "model": settings.model.model_dump(),
         "train": settings.train.model_dump(exclude=EXECUTION),
@@ -128,9 +128,9 @@ def name_model(settings: Config, fingerprint: str) -> str:
 
 @dataclass(frozen=True)
 class Training:
-    """What is trained: the model of an id on so many spectra of a release.
+    """The task of a training: the model, by id, and the release with the number of its spectra.
 
-    A `trial` of the `tuning` publishes no model; without it `tuning` is where settings came from.
+    A `trial` of the tuning `tuning` publishes no model; otherwise `tuning` chose the settings.
     """
 
     workspace: Workspace
@@ -144,10 +144,10 @@ class Training:
 def fit(
     training: Training, settings: Config, events_folder: str, callbacks: Sequence[UserCallback] = ()
 ) -> dict[str, Any]:
-    """Have Ray Train's workers train; what it came to, as `_Trainer.standing` has it.
+    """Train with Ray Train's workers; returns the metrics of `_Trainer.standing`.
 
-    They go on from the model's last checkpoint, if any. `events_folder` of the workspace is for
-    TensorBoard, `callbacks` are Ray Train's.
+    Resumes from the model's last checkpoint, if any. `events_folder` of the workspace receives
+    TensorBoard events; `callbacks` are Ray Train's.
     """
     workspace, model_id = training.workspace, training.model_id
     fewest, most = settings.train.workers
@@ -193,7 +193,7 @@ def fit(
 
 
 def uses_gpu(config: TrainConfig) -> bool:
-    """Whether workers train on GPUs: as configured, else where the cluster has enough of them."""
+    """Whether workers train on GPUs: as configured, else if the cluster has enough of them."""
     if config.use_gpu is not None:
         return config.use_gpu
     wanted = config.workers[0] * config.gpus_per_worker
@@ -201,16 +201,16 @@ def uses_gpu(config: TrainConfig) -> bool:
 
 
 def resources_of(config: TrainConfig, workers: int) -> tuple[float, float]:
-    """CPUs and GPUs that so many workers ask Ray for."""
+    """CPUs and GPUs that `workers` workers request from Ray."""
     gpus = config.gpus_per_worker if uses_gpu(config) else 0.0
     return workers * config.cpus_per_worker, workers * gpus
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Make Ctrl-C a KeyboardInterrupt again: Ray Train leaves with exit code 0 on it.
+    """Turn Ctrl-C into KeyboardInterrupt again: Ray Train would exit with code 0.
 
-    Its signal handler, which stops the workers first, is taken out at the end.
+    Restores the signal handler that Ray Train replaces with its own, which stops the workers first.
     """
     handler = signal.getsignal(signal.SIGINT)
     try:

@@ -1,1 +1,1 @@
-"""The search for better settings, with Ray Tune."""
+"""Search for better settings of model and training with Ray Tune."""

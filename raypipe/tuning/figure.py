@@ -1,4 +1,4 @@
-"""The parallel-coordinates plot of trials."""
+"""Draw the parallel-coordinates plot of trials."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ _EASED = _CURVE**2 * (3.0 - 2.0 * _CURVE)
 
 
 def parallel_coordinates(records: Sequence[Record], best: Record, space: Space) -> bytes:
-    """A PNG: a vertical axis a parameter and one for the Cash per bin, a line a trial.
+    """Draw a PNG with one vertical axis per parameter and for the Cash, and one line per trial.
 
-    Trials that came to their end are colored by their Cash, the best is red, the configuration's
-    own is dashed, those stopped early are gray; trials without a Cash are left out.
+    Finished trials are colored by their Cash per bin; the best trial is red, the trial of the
+    configured values is dashed, and trials stopped early are gray. Trials without a Cash value are
+    left out.
     """
     measured = [record for record in records if record.course]
     names = list(space.distributions)
@@ -51,7 +52,7 @@ def parallel_coordinates(records: Sequence[Record], best: Record, space: Space) 
         axes.set(xlim=(-0.35, len(scales) - 0.65), ylim=(-0.04, 1.04))
         axes.axis("off")
         bar = figure.colorbar(ScalarMappable(colors, _COLORS), ax=axes, pad=0.03, aspect=30)
-        bar.set_label("Cash per bin of trials that came to their end")
+        bar.set_label("Cash per bin of finished trials")
         axes.legend(*_legend(axes), loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=3)
         sink = io.BytesIO()
         figure.savefig(sink, format="png", dpi=_DOTS_PER_INCH, facecolor="white")
@@ -59,7 +60,7 @@ def parallel_coordinates(records: Sequence[Record], best: Record, space: Space) 
 
 
 class _Scale:
-    """An axis: what it is called, its ends, and where on it, from 0 to 1, a value lies."""
+    """An axis: its label, its ends, and the position, from 0 to 1, of a value on it."""
 
     def __init__(
         self, label: str, ends: tuple[float, float], choices: Sequence[Any] = (), log: bool = False
@@ -109,7 +110,7 @@ class _Scale:
 
 
 def _draw(axes: Axes, heights: Sequence[float], **look: Any) -> None:
-    """One line through all axes, level where it crosses them."""
+    """Draw one line through all axes; it is horizontal where it crosses them."""
     pieces = pairwise(heights)
     x = np.concatenate([number + _CURVE for number in range(len(heights) - 1)])
     y = np.concatenate([start + (end - start) * _EASED for start, end in pieces])
@@ -133,7 +134,7 @@ def _look(record: Record, best: Record, colors: Normalize) -> dict[str, Any]:
 
 
 def _legend(axes: Axes) -> tuple[list[Any], list[str]]:
-    """A handle for each label, once."""
+    """Return one handle for each label."""
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     return list(unique.values()), list(unique)

@@ -1,4 +1,4 @@
-"""What became of each trial, in the workspace: written as it happens, read after a death."""
+"""Keep a record of each trial in the workspace: updated as it runs, read after a crash."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from raypipe.workspace import Workspace, tuning_folder
 
 Value = int | float | str
 Values = dict[str, Value]
-"""A value for each `section.key` that is searched."""
+"""A value for each searched setting, by `section.key`."""
 
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped early", "failed"
 
 CASH = "best_validation_cash"
-"""What trials are compared by, as a training's standing has it."""
+"""The metric that trials are compared by, as training reports it."""
 
 
 @dataclass
 class Record:
-    """A trial; `course` has epochs, Cash per bin and seconds at each report.
+    """The record of a trial; `course` holds epochs, Cash per bin and seconds of each report.
 
-    `began_here` says that the model had no checkpoints before the tuning.
+    `began_here` says that the model had no checkpoints before this tuning.
     """
 
     number: int
@@ -35,26 +35,26 @@ class Record:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more is to come."""
+        """Whether the trial has ended."""
         return self.status != RUNNING
 
     @property
     def epochs(self) -> int:
-        """Epochs taken."""
+        """Number of epochs completed."""
         return int(self.course[-1]["epochs"]) if self.course else 0
 
     @property
     def cash(self) -> float | None:
-        """Cash per bin of the weights that it would publish."""
+        """Cash per bin of the weights that the trial would publish; None before a report."""
         return self.course[-1][CASH] if self.course else None
 
     @property
     def seconds(self) -> float:
-        """Time that its epochs took, s."""
+        """Duration of its epochs, s."""
         return self.course[-1]["seconds_of_epochs"] if self.course else 0.0
 
     def add(self, standing: dict[str, Any]) -> bool:
-        """Take note of where it stands; whether that was news."""
+        """Append a report of the trial; returns False if its epoch is recorded already."""
         if standing["epochs"] <= self.epochs:
             return False
         self.course.append({name: standing[name] for name in ("epochs", CASH, "seconds_of_epochs")})
@@ -63,37 +63,37 @@ class Record:
 
 @dataclass(frozen=True)
 class Records:
-    """The records of a tuning, in a folder of the workspace, by model."""
+    """The records of a tuning, by model id, in a folder of the workspace."""
 
     workspace: Workspace
     folder: str
 
     def folder_of(self, model_id: str) -> str:
-        """Folder of a trial: its record, and its events for TensorBoard."""
+        """Return the folder of a trial, which holds its record and its TensorBoard events."""
         return f"{self.folder}/{model_id}"
 
     def read(self, model_id: str) -> Record | None:
-        """The record of the trial that trains a model, None where there is none."""
+        """Read the record of the trial that trains a model; None if there is none."""
         name = f"{self.folder_of(model_id)}/trial.json"
         return Record(**self.workspace.read_json(name)) if self.workspace.exists(name) else None
 
     def write(self, record: Record) -> None:
-        """Publish a record, replacing the trial's last one."""
+        """Publish a record in place of the trial's previous one."""
         self.workspace.write_json(f"{self.folder_of(record.model_id)}/trial.json", asdict(record))
 
     def all(self) -> list[Record]:
-        """All records in order of number."""
+        """Read all records, ordered by number."""
         found = (self.read(model_id) for model_id in self.workspace.folders(self.folder))
         return sorted(filter(None, found), key=lambda record: record.number)
 
 
 def records_of(workspace: Workspace, tune_id: str) -> Records:
-    """The records of a tuning of a workspace."""
+    """Return the records of a tuning in a workspace."""
     return Records(workspace, f"{tuning_folder(tune_id)}/trials")
 
 
 def best_of(records: list[Record]) -> Record | None:
-    """The trial of the lowest Cash among those that came to their end, else among the others."""
+    """Return the trial with the lowest Cash: a finished one if any, else one stopped early."""
     for status in DONE, STOPPED:
         measured = [r for r in records if r.status == status and r.cash is not None]
         if measured:

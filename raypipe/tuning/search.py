@@ -1,4 +1,4 @@
-"""How trials are drawn (Optuna) and stopped (ASHA), and what Ray Tune tells of them."""
+"""Propose trials with Optuna, stop them with ASHA, and record the reports of Ray Tune."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _MOST_DRAWS = 200
 
 
 class Draws(OptunaSearch):
-    """Draws of Optuna without those that do not go together or were drawn before.
+    """Optuna's proposals, without settings that contradict each other or were proposed before.
 
-    The first is the configuration's own values. What is suggested has a `number`, `values` and the
-    `model_id` they make of the data of this `fingerprint`. When nothing new is drawn the search is
-    over.
+    The first proposal is the configured values. Each has a `number`, its `values`, and the
+    `model_id` that they make of the data with this `fingerprint`. The search ends when no new
+    proposal is found.
     """
 
     def __init__(self, space: Space, fingerprint: str, seed: int) -> None:
@@ -43,7 +43,7 @@ class Draws(OptunaSearch):
         self._models: set[str] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Values for a trial and the id of the model they make."""
+        """Propose values for a trial, with the id of the model that they make."""
         for attempt in range(_MOST_DRAWS):
             draw = f"{trial_id}/{attempt}"
             values = super().suggest(draw)
@@ -54,16 +54,16 @@ class Draws(OptunaSearch):
                 number = len(self._models) - 1
                 return {"number": number, "values": values, "model_id": model_id}
             super().on_trial_complete(draw, error=True)
-        log.info("tune: nothing new was drawn in %d draws: the space is searched", _MOST_DRAWS)
+        log.info("tune: no new settings in %d proposals: the space is exhausted", _MOST_DRAWS)
         return str(Searcher.FINISHED)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Nothing: Optuna is told of a trial once, at its end."""
+        """Do nothing: Optuna gets the result of a trial once, at its end."""
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell Optuna what a trial came to."""
+        """Report the result of a trial to Optuna."""
         super().on_trial_complete(self._draws[trial_id], result, error)
 
     def _model_of(self, values: Values) -> str | None:
@@ -74,10 +74,10 @@ class Draws(OptunaSearch):
 
 
 class Halving(ASHAScheduler):
-    """ASHA that remembers, from the records, what trials had come to before a restart.
+    """ASHA that learns from the records what trials had reported before a restart.
 
-    Ray Tune restores the trials and the search, not the scheduler. A trial that has taken all its
-    epochs ends by itself.
+    Ray Tune restores the trials and the search, but not the scheduler. A trial that has run all its
+    epochs ends without the scheduler.
     """
 
     def __init__(self, records: Records, epochs: int, grace_epochs: int, factor: float) -> None:
@@ -92,21 +92,21 @@ class Halving(ASHAScheduler):
         self._records, self._epochs = records, epochs
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        """Take up a trial with what its record has of it."""
+        """Add a trial, and replay the reports in its record."""
         super().on_trial_add(tune_controller, trial)
         record = self._records.read(trial.config["model_id"])
         for standing in record.course if record else []:
             self.on_trial_result(tune_controller, trial, standing)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Whether a trial goes on."""
+        """Decide whether a trial continues."""
         decision: str = super().on_trial_result(tune_controller, trial, result)
         is_last = result["epochs"] >= self._epochs or not math.isfinite(result[CASH])
         return str(TrialScheduler.CONTINUE) if is_last else decision
 
 
 class Recorder(Callback):
-    """Keeps the records of trials, and a line of the log for each report."""
+    """Keeps the records of trials and logs one line per report."""
 
     def __init__(self, records: Records, epochs: int) -> None:
         self._records, self._epochs = records, epochs
@@ -142,13 +142,13 @@ class Recorder(Callback):
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **_: Any
     ) -> None:
-        """End the record of a trial that did not end by itself."""
+        """Close the record of a trial that the scheduler stopped."""
         record = self._read(trial)
         if not record.is_over:
             self._end(record, STOPPED)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
-        """End the record of a trial whose process died."""
+        """Close the record of a trial whose process died."""
         error = trial.get_error()
         self._end(self._read(trial), FAILED, str(error).strip().splitlines()[-1])
 

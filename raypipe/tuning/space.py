@@ -1,4 +1,4 @@
-"""What is searched: from the configuration to Optuna's distributions, from a draw to settings."""
+"""Turn `tune.space` of the configuration into Optuna's distributions, and draws into settings."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ log = logging.getLogger(__name__)
 
 _SECTIONS: dict[str, type[BaseModel]] = {"model": ModelConfig, "train": TrainConfig}
 _COMMON = {"seed", "test_fraction", "validation_fraction", "epochs", "references"} | EXECUTION
-"""Settings of [train] that all trials share: else they would not be compared on the same."""
+"""Settings of [train] that all trials share: trials with other values could not be compared."""
 _FOLDED_ONLY = {"model.loss_power"}
 _MOST_COMPANY = 10_000
 
 
 @dataclass(frozen=True)
 class Space:
-    """The settings `base` and what of them is searched, by `section.key`."""
+    """The settings `base`, and the distributions of those that are searched, by `section.key`."""
 
     base: Config
     distributions: dict[str, BaseDistribution]
 
     @property
     def default(self) -> Values:
-        """What the settings say themselves of what is searched."""
+        """The configured values of the searched settings."""
         return {name: _value_of(self.base, name) for name in self.distributions}
 
     def settings(self, values: Mapping[str, Value]) -> Config:
-        """The settings with other values; UsageError where these do not go together."""
+        """Return the settings with other values; raises UsageError if these are invalid."""
         changed = self.base.model_dump()
         for name, value in values.items():
             section, key = name.split(".")
@@ -53,13 +53,13 @@ class Space:
 
 
 def read_space(config: Config) -> Space:
-    """What `tune.space` names; UsageError where a setting is unknown, fixed, or never valid.
+    """Read `tune.space`; raises UsageError if a setting is unknown, fixed, or never valid.
 
-    The configuration's own values always belong to it: they are the first trial.
+    The configured values always belong to the space: they are the first trial.
     """
     named = set(config.tune.space)
     if config.model.preset == "paper" and _FOLDED_ONLY & named:
-        log.info("tune: %s is nothing to preset paper: left out", ", ".join(_FOLDED_ONLY & named))
+        log.info("tune: preset paper does not use %s: left out", ", ".join(_FOLDED_ONLY & named))
         named -= _FOLDED_ONLY
     space = Space(config, {name: _distribution(config, name) for name in sorted(named)})
     for name, distribution in space.distributions.items():
@@ -74,12 +74,12 @@ def _distribution(config: Config, name: str) -> BaseDistribution:
         values = wanted if own in wanted else [own, *wanted]
         return CategoricalDistribution(list(dict.fromkeys(values)))
     if isinstance(own, str):
-        raise UsageError(f"tune.space: {name}: a word has no range; give a list of values")
+        raise UsageError(f"tune.space: {name} is a word and has no range; give a list of values")
     low, high = min(wanted.low, own), max(wanted.high, own)
     if not isinstance(own, int):
         return FloatDistribution(low, high, log=wanted.log)
     if not float(low).is_integer() or not float(high).is_integer():
-        raise UsageError(f"tune.space: {name}: whole numbers are wanted, not {low:g} to {high:g}")
+        raise UsageError(f"tune.space: {name} takes whole numbers, not {low:g} to {high:g}")
     return IntDistribution(int(low), int(high), log=wanted.log)
 
 
@@ -87,22 +87,22 @@ def _value_of(config: Config, name: str) -> Value:
     section, _, key = name.partition(".")
     known = _SECTIONS.get(section)
     if known is None or key not in known.model_fields:
-        raise UsageError(f"tune.space: {name}: no setting of [model] or [train]")
+        raise UsageError(f"tune.space: {name} is not a setting of [model] or [train]")
     if section == "train" and key in _COMMON:
-        raise UsageError(f"tune.space: {name}: is the same for all trials and cannot be searched")
+        raise UsageError(f"tune.space: {name} is the same for all trials and cannot be searched")
     value: Value = getattr(getattr(config, section), key)
     return value
 
 
 def _extremes(distribution: BaseDistribution) -> list[Value]:
-    """The values of a list, the ends of a range."""
+    """Return all values of a list, or the two ends of a range."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)  # type: ignore[arg-type]
     return [distribution.low, distribution.high]  # type: ignore[attr-defined]
 
 
 def _require_valid(space: Space, name: str, value: Value) -> None:
-    """Raise UsageError where a value is refused whatever comes with it."""
+    """Raise UsageError if a value is refused whatever the other settings are."""
     problem: UsageError | None = None
     for company in islice(_company(space, name), _MOST_COMPANY):
         try:
@@ -111,11 +111,11 @@ def _require_valid(space: Space, name: str, value: Value) -> None:
             problem = problem or error
         else:
             return
-    raise UsageError(f"tune.space: {name} = {value!r} cannot be: {problem}")
+    raise UsageError(f"tune.space: {name} = {value!r} is never valid: {problem}")
 
 
 def _company(space: Space, name: str) -> Iterator[dict[str, Any]]:
-    """What may come with a value of `name`: the settings' own, then all lists' values."""
+    """Yield settings to try beside a value of `name`: as configured, then all listed values."""
     yield {}
     others = {
         other: distribution.choices

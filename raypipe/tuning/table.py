@@ -1,4 +1,4 @@
-"""Trials as a table: for Parquet, and for people."""
+"""Write trials as a table, for Parquet and for the terminal."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _MOST_LINES, _MOST_LETTERS = 10, 60
 
 
 def ranked(records: Sequence[Record]) -> list[Record]:
-    """Trials from the lowest Cash to the highest, those without one last."""
+    """Sort trials by Cash, lowest first; those without one come last."""
     return sorted(
         records, key=lambda r: (r.cash is None, r.cash if r.cash is not None else 0.0, r.number)
     )
 
 
 def table_of(records: Sequence[Record]) -> pa.Table:
-    """A row a trial, in order of number; what was searched is in columns `section.key`.
+    """Make a table with one row per trial, by number; searched settings are columns `section.key`.
 
-    `validation_cash` is the Cash per bin of the weights the trial would publish (null where it
-    failed before it had any), `seconds` the time its epochs took.
+    `validation_cash` is the Cash per bin of the weights that the trial would publish, null if it
+    failed before it had any; `seconds` is the duration of its epochs.
     """
     rows = [
         {
@@ -44,7 +44,7 @@ def table_of(records: Sequence[Record]) -> pa.Table:
 
 
 def table_lines(records: Sequence[Record], best: Record) -> list[str]:
-    """The best trials, the best and the configuration's own marked, a line each."""
+    """List the best trials, one per line, and mark the best and the configured one."""
     names = list(best.values)
     order = ranked(records)
     shown = order[:_MOST_LINES]

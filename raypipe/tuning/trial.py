@@ -1,4 +1,4 @@
-"""One trial: the function Ray Tune runs, which has Ray Train train."""
+"""Run one trial: the function that Ray Tune calls, which trains with Ray Train."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from raypipe.workspace import Workspace
 
 @dataclass(frozen=True)
 class Task:
-    """What all trials of a tuning share."""
+    """The data that all trials of a tuning share."""
 
     workspace: Workspace
     release: str
@@ -28,10 +28,11 @@ class Task:
 
 
 def trial_function(task: Task) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """A function for Ray Tune: from what was drawn (`values`, `model_id`) to what it came to.
+    """Return the function that trains one trial: Ray Tune calls it with a proposal.
 
-    It asks for next to no CPU itself. Ray Train's workers go on from the model's last checkpoint;
-    each of their reports goes to Ray Tune. An error ends the trial, not the tuning.
+    A proposal has `values` and a `model_id`; the answer is the trial's last report. The function
+    requests almost no CPU for itself. Ray Train's workers resume from the model's last checkpoint,
+    and each of their reports reaches Ray Tune. An error ends the trial, not the tuning.
     """
 
     def tune_trial(drawn: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""tune: a search for settings that explain the spectra better, with Ray Tune."""
+"""The verb `tune`: search for settings that explain the spectra better, with Ray Tune."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def tune(
     trials: int | None = None,
     config: Config | Mapping[str, Any] | str | Path | None = None,
 ) -> str:
-    """Search for better settings of model and training; the id of the best trial's model.
+    """Search for better settings of model and training; returns the id of the best trial's model.
 
     Trials are compared by the Cash statistic of validation spectra (`raypipe.model.halves`). The
-    settings given are the first. The same command goes on where an earlier one died, and finds a
-    search that was finished. Results are in `W/tuning/<tune_id>/`. BusyError where another run is
-    at the same search.
+    first trial is the configured settings. The same command resumes an interrupted search, and
+    finds a finished one. Results are in `W/tuning/<tune_id>/`. Raises BusyError if another run
+    performs the same search.
     """
     settings = with_preset(as_config(config), preset)
     if trials is not None:
@@ -70,7 +70,7 @@ def tune(
     folder = tuning_folder(tune_id)
     records = records_of(workspace, tune_id)
     if workspace.exists(f"{folder}/tuning.json"):
-        log.info("tune: %s is done already", tune_id)
+        log.info("tune: %s is already done", tune_id)
         values = workspace.read_json(f"{folder}/tuning.json")["best"]["values"]
         return make_model(workspace, release, space.settings(values), tune_id)
     with (
@@ -95,12 +95,12 @@ def tune(
         figures.update({name: summary[name] for name in ("tune_id", "trials", "best", "default")})
         for line in table_lines(found, best):
             log.info("tune: %s", line)
-        log.info("tune: %s, all in %s", model_id, workspace.absolute_uri(folder))
+        log.info("tune: best model %s; results in %s", model_id, workspace.absolute_uri(folder))
     return model_id
 
 
 def tune_id_of(settings: Config, fingerprint: str) -> str:
-    """Name of the search that these settings make on the data of this fingerprint."""
+    """Name the search that these settings make on the data with this fingerprint."""
     recipe = {
         "model": settings.model.model_dump(),
         "train": settings.train.model_dump(exclude=EXECUTION),
@@ -113,7 +113,7 @@ def tune_id_of(settings: Config, fingerprint: str) -> str:
 
 
 def _search(task: Task, roster: Roster) -> None:
-    """Have Ray Tune run the trials, those that are done already left as they are."""
+    """Run the trials in Ray Tune, except those that are finished."""
     settings = task.space.base
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -121,7 +121,7 @@ def _search(task: Task, roster: Roster) -> None:
     folder = tuning_folder(task.tune_id)
     at_once = settings.tune.concurrent_trials or _room(settings)
     log.info(
-        "tune: %s on %s, %s, %d trials, %d at once, of at most %d epochs",
+        "tune: %s on %s, %s, %d trials, %d at once, at most %d epochs each",
         task.tune_id,
         task.release,
         roster.sizes(),
@@ -136,10 +136,10 @@ def _search(task: Task, roster: Roster) -> None:
 def _tuner(
     task: Task, trainable: Any, folder: str, at_once: int, fingerprint: str
 ) -> ray_tune.Tuner:
-    """Ray Tune's tuner, as a death left it where it had begun with a trial."""
+    """Make Ray Tune's tuner, restored from its saved state if that holds a trial."""
     workspace, settings = task.workspace, task.space.base
     if _has_trials(workspace, folder):
-        log.info("tune: %s goes on", task.tune_id)
+        log.info("tune: resuming %s", task.tune_id)
         return ray_tune.Tuner.restore(
             workspace.path(folder),
             trainable,
@@ -174,7 +174,7 @@ def _tuner(
 
 
 def _has_trials(workspace: Workspace, folder: str) -> bool:
-    """Whether Ray Tune's state is there, whole, with a trial: else it cannot be restored."""
+    """Whether Ray Tune's saved state is complete and holds a trial; else it cannot be restored."""
     if not ray_tune.Tuner.can_restore(workspace.path(folder), storage_filesystem=workspace.fs):
         return False
     states = [n for n in workspace.files(folder, ".json") if "/experiment_state-" in n]
@@ -185,7 +185,7 @@ def _has_trials(workspace: Workspace, folder: str) -> bool:
 
 
 def _room(settings: Config) -> int:
-    """Trials that the cluster has room for at once, at least one."""
+    """Number of trials that the cluster can run at once, at least one."""
     have = ray.cluster_resources()
     wanted = resources_of(settings.train, settings.train.workers[1])
     shares = [
@@ -205,7 +205,7 @@ def _publish(
 
 
 def _clear(workspace: Workspace, folder: str, records: Records) -> None:
-    """Remove Ray Tune's own state, and checkpoints that trials began and no model came of."""
+    """Remove Ray Tune's state, and the checkpoints of trials that published no model."""
     for record in records.all():
         if record.began_here and not workspace.exists(model_folder(record.model_id)):
             workspace.delete_folder(f"checkpoints/{record.model_id}")

@@ -108,7 +108,7 @@ def test_what_cannot_be_planned_is_said(survey: Path, tmp_path: Path) -> None:
     with serve(survey) as server:
         server.fail(status(404), "pha3")
         write_remote_manifest(workspace, survey, server)
-        with pytest.raises(UsageError, match="a sample of 0 detections: give --sample 1"):
+        with pytest.raises(UsageError, match="cannot plan from 0 detections: give --sample 1"):
             plan(workspace, sample=0, cluster=CLUSTER_FILE)
         with pytest.raises(UsageError, match="no such file; give --cluster"):
             plan(workspace, cluster=tmp_path / "nodes.yaml")

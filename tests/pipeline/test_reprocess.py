@@ -138,7 +138,7 @@ def test_what_there_is_to_go_on_from(survey: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no catalog of an earlier release"):
         raypipe.reprocess(tmp_path / "w", release="r2", source=str(survey), config=CONFIG)
     make(tmp_path / "w", survey, "r1")
-    with pytest.raises(UsageError, match="no catalog of r0 to go on from; it has r1"):
+    with pytest.raises(UsageError, match="no catalog of r0 to start from; it has r1"):
         raypipe.reprocess(tmp_path / "w", release="r2", source=str(survey), base="r0")
 
 

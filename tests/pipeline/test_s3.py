@@ -100,6 +100,23 @@ def test_the_newest_version_wins(bucket: Any, tmp_path: Path) -> None:
     assert row["arf_uri"].endswith(f"older/{pha_name(1, version=9, product='arf3')}")
 
 
+def test_a_catalog_is_read_from_a_bucket(
+    bucket: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(bucket, "joined", pha_name(1), pha_name(2))
+    catalog = b"OBSID,OBI,REGION_ID,gaia_id\n2,0,1,5853498713190525697\n"
+    put(bucket, "tables", "c.csv", body=catalog)
+    arguments = ["discover", "--workspace", str(tmp_path), "--source", f"s3://{BUCKET}/joined"]
+    assert main([*arguments, "--catalog", f"s3://{BUCKET}/tables/c.csv"]) == 0
+    rows = manifest(str(tmp_path))
+    assert [row["gaia_id"] for row in rows] == [None, 5853498713190525697]
+    capsys.readouterr()
+    assert main([*arguments, "--catalog", f"s3://{BUCKET}/tables/absent.csv"]) == 2
+    assert f"s3://{BUCKET}/tables/absent.csv: no such file" in capsys.readouterr().err
+    assert main([*arguments, "--catalog", f"s3://me:hunter2@{BUCKET}/c.csv"]) == 2
+    assert "hunter2" not in capsys.readouterr().err
+
+
 def test_a_listing_is_that_of_pyarrow(bucket: Any) -> None:
     put(bucket, "listed", "a", "b/c.txt", "b/.hidden", "d/e%2F f", ".git/g.pi", body=b"12345")
     put(bucket, "listed", "b/", body=b"")

@@ -93,7 +93,7 @@ def test_spectra_that_are_read_anew_train_as_well(
     assert resident["optimizer_steps"] == stream["optimizer_steps"] > 0
     assert course(resident) != course(stream)
     assert "spectra kept in memory" in caplog.text
-    assert "spectra read anew each epoch" in caplog.text
+    assert "spectra read again in each epoch" in caplog.text
     _check_events(workspace, history)
 
 

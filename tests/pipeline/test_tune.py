@@ -135,7 +135,7 @@ def story(ingested_survey: Path, tmp_path_factory: pytest.TempPathFactory) -> St
 
 def test_interrupted_and_killed_the_same_command_completes(story: Story) -> None:
     assert (story.interrupted, story.completed, story.again) == (130, 0, 0)
-    assert "is done already" in story.log
+    assert "is already done" in story.log
 
 
 def test_trials_that_were_done_are_not_done_again(story: Story) -> None:

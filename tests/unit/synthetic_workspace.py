@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,14 +53,15 @@ def make_workspace(
     presets: tuple[str, ...] = ("folded",),
     labels: bool = True,
     seen: bool = True,
+    classes: Sequence[str] = CLASSES,
 ) -> Synthetic:
-    """Power laws of eight slopes, one a class, seen through a box-shaped response.
+    """Power laws of eight slopes, of eight `classes` one each, through a box-shaped response.
 
     `seen` says whether the models were trained on part of the sources. Models have random weights.
     """
     rng = np.random.default_rng(7)
     workspace = Workspace(folder)
-    identity = _identity(detections, labels)
+    identity = _identity(detections, classes if labels else [None])
     counts, background, expected = _draw_counts(rng, detections)
     spectra = _spectra_table(workspace, identity, counts, background)
     workspace.write_table(part_name(spectra_folder(RELEASE), 0), spectra)
@@ -78,11 +80,11 @@ def make_workspace(
         }
     )
     workspace.write_table("truth.parquet", truth)
-    models = [embed_spectra(workspace, spectra, preset, seen) for preset in presets]
+    models = [embed_spectra(workspace, spectra, preset, seen, classes) for preset in presets]
     return Synthetic(workspace, Path(workspace.path("truth.parquet")), models)
 
 
-def _identity(n: int, labels: bool) -> pd.DataFrame:
+def _identity(n: int, classes: Sequence[str | None]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "detection_id": [f"sim:{i}.0.1" for i in range(n)],
@@ -92,7 +94,7 @@ def _identity(n: int, labels: bool) -> pd.DataFrame:
             "name": [NASTY_NAME if i == 0 else f"2CXO J{i // 2:06d}" for i in range(n)],
             "ra": 10.0,
             "dec": -5.0,
-            "class": [CLASSES[(i // 2) % len(CLASSES)] if labels else None for i in range(n)],
+            "class": [classes[(i // 2) % len(classes)] for i in range(n)],
         }
     )
 
@@ -151,7 +153,11 @@ def _write_rejects(workspace: Workspace, lost: pd.DataFrame) -> None:
 
 
 def embed_spectra(
-    workspace: Workspace, spectra: pa.Table, preset: str = "folded", seen: bool = True
+    workspace: Workspace,
+    spectra: pa.Table,
+    preset: str = "folded",
+    seen: bool = True,
+    classes: Sequence[str] = CLASSES,
 ) -> str:
     """Publish the catalog of spectra by a model of random weights; returns the model's id."""
     config = load_config(
@@ -160,7 +166,7 @@ def embed_spectra(
             "embed": {"refine_steps": 2},
         }
     )
-    model = _random_model(config, spectra, seen)
+    model = _random_model(config, spectra, seen, classes)
     save_model(model, workspace, model_folder(model.model_id))
     batch = SpectraBatch.from_table(spectra, ResponseLibrary(workspace))
     keys = source_keys(spectra["name"].to_pylist(), spectra["detection_id"].to_pylist())
@@ -192,14 +198,15 @@ def publish_table(workspace: Workspace, model: Model, table: pa.Table) -> None:
     publish(workspace, new, base)
 
 
-def _random_model(config: Config, spectra: pa.Table, seen: bool) -> Model:
+def _random_model(config: Config, spectra: pa.Table, seen: bool, classes: Sequence[str]) -> Model:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     keys = source_keys(spectra["name"].to_pylist(), spectra["detection_id"].to_pylist())
     splits = assign_splits(keys, seed=0, test_fraction=0.5, validation_fraction=0.1)
     parts = {name: np.unique(keys[splits == name]) for name in (TRAIN, VALIDATION, TEST)}
     none = np.array([], dtype=np.int64)
-    references = np.array(CLASSES * 8, dtype=object)
+    references = np.array([*classes] * 8, dtype=object)
+    n = len(references)
     if spectra["class"].null_count:
         references = np.full(len(references), None, dtype=object)
     history = [
@@ -211,7 +218,7 @@ def _random_model(config: Config, spectra: pa.Table, seen: bool) -> Model:
         config=config,
         grid=Grid(),
         network=build(config.model, Grid()),
-        population=Population.fit(rng.normal(size=(64, 8)), references, np.arange(64), 64, 0),
+        population=Population.fit(rng.normal(size=(n, 8)), references, np.arange(n), n, 0),
         train_sources=parts[TRAIN] if seen else none,
         validation_sources=parts[VALIDATION] if seen else none,
         metrics={

@@ -16,9 +16,12 @@ import pytest
 
 import raypipe
 from raypipe.catalog.publication import require_publication
+from raypipe.config import IngestConfig
 from raypipe.discovery.catalog_columns import read_catalog
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.evaluation.labels import read_labels
+from raypipe.ingestion.part import ingest_part
+from raypipe.ingestion.progress import parts_to_ingest
 from raypipe.ingestion.responses import ResponseLibrary
 from raypipe.model.bundle import load_model
 from raypipe.workspace import Workspace, model_folder, part_name, spectra_folder
@@ -155,6 +158,64 @@ def test_a_file_without_seal_or_checksums_is_read(tmp_path: Path) -> None:
     footer = workspace.read_footer("old.parquet")
     assert footer is not None
     assert footer.rows == 2
+
+
+def test_what_the_error_says_mends_the_file(tmp_path: Path) -> None:
+    """A damaged part of the spectra and a damaged response are made again as they were."""
+    raypipe.simulate(tmp_path / "survey", detections=12, seed=2)
+    workspace = Workspace(tmp_path / "w")
+    raypipe.discover(workspace, source=str(tmp_path / "survey"))
+    config = IngestConfig()
+    ingest_part(workspace, "sim", 0, config)
+    name = part_name(spectra_folder("sim"), 0)
+    before = workspace.read_table(name)
+    rmf_id = before["rmf_id"][0].as_py()
+    response = ResponseLibrary(workspace).load(rmf_id)
+    for damaged, read in (
+        (name, lambda: workspace.read_table(name)),
+        (f"responses/{rmf_id}.parquet", lambda: ResponseLibrary(workspace).load(rmf_id)),
+    ):
+        data = bytearray(workspace.read_bytes(damaged))
+        data[len(data) // 2] ^= 16
+        workspace.write_bytes(damaged, bytes(data))
+        said, _ = outcome(read)
+        assert said.startswith(workspace.absolute_uri(damaged))
+        assert said.endswith("run raypipe ingest again")
+        workspace.delete(damaged)
+        workspace.delete(name)
+        assert parts_to_ingest(workspace, "sim", config) == [0]
+        ingest_part(workspace, "sim", 0, config)
+        assert same_table(before, workspace.read_table(name))
+        assert np.array_equal(response, ResponseLibrary(workspace).load(rmf_id))
+
+
+def test_all_kinds_of_columns_come_back(tmp_path: Path) -> None:
+    """What is read is counted against the footer, which must not refuse what is whole."""
+    fields = {
+        "text": pa.array(["a", None, "", "b"]).dictionary_encode(),
+        "lists": pa.array([[1], [], None, [2, None]], pa.list_(pa.int64())),
+        "lists of lists": pa.array(
+            [[[1.0], []], None, [None], []], pa.list_(pa.list_(pa.float64()))
+        ),
+        "fixed": pa.array([[1, 2], None, [None, 3], [4, 5]], pa.list_(pa.int32(), 2)),
+        "pair.x": pa.array([{"x": 1, "y": None}, None, {"x": None, "y": 2}, {"x": 3, "y": 4}]),
+        "one": pa.array([{"x": None}, None, {"x": 2}, {"x": 3}]),
+        "nothing": pa.nulls(4),
+        "nan": pa.array([np.nan, None, 1.0, np.inf]),
+        "truth": pa.array([True, None, False, None]),
+    }
+    table = pa.Table.from_arrays(
+        [*fields.values(), fields["nan"], fields["truth"]], names=[*fields, "twice", "twice"]
+    )
+    workspace = Workspace(tmp_path)
+    workspace.write_tables("all.parquet", [table, table.slice(1, 2), table.slice(0, 0)])
+    whole = pa.concat_tables([table, table.slice(1, 2)])
+    assert str(workspace.read_table("all.parquet").to_pylist()) == str(whole.to_pylist())
+    for name in fields:
+        read = workspace.read_table("all.parquet", [name])
+        assert str(read[name].to_pylist()) == str(whole[name].to_pylist())
+    workspace.write_table("none.parquet", table.slice(0, 0))
+    assert workspace.read_table("none.parquet").num_rows == 0
 
 
 def test_other_programs_read_sealed_files(made: Workspace) -> None:

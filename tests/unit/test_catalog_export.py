@@ -187,8 +187,12 @@ def fits_text(value: Any) -> Any:
 
 
 def without_empty(row: Row) -> Row:
-    """No text is as good as null where astropy reads one as the other."""
-    return {name: None if value == "" else value for name, value in row.items()}
+    """No text is as good as null where astropy reads one as the other, as is a vector of NaN."""
+
+    def is_empty(value: Any) -> bool:
+        return value == "" or (isinstance(value, tuple) and all(cell is None for cell in value))
+
+    return {name: None if is_empty(value) else value for name, value in row.items()}
 
 
 def test_the_paper_preset_has_no_errors_to_export(home: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import kstest
 
 from raypipe.catalog.sources import combine
-from raypipe.model.covariance import pack, unpack
+from raypipe.model.covariance import inverses, pack, solve, unpack
 
 LATENTS = 4
 
@@ -65,6 +67,42 @@ def test_faint_detections_say_nothing_of_variability() -> None:
     assert (combined.dof == 0).all()
     assert np.isnan(combined.p_value).all()
     assert (np.abs(combined.z) < 0.5).all()
+
+
+@pytest.mark.parametrize("fault", ["latents", "covariance", "singular"])
+def test_a_detection_without_usable_latents_says_nothing(fault: str) -> None:
+    """Its source is what the others make it; a source of nothing else is NaN; the rest stays."""
+    rng = np.random.default_rng(4)
+    told = information(rng, 6, 4.0)
+    z, covariance = observe(rng, rng.normal(size=(6, LATENTS)), told)
+    starts = np.array([0, 2, 5])
+    sound = combine(np.delete(z, [1, 5], 0), np.delete(covariance, [1, 5], 0), np.array([0, 1]))
+    for row in (1, 5):
+        if fault == "latents":
+            z[row] = np.nan
+        else:
+            covariance[row] = np.nan if fault == "covariance" else 0.0
+    combined = combine(z, covariance, starts)
+    assert combined.used.tolist() == [True, False, True, True, True, False]
+    for name in ("z", "z_err", "z_std", "z_cov", "chi2", "dof", "p_value"):
+        one, other = getattr(combined, name), getattr(sound, name)
+        assert np.array_equal(one[:2], other, equal_nan=name in ("chi2", "p_value")), name
+        assert name == "dof" or np.isnan(one[2]).all(), name
+    assert combined.dof[2] == 0
+
+
+@pytest.mark.parametrize("function", [inverses, lambda m: solve(m, np.ones((len(m), LATENTS)))])
+def test_a_singular_matrix_costs_its_own_row(
+    function: Callable[[np.ndarray], np.ndarray],
+) -> None:
+    rng = np.random.default_rng(5)
+    matrices = information(rng, 4, 3.0)
+    before = function(matrices)
+    matrices[1], matrices[3, 0, 0] = 0.0, np.nan
+    after = function(matrices)
+    assert after[[0, 2]] == pytest.approx(before[[0, 2]], rel=1e-8)
+    assert np.isnan(after[1]).all()
+    assert np.isnan(after[3]).any()
 
 
 @given(st.integers(0, 5), st.integers(1, 6), st.integers(0, 2**32 - 1))

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from astropy.io import fits
 from astropy.io.votable import from_table
 from astropy.table import MaskedColumn, Table
 from hypothesis import given, settings
@@ -123,6 +124,19 @@ def test_integers_beside_blanks_keep_every_digit(ending: str, tmp_path: Path) ->
     assert found.schema.field("gaia_id").type == pa.int64()
     assert found["gaia_id"].to_pylist() == [GAIA, None, -7]
     assert found["flux"].to_pylist() == [1.5, None, 2.0]
+
+
+@pytest.mark.parametrize("ending", ["parquet", "fits", "vot"])
+def test_a_file_without_an_ending_is_known_by_how_it_begins(ending: str, tmp_path: Path) -> None:
+    WRITERS[ending](pa.table({"name": ["a"], "k": [GAIA]}), tmp_path / f"c.{ending}")
+    (tmp_path / f"c.{ending}").rename(tmp_path / "download")
+    assert read_catalog(tmp_path / "download").to_pylist() == [{"name": "a", "k": GAIA}]
+
+
+def test_fits_without_a_table_is_said(tmp_path: Path) -> None:
+    fits.PrimaryHDU(np.zeros((2, 2))).writeto(tmp_path / "c.fits")
+    with pytest.raises(UsageError, match="no table among its HDUs"):
+        read_catalog(tmp_path / "c.fits")
 
 
 def test_integers_beyond_64_bits_are_text(tmp_path: Path) -> None:
@@ -257,7 +271,9 @@ def test_positions_outside_the_sphere_are_counted(
     assert "3 values of dec are outside" in caplog.text
 
 
-@pytest.mark.parametrize("value", ["1.5", "inf", "1e300", "99999999999999999999", "one", "true"])
+@pytest.mark.parametrize(
+    "value", ["1.5", "inf", "1e300", "99999999999999999999", "0x1F", "1_0", "true"]
+)
 @pytest.mark.parametrize("column", ["obsid", "obi", "region_id"])
 def test_a_key_that_is_no_whole_number_is_named(column: str, value: str, tmp_path: Path) -> None:
     row = {"obsid": "1", "obi": "0", "region_id": "2"} | {column: value}
@@ -311,7 +327,7 @@ def test_classes_are_text(classes: pa.Array, expected: list[str | None], tmp_pat
 
 def test_a_fraction_is_no_class(tmp_path: Path) -> None:
     pq.write_table(pa.table({"name": ["a"], "class": [0.37]}), tmp_path / "c.parquet")
-    with pytest.raises(UsageError, match=r"column class, row 1: '0\.37' is not a whole number"):
+    with pytest.raises(UsageError, match=r"column class, row 1: '0\.37' is not a class"):
         read_catalog(tmp_path / "c.parquet")
 
 

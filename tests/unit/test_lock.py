@@ -52,10 +52,8 @@ def _holders(workspace: Workspace) -> list[str]:
 def test_a_second_run_is_refused_and_told_whose_turn_it_is(
     workspace: Workspace, other_process: subprocess.Popen[str]
 ) -> None:
-    with (
-        pytest.raises(BusyError, match=f"at ingest, process {other_process.pid} on"),
-        only_one(workspace, "ingest", []),
-    ):
+    said = f"ingest is already running as process {other_process.pid} on"
+    with pytest.raises(BusyError, match=said), only_one(workspace, "ingest", []):
         pass
     with only_one(workspace, "embed", []):
         pass

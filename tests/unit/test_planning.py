@@ -110,7 +110,7 @@ def test_what_is_no_cluster_file_is_refused(tmp_path: Path, text: str | None, sa
 def test_clusters_without_cpu_nodes_or_prices_are_refused(tmp_path: Path) -> None:
     launcher = _launcher()
     del launcher["available_node_types"]["cpu"]
-    with pytest.raises(UsageError, match=r"no node type with CPUs .* max_workers above 0"):
+    with pytest.raises(UsageError, match=r"no node type can ingest; .* max_workers above 0"):
         read_cluster(_write(tmp_path, launcher))
     launcher = _launcher()
     del launcher["metadata"]["raypipe"]["node_types"]["cpu"]

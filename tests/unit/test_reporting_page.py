@@ -12,12 +12,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from matplotlib.colors import to_rgba
 
 import raypipe
 from raypipe.catalog.publication import require_publication
 from raypipe.evaluation.evaluate import evaluate
 from raypipe.evaluation.subject import choose_subject
 from raypipe.reporting import figures
+from raypipe.reporting.classes import MOST_CLASSES, class_styles, join_rare
 from raypipe.reporting.material import (
     _read_examples,
     choose_examples,
@@ -33,7 +35,7 @@ from raypipe.reporting.spectrum_figure import (
     poisson_interval,
     spectrum_figure,
 )
-from raypipe.reporting.style import CLASS_STYLE
+from raypipe.reporting.style import ACCENT, CLASS_STYLE, OTHER_STYLE, SECOND
 from raypipe.workspace import model_folder, spectra_folder
 from tests.unit.synthetic_workspace import NASTY_NAME, RELEASE, make_workspace
 
@@ -258,6 +260,76 @@ def test_examples_are_drawn_on_the_grid_of_their_model(tmp_path: Path) -> None:
 def test_every_class_has_a_look_of_its_own() -> None:
     assert len({color for color, _ in CLASS_STYLE.values()}) == 8
     assert len({marker for _, marker in CLASS_STYLE.values()}) == 8
+
+
+def test_other_classes_have_looks_of_their_own_too() -> None:
+    names = [*CLASS_STYLE, *(f"kind {i:02d}" for i in range(56))]
+    styles = class_styles(names)
+    assert list(styles) == sorted(names)
+    assert len(set(styles.values())) == len(names)
+    assert {name: styles[name] for name in CLASS_STYLE} == CLASS_STYLE
+    assert OTHER_STYLE not in styles.values()
+
+
+def test_the_rarest_of_many_classes_are_put_together() -> None:
+    few = np.array([f"c{i % MOST_CLASSES}" for i in range(90)] + [None], dtype=object)
+    assert join_rare(few) is few
+    names = [f"c{i:03d}" for i in range(400) for _ in range(1 + (i < 10))]
+    joined = join_rare(np.array([*names, None], dtype=object))
+    assert joined[-1] is None
+    counts = pd.Series(joined).value_counts()
+    assert len(counts) == MOST_CLASSES
+    assert counts["other (371 classes)"] == 371
+    assert {f"c{i:03d}" for i in range(10)} < set(counts.index)
+
+
+@pytest.mark.parametrize("n", [MOST_CLASSES, MOST_CLASSES + 1, 400])
+def test_figures_of_many_classes_stay_small(n: int) -> None:
+    """Numbers in the cells of a matrix up to 30 classes, a picture beyond; no panel per class."""
+    matrix = np.diag(np.arange(1, n + 1)) + np.eye(n, k=1, dtype=np.int64)
+    names = [f"c{i:03d}" for i in range(n)]
+    (axes,) = figures.confusion_matrix(matrix, names).axes
+    is_picture = n > MOST_CLASSES
+    assert (len(axes.images), len(axes.texts)) == ((1, 0) if is_picture else (0, n * n))
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert len(labels) <= MOST_CLASSES
+    if is_picture:
+        assert labels[0] == f"c{n - 2:03d} ({n})"
+    positions = np.random.default_rng(0).normal(size=(2 * n, 2))
+    classes = np.array(names * 2, dtype=object)
+    panels = [axes for axes in figures.class_panels(positions, classes).axes if axes.get_visible()]
+    assert len(panels) == MOST_CLASSES
+    if is_picture:
+        assert panels[-1].get_title("left") == f"other ({n - 29} classes) · {2 * (n - 29)}"
+    (legend,) = figures.latent_map(positions, classes).legends
+    assert len(legend.get_texts()) == MOST_CLASSES
+
+
+def test_a_picture_shows_what_is_right_and_what_is_wrong() -> None:
+    n = MOST_CLASSES + 1
+    matrix = np.zeros((n, n), np.int64)
+    matrix[:, 0] = 1
+    matrix[5] = np.eye(n, dtype=np.int64)[5] * 10
+    (axes,) = figures.confusion_matrix(matrix, [f"c{i}" for i in range(n)]).axes
+    pixels = np.asarray(axes.images[0].get_array())
+    right, wrong = to_rgba(SECOND), to_rgba(ACCENT)
+    assert pixels[0, 0] == pytest.approx(right)
+    assert pixels[1, 1] == pytest.approx(right)
+    assert pixels[2, 1] == pytest.approx(wrong)
+    assert pixels[2, 2, 3] == 0
+
+
+@pytest.mark.slow
+def test_a_page_of_400_classes(tmp_path: Path) -> None:
+    names = [f"class {i:03d}" for i in range(400)]
+    made = make_workspace(tmp_path, detections=1600, classes=names)
+    settings = {"evaluate": {"folds": 2, "mixture_components": 4, "neighbors": 5}}
+    evaluate(made.workspace, labels=made.truth, config=settings)
+    page = Path(report(str(tmp_path), labels=made.truth)).read_text()
+    text = " ".join("".join(outline_of(page).text).split())
+    assert "classes, the most frequent first" in text
+    assert "other (371 classes)" in text
+    assert len(page) < 6_000_000
 
 
 def test_cells() -> None:

@@ -52,6 +52,19 @@ def test_shifts_by_chance_are_told_from_others() -> None:
     assert table.loc[5, "separation_arcsec"] == pytest.approx(1.0, rel=1e-6)
 
 
+def test_sources_without_latents_have_no_shift() -> None:
+    rng = np.random.default_rng(6)
+    before = sources(rng, rng.normal(size=(6, LATENTS)))
+    now = before.copy()
+    now.loc[2, [f"z{i}" for i in range(LATENTS)]] = np.nan
+    now.loc[2, ["p_AGN", "p_YSO"]] = np.nan
+    now["z_cov"] = [None if i == 2 else each for i, each in enumerate(before["z_cov"])]
+    table = compare_sources(before, now, CLASSES)
+    assert table["shift"].isna().to_numpy().nonzero()[0].tolist() == [2]
+    assert table["class_second"].isna().to_numpy().nonzero()[0].tolist() == [2]
+    assert not table[["moved", "reclassified"]].any(axis=None)
+
+
 def test_sources_of_one_release_are_told() -> None:
     rng = np.random.default_rng(5)
     before = sources(rng, rng.normal(size=(6, LATENTS)))

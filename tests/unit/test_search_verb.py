@@ -121,9 +121,9 @@ def test_responses_given_take_the_place_of_those_not_there(
     opened: LatentSearch, shared_data: Path, pha: Path
 ) -> None:
     folder = shared_data / "ciao"
-    with pytest.raises(OgipError, match=r"mine\.pi: no ARF with it: put .*--arf FILE"):
+    with pytest.raises(OgipError, match=r"mine\.pi: its ARF is missing: put .*--arf FILE"):
         SpectrumFiles(pha).read()
-    with pytest.raises(OgipError, match=r"mine\.pi: no RMF with it: put .*--rmf FILE"):
+    with pytest.raises(OgipError, match=r"mine\.pi: its RMF is missing: put .*--rmf FILE"):
         SpectrumFiles(pha, arf=folder / "3c273.arf").read()
     given = SpectrumFiles(pha, folder / "3c273.arf", folder / "3c273.rmf", folder / "3c273_bg.pi")
     one = opened.like_spectrum(given, k=4)
@@ -149,10 +149,10 @@ def test_what_the_model_cannot_judge_is_refused_by_name(
         ({}, "exactly one"),
         ({"detection": "sim:6.0.1", "strangest": True}, "exactly one"),
         ({"strangest": True, "arf": "a.arf"}, "belong to --pha"),
-        ({"detection": "sim:6.0.1", "k": 0}, "at least one"),
-        ({"strangest": True, "k": -2}, "at least one"),
+        ({"detection": "sim:6.0.1", "k": 0}, "at least 1"),
+        ({"strangest": True, "k": -2}, "at least 1"),
         ({"detection": "sim:66.0.l"}, r"no detection of this name.*sim:66\.0\.1"),
-        ({"name": "2cxo j000003"}, "no source of this name.*2CXO J000003"),
+        ({"name": "2cxo j000003"}, "no source of this name; is it 2CXO J000003"),
         ({"name": "2CXO J004000.0-050000"}, r"nearest on the sky is .*, 0\.0 arcsec away"),
         ({"name": "", "release": "csc9"}, "csc9"),
         ({"strangest": True, "model": "other"}, "no catalog by other"),

@@ -190,7 +190,7 @@ def test_a_table_without_the_columns_is_refused_by_name(tmp_path: Path) -> None:
     pd.DataFrame({"name": ["a"], "ra": [1.0], "bb_kt": [1.0]}).to_parquet(path)
     with pytest.raises(UsageError, match=r"columns missing: dec, obsid.*powlaw_gamma"):
         plan_survey(10, catalog=path)
-    with pytest.raises(UsageError, match="no such catalog"):
+    with pytest.raises(UsageError, match="no such file"):
         plan_survey(10, catalog=tmp_path / "absent.parquet")
 
 

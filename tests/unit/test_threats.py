@@ -211,7 +211,7 @@ def test_entities_of_xml_do_not_multiply() -> None:
     )
     tracemalloc.start()
     try:
-        with pytest.raises(ValueError, match="no whole VOTable"):
+        with pytest.raises(ValueError, match="not a complete VOTable"):
             _read_votable(_votable(f"<!DOCTYPE VOTABLE [{laughs}]>", "&l9;"))
         assert tracemalloc.get_traced_memory()[1] < 256 << 20
     finally:

@@ -63,16 +63,16 @@ def test_the_default_space_is_valid_for_both_presets() -> None:
 @pytest.mark.parametrize(
     ("space", "named"),
     [
-        ({"model.latent": [2]}, r"model\.latent: no setting"),
-        ({"simulate.seed": [2]}, r"simulate\.seed: no setting"),
-        ({"latents": [2]}, r"latents: no setting"),
-        ({"train.seed": [1, 2]}, r"train\.seed: is the same for all trials"),
-        ({"train.num_workers": [1, 2]}, r"train\.num_workers: is the same"),
-        ({"model.latents": [8, 9]}, r"model\.latents = 9 cannot be.*less than or equal to 8"),
-        ({"model.patch": [8, 7]}, r"model\.patch = 7 cannot be: .*does not divide"),
-        ({"model.preset": {"low": 0, "high": 1}}, r"model\.preset: a word has no range"),
-        ({"model.depth": {"low": 1.5, "high": 4}}, r"model\.depth: whole numbers"),
-        ({"train.learning_rate": {"low": -1.0, "high": 1e-2}}, r"learning_rate = -1\.0 cannot be"),
+        ({"model.latent": [2]}, r"model\.latent is not a setting"),
+        ({"simulate.seed": [2]}, r"simulate\.seed is not a setting"),
+        ({"latents": [2]}, r"latents is not a setting"),
+        ({"train.seed": [1, 2]}, r"train\.seed is the same for all trials"),
+        ({"train.num_workers": [1, 2]}, r"train\.num_workers is the same"),
+        ({"model.latents": [8, 9]}, r"model\.latents = 9 is never valid.*less than or equal to 8"),
+        ({"model.patch": [8, 7]}, r"model\.patch = 7 is never valid: .*does not divide"),
+        ({"model.preset": {"low": 0, "high": 1}}, r"model\.preset is a word and has no range"),
+        ({"model.depth": {"low": 1.5, "high": 4}}, r"model\.depth takes whole numbers"),
+        ({"train.learning_rate": {"low": -1.0, "high": 1e-2}}, r"rate = -1\.0 is never valid"),
     ],
 )
 def test_a_space_that_cannot_be_is_refused(space: dict[str, Any], named: str) -> None:
