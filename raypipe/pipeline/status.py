@@ -21,7 +21,7 @@ from raypipe.workspace import (
     tuning_folder,
 )
 
-_FOLDERS = ("manifest", "models", "runs")
+_FOLDERS = ("manifest", "models", "runs", "tuning")
 """Every workspace that a verb has worked in has at least one of these."""
 
 
