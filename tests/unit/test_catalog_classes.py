@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import raypipe
-from raypipe.catalog.classes import catalog_classes
+from raypipe.catalog.classes import catalog_classes, most_probable
 from raypipe.catalog.publication import read_detections
 from raypipe.catalog.schema import brought_field
 from raypipe.evaluation.selection import latent_columns
@@ -67,3 +67,13 @@ def test_a_position_that_is_none_compares_with_nothing(
     assert rows["separation_arcsec"].isna().sum() >= 3
     assert (rows["separation_arcsec"].dropna() == 0.0).all()
     assert answer["sources"]["both"] == len(rows)
+
+
+def test_the_most_probable_class_is_one_of_the_models() -> None:
+    frame = pd.DataFrame(
+        {"p_AGN": [0.6, 0.3, np.nan], "p_NS": [0.4, 0.7, np.nan], "p_any": 0.99, "p_note": "text"}
+    )
+    found = most_probable(frame, ("AGN", "NS"))
+    assert found["class"].tolist() == ["AGN", "NS", None]
+    assert found["share"].tolist()[:2] == [0.6, 0.7]
+    assert most_probable(frame, ())["class"].isna().all()
