@@ -7,9 +7,14 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import raypipe
+
+# A machine that is busy is no fault: examples may take as long as they take.
+hypothesis.settings.register_profile("raypipe", deadline=None)
+hypothesis.settings.load_profile("raypipe")
 
 
 @pytest.fixture(scope="session")

@@ -335,6 +335,7 @@ def test_every_export_of_every_catalog_opens(
     table = pa.table([c for _, c in columns], names=[n for n, _ in columns])
     pq.write_table(table, folder / "c.parquet")
     catalog = read_catalog(folder / "c.parquet")
+    folder /= "exports"
     assert catalog.num_columns == table.num_columns
     model = load_model(small.absolute_uri(model_folder("folded-test")))
     detections = make_detections(small, catalog)
