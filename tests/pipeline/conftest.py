@@ -30,6 +30,12 @@ def local_ray(isolated_home: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def session_address(local_ray: None) -> str:
+    """What RAY_ADDRESS must be for a command to join that Ray; the token is in their HOME."""
+    return str(ray.get_runtime_context().gcs_address)
+
+
+@pytest.fixture(scope="session")
 def ingested_survey(
     local_ray: None, survey: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:

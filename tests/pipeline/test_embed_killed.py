@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,11 @@ import pytest
 
 import raypipe
 from raypipe.catalog.publication import find_publication
+from raypipe.cli import main
 from raypipe.errors import UsageError
 from raypipe.workspace import Workspace
+from tests.alone import ingest_alone
+from tests.killing import kill_with_its_ray
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -29,10 +30,14 @@ OPTIONS = [
 ]
 
 
+def _command(workspace: Path) -> list[str]:
+    return ["embed", "--workspace", str(workspace), "--model", str(MODEL), *OPTIONS]
+
+
 def _start(workspace: Path) -> subprocess.Popen[bytes]:
-    command = "import sys; from raypipe.cli import main; sys.exit(main())"
-    options = ["embed", "--workspace", str(workspace), "--model", str(MODEL), *OPTIONS]
-    return subprocess.Popen([sys.executable, "-c", command, *options], start_new_session=True)
+    """The command in a process, with a Ray of its own."""
+    command = [sys.executable, "-m", "raypipe.cli", *_command(workspace)]
+    return subprocess.Popen(command, start_new_session=True)
 
 
 def _parts(workspace: Workspace) -> set[str]:
@@ -51,26 +56,22 @@ def _figures(workspace: Workspace) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.usefixtures("local_ray")
 def test_a_killed_driver_leaves_no_half_catalog(survey: Path, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "w")
-    config = {"discover": {"part_rows": PART_ROWS}, "ray": {"num_cpus": 2}}
+    config = {"discover": {"part_rows": PART_ROWS}}
     raypipe.discover(workspace, source=str(survey), config=config)
-    raypipe.ingest(workspace, config=config)
+    ingest_alone(workspace, "sim")
     driver = _start(tmp_path / "w")
     wait_until(lambda: len(_parts(workspace)) >= 2 or driver.poll() is not None)
     assert driver.poll() is None, "it was over before it could be killed"
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
-    seen = -1
-    while seen != len(_parts(workspace)):
-        seen = len(_parts(workspace))
-        time.sleep(2)
+    kill_with_its_ray(driver)
     done = {name: workspace.modified(name) for name in _parts(workspace)}
     assert 2 <= len(done) < 16
     with pytest.raises(UsageError, match="run raypipe embed first"):
         raypipe.open_catalog(workspace)
 
-    assert _start(tmp_path / "w").wait(300) == 0
+    assert main(_command(tmp_path / "w")) == 0
     assert _figures(workspace)["work"]["kept"] == 0
     assert {name: workspace.modified(name) for name in done} == done
     publication = find_publication(workspace, "sim", workspace.folders("models")[0])

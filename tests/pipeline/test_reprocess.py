@@ -16,6 +16,7 @@ from raypipe.cli import main
 from raypipe.config import load_config
 from raypipe.errors import UsageError
 from raypipe.workspace import Workspace
+from tests.alone import embed_alone, ingest_alone
 from tests.pipeline.training import SETTINGS
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -45,7 +46,7 @@ def next_survey(survey: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make(workspace: Path, source: Path, release: str) -> str:
-    """A release's catalog, from scratch."""
+    """A release's catalog, from scratch and without Ray."""
     raypipe.discover(
         workspace,
         source=str(source),
@@ -53,8 +54,8 @@ def make(workspace: Path, source: Path, release: str) -> str:
         catalog=source / "truth.parquet",
         config=CONFIG,
     )
-    raypipe.ingest(workspace, release=release, config=CONFIG)
-    return raypipe.embed(workspace, release=release, model=MODEL, config=CONFIG)
+    ingest_alone(Workspace(workspace), release)
+    return embed_alone(Workspace(workspace), release, MODEL, CONFIG)
 
 
 def table(workspace: Path, release: str) -> pd.DataFrame:

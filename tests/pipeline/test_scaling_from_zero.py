@@ -17,6 +17,8 @@ from ray.cluster_utils import Cluster
 import raypipe
 from raypipe.config import EmbedConfig
 from raypipe.embedding.embed import _pool
+from raypipe.workspace import Workspace
+from tests.alone import ingest_alone
 
 MODEL = str(Path(__file__).resolve().parents[1] / "data" / "bundle-format-1")
 LONGEST_S = 120.0
@@ -76,12 +78,12 @@ def wait_for(process: subprocess.Popen[bytes], what: Callable[[], bool]) -> None
 
 @pytest.mark.slow
 def test_embedding_waits_for_nodes_and_spreads(
-    local_ray: None, survey: Path, cluster: Cluster, tmp_path: Path
+    survey: Path, cluster: Cluster, tmp_path: Path
 ) -> None:
     workspace = tmp_path / "w"
     config = {"discover": {"part_rows": 2}}
     raypipe.discover(workspace, source=str(survey), config=config)
-    raypipe.ingest(workspace, config=config)
+    ingest_alone(Workspace(workspace), "sim")
     slowly = {"embed": {"batch_size": 1, "refine_steps": 1000}}
     work = f"import raypipe; raypipe.embed({str(workspace)!r}, model={MODEL!r}, config={slowly})"
     environment = {**os.environ, "RAY_ADDRESS": cluster.address, "OMP_NUM_THREADS": "1"}

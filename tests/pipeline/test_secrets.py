@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
 
+from raypipe.cli import main
 from raypipe.workspace import Workspace, part_name
 from tests.pipeline.fetching import RELEASE
 from tests.pipeline.file_server import FileServer, status, write_remote_manifest
@@ -65,8 +66,11 @@ def with_credentials(url: str) -> str:
     return url.replace("http://", f"http://me:{PASSWORD}@")
 
 
-def command(environment: dict[str, str], *arguments: str) -> tuple[int, str]:
-    """Run raypipe; its exit code and all that it said."""
+Said = tuple[int, str]
+
+
+def process(environment: dict[str, str], *arguments: str) -> Said:
+    """Run raypipe in a process with a Ray of its own; its exit code and all that it said."""
     run = subprocess.run(
         [sys.executable, "-m", "raypipe.cli", *arguments, "-v"],
         env=environment,
@@ -75,6 +79,25 @@ def command(environment: dict[str, str], *arguments: str) -> tuple[int, str]:
         timeout=120,
     )
     return run.returncode, run.stdout + run.stderr
+
+
+@pytest.fixture
+def command(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Said]:
+    """Runs a verb without Ray in this process; its exit code and all that it said.
+
+    The record of a run has the command line of the process, which is set for that.
+    """
+
+    def run(*arguments: str) -> Said:
+        monkeypatch.setattr(sys, "argv", ["raypipe", *arguments, "-v"])
+        capfd.readouterr()
+        code = main()
+        said = capfd.readouterr()
+        return code, said.out + said.err
+
+    return run
 
 
 def contents(bucket: Any) -> dict[str, str]:
@@ -101,7 +124,11 @@ def test_the_search_would_find_them(environment: dict[str, str]) -> None:
 
 @pytest.mark.slow
 def test_no_secret_is_written_or_said(
-    environment: dict[str, str], ray_logs: Path, server: FileServer, served: Path
+    environment: dict[str, str],
+    ray_logs: Path,
+    server: FileServer,
+    served: Path,
+    command: Callable[..., Said],
 ) -> None:
     said = []
     home = f"s3://{BUCKET}/w"
@@ -119,7 +146,7 @@ def test_no_secret_is_written_or_said(
     package_url = f"ingest.package_url={with_credentials(server.package_url)}?sig={SIGNATURE}"
     options = ["--set", package_url, "--set", "ingest.rmf=exact", "--set", "ray.num_cpus=1"]
     options += ["--set", "ingest.retries=0"]
-    code, text = command(environment, "ingest", "--workspace", home, *options)
+    code, text = process(environment, "ingest", "--workspace", home, *options)
     assert code == 0, text
     assert "= 5 spectra + 1 rejects" in text
     said.append(text)
@@ -128,22 +155,20 @@ def test_no_secret_is_written_or_said(
         tap_url = f"discover.tap_url={with_credentials(tap.url)}"
         options = ["--set", tap_url, "--set", "discover.attempts=1"]
         options += ["--workspace", f"s3://{BUCKET}/tap"]
-        code, text = command(environment, "discover", "--source", "csc2.1", *options)
+        code, text = command("discover", "--source", "csc2.1", *options)
         assert code == 0, text
         said.append(text)
-        bad = command(environment, "discover", "--source", "csc2.1", "--where", "no SQL", *options)
+        bad = command("discover", "--source", "csc2.1", "--where", "no SQL", *options)
         assert bad[0] == 2, bad[1]
         said.append(bad[1])
-    gone = command(
-        environment, "discover", "--source", "csc2.1", "--where", "o.theta < 5", *options
-    )
+    gone = command("discover", "--source", "csc2.1", "--where", "o.theta < 5", *options)
     assert gone[0] != 0
     said.append(gone[1])
     for source in (
         f"https://me:{PASSWORD}@127.0.0.1/products?sig={SIGNATURE}",
         f"s3://someone:{AWS_SECRET}@{BUCKET}/products",
     ):
-        code, text = command(environment, "discover", "--source", source, "--workspace", home)
+        code, text = command("discover", "--source", source, "--workspace", home)
         assert code == 2, text
         assert "127.0.0.1" in text or BUCKET in text
         said.append(text)
@@ -151,7 +176,8 @@ def test_no_secret_is_written_or_said(
     written = contents(boto3.client("s3"))
     runs = [json.loads(text) for key, text in written.items() if key.endswith("/run.json")]
     assert {"ingest", "discover"} == {run["verb"] for run in runs}
-    assert any("package_url" in " ".join(run["command"]) for run in runs)
+    for setting in "package_url", "tap_url":
+        assert any(setting in " ".join(run["command"]) for run in runs)
     del written[f"w/{name}"]  # the manifest says where files are, as it was told
     logs = {
         str(path): path.read_text(errors="replace")

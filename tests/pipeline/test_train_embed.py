@@ -17,6 +17,8 @@ from raypipe.planning.plan import plan
 from raypipe.training.data import read_roster
 from raypipe.training.train import model_id_of, train
 from raypipe.workspace import Workspace
+from tests.alone import ingest_alone
+from tests.pipeline.processes import training_in_processes
 from tests.pipeline.training import SETTINGS
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -69,7 +71,8 @@ def test_training_goes_on_from_its_checkpoint(ingested: Workspace, model_id: str
     name = f"models/{model_id}/model.safetensors"
     before = raypipe.load_model(ingested.absolute_uri(f"models/{model_id}"))
     ingested.delete(name)
-    assert train(ingested, config=SETTINGS) == model_id
+    with training_in_processes():
+        assert train(ingested, config=SETTINGS) == model_id
     after = raypipe.load_model(ingested.absolute_uri(f"models/{model_id}"))
     assert after.metrics["history"] == before.metrics["history"]
     for one, other in zip(before.network.parameters(), after.network.parameters(), strict=True):
@@ -117,41 +120,32 @@ def test_embedding_is_idempotent_and_order_does_not_matter(
 def test_a_model_from_elsewhere_has_seen_nothing(
     ingested: Workspace, model_id: str, shared_data: Path, tmp_path: Path
 ) -> None:
-    discover(tmp_path, source=str(shared_data / "csc"))
-    ingest(tmp_path)
+    """Of the parts of one detection each, one has a reject and no spectrum."""
+    small = {**SETTINGS, "discover": {"part_rows": 1}, "embed": {**SETTINGS["embed"], "actors": 1}}
+    workspace = Workspace(tmp_path)
+    discover(workspace, source=str(shared_data / "csc"), config=small)
+    ingest(workspace, config=small)
+    assert 0 in [workspace.count_rows(name) for name in workspace.files("spectra/csc2.1")]
     with pytest.raises(RaypipeError, match="too few to train on"):
-        train(tmp_path, config=SETTINGS)
+        train(workspace, config=small)
     with pytest.raises(UsageError, match="has no model"):
-        embed(tmp_path)
+        embed(workspace)
     with pytest.raises(UsageError, match="neither a model"):
-        embed(tmp_path, model="absent")
-    embed(tmp_path, model=ingested.absolute_uri(f"models/{model_id}"), config=SETTINGS)
-    catalog = raypipe.open_catalog(tmp_path)
+        embed(workspace, model="absent")
+    embed(workspace, model=ingested.absolute_uri(f"models/{model_id}"), config=small)
+    catalog = raypipe.open_catalog(workspace)
     assert len(catalog) == 6
     assert set(catalog["split"]) == {"test"}
-    assert Workspace(tmp_path).folders("models") == [model_id]
+    assert workspace.folders("models") == [model_id]
     shutil.rmtree(tmp_path / "catalog")
     with pytest.raises(UsageError, match="run raypipe embed first"):
-        raypipe.open_catalog(tmp_path)
-
-
-def test_parts_without_spectra_embed_too(
-    ingested: Workspace, model_id: str, shared_data: Path, tmp_path: Path
-) -> None:
-    small = {**SETTINGS, "discover": {"part_rows": 1}}
-    discover(tmp_path, source=str(shared_data / "csc"), config=small)
-    ingest(tmp_path, config=small)
-    workspace = Workspace(tmp_path)
-    rows = [workspace.count_rows(name) for name in workspace.files("spectra/csc2.1")]
-    assert 0 in rows
-    embed(tmp_path, model=ingested.absolute_uri(f"models/{model_id}"), config=small)
-    assert len(raypipe.open_catalog(tmp_path)) == 6
+        raypipe.open_catalog(workspace)
 
 
 def test_new_labels_and_names_make_another_model(survey: Path, tmp_path: Path) -> None:
     def fingerprint(catalog: Path | None) -> str:
         discover(tmp_path, source=str(survey), catalog=catalog, config=SETTINGS)
-        ingest(tmp_path, config=SETTINGS)
+        ingest_alone(Workspace(tmp_path), "sim")
         settings = load_config(settings=SETTINGS)
         return model_id_of(settings, read_roster(Workspace(tmp_path), "sim", settings.train))
 
@@ -181,7 +175,7 @@ def test_an_error_in_a_worker_arrives_as_itself(
         broken.delete(name)
     shutil.rmtree(tmp_path / "w" / "catalog", ignore_errors=True)
     with pytest.raises(RaypipeError, match="redistribution is missing"):
-        embed(broken, model=model_id, config=SETTINGS)
+        embed(broken, model=model_id, config={**SETTINGS, "embed": {"actors": 1}})
 
 
 def test_one_validation_spectrum_for_two_workers(survey: Path, tmp_path: Path) -> None:
@@ -191,7 +185,8 @@ def test_one_validation_spectrum_for_two_workers(survey: Path, tmp_path: Path) -
         "train": {**SETTINGS["train"], "epochs": 1, "validation_fraction": 0.008},
     }
     discover(tmp_path, source=str(survey), catalog=survey / "truth.parquet", config=settings)
-    ingest(tmp_path, config=settings)
+    ingest_alone(Workspace(tmp_path), "sim")
     roster = read_roster(Workspace(tmp_path), "sim", load_config(settings=settings).train)
     assert roster.sizes()["validation"] == 1
-    assert train(tmp_path, config=settings).startswith("folded-")
+    with training_in_processes():
+        assert train(tmp_path, config=settings).startswith("folded-")

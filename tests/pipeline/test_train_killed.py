@@ -1,6 +1,6 @@
 """Training whose workers and driver are killed: the same course, the same number of steps.
 
-That the same seed takes the same course on the same CPUs is shown by all of them.
+What they are compared with is trained by processes without Ray Train, which takes the same course.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -19,11 +18,14 @@ import pytest
 from raypipe.training import train as train_verb
 from raypipe.training.train import train
 from raypipe.workspace import Workspace
+from tests.killing import kill_with_its_ray
+from tests.pipeline.processes import training_in_processes
 from tests.pipeline.training import course, load, settings, training_workers
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
-EPOCHS = 12
+EPOCHS = 8
 LONG = settings(epochs=EPOCHS, batch_size=2, patience=EPOCHS)
 """Epochs of a second or so, that something can happen within."""
 
@@ -49,11 +51,13 @@ class _Killer(logging.Handler):
 @pytest.fixture(scope="module")
 def unbroken(ingested_survey: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     workspace = Workspace(shutil.copytree(ingested_survey, tmp_path_factory.mktemp("u") / "w"))
-    train(workspace, config=LONG)
+    with training_in_processes():
+        train(workspace, config=LONG)
     return workspace
 
 
-def _copy(ingested_survey: Path, tmp_path: Path) -> Workspace:
+@pytest.fixture
+def workspace(ingested_survey: Path, tmp_path: Path) -> Workspace:
     return Workspace(shutil.copytree(ingested_survey, tmp_path / "w"))
 
 
@@ -63,9 +67,8 @@ def _only_metrics(workspace: Workspace) -> dict[str, object]:
 
 
 def test_killed_workers_cost_an_epoch_each(
-    unbroken: Workspace, ingested_survey: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unbroken: Workspace, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workspace = _copy(ingested_survey, tmp_path)
     monkeypatch.setattr(train_verb, "_TELL_EVERY_S", 0.0)
     killer = _Killer(3, 5)
     logger = logging.getLogger("raypipe.training.progress")
@@ -84,64 +87,53 @@ def test_killed_workers_cost_an_epoch_each(
     assert metrics["best_optimizer_steps"] == whole["best_optimizer_steps"]
 
 
-def _start(workspace: Workspace, *more: str) -> subprocess.Popen[bytes]:
+def _start(workspace: Workspace) -> subprocess.Popen[bytes]:
     command = "import sys; from raypipe.cli import main; sys.exit(main())"
     options = [
         f"{section}.{key}={value}" for section in LONG for key, value in LONG[section].items()
     ]
-    options += ["ray.num_cpus=2", *more]
-    chosen = [text for option in options for text in ("--set", option)]
+    chosen = [text for option in [*options, "ray.num_cpus=2"] for text in ("--set", option)]
     return subprocess.Popen(
         [sys.executable, "-c", command, "train", "--workspace", workspace.root, *chosen],
         start_new_session=True,
     )
 
 
-def test_a_killed_driver_goes_on_with_as_many_workers_or_others(
-    unbroken: Workspace, ingested_survey: Path, tmp_path: Path
+def test_an_interrupted_and_a_killed_driver_go_on(
+    unbroken: Workspace,
+    workspace: Workspace,
+    session_address: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    workspace = _copy(ingested_survey, tmp_path)
+    """The first two have a Ray of their own, which ends with them; the last joins one that runs."""
     driver = _start(workspace)
-    _wait_for_an_epoch(workspace, driver)
-    workers = training_workers(psutil.Process(driver.pid))
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
-    _, alive = psutil.wait_procs(workers, timeout=60)
-    assert not alive
-    assert workspace.folders("models") == []
-    other = Workspace(shutil.copytree(workspace.root, tmp_path / "other"))
-    assert _start(workspace).wait(300) == 0
-    assert _start(other, "train.num_workers=[1, 2]").wait(300) == 0
-    whole = _only_metrics(unbroken)
-    for each in workspace, other:
-        metrics = _only_metrics(each)
-        (resumed_after,) = metrics["resumed_after_epochs"]
-        assert 1 <= resumed_after < EPOCHS
-        assert metrics["optimizer_steps"] == whole["optimizer_steps"]
-        assert course(metrics)[:resumed_after] == course(whole)[:resumed_after]
-    assert course(_only_metrics(workspace)) == course(whole)
-    assert _only_metrics(other)["workers"] in (1, 2)
-
-
-def test_an_interrupted_driver_says_so_and_goes_on(
-    unbroken: Workspace, ingested_survey: Path, tmp_path: Path
-) -> None:
-    workspace = _copy(ingested_survey, tmp_path)
-    driver = _start(workspace)
-    _wait_for_an_epoch(workspace, driver)
+    _wait_for_two_epochs(workspace, driver)
     driver.send_signal(signal.SIGINT)
     assert driver.wait(60) == 130
     assert workspace.folders("models") == []
+
+    driver = _start(workspace)
+    _wait_for_two_epochs(workspace, driver)
+    assert len(training_workers(psutil.Process(driver.pid))) == 2
+    kill_with_its_ray(driver)
+    assert workspace.folders("models") == []
+
+    monkeypatch.setenv("RAY_ADDRESS", session_address)
     assert _start(workspace).wait(300) == 0
     metrics, whole = _only_metrics(workspace), _only_metrics(unbroken)
-    assert metrics["resumed_after_epochs"]
+    interrupted, killed = metrics["resumed_after_epochs"]
+    assert 1 <= interrupted < killed < EPOCHS
+    assert metrics["optimizer_steps"] == whole["optimizer_steps"]
     assert course(metrics) == course(whole)
 
 
-def _wait_for_an_epoch(workspace: Workspace, driver: subprocess.Popen[bytes]) -> None:
-    """Until Ray Train has registered a checkpoint and training goes on."""
-    deadline = time.monotonic() + 120
-    while not list(Path(workspace.root).glob("checkpoints/*/epoch-00001/*.pt")):
-        assert driver.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def _wait_for_two_epochs(workspace: Workspace, driver: subprocess.Popen[bytes]) -> None:
+    """Until a second checkpoint is written, and the first one registered with Ray Train."""
+
+    def newest() -> int:
+        written = Path(workspace.root).glob("checkpoints/*/epoch-*/*.pt")
+        return max((int(path.parent.name.removeprefix("epoch-")) for path in written), default=-1)
+
+    before = newest()
+    wait_until(lambda: newest() >= before + 2 or driver.poll() is not None)
+    assert driver.poll() is None, "it was over before anything could happen to it"

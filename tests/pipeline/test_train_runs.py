@@ -1,4 +1,4 @@
-"""Trainings with Ray: where spectra and checkpoints are, what a run leaves, what ends it."""
+"""Trainings: where spectra and checkpoints are, what a run leaves, what ends it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from raypipe.errors import RaypipeError
 from raypipe.training.data import read_roster
 from raypipe.training.train import train
 from raypipe.workspace import Workspace
+from tests.pipeline.processes import training_in_processes
 from tests.pipeline.training import course, load, settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
@@ -82,7 +83,7 @@ def test_spectra_that_are_read_anew_train_as_well(
     metrics = {}
     for data in "resident", "stream":
         workspace = Workspace(shutil.copytree(ingested_survey, tmp_path / data))
-        with caplog.at_level(logging.INFO, "raypipe"):
+        with caplog.at_level(logging.INFO, "raypipe"), training_in_processes():
             model_id = train(workspace, config=settings(data=data, stream_rows=20, epochs=3))
         metrics[data] = load(workspace, model_id).metrics
         assert metrics[data]["data"] == data
@@ -100,16 +101,38 @@ def test_spectra_that_are_read_anew_train_as_well(
 def test_elastic_workers_take_the_steps_of_a_fixed_number(
     ingested_survey: Path, tmp_path: Path
 ) -> None:
+    """Three begin, all die, one ends what they began; another trains alone from the start."""
     metrics = []
-    for workers in [1, 3], 1:
-        workspace = Workspace(shutil.copytree(ingested_survey, tmp_path / f"{workers}"))
-        model_id = train(workspace, config=settings(num_workers=workers, epochs=1))
+    for number, groups, deaths in ([1, 3], (3, 1), (0,)), (1, (1,), ()):
+        workspace = Workspace(shutil.copytree(ingested_survey, tmp_path / f"{number}"))
+        with training_in_processes(*groups, deaths=deaths) as plan:
+            model_id = train(workspace, config=settings(num_workers=number, epochs=2))
+        assert plan.groups == list(groups)
         metrics.append(load(workspace, model_id).metrics)
     elastic, alone = metrics
-    assert 1 <= elastic["workers"] <= 3
-    assert alone["workers"] == 1
+    assert elastic["resumed_after_epochs"] == [1]
+    assert elastic["workers"] == alone["workers"] == 1
     for name in "model_id", "steps_per_epoch", "batch_size", "optimizer_steps":
         assert elastic[name] == alone[name]
+
+
+def test_workers_that_die_again_and_again_end_training(
+    workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The course up to then is kept: the same command takes it on to the same end."""
+    config = settings(max_failures=1)
+    unbroken = Workspace(shutil.copytree(workspace.root, f"{workspace.root}-unbroken"))
+    with training_in_processes(deaths=(0, 2)) as plan, pytest.raises(RuntimeError, match="ended"):
+        train(workspace, config=config)
+    assert plan.groups == [2, 2]
+    assert workspace.folders("models") == []
+    with training_in_processes():
+        model_id = train(workspace, config=config)
+        assert train(unbroken, config=config) == model_id
+    metrics, whole = load(workspace, model_id).metrics, load(unbroken, model_id).metrics
+    assert metrics["resumed_after_epochs"] == [1, 3]
+    assert course(metrics) == course(whole)
+    assert metrics["optimizer_steps"] == whole["optimizer_steps"] == 4 * whole["steps_per_epoch"]
 
 
 def test_a_loss_that_is_not_finite_ends_training_once_and_by_name(
@@ -126,15 +149,23 @@ def test_a_loss_that_is_not_finite_ends_training_once_and_by_name(
     column = table.column_names.index("exposure_s")
     field = table.schema.field("exposure_s")
     workspace.write_table(name, table.set_column(column, field, pa.array(exposure, field.type)))
-    with caplog.at_level(logging.INFO, "raypipe"), pytest.raises(RaypipeError) as error:
+    with (
+        caplog.at_level(logging.INFO, "raypipe"),
+        training_in_processes() as plan,
+        pytest.raises(RaypipeError) as error,
+    ):
         train(workspace, config=config)
+    assert plan.groups == [2], "the next workers would meet it again"
     assert "epoch 0, step " in str(error.value)
     assert str(roster.detection_ids[row]) in str(error.value)
     assert caplog.text.count("workers on cpu") == 1
 
 
 def test_training_in_a_bucket(ingested_survey: Path, tmp_path: Path) -> None:
-    """Spectra from it, checkpoints and events into it, the last checkpoint alone kept."""
+    """Spectra from it, checkpoints and events into it, the last checkpoint alone kept.
+
+    Ray Train trains, on a Ray whose processes have the credentials in their environment.
+    """
     server = ThreadedMotoServer("127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()
@@ -159,7 +190,7 @@ def test_training_in_a_bucket(ingested_survey: Path, tmp_path: Path) -> None:
         for name in workspace.folders("runs"):
             workspace.delete_folder(f"runs/{name}")
         config = tmp_path / "config.toml"
-        config.write_text(load_config(settings=settings(epochs=3)).to_toml())
+        config.write_text(load_config(settings=settings(epochs=3, num_workers=1)).to_toml())
         command = "import sys; from raypipe.cli import main; sys.exit(main())"
         options = ["--workspace", "s3://archive/w", "--config", str(config)]
         options += ["--set", "ray.num_cpus=2"]

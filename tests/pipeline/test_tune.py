@@ -10,16 +10,17 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import psutil
 import pytest
 
 import raypipe
+from raypipe.cli import main
 from raypipe.config import load_config
 from raypipe.embedding.embed import embed
 from raypipe.errors import UsageError
@@ -28,7 +29,9 @@ from raypipe.training.train import model_id_of
 from raypipe.tuning.records import DONE, FAILED, STOPPED, Record, Records
 from raypipe.tuning.tune import tune
 from raypipe.workspace import Workspace
-from tests.pipeline.training import load, settings, training_workers
+from tests.killing import kill_with_its_ray
+from tests.pipeline.training import load, settings
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
@@ -43,6 +46,7 @@ CONFIG: dict[str, Any] = {
         "concurrent_trials": 1,
         "space": {"train.learning_rate": [2e-3, HOPELESS, IDLE]},
     },
+    "embed": {"actors": 1},
     "ray": {"num_cpus": 1},
 }
 """All three are tried; a trial that is stopped must leave its CPU to the next."""
@@ -69,14 +73,12 @@ def _records(workspace: Workspace) -> Records:
 def _command(workspace: Workspace) -> list[str]:
     file = Path(workspace.path("tune.toml"))
     file.write_text(load_config(settings=CONFIG).to_toml())
-    command = "import sys; from raypipe.cli import main; sys.exit(main())"
-    options = ["--workspace", workspace.root, "--config", str(file), "--json", "-v"]
-    return [sys.executable, "-c", command, "tune", *options]
+    return ["tune", "--workspace", workspace.root, "--config", str(file), "--json", "-v"]
 
 
 def _start(workspace: Workspace) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        _command(workspace),
+        [sys.executable, "-m", "raypipe.cli", *_command(workspace)],
         start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -87,11 +89,11 @@ def _start(workspace: Workspace) -> subprocess.Popen[str]:
 def _wait_for(
     workspace: Workspace, driver: subprocess.Popen[str], there: Callable[[list[Record]], bool]
 ) -> None:
-    deadline = time.monotonic() + 300
-    while not (workspace.folders("tuning") and there(_records(workspace).all())):
-        assert driver.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    def is_there() -> bool:
+        assert driver.poll() is None, "it was over before anything could happen to it"
+        return bool(workspace.folders("tuning")) and there(_records(workspace).all())
+
+    wait_until(is_there, 300)
 
 
 def _files(workspace: Workspace, record: Record) -> list[str]:
@@ -109,25 +111,22 @@ def story(ingested_survey: Path, tmp_path_factory: pytest.TempPathFactory) -> St
 
     driver = _start(workspace)
     _wait_for(workspace, driver, lambda found: len(found) > 1)
-    workers = training_workers(psutil.Process(driver.pid))
-    driver.send_signal(signal.SIGKILL)
-    driver.communicate()
-    _, alive = psutil.wait_procs(workers, timeout=60)
-    assert not alive
+    kill_with_its_ray(driver)
     before = _records(workspace).all()[0]
     files_before = _files(workspace, before)
 
     driver = _start(workspace)
     answer, log = driver.communicate(timeout=600)
-    again = subprocess.run(_command(workspace), capture_output=True, text=True, timeout=180)
-    assert again.stdout == answer
+    with redirect_stdout(StringIO()) as said, redirect_stderr(StringIO()) as log_again:
+        again = main(_command(workspace))
+    assert said.getvalue() == answer
     return Story(
         workspace,
         interrupted,
         driver.returncode,
-        again.returncode,
+        again,
         json.loads(answer),
-        log + again.stderr,
+        log + log_again.getvalue(),
         before,
         files_before,
     )
