@@ -36,7 +36,8 @@ from benchmarks.processes import watch
 from benchmarks.surveys import replicate
 from raypipe.catalog.publication import require_publication
 from raypipe.cluster import ray_session
-from raypipe.config import Config, EmbedConfig, RayConfig, load_config
+from raypipe.config import Config, EmbedConfig, RayConfig
+from raypipe.config_toml import load_config
 from raypipe.discovery.discover import discover
 from raypipe.discovery.manifest import choose_release, read_manifest_summary
 from raypipe.embedding.embed import embed

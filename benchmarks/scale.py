@@ -42,7 +42,8 @@ from benchmarks import embed as embedding
 from benchmarks import throughput
 from benchmarks.surveys import make_survey
 from raypipe.cluster import TASKS_A_SLOT, map_parts, ray_session
-from raypipe.config import Config, EmbedConfig, RayConfig, load_config
+from raypipe.config import Config, EmbedConfig, RayConfig
+from raypipe.config_toml import load_config
 from raypipe.discovery.discover import discover
 from raypipe.discovery.manifest import choose_release
 from raypipe.embedding.embed import embed

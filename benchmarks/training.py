@@ -43,7 +43,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.surveys import make_survey
 from raypipe.cluster import ray_session
-from raypipe.config import Config, load_config
+from raypipe.config import Config
+from raypipe.config_toml import load_config
 from raypipe.discovery.manifest import choose_release
 from raypipe.ingestion.ingest import ingest
 from raypipe.model.features import Batch

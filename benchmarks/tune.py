@@ -32,7 +32,8 @@ import numpy.typing as npt
 import torch
 
 from raypipe.cluster import ray_session
-from raypipe.config import Config, RayConfig, load_config
+from raypipe.config import Config, RayConfig
+from raypipe.config_toml import load_config
 from raypipe.discovery.discover import discover
 from raypipe.identity import hash_names, without_release
 from raypipe.ingestion.ingest import ingest

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from raypipe.catalog.open import open_catalog as open_catalog
     from raypipe.catalog.open import open_sources as open_sources
     from raypipe.config import Config as Config
-    from raypipe.config import load_config as load_config
+    from raypipe.config_toml import load_config as load_config
     from raypipe.config_toml import settings as settings
     from raypipe.discovery.discover import discover as discover
     from raypipe.embedding.embed import embed as embed
@@ -50,7 +50,7 @@ _HOMES = {
     "evaluate": "raypipe.evaluation.evaluate",
     "export": "raypipe.catalog.export",
     "ingest": "raypipe.ingestion.ingest",
-    "load_config": "raypipe.config",
+    "load_config": "raypipe.config_toml",
     "load_model": "raypipe.model.bundle",
     "open_catalog": "raypipe.catalog.open",
     "open_search": "raypipe.searching.opened",

@@ -12,7 +12,8 @@ from typing import Any
 
 from raypipe._version import __version__
 from raypipe.catalog.formats import FORMATS
-from raypipe.config import Config, load_config
+from raypipe.config import Config
+from raypipe.config_toml import load_config
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.logs import log_to_stderr
 from raypipe.redaction import printable, redact_text

@@ -1,17 +1,12 @@
-"""Define every setting once, and read settings from `--config FILE.toml` and `--set`."""
+"""Define every setting once: its type, default, limits and description."""
 
 from __future__ import annotations
 
-import difflib
-import tomllib
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-from raypipe.errors import UsageError
 from raypipe.redaction import redact_text
 
 PRESET_BINS = {"folded": 256, "paper": 400}
@@ -424,90 +419,3 @@ class Config(_Section):
     def to_toml(self) -> str:
         """Write the settings as TOML: None is left out, and so are credentials in URLs."""
         return redact_text(tomli_w.dumps(self.model_dump(exclude_none=True)))
-
-
-def load_config(
-    file: str | Path | None = None,
-    overrides: Iterable[str] = (),
-    settings: Mapping[str, Any] | None = None,
-) -> Config:
-    """Read settings from a TOML file, a nested mapping, and `section.key=value` overrides.
-
-    Later ones win. Values of overrides are read as TOML where they are TOML, else as text.
-    Unknown keys, wrong types and unreadable files raise UsageError.
-    """
-    values: dict[str, Any] = {}
-    if file is not None:
-        try:
-            values = tomllib.loads(Path(file).read_text())
-        except OSError as error:
-            raise UsageError(f"{file}: cannot be read ({error.strerror})") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f"{file}: not TOML ({error})") from error
-    _merge(values, settings or {})
-    for override in overrides:
-        name, separator, text = override.partition("=")
-        if not separator or name.count(".") != 1:
-            raise UsageError(f"--set {override}: expected section.key=value")
-        section, key = name.split(".")
-        _merge(values, {section: {key: _parse_value(text)}})
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise UsageError(_explain(error, file)) from error
-
-
-def as_config(config: Config | Mapping[str, Any] | str | Path | None) -> Config:
-    """Turn a Config, a nested mapping, a TOML file or None into a Config."""
-    if isinstance(config, Config):
-        return config
-    if isinstance(config, str | Path):
-        return load_config(config)
-    return load_config(settings=config)
-
-
-def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = dict(value) if isinstance(value, Mapping) else value
-
-
-def _parse_value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """End a sentence about an unknown name with the known name that is most like it, if any."""
-    found = difflib.get_close_matches(name, list(known), n=1)
-    return f"; is it {found[0]}?" if found else ""
-
-
-def _explain(error: ValidationError, file: str | Path | None) -> str:
-    lines = []
-    for item in error.errors():
-        name = ".".join(str(part) for part in item["loc"])
-        is_unknown = item["type"] == "extra_forbidden"
-        lines.append(f"{name}: {_no_such_setting(name) if is_unknown else item['msg']}")
-    return f"configuration{f' {file}' if file else ''}: " + "; ".join(lines)
-
-
-def _no_such_setting(name: str) -> str:
-    """Say that a setting or section is unknown, and which one may be meant."""
-    known = [
-        f"{section}.{key}"
-        for section, field in Config.model_fields.items()
-        for key in _keys_of(field.annotation)
-    ]
-    if "." not in name:
-        return f"no such section{nearest(name, Config.model_fields)}"
-    hint = nearest(name, known) or "; raypipe settings lists all of them"
-    return f"no such setting{hint}"
-
-
-def _keys_of(section: Any) -> Iterable[str]:
-    return section.model_fields

@@ -1,20 +1,111 @@
-"""raypipe settings: list every setting with its default, limits and description."""
+"""Read settings from TOML files and `--set`, and list them as TOML (raypipe settings)."""
 
 from __future__ import annotations
 
+import difflib
 import textwrap
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import tomli_w
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from raypipe.config import Config, nearest
+from raypipe.config import Config
 from raypipe.errors import UsageError
 
 _LINE_WIDTH = 98
 _KINDS = {str: '"text"', bool: "true or false", int: "whole number", float: "number"}
 _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+
+
+def load_config(
+    file: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    settings: Mapping[str, Any] | None = None,
+) -> Config:
+    """Read settings from a TOML file, a nested mapping, and `section.key=value` overrides.
+
+    Later ones win. Values of overrides are read as TOML where they are TOML, else as text.
+    Unknown keys, wrong types and unreadable files raise UsageError.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        try:
+            values = tomllib.loads(Path(file).read_text())
+        except OSError as error:
+            raise UsageError(f"{file}: cannot be read ({error.strerror})") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"{file}: not TOML ({error})") from error
+    _merge(values, settings or {})
+    for override in overrides:
+        name, separator, text = override.partition("=")
+        if not separator or name.count(".") != 1:
+            raise UsageError(f"--set {override}: expected section.key=value")
+        section, key = name.split(".")
+        _merge(values, {section: {key: _parse_value(text)}})
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(_explain(error, file)) from error
+
+
+def as_config(config: Config | Mapping[str, Any] | str | Path | None) -> Config:
+    """Turn a Config, a nested mapping, a TOML file or None into a Config."""
+    if isinstance(config, Config):
+        return config
+    if isinstance(config, str | Path):
+        return load_config(config)
+    return load_config(settings=config)
+
+
+def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """End a sentence about an unknown name with the known name that is most like it, if any."""
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f"; is it {found[0]}?" if found else ""
+
+
+def _explain(error: ValidationError, file: str | Path | None) -> str:
+    lines = []
+    for item in error.errors():
+        name = ".".join(str(part) for part in item["loc"])
+        is_unknown = item["type"] == "extra_forbidden"
+        lines.append(f"{name}: {_no_such_setting(name) if is_unknown else item['msg']}")
+    return f"configuration{f' {file}' if file else ''}: " + "; ".join(lines)
+
+
+def _no_such_setting(name: str) -> str:
+    """Say that a setting or section is unknown, and which one may be meant."""
+    known = [
+        f"{section}.{key}"
+        for section, field in Config.model_fields.items()
+        for key in _keys_of(field.annotation)
+    ]
+    if "." not in name:
+        return f"no such section{nearest(name, Config.model_fields)}"
+    hint = nearest(name, known) or "; raypipe settings lists all of them"
+    return f"no such setting{hint}"
+
+
+def _keys_of(section: Any) -> Iterable[str]:
+    return section.model_fields
 
 
 def settings(section: str | None = None, config: Config | None = None) -> str:
@@ -37,7 +128,7 @@ def _section(name: str, values: BaseModel) -> str:
     lines = [*_comment(type(values).__doc__ or ""), f"[{name}]"]
     tables = []
     for key, field in type(values).model_fields.items():
-        comment = _comment(_explain(field))
+        comment = _comment(_describe(field))
         if key not in given:
             lines += [*comment, f"# {key} = {_placeholder(field.annotation)}"]
         elif isinstance(given[key], dict):
@@ -47,7 +138,7 @@ def _section(name: str, values: BaseModel) -> str:
     return "\n".join([*lines, *tables, ""])
 
 
-def _explain(field: FieldInfo) -> str:
+def _describe(field: FieldInfo) -> str:
     """Description of a setting, its choices, and the limits of its value."""
     choices = " | ".join(map(str, _choices(field.annotation)))
     bounds = " and ".join(

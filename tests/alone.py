@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from raypipe.catalog.models import resolve_model
-from raypipe.config import IngestConfig, load_config
+from raypipe.config import IngestConfig
+from raypipe.config_toml import load_config
 from raypipe.embedding.embed import embed
 from raypipe.embedding.part import PartEncoder
 from raypipe.ingestion.chip_rmfs import choose_chip_rmfs

@@ -53,7 +53,8 @@ from benchmarks.latents.surveys import (
     population_survey,
 )
 from benchmarks.latents.table import Figure, render
-from raypipe.config import Config, load_config
+from raypipe.config import Config
+from raypipe.config_toml import load_config
 from raypipe.model.presets import Folded
 
 log = logging.getLogger("benchmarks.latents")

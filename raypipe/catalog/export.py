@@ -18,7 +18,8 @@ from raypipe.catalog.formats.parquet import write_parquet
 from raypipe.catalog.formats.votable import write_votable
 from raypipe.catalog.models import choose_model
 from raypipe.catalog.publication import Publication, read_published
-from raypipe.config import Config, as_config
+from raypipe.config import Config
+from raypipe.config_toml import as_config
 from raypipe.discovery.manifest import choose_release
 from raypipe.errors import UsageError
 from raypipe.runs import record_run

@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow as pa
 
 from raypipe._version import __version__
-from raypipe.config import Config, DiscoverConfig, as_config
+from raypipe.config import Config, DiscoverConfig
+from raypipe.config_toml import as_config
 from raypipe.discovery.account import Account
 from raypipe.discovery.archive import is_release_name
 from raypipe.discovery.archive_pages import release_pages

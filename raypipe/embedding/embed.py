@@ -21,7 +21,8 @@ from raypipe.catalog.models import adopt_model, resolve_model
 from raypipe.catalog.publication import Publication, find_publication, publish
 from raypipe.catalog.source_table import source_columns, source_tables
 from raypipe.cluster import joins_cluster, map_parts, ray_session
-from raypipe.config import Config, EmbedConfig, as_config
+from raypipe.config import Config, EmbedConfig
+from raypipe.config_toml import as_config
 from raypipe.discovery.manifest import choose_release
 from raypipe.embedding.part import PartEncoder, Wanted, wanted_part
 from raypipe.errors import BusyError

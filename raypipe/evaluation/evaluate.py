@@ -15,7 +15,8 @@ import pandas as pd
 
 from raypipe.catalog.classes import catalog_classes
 from raypipe.catalog.publication import published_models, read_detections
-from raypipe.config import Config, EvaluateConfig, as_config
+from raypipe.config import Config, EvaluateConfig
+from raypipe.config_toml import as_config
 from raypipe.evaluation.baselines import (
     MIN_PCA_ROWS,
     Representation,

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from raypipe.cluster import map_parts, ray_session, tasks_for
-from raypipe.config import Config, IngestConfig, as_config
+from raypipe.config import Config, IngestConfig
+from raypipe.config_toml import as_config
 from raypipe.discovery.manifest import choose_release
 from raypipe.ingestion.chip_rmfs import chip_rmfs_name, choose_chip_rmfs
 from raypipe.ingestion.fetch import Fetcher

@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from raypipe.config import Config, EmbedConfig, load_config
+from raypipe.config import Config, EmbedConfig
+from raypipe.config_toml import load_config
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.model.batch import SpectraBatch
 from raypipe.model.card import model_card

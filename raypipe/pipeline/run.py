@@ -10,7 +10,8 @@ from typing import Any
 from raypipe._version import __version__
 from raypipe.catalog.models import resolve_model
 from raypipe.cluster import ray_session
-from raypipe.config import Config, as_config
+from raypipe.config import Config
+from raypipe.config_toml import as_config
 from raypipe.discovery.discover import discover
 from raypipe.embedding.embed import embed
 from raypipe.errors import UsageError

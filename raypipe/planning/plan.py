@@ -8,7 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from raypipe.config import Config, as_config
+from raypipe.config import Config
+from raypipe.config_toml import as_config
 from raypipe.discovery.manifest import choose_release, parts_for, read_manifest_summary
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.planning.cluster_file import read_cluster

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from raypipe._version import __version__
-from raypipe.config import Config, as_config
+from raypipe.config import Config
+from raypipe.config_toml import as_config
 from raypipe.evaluation.subject import choose_subject
 from raypipe.reporting import scores, sections
 from raypipe.reporting.material import Material, gather

@@ -18,7 +18,8 @@ from raypipe.catalog.classes import catalog_classes, most_probable
 from raypipe.catalog.models import choose_model
 from raypipe.catalog.open import open_sources
 from raypipe.catalog.schema import described
-from raypipe.config import Config, as_config
+from raypipe.config import Config
+from raypipe.config_toml import as_config
 from raypipe.discovery.manifest import choose_release
 from raypipe.model.covariance import latents_of_triangle, solve, triangles_in, unpack
 from raypipe.runs import record_run

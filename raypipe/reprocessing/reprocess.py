@@ -11,7 +11,8 @@ from typing import Any
 from raypipe.catalog.models import choose_model
 from raypipe.catalog.publication import published_models, require_publication
 from raypipe.cluster import map_parts, ray_session, tasks_for
-from raypipe.config import Config, as_config
+from raypipe.config import Config
+from raypipe.config_toml import as_config
 from raypipe.discovery.discover import discover
 from raypipe.embedding.embed import embed
 from raypipe.errors import UsageError

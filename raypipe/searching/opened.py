@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from raypipe.catalog.models import choose_model
-from raypipe.config import Config, EmbedConfig, as_config
+from raypipe.config import Config, EmbedConfig
+from raypipe.config_toml import as_config
 from raypipe.discovery.manifest import choose_release
 from raypipe.errors import UsageError
 from raypipe.model.bundle import Model, load_model

@@ -16,7 +16,8 @@ from ray.util.queue import Queue
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from raypipe.config import Config, load_config
+from raypipe.config import Config
+from raypipe.config_toml import load_config
 from raypipe.model.bundle import Model, save_model
 from raypipe.model.grid import Grid
 from raypipe.model.population import Population

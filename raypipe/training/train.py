@@ -20,7 +20,8 @@ from ray.train.torch import TorchTrainer
 
 from raypipe._version import __version__
 from raypipe.cluster import own_errors, ray_session, require_resources, tell_device
-from raypipe.config import Config, TrainConfig, as_config, load_config
+from raypipe.config import Config, TrainConfig
+from raypipe.config_toml import as_config, load_config
 from raypipe.discovery.manifest import choose_release
 from raypipe.lock import only_one
 from raypipe.model.split import TRAIN

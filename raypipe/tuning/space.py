@@ -16,7 +16,8 @@ from optuna.distributions import (
 )
 from pydantic import BaseModel
 
-from raypipe.config import Config, ModelConfig, Range, TrainConfig, load_config
+from raypipe.config import Config, ModelConfig, Range, TrainConfig
+from raypipe.config_toml import load_config
 from raypipe.errors import UsageError
 from raypipe.training.train import EXECUTION
 from raypipe.tuning.records import Value, Values

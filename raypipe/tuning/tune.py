@@ -16,7 +16,8 @@ from ray import tune as ray_tune
 
 from raypipe._version import __version__
 from raypipe.cluster import ray_session, require_dashboard, require_resources
-from raypipe.config import Config, as_config, load_config
+from raypipe.config import Config
+from raypipe.config_toml import as_config, load_config
 from raypipe.discovery.manifest import choose_release
 from raypipe.errors import RaypipeError
 from raypipe.lock import only_one

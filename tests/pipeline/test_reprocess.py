@@ -13,7 +13,7 @@ import pytest
 import raypipe
 from raypipe.catalog.publication import require_publication
 from raypipe.cli import main
-from raypipe.config import load_config
+from raypipe.config_toml import load_config
 from raypipe.errors import UsageError
 from raypipe.workspace import Workspace
 from tests.alone import embed_alone, ingest_alone

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from raypipe.config import load_config
+from raypipe.config_toml import load_config
 from raypipe.errors import UsageError
 from raypipe.pipeline.run import _simulated_survey, run
 from raypipe.pipeline.status import status

@@ -8,7 +8,7 @@ import pytest
 
 import raypipe
 from raypipe.catalog.schema import describe
-from raypipe.config import load_config
+from raypipe.config_toml import load_config
 from raypipe.discovery.discover import discover
 from raypipe.embedding.embed import embed
 from raypipe.errors import RaypipeError, UsageError

@@ -19,7 +19,7 @@ from moto.server import ThreadedMotoServer
 from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event
 
-from raypipe.config import load_config
+from raypipe.config_toml import load_config
 from raypipe.errors import RaypipeError
 from raypipe.training.data import read_roster
 from raypipe.training.train import train

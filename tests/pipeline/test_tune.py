@@ -21,7 +21,7 @@ import pytest
 
 import raypipe
 from raypipe.cli import main
-from raypipe.config import load_config
+from raypipe.config_toml import load_config
 from raypipe.embedding.embed import embed
 from raypipe.errors import UsageError
 from raypipe.training.data import read_roster

@@ -14,7 +14,8 @@ import torch
 from raypipe.catalog.publication import Publication, find_publication, publish
 from raypipe.catalog.schema import catalog_table
 from raypipe.catalog.source_table import source_tables
-from raypipe.config import Config, load_config
+from raypipe.config import Config
+from raypipe.config_toml import load_config
 from raypipe.discovery.manifest import write_manifest
 from raypipe.ingestion.responses import ResponseLibrary
 from raypipe.model.batch import SpectraBatch

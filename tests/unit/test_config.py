@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from raypipe.cli import main
-from raypipe.config import Config, as_config, load_config
-from raypipe.config_toml import settings
+from raypipe.config import Config
+from raypipe.config_toml import as_config, load_config, settings
 from raypipe.errors import UsageError
 
 

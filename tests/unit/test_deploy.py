@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from raypipe.cli import build_parser
-from raypipe.config import load_config
+from raypipe.config_toml import load_config
 from tests.unit.kubernetes_schema import problems
 
 ROOT = Path(__file__).resolve().parents[2]

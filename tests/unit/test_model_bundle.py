@@ -11,7 +11,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import raypipe
-from raypipe.config import Config, load_config
+from raypipe.config import Config
+from raypipe.config_toml import load_config
 from raypipe.errors import RaypipeError
 from raypipe.model.bundle import Model, load_model, save_model
 from raypipe.model.grid import Grid

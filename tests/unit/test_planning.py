@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from raypipe.config import Config, IngestConfig, load_config
+from raypipe.config import Config, IngestConfig
+from raypipe.config_toml import load_config
 from raypipe.discovery.manifest import write_manifest
 from raypipe.errors import UsageError
 from raypipe.planning.cluster_file import Cluster, read_cluster

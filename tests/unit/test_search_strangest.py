@@ -14,7 +14,8 @@ from scipy.stats import chi2, norm, poisson
 
 import raypipe
 from raypipe.catalog.schema import catalog_table
-from raypipe.config import Config, load_config
+from raypipe.config import Config
+from raypipe.config_toml import load_config
 from raypipe.model.batch import SpectraBatch
 from raypipe.model.bundle import Model, save_model
 from raypipe.model.features import prepare

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from raypipe.config import ModelConfig, TrainConfig, load_config
+from raypipe.config import ModelConfig, TrainConfig
+from raypipe.config_toml import load_config
 from raypipe.errors import UsageError
 from raypipe.model.features import prepare
 from raypipe.model.presets import build

@@ -15,7 +15,8 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 import raypipe
-from raypipe.config import Config, TuneConfig, load_config
+from raypipe.config import Config, TuneConfig
+from raypipe.config_toml import load_config
 from raypipe.errors import UsageError
 from raypipe.pipeline.status import status_lines
 from raypipe.tuning.figure import parallel_coordinates
