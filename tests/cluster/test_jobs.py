@@ -25,9 +25,9 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 import raypipe
 from raypipe.telemetry import COUNTERS, GAUGES
 from raypipe.workspace import Workspace
-from tests.cluster.machines import ingest_alone
+from tests.alone import ingest_alone
 from tests.pipeline.file_server import serve, status, write_remote_manifest
-from tests.pipeline.training import SETTINGS
+from tests.pipeline.training import SETTINGS, load
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -161,7 +161,9 @@ def workspace_of_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lines(head: Head, survey: Path, workspace_of_job: Path) -> list[dict[str, Any]]:
     """What a job that went the whole road logged."""
     config = workspace_of_job.with_name("raypipe.toml")
-    config.write_text(tomli_w.dumps({**SETTINGS, "evaluate": {"folds": 2, "baseline_presets": []}}))
+    elastic = {**SETTINGS["train"], "num_workers": [1, 2]}
+    changes = {"train": elastic, "evaluate": {"folds": 2, "baseline_presets": []}}
+    config.write_text(tomli_w.dumps({**SETTINGS, **changes}))
     truth = str(survey / "truth.parquet")
     job = ["jobs/run.py", "--config", str(config), "--workspace", str(workspace_of_job)]
     job += ["--source", str(survey), "--catalog", truth, "--labels", truth]
@@ -172,6 +174,8 @@ def lines(head: Head, survey: Path, workspace_of_job: Path) -> list[dict[str, An
 
 def test_the_whole_road_as_a_job(lines: list[dict[str, Any]], workspace_of_job: Path) -> None:
     assert len(raypipe.open_catalog(workspace_of_job)) == 160
+    (model_id,) = Workspace(workspace_of_job).folders("models")
+    assert load(Workspace(workspace_of_job), model_id).metrics["workers"] in (1, 2)
     stages = {line["stage"]: line for line in lines if "stage" in line}
     assert list(stages) == ["discover", "ingest", "train", "embed"]
     assert all(line["outcome"] == "done" and line["rows_per_s"] > 0 for line in stages.values())
