@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import raypipe
 from raypipe.workspace import Workspace
-from tests.cluster.machines import Machines, ingest_alone
+from tests.alone import ingest_alone
+from tests.cluster.machines import Machines
 
 PART_ROWS = 10
 
@@ -34,9 +37,23 @@ def ingested(survey: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+class Moments:
+    """Decides which machine is harmed, and when: with a seed at random, else the first, at once."""
+
+    def __init__(self, seed: str | None) -> None:
+        self._random = random.Random(seed) if seed else None
+
+    def choose(self, machines: list[Any]) -> Any:
+        """One of the machines."""
+        return self._random.choice(machines) if self._random else machines[0]
+
+    def wait(self) -> None:
+        """Let up to a second pass."""
+        if self._random:
+            time.sleep(self._random.uniform(0.0, 1.0))
+
+
 @pytest.fixture
-def moments() -> random.Random:
-    """Decides when a machine dies; RAYPIPE_TEST_SEED repeats what failed."""
-    seed = int(os.environ.get("RAYPIPE_TEST_SEED", random.randrange(10**6)))
-    print(f"RAYPIPE_TEST_SEED={seed}")
-    return random.Random(seed)
+def moments() -> Moments:
+    """RAYPIPE_TEST_SEED=n draws other moments than those of every run of the suite."""
+    return Moments(os.environ.get("RAYPIPE_TEST_SEED"))

@@ -14,12 +14,6 @@ from typing import Any
 import psutil
 from ray.cluster_utils import Cluster
 
-from raypipe.config import IngestConfig
-from raypipe.ingestion.chip_rmfs import choose_chip_rmfs
-from raypipe.ingestion.part import ingest_part
-from raypipe.ingestion.progress import count_parts
-from raypipe.workspace import Workspace
-
 QUICKLY_MISSED = {
     "health_check_initial_delay_ms": 2000,
     "health_check_period_ms": 1000,
@@ -90,14 +84,6 @@ class Machines:
 def drafts(workspace: Path) -> list[Path]:
     """What was left half written."""
     return sorted(workspace.rglob(".*.tmp"))
-
-
-def ingest_alone(workspace: Workspace, release: str) -> None:
-    """What `ingest` comes to where nothing goes wrong, without Ray."""
-    config = IngestConfig()
-    choose_chip_rmfs(workspace, release, config)
-    for part in range(count_parts(workspace, release)):
-        ingest_part(workspace, release, part, config)
 
 
 def _title(process: psutil.Process) -> str:

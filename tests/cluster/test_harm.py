@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 import signal
 import subprocess
@@ -18,7 +17,9 @@ import pytest
 
 import raypipe
 from raypipe.workspace import Workspace
-from tests.cluster.machines import Machines, drafts, ingest_alone
+from tests.alone import ingest_alone
+from tests.cluster.conftest import Moments
+from tests.cluster.machines import Machines, drafts
 from tests.pipeline.file_server import FileServer, serve, write_remote_manifest
 from tests.waiting import wait_until
 
@@ -142,9 +143,9 @@ def test_a_slow_machine(
     machines: Machines,
     workspace: Workspace,
     expect_unbroken: Callable[[], None],
-    moments: random.Random,
+    moments: Moments,
 ) -> None:
-    slow, over = moments.choice(machines.nodes), threading.Event()
+    slow, over = moments.choose(machines.nodes), threading.Event()
     stopped = 0
 
     def hold_up() -> None:

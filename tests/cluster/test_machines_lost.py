@@ -1,11 +1,9 @@
-"""Machines lost in the middle of ingestion, training and embedding, three times each."""
+"""Machines lost in the middle of ingestion, training and embedding, twice each."""
 
 from __future__ import annotations
 
-import random
 import shutil
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,37 +11,39 @@ import pytest
 
 import raypipe
 from raypipe.workspace import Workspace
-from tests.cluster.machines import Machines, drafts, ingest_alone
+from tests.alone import ingest_alone
+from tests.cluster.conftest import Moments
+from tests.cluster.machines import Machines, drafts
 from tests.pipeline.file_server import serve, write_remote_manifest
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
-LOSSES = 3
+LOSSES = 2
 MODEL = Path(__file__).resolve().parents[1] / "data" / "bundle-format-1"
 RELEASE = "csc2.1"
-EPOCHS = 12
+EPOCHS = 8
 
 
 def _lose_machines(
     machines: Machines,
     driver: subprocess.Popen[bytes],
     done: Callable[[], int],
-    moments: random.Random,
+    moments: Moments,
     worker: str,
 ) -> None:
-    """Three times, some time after more was done, kill a machine that works, and bring another."""
+    """Each time more was done, kill a machine that works, and bring another."""
     for _ in range(LOSSES):
         seen = done()
         wait_until(lambda: done() > seen or driver.poll() is not None)  # noqa: B023
-        time.sleep(moments.uniform(0.0, 1.0))
+        moments.wait()
         wait_until(lambda: machines.working(worker) or driver.poll() is not None)
         assert driver.poll() is None, "it was over before a machine could be lost"
-        machines.kill(moments.choice(machines.working(worker)))
+        machines.kill(moments.choose(machines.working(worker)))
         machines.add()
 
 
-def test_ingest(machines: Machines, survey: Path, tmp_path: Path, moments: random.Random) -> None:
+def test_ingest(machines: Machines, survey: Path, tmp_path: Path, moments: Moments) -> None:
     with serve(survey, latency_s=0.15) as server:
         unbroken, workspace = Workspace(tmp_path / "unbroken"), Workspace(tmp_path / "w")
         for each in unbroken, workspace:
@@ -61,7 +61,7 @@ def test_ingest(machines: Machines, survey: Path, tmp_path: Path, moments: rando
     assert drafts(tmp_path / "w") == []
 
 
-def test_train(machines: Machines, ingested: Path, tmp_path: Path, moments: random.Random) -> None:
+def test_train(machines: Machines, ingested: Path, tmp_path: Path, moments: Moments) -> None:
     workspace = Workspace(shutil.copytree(ingested, tmp_path / "w"))
     small = "model.width=16", "model.depth=1", "model.heads=2", "model.decoder_width=32"
     steps = (
@@ -93,7 +93,7 @@ def _newest_epoch(checkpoints: Path) -> int:
     return max((int(path.parent.name.removeprefix("epoch-")) for path in epochs), default=-1)
 
 
-def test_embed(machines: Machines, ingested: Path, tmp_path: Path, moments: random.Random) -> None:
+def test_embed(machines: Machines, ingested: Path, tmp_path: Path, moments: Moments) -> None:
     workspace = Workspace(shutil.copytree(ingested, tmp_path / "w"))
     slowly = "--set=embed.refine_steps=60", "--set=embed.batch_size=1"
     driver = machines.start("embed", tmp_path / "w", "--model", str(MODEL), *slowly)
