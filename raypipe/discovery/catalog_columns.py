@@ -215,13 +215,18 @@ class CatalogJoin:
     def settle(self, filled: Collection[str], known: Collection[str] = ()) -> None:
         """All have been looked at: they have values in the columns of `filled`, among the `known`.
 
-        What the catalog's columns are called is known from here on.
+        What the catalog's columns are called is known from here on. Raises UsageError, with a key
+        of either side, where no row of the catalog is a detection.
         """
-        self._keys = [key for key in self._keys if key.found]
-        if not self._keys:
-            log.warning("catalog: none of its rows is a detection of the manifest")
-            return
-        (key,) = self._keys
+        found = [key for key in self._keys if key.found]
+        if not found:
+            tried = ", nor by ".join(key.compared() for key in self._keys)
+            raise UsageError(
+                f"no row of the catalog is a detection of the source, neither by {tried}; correct "
+                "the catalog or leave it out"
+            )
+        self._keys = found
+        (key,) = found
         log.info(
             "catalog: %d of %d detections found by %s",
             key.found,
@@ -284,6 +289,14 @@ class _Key:
         self.wanted = np.zeros(len(self.rows), dtype=bool)
         self.found = 0
         self._texts = texts[self.rows]
+        self._seen = ""
+
+    def compared(self) -> str:
+        """Name the key's columns, with a value of the catalog and one of a detection."""
+        one = next((text for text in self._texts if text), "")
+        shown = [repr(printable(text, 60)) if text else "none" for text in (one, self._seen)]
+        names = " and ".join(self.names)
+        return f"{names} (the catalog has {shown[0]}, the detections have {shown[1]})"
 
     def look(self, detections: pa.Table) -> None:
         places = self.places(detections)
@@ -293,6 +306,7 @@ class _Key:
     def places(self, detections: pa.Table) -> np.ndarray:
         """Places of detections in `rows`, -1 for those that are not there."""
         texts = key_texts(_frame(detections.select(self.names)))
+        self._seen = self._seen or next((text for text in texts if text), "")
         places = self._texts.get_indexer(texts)
         places[texts == ""] = -1
         return places

@@ -128,7 +128,8 @@ def test_catalogs_join_by_the_best_key_they_have() -> None:
     named = [_detections("a", "b", name=["n", None])]
     by_name = _joined(named, name=["n", None], kind=["NS", "X"])
     assert by_name["kind"].fillna("").tolist() == ["NS", ""]
-    assert "kind" not in _joined(both, name=["n"], kind=["NS"])
+    with pytest.raises(UsageError, match="no row of the catalog is a detection"):
+        _joined(both, name=["n"], kind=["NS"])
     with pytest.raises(UsageError, match="neither detection_id"):
         CatalogJoin(pa.table({"source": ["x"]}))
 
@@ -286,3 +287,16 @@ def test_releases_are_chosen_or_asked_for(tmp_path: Path) -> None:
     workspace.delete("manifest/one/manifest.json")
     with pytest.raises(RaypipeError, match="no whole manifest"):
         read_manifest_summary(workspace, "one")
+
+
+def test_a_catalog_of_other_detections_is_a_usage_error_that_shows_both_sides() -> None:
+    join = CatalogJoin(pa.table({"detection_id": ["csc2.0:1.0.1"], "name": ["M31 X-1"]}))
+    detections = pa.table({"detection_id": ["csc2.1:1.0.1"], "name": pa.array([None], pa.string())})
+    join.look(detections)
+    with pytest.raises(UsageError) as caught:
+        join.settle({"detection_id"})
+    said = str(caught.value)
+    assert (
+        "detection_id (the catalog has 'csc2.0:1.0.1', the detections have 'csc2.1:1.0.1')" in said
+    )
+    assert "name (the catalog has 'M31 X-1', the detections have none)" in said
