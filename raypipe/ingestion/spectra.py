@@ -155,11 +155,13 @@ def _require_scales(spectrum: Spectrum) -> None:
 def missing_response(spectrum: Spectrum, kind: str, key: str) -> OgipError:
     """The error for a spectrum without its ARF or RMF, the file that keyword `key` should name."""
     named = str(spectrum.header.get(key, "")).strip().lower()
-    mend = (
-        f"{key} names none: write the name of the {kind} into it"
-        if named == "none"
-        else f"put the file {key} names beside it"
-    )
+    mend = f"write the name of the {kind} into it"
+    if named == "none":
+        mend = f"{key} names none: {mend}"
+    elif named.startswith("caldb"):
+        mend = f"{key} is CALDB, which is not searched: {mend}"
+    else:
+        mend = f"put the file {key} names beside it"
     return OgipError(spectrum.path, f"no {kind} with it: {mend}")
 
 

@@ -124,9 +124,10 @@ def test_an_area_within_the_rmf_needs_no_arf() -> None:
         put_on_grid(spectrum(arf=None), GRID)
 
 
-def test_a_header_that_names_no_response_is_to_name_one() -> None:
-    unnamed = spectrum(arf=None, header=Header(b"ANCRFILE= 'NONE    '".ljust(80)))
-    with pytest.raises(OgipError, match="ANCRFILE names none: write the name of the ARF into it"):
+@pytest.mark.parametrize(("name", "said"), [("NONE", "names none"), ("CALDB", "is CALDB")])
+def test_a_header_that_names_no_file_is_to_name_one(name: str, said: str) -> None:
+    unnamed = spectrum(arf=None, header=Header(f"ANCRFILE= '{name}'".ljust(80).encode()))
+    with pytest.raises(OgipError, match=f"ANCRFILE {said}.*: write the name of the ARF into it"):
         put_on_grid(unnamed, GRID)
 
 
