@@ -39,13 +39,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("raypipe: interrupted; run the same command again to continue", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+        return _reader_gone()
     except Exception as error:
         if options.json:
             print(json.dumps({"error": redact_text(repr(error)), "exit_code": FAILED}))
         raise
-    _print(answer, options)
+    try:
+        _print(answer, options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _reader_gone()
     return DONE
 
 
@@ -380,6 +383,12 @@ def _fail(error: RaypipeError, code: int, options: argparse.Namespace) -> int:
         print(json.dumps({"error": said, "exit_code": code}))
     print(f"raypipe: {printable(said)}", file=sys.stderr)
     return code
+
+
+def _reader_gone() -> int:
+    """Discard what is still to be printed after the reader, such as `head`, has closed the pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return FAILED
 
 
 def _print(answer: Any, options: argparse.Namespace) -> None:

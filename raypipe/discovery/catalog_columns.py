@@ -233,6 +233,12 @@ class CatalogJoin:
             self._detections,
             " and ".join(key.names),
         )
+        if key.repeats:
+            log.warning(
+                "catalog: %d rows repeat the %s of an earlier row, which is used in their place",
+                key.repeats,
+                " and ".join(key.names),
+            )
         self._catalog = _beside(self._catalog, set(filled), set(known))
         self._columns = self._catalog.take(pa.array(key.rows[key.wanted])).combine_chunks()
         self._place = np.cumsum(key.wanted) - 1
@@ -280,12 +286,17 @@ def _beside(catalog: pa.Table, filled: set[str], known: set[str]) -> pa.Table:
 
 
 class _Key:
-    """Rows of a catalog by one key; `found` detections want the `wanted` ones of `rows`."""
+    """Rows of a catalog by one key; `found` detections want the `wanted` ones of `rows`.
+
+    `repeats` rows have the key of an earlier row, and are left out.
+    """
 
     def __init__(self, catalog: pa.Table, names: Sequence[str]) -> None:
         self.names = list(names)
         texts = key_texts(_frame(catalog.select(self.names)))
-        self.rows = np.flatnonzero(~texts.duplicated())
+        repeated = texts.duplicated()
+        self.rows = np.flatnonzero(~repeated)
+        self.repeats = int((repeated & (texts != "")).sum())
         self.wanted = np.zeros(len(self.rows), dtype=bool)
         self.found = 0
         self._texts = texts[self.rows]

@@ -18,7 +18,7 @@ from raypipe.ingestion.fetch_error import FetchError, describe
 from raypipe.ingestion.package import Products
 from raypipe.ingestion.responses import GriddedRmf, ResponseLibrary, put_rmf_on_grid
 from raypipe.ingestion.schema import MOST_REASON
-from raypipe.ingestion.spectra import BACKGROUND_MISSING, BAD_QUALITY, NO_RMF, put_on_grid
+from raypipe.ingestion.spectra import BACKGROUND_MISSING, BAD_QUALITY, missing_response, put_on_grid
 from raypipe.model.grid import Grid
 from raypipe.ogip import Pha, Rmf, Spectrum, read_arf, read_pha, read_rmf
 from raypipe.ogip.loading import load
@@ -160,7 +160,7 @@ class Reader:
         gridded = put_on_grid(spectrum, self._grid)
         rmf_id = detection.rmf_id
         if rmf_id is None:
-            raise OgipError(spectrum.path, NO_RMF)
+            raise missing_response(spectrum, "RMF", "RESPFILE")
         if detection.rmf is not None:
             self._library.add(detection.rmf.gridded.redistribution, rmf_id)
         return {

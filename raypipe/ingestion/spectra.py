@@ -35,8 +35,6 @@ BAD_QUALITY = "bad_quality_channels"
 NO_COUNTS = "no_counts"
 ZEROTH_ORDER = "grating_zeroth_order"
 
-NO_RMF = "no RMF with it: put the file RESPFILE names beside it"
-
 _MOST_COUNTS = np.iinfo(np.int32).max
 _GRID_TOLERANCE_KEV = 0.004
 _COVERED = 0.99
@@ -154,6 +152,19 @@ def _require_scales(spectrum: Spectrum) -> None:
     )
 
 
+def missing_response(spectrum: Spectrum, kind: str, key: str) -> OgipError:
+    """The error for a spectrum without its ARF or RMF, the file that keyword `key` should name."""
+    named = str(spectrum.header.get(key, "")).strip().lower()
+    mend = f"write the name of the {kind} into it"
+    if named == "none":
+        mend = f"{key} names none: {mend}"
+    elif named.startswith("caldb"):
+        mend = f"{key} is CALDB, which is not searched: {mend}"
+    else:
+        mend = f"put the file {key} names beside it"
+    return OgipError(spectrum.path, f"no {kind} with it: {mend}")
+
+
 def _area_on_grid(spectrum: Spectrum, grid: Grid) -> tuple[npt.NDArray[np.float32], bool]:
     """Mean area over each energy bin, cm2, and whether part of the grid is not covered.
 
@@ -167,7 +178,7 @@ def _area_on_grid(spectrum: Spectrum, grid: Grid) -> tuple[npt.NDArray[np.float3
         overlap = overlap_of(rmf.energy_lo_kev, rmf.energy_hi_kev, grid)
         area = efficiency_on_grid(rmf, grid)
     else:
-        raise OgipError(path, "no ARF with it: put the file ANCRFILE names beside it")
+        raise missing_response(spectrum, "ARF", "ANCRFILE")
     area = area * float(spectrum.areascal)
     require_within(
         float(area.max()), PEAK_AREA_CM2, path, "the largest effective area", "make the ARF again"

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from raypipe.errors import OgipError, RaypipeError
+from raypipe.errors import RaypipeError
 from raypipe.model.grid import Grid
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class SpectraBatch:
         Raises RaypipeError naming the spectrum that cannot be put onto the grid.
         """
         from raypipe.ingestion.responses import redistribution_on_grid
-        from raypipe.ingestion.spectra import NO_RMF, put_on_grid
+        from raypipe.ingestion.spectra import missing_response, put_on_grid
 
         grid = grid or Grid()
         if not spectra:
@@ -113,7 +113,7 @@ class SpectraBatch:
         responses = []
         for spectrum in spectra:
             if spectrum.rmf is None:
-                raise OgipError(spectrum.path, NO_RMF)
+                raise missing_response(spectrum, "RMF", "RESPFILE")
             responses.append(redistribution_on_grid(spectrum.rmf, grid, spectrum.path))
         return cls(
             counts=grid.bin_channels(np.stack([row.counts for row in rows])).astype(np.float32),

@@ -49,11 +49,11 @@ class SpectrumFiles:
         ):
             if found is None:
                 named = str(spectrum.header.get(key, "")).strip()
-                where = f"{named}, which {key} names," if named else f"its {kind}"
-                raise OgipError(
-                    spectrum.path,
-                    f"its {kind} is missing: put {where} beside it, or give --{kind.lower()} FILE",
-                )
+                mend = f"give --{kind.lower()} FILE"
+                if not named.lower().startswith(("none", "caldb")):
+                    where = f"{named}, which {key} names," if named else f"its {kind}"
+                    mend = f"put {where} beside it, or {mend}"
+                raise OgipError(spectrum.path, f"its {kind} is missing: {mend}")
         return spectrum
 
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,6 +89,16 @@ def test_settings_of_one_section(capsys: pytest.CaptureFixture[str]) -> None:
     assert "[ingest]" not in listed
     assert main(["settings", "plna"]) == 2
     assert "no such section; is it plan?" in capsys.readouterr().err
+
+
+def test_a_reader_that_closes_the_pipe_early_ends_a_verb_quietly() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = "import sys; from raypipe.cli import main; sys.exit(main(['settings']))"
+    with os.fdopen(writer, "wb") as pipe:
+        ended = subprocess.run([sys.executable, "-c", command], stdout=pipe, stderr=subprocess.PIPE)
+    assert ended.returncode == 1
+    assert ended.stderr == b""
 
 
 def test_a_configuration_shows_what_differs_from_the_defaults() -> None:

@@ -118,6 +118,14 @@ def _joined(tables: list[pa.Table], **catalog: Any) -> pd.DataFrame:
     return pa.concat_tables(join.add_columns(types.unite([table])) for table in tables).to_pandas()
 
 
+def test_rows_that_repeat_a_key_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    named = [_detections("a", "b", name=["n", None])]
+    keys = {"name": ["n", "n", None, None, "other", "other"]}
+    joined = _joined(named, **keys, kind=["first", "second", "x", "y", "z", "z"])
+    assert joined["kind"].fillna("").tolist() == ["first", ""]
+    assert "2 rows repeat the name of an earlier row, which is used in their place" in caplog.text
+
+
 def test_catalogs_join_by_the_best_key_they_have() -> None:
     both = [_detections("a", "b")]
     by_id = _joined(both, detection_id=["b"], true_class=["AGN"])

@@ -21,6 +21,7 @@ from raypipe.ingestion.fates import REFUSED
 from raypipe.ingestion.spectra import put_on_grid
 from raypipe.model.grid import NATIVE_CHANNELS, Grid
 from raypipe.ogip import notes
+from raypipe.ogip.header import Header
 from raypipe.ogip.notes import Note
 from tests.unit.acis_spectra import arf, matrix, rmf, spectrum
 
@@ -121,6 +122,13 @@ def test_an_area_within_the_rmf_needs_no_arf() -> None:
     )
     with pytest.raises(OgipError, match="no ARF with it: put the file ANCRFILE names"):
         put_on_grid(spectrum(arf=None), GRID)
+
+
+@pytest.mark.parametrize(("name", "said"), [("NONE", "names none"), ("CALDB", "is CALDB")])
+def test_a_header_that_names_no_file_is_to_name_one(name: str, said: str) -> None:
+    unnamed = spectrum(arf=None, header=Header(f"ANCRFILE= '{name}'".ljust(80).encode()))
+    with pytest.raises(OgipError, match=f"ANCRFILE {said}.*: write the name of the ARF into it"):
+        put_on_grid(unnamed, GRID)
 
 
 @pytest.mark.parametrize("code", CODES)

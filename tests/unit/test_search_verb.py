@@ -135,6 +135,12 @@ def test_responses_given_take_the_place_of_those_not_there(
     assert any("BACKFILE" in note for note in without.attrs["query"]["notes"])
 
 
+def test_a_header_that_names_caldb_asks_for_the_file(shared_data: Path) -> None:
+    caldb = shared_data / "cases" / "header-oddities" / "caldb.pi"
+    with pytest.raises(OgipError, match=r"caldb\.pi: its ARF is missing: give --arf FILE"):
+        SpectrumFiles(str(caldb)).read()
+
+
 def test_what_the_model_cannot_judge_is_refused_by_name(
     opened: LatentSearch, shared_data: Path
 ) -> None:
