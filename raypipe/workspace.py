@@ -27,10 +27,11 @@ from raypipe.parquet import (
     sealed,
     write_options,
 )
-from raypipe.redaction import redact
+from raypipe.redaction import redact, redact_text
 from raypipe.s3 import S3_ERRORS, put_if_absent, upload
 
 _DRAFT = ".tmp"
+_LOST_SLASH = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+:/(?!/)")
 _NAME = re.compile(r"[A-Za-z0-9][\w.\-]*")
 
 
@@ -60,6 +61,8 @@ def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
         if region := os.environ.get("AWS_REGION", os.environ.get("AWS_DEFAULT_REGION")):
             options["region"] = region
         return pafs.S3FileSystem(**options), uri.removeprefix("s3://").rstrip("/")
+    if _LOST_SLASH.match(uri):
+        raise UsageError(f"{redact_text(uri)}: an address has two slashes behind its colon")
     if "://" in uri and not uri.startswith("file://"):
         raise UsageError(f"{redact(uri)}: only local paths and s3:// are understood")
     return pafs.LocalFileSystem(), str(Path(uri.removeprefix("file://")).expanduser().absolute())

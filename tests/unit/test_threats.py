@@ -277,6 +277,13 @@ def test_credentials_do_not_belong_into_uris() -> None:
     Workspace("s3://bucket/a@b")
 
 
+@pytest.mark.parametrize("uri", ["s3:/bucket/w", "https:/me:pw@h/w", "file:/w"])
+def test_an_address_that_lacks_a_slash_is_no_local_folder(uri: str) -> None:
+    with pytest.raises(UsageError, match="two slashes") as refused:
+        Workspace(uri)
+    assert "pw" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
