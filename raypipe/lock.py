@@ -30,6 +30,9 @@ _SILENT_S = 60.0
 _ENDED = -1
 """Value of `beat` in the file of a holder that has ended."""
 
+_HOLDER = {"host": str, "machine": str, "pid": int, "process_started": float, "since": str}
+"""Fields of the file of a holder that has not ended, and their types."""
+
 _held: set[str] = set()
 """The locks that this process holds."""
 _changing = threading.Lock()
@@ -150,8 +153,8 @@ def _read(workspace: Workspace, name: str) -> dict[str, Any]:
     """Read a holder's file; if a successor has removed it, the holder has ended."""
     if not workspace.exists(name):
         return {"beat": _ENDED}
-    found: dict[str, Any] = workspace.read_json(name)
-    return found
+    found = workspace.read_object(name, {"beat": int})
+    return found if found["beat"] == _ENDED else workspace.read_object(name, _HOLDER)
 
 
 def _write(workspace: Workspace, name: str, beat: int) -> None:

@@ -14,6 +14,8 @@ _MAKE_AGAIN = {
     "sources": "delete it and run raypipe embed again",
     "evaluation": "delete it and run raypipe evaluate again",
     "comparisons": "delete it and run raypipe compare again",
+    "locks": "delete it if no other run is at work on this workspace",
+    "tuning": "delete it and run raypipe tune again",
     "changes": "delete it and run raypipe reprocess again",
 }
 """By the folder of the workspace that the file is in, or the file of a bundle."""

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import re
 
-_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]{0,15}://[^\s'\"<>]+")
+_URI = re.compile(
+    r"[A-Za-z][A-Za-z0-9+.\-]{0,15}://(?:[^\s@/?#'\"<>:]{1,256}:[^\s@/]{0,256}@)?[^\s'\"<>]+"
+)
+"""A URI in a text. A quote ends it, unless it is in the password, where it should not be."""
+
+_LOST_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]{1,15}:/)(?!/)[^\s@/:]{1,256}:[^\s@/]{0,256}@")
+"""The credentials of a URI that was mistyped, or that went through `pathlib.Path`."""
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]*\]|[^:]*)(:\d*)?")
 
 
 def redact(uri: str) -> str:
@@ -15,6 +23,10 @@ def redact(uri: str) -> str:
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme == "file":
         return uri
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    if "@" not in authority and not _HOST.fullmatch(authority):
+        # A password with one of these characters, which should have been escaped.
+        rest = rest.rpartition("@")[2] if "@" in rest else "..."
     if scheme.lower() in ("http", "https"):
         rest = rest.split("?", 1)[0].split("#", 1)[0]
     authority, slash, path = rest.partition("/")
@@ -23,7 +35,7 @@ def redact(uri: str) -> str:
 
 def redact_text(text: str) -> str:
     """A line of a log, an error or a command line with every URI in it redacted."""
-    return _URI.sub(lambda found: redact(found[0]), text)
+    return _LOST_SLASH.sub(r"\1", _URI.sub(lambda found: redact(found[0]), text))
 
 
 def printable(text: str, limit: int | None = None) -> str:

@@ -6,10 +6,11 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from types import UnionType
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -26,10 +27,11 @@ from raypipe.parquet import (
     sealed,
     write_options,
 )
-from raypipe.redaction import redact
+from raypipe.redaction import redact, redact_text
 from raypipe.s3 import S3_ERRORS, put_if_absent, upload
 
 _DRAFT = ".tmp"
+_LOST_SLASH = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+:/(?!/)")
 _NAME = re.compile(r"[A-Za-z0-9][\w.\-]*")
 
 
@@ -59,6 +61,8 @@ def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
         if region := os.environ.get("AWS_REGION", os.environ.get("AWS_DEFAULT_REGION")):
             options["region"] = region
         return pafs.S3FileSystem(**options), uri.removeprefix("s3://").rstrip("/")
+    if _LOST_SLASH.match(uri):
+        raise UsageError(f"{redact_text(uri)}: an address has two slashes behind its colon")
     if "://" in uri and not uri.startswith("file://"):
         raise UsageError(f"{redact(uri)}: only local paths and s3:// are understood")
     return pafs.LocalFileSystem(), str(Path(uri.removeprefix("file://")).expanduser().absolute())
@@ -244,6 +248,23 @@ class Workspace:
             raise RaypipeError(
                 f"{self.absolute_uri(name)}: not a whole JSON file ({error}); {mend_of(name)}"
             ) from error
+
+    def read_object(self, name: str, fields: Mapping[str, type | UnionType]) -> dict[str, Any]:
+        """Contents of a JSON file that is an object with at least these fields, of these types.
+
+        Raises RaypipeError where it is absent, cut short, or anything else.
+        """
+        value = self.read_json(name)
+        if not isinstance(value, dict):
+            raise self.unexpected(name, "no JSON object")
+        for field, kind in fields.items():
+            if not isinstance(value.get(field), kind) or isinstance(value[field], bool):
+                raise self.unexpected(name, f"its field {field} is not as raypipe writes it")
+        return value
+
+    def unexpected(self, name: str, problem: str) -> RaypipeError:
+        """The error about a file whose content is not what raypipe writes, with the mend."""
+        return RaypipeError(f"{self.absolute_uri(name)}: {problem}; {mend_of(name)}")
 
     def write_json(self, name: str, value: Any) -> None:
         """Publish a JSON file."""

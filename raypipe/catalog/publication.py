@@ -23,6 +23,19 @@ from raypipe.workspace import Workspace, catalog_folder
 
 _LIST = re.compile(r"/published-(\d{5})\.json$")
 _ATTEMPTS = 5
+_FIELDS = {
+    "release": str,
+    "model_id": str,
+    "number": int,
+    "rows": int,
+    "source_rows": int,
+    "parts": list,
+    "sources": str,
+    "fingerprint": str,
+    "raypipe_version": str,
+    "published": str,
+}
+"""Fields of a list, and their types in JSON."""
 
 T = TypeVar("T")
 
@@ -68,14 +81,17 @@ def find_publication(workspace: Workspace, release: str, model_id: str) -> Publi
     lists = [name for name in names if _LIST.search(name)]
     if not lists:
         return None
-    content = workspace.read_json(lists[-1])
+    content = workspace.read_object(lists[-1], _FIELDS)
+    parts = tuple(content["parts"])
+    if not parts or not all(isinstance(part, str) for part in parts):
+        raise workspace.unexpected(lists[-1], "not the list of a catalog (no names of parts)")
     try:
-        return Publication(**content | {"parts": tuple(content["parts"])})
-    except (KeyError, TypeError) as error:
-        raise RaypipeError(
-            f"{workspace.absolute_uri(lists[-1])}: not the list of a catalog ({error}); "
-            "delete it and run raypipe embed again"
-        ) from error
+        found = Publication(**content | {"parts": parts})
+    except TypeError as error:
+        raise workspace.unexpected(lists[-1], f"not the list of a catalog ({error})") from error
+    if found.name != lists[-1]:
+        raise workspace.unexpected(lists[-1], f"the list of another catalog, {found.name}")
+    return found
 
 
 def published_models(workspace: Workspace, release: str) -> list[str]:
@@ -144,7 +160,8 @@ def read_detections(
     def read(publication: Publication) -> pa.Table:
         with ThreadPoolExecutor(8) as pool:
             tables = pool.map(lambda name: workspace.read_table(name, columns), publication.parts)
-            return pa.concat_tables(tables, promote_options="permissive")
+            table = pa.concat_tables(tables, promote_options="permissive")
+        return _whole(workspace, publication, table, publication.rows)
 
     return read_published(workspace, release, model_id, read)
 
@@ -155,9 +172,18 @@ def read_sources(
     """The rows of all sources; RaypipeError where nothing is published."""
 
     def read(publication: Publication) -> pa.Table:
-        return workspace.read_table(publication.sources, columns)
+        table = workspace.read_table(publication.sources, columns)
+        return _whole(workspace, publication, table, publication.source_rows)
 
     return read_published(workspace, release, model_id, read)
+
+
+def _whole(workspace: Workspace, publication: Publication, table: pa.Table, rows: int) -> pa.Table:
+    """The table, if it has as many rows as were published."""
+    if table.num_columns and table.num_rows != rows:
+        problem = f"{rows} rows stated, {table.num_rows} there"
+        raise workspace.unexpected(publication.name, problem)
+    return table
 
 
 def _create(workspace: Workspace, new: Publication) -> Publication:

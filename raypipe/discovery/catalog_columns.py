@@ -51,7 +51,7 @@ def read_catalog_file(file: Path, where: str) -> pa.Table:
     `obsid`, `obi` and `region_id` as integers; columns of arrays are left out. Columns are renamed
     as `raypipe.discovery.names.column_names` says, and keep their original name in the metadata of
     their field. All that is changed or left out is logged. Raises UsageError for a file that cannot
-    be read, and for positions and numbers that are none.
+    be read, for positions and numbers that are none, and for positions in a unit of no angle.
     """
     try:
         columns = read_columns(file, _AS_TEXT)
@@ -69,7 +69,8 @@ def read_catalog_file(file: Path, where: str) -> pa.Table:
     if len(columns.names) > MOST_COLUMNS:
         raise UsageError(f"{where}: {len(columns.names)} columns, at most {MOST_COLUMNS} are kept")
     table = _named(columns.names, columns.values, where)
-    return _with_identity(positions_in_degrees(table, where), where)
+    units = dict(zip(table.column_names, columns.units, strict=True))
+    return _with_identity(positions_in_degrees(table, where, units), where)
 
 
 def renamed(table: pa.Table) -> dict[str, str]:

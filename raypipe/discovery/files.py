@@ -46,9 +46,9 @@ def list_files(folder: Workspace, skipped: list[Skipped] | None = None) -> Itera
     """List the files of a folder and its subfolders, in no order; append what is left out.
 
     Hidden files and folders (`.git`) are not listed. A link that leads nowhere is listed as
-    `UNSEEN`. A subfolder that cannot be read, a link to a folder that is listed already, and a
-    name that is not UTF-8 or contains ".." go to `skipped`. Raises RaypipeError where the disk or
-    the store does not give the folder itself.
+    `UNSEEN`. A subfolder that cannot be read, a link to a folder that is listed already, a pipe, a
+    socket or a device, and a name that is not UTF-8 or contains ".." go to `skipped`. Raises
+    RaypipeError where the disk or the store does not give the folder itself.
     """
     left_out = [] if skipped is None else skipped
     return (_files_on_disk if folder.is_local else _files_in_bucket)(folder, left_out)
@@ -76,7 +76,11 @@ def _files_on_disk(folder: Workspace, skipped: list[Skipped]) -> Iterator[File]:
                 real.append(f"{name}/")
             elif isinstance(status, str):
                 yield File(name, status)
-            elif stat.S_ISREG(status.st_mode) and not entry.name.startswith("."):
+            elif entry.name.startswith("."):
+                continue
+            elif not stat.S_ISREG(status.st_mode):
+                skipped.append(Skipped(name, "not a regular file", is_folder=False))
+            else:
                 yield File(name, f"{status.st_size}@{status.st_mtime_ns}")
 
 

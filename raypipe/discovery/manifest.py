@@ -111,7 +111,10 @@ def read_manifest_summary(workspace: Workspace, release: str) -> dict[str, Any]:
             f"{workspace.absolute_uri(manifest_folder(release))}: no whole manifest there; "
             "run raypipe discover"
         )
-    summary: dict[str, Any] = workspace.read_json(name)
+    summary = workspace.read_object(name, {"rows": int, "parts": int, "source": str})
+    parts = summary["parts"]
+    if not 1 <= parts <= MOST_PARTS or parts & (parts - 1):
+        raise workspace.unexpected(name, f"{parts} parts, expected a power of two")
     return summary
 
 

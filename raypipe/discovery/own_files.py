@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import cache, partial
 
 import pyarrow as pa
 
@@ -78,7 +78,8 @@ def own_detections(
     backgrounds = _backgrounds(files, companions)
     order = _order(files, companions, backgrounds, published or {})
     photons = {name: each.photons for name, each in files.items() if each.photons}
-    repeats = same_photons(order, photons, partial(_arfs_differ, folder, companions, stamps))
+    identity = cache(partial(_identity, folder))
+    repeats = same_photons(order, photons, partial(_arfs_differ, identity, companions, stamps))
     kept = [name for name in repeats if not _is_background(name, files, backgrounds)]
     ids = _ids(kept, repeats, published or {})
     _count(account, folder, files, companions, backgrounds, repeats, ids)
@@ -112,7 +113,8 @@ def _backgrounds(
 ) -> dict[str, str]:
     """The files that a spectrum names as its background, each with one that names it.
 
-    Spectra that name each other in a circle do not say which of them is the background: none is.
+    A file that names a background itself is a spectrum, whoever names it: of spectra that name each
+    other, in a circle or in a chain, none is lost.
     """
     names = {
         name: companions[name].background
@@ -123,21 +125,11 @@ def _backgrounds(
     for name, background in names.items():
         if background is None:
             continue
-        if _in_circle(background, names):
-            log.warning("%s: names a background that names a spectrum in turn; both stay", name)
+        if names.get(background) is not None:
+            log.warning("%s: names a background that names one in turn; both stay", name)
         else:
             found.setdefault(background, name)
     return found
-
-
-def _in_circle(start: str, names: Mapping[str, str | None]) -> bool:
-    """Whether the backgrounds' backgrounds lead from a file back to it."""
-    seen = set()
-    at = names.get(start)
-    while at is not None and at != start and at not in seen:
-        seen.add(at)
-        at = names.get(at)
-    return at == start
 
 
 def _is_background(
@@ -173,7 +165,7 @@ def _order(
 
 
 def _arfs_differ(
-    folder: Workspace,
+    identity: Callable[[str, str], str],
     companions: Mapping[str, Companions],
     stamps: Mapping[str, str],
     name: str,
@@ -183,7 +175,7 @@ def _arfs_differ(
     first, second = companions[name].arf, companions[other].arf
     if first is None or second is None or first == second:
         return False
-    return _identity(folder, first, stamps[first]) != _identity(folder, second, stamps[second])
+    return identity(first, stamps[first]) != identity(second, stamps[second])
 
 
 def _identity(folder: Workspace, name: str, stamp: str) -> str:

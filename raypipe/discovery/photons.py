@@ -5,7 +5,7 @@ beside the plain file, or copied into a subfolder. Two files hold the same photo
 
 * telescope, instrument, observation (OBS_ID), start of the observation (DATE-OBS), and whether the
   background is subtracted;
-* channels and counts per channel;
+* counts per channel, whatever number the channels are counted from;
 * exposure, within the rounding of single precision;
 * BACKSCAL and AREASCAL, within the same rounding, where the files name no observation.
 
@@ -21,6 +21,7 @@ identified in this way stays a detection.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ def photons_of(pha: Pha, content: bytes | bytearray, stem: str) -> Photons:
     names = [_word(header, name) for name in ("TELESCOP", "INSTRUME", "DATE-OBS")]
     is_net = _word(header, "HDUCLAS2") == "NET"
     digest = hashlib.sha256(repr((observation, names, is_net)).encode())
-    digest.update(pha.channels.tobytes() + counts.tobytes())
+    digest.update((pha.channels - pha.channels[0]).tobytes() + counts.tobytes())
     region = _region(header)
     is_faint = counts.sum() < TELLING_COUNTS
     if is_faint and region:
@@ -100,14 +101,17 @@ def same_photons(
     `differ` says whether the ARFs of two files differ, and is asked only of files whose photons
     identify nothing by themselves.
     """
-    kept: dict[str, list[str]] = defaultdict(list)
+    kept: dict[tuple[str, int], list[str]] = defaultdict(list)
     repeats: dict[str, list[str]] = {}
     for name in ranked:
         mine = photons.get(name)
-        known = kept[mine.key] if mine else []
-        first = next((other for other in known if _repeat(name, other, photons, differ)), None)
+        step = _step(mine.exposure_s) if mine else 0
+        known = (kept[mine.key, step + near] for near in (-1, 0, 1)) if mine else ()
+        others = (other for names in known for other in names)
+        first = next((other for other in others if _repeat(name, other, photons, differ)), None)
         if first is None:
-            known.append(name)
+            if mine:
+                kept[mine.key, step].append(name)
             repeats[name] = []
         else:
             repeats[first].append(name)
@@ -124,7 +128,21 @@ def _repeat(
     return mine.agree(others) and (mine.is_telling or not differ(name, other))
 
 
+def _step(exposure_s: float) -> int:
+    """Number of an exposure on a scale on which those that agree are at most one step apart.
+
+    Many files of the same counts but other exposures are thus not all compared with each other.
+    """
+    if not 0 < exposure_s < np.inf:
+        return 0
+    return math.floor(math.log(exposure_s) / (2 * _ROUNDING))
+
+
 def _close(first: Any, second: Any) -> bool:
+    if np.ndim(first) == np.ndim(second) == 0:
+        first, second = float(first), float(second)
+        is_nan = math.isnan(first) and math.isnan(second)
+        return is_nan or math.isclose(first, second, rel_tol=_ROUNDING)
     return np.shape(first) == np.shape(second) and bool(
         np.allclose(first, second, rtol=_ROUNDING, atol=0, equal_nan=True)
     )

@@ -29,18 +29,23 @@ _SEXAGESIMAL = re.compile(r"[+-]?\d.*[:hdms°'\"\s].*")
 _MOST_SHOWN = 60
 
 
-def positions_in_degrees(table: pa.Table, where: str) -> pa.Table:
+def positions_in_degrees(
+    table: pa.Table, where: str, units: Mapping[str, str] | None = None
+) -> pa.Table:
     """A table whose `ra` and `dec` are degrees, as float64; `where` names it in messages.
+
+    Numbers are in the column's unit, if `units` has one, else in degrees.
 
     Text is sexagesimal, `ra` in hours, only where it is written so (12:30:01, 12 30 01, 12h30m01s);
     all other text is a number of degrees. Blanks and values outside the sphere, which are counted
     in the log, become null; negative `ra` down to -180 count from 360. Raises UsageError, which
-    names column, row and value, for text that is no position.
+    names column, row and value, for text that is no position, and for a unit of no angle.
     """
     for name in _UNITS:
         place = table.schema.get_field_index(name)
         if place >= 0:
-            degrees = _degrees(name, table[name], where)
+            scale = _degrees_of_unit(name, (units or {}).get(name, ""), where)
+            degrees = _degrees(name, table[name], where, scale)
             field = table.schema.field(place).with_type(pa.float64())
             table = table.set_column(place, field, [degrees])
     return table
@@ -58,10 +63,34 @@ def bad_value(where: str, column: str, row: int, value: Any, wanted: str) -> Usa
     return UsageError(f"{where}: column {column}, row {row + 1}: {shown!r} is not {wanted}")
 
 
-def _degrees(name: str, column: pa.ChunkedArray, where: str) -> pa.Array:
+def _degrees_of_unit(name: str, unit: str, where: str) -> float:
+    """Degrees in a unit; an unknown unit is taken as degrees, which the log says.
+
+    An hour is one of right ascension, 15 degrees. Raises UsageError for a unit of no angle.
+    """
+    from astropy import units
+
+    if not unit or unit.lower().startswith("deg"):
+        return 1.0
+    known = units.Unit(unit, parse_strict="silent")
+    if isinstance(known, units.UnrecognizedUnit):
+        log.warning("%s: column %s: unit %s is taken as degrees", where, name, printable(unit, 60))
+        return 1.0
+    if known == units.hourangle or (name == "ra" and known == units.hour):
+        return 15.0
+    try:
+        return float(known.to(units.deg))
+    except units.UnitConversionError as error:
+        raise UsageError(
+            f"{where}: column {name} is in {printable(unit, 60)!r}, which is no angle: give degrees"
+        ) from error
+
+
+def _degrees(name: str, column: pa.ChunkedArray, where: str, scale: float) -> pa.Array:
+    """Degrees of a column whose numbers, if it holds numbers, are in units of `scale` degrees."""
     kind = column.type
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind):
-        values = column.cast(pa.float64(), safe=False).to_numpy()
+        values = column.cast(pa.float64(), safe=False).to_numpy() * scale
     elif pa.types.is_large_string(kind) or pa.types.is_string(kind):
         values = _degrees_of_text(name, column.cast(pa.string()), where)
     else:

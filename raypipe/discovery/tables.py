@@ -57,12 +57,14 @@ class Columns:
     """Columns of one length with the names they have in their file, which may be any.
 
     Their types are truth values, integers of 64 bits at most, floats, text (large_string), dates
-    and times. `left_out` says which columns have values of other kinds.
+    and times. `left_out` says which columns have values of other kinds, `units` what the file
+    states as the unit of each column, empty where it states none.
     """
 
     names: list[str]
     values: list[pa.ChunkedArray]
     left_out: list[str]
+    units: list[str]
 
 
 def read_columns(file: Path, as_text: Sequence[str] = ()) -> Columns:
@@ -72,18 +74,20 @@ def read_columns(file: Path, as_text: Sequence[str] = ()) -> Columns:
     those of the libraries that read.
     """
     endings = _endings(file)
+    units: list[str] | None = None
     if endings & PARQUET:
         names, columns = _read_parquet(file)
     elif endings & _CSV:
         names, columns = _read_csv(file, as_text)
     else:
-        names, columns = _read_with_astropy(file, endings)
+        names, columns, units = _read_with_astropy(file, endings)
     plain = [None if column is None else _plain(column) for column in columns]
     kept = [i for i, column in enumerate(plain) if column is not None]
     return Columns(
         [names[i] for i in kept],
         [column for column in plain if column is not None],
         [name for name, column in zip(names, plain, strict=True) if column is None],
+        [units[i] if units else "" for i in kept],
     )
 
 
@@ -104,15 +108,18 @@ def _read_parquet(file: Path) -> tuple[list[str], list[pa.ChunkedArray | None]]:
     parquet = pq.ParquetFile(file, page_checksum_verification=True)
     schema = parquet.schema_arrow
     require_plain(schema, file.name)
-    places = [i for i, name in enumerate(schema.names) if not _PANDAS_INDEX.fullmatch(name)]
-    flat = [schema.names[i] for i in places if schema.field(i).type.num_fields == 0]
-    if len(set(schema.names)) == len(schema.names):
+    # Looking up a column by its name, or the list of names, takes Arrow a pass over all columns.
+    names = schema.names
+    places = [i for i, name in enumerate(names) if not _PANDAS_INDEX.fullmatch(name)]
+    flat = [names[i] for i in places if schema.field(i).type.num_fields == 0]
+    if len(set(names)) == len(names):
         table = parquet.read(columns=flat)
-        columns = [table[schema.names[i]] if schema.names[i] in flat else None for i in places]
+        values = dict(zip(table.column_names, table.columns, strict=True))
+        columns = [values.get(names[i]) for i in places]
     else:
         table = parquet.read()
         columns = [table.column(i) if table.field(i).type.num_fields == 0 else None for i in places]
-    return [schema.names[i] for i in places], columns
+    return [names[i] for i in places], columns
 
 
 def _read_csv(file: Path, as_text: Sequence[str]) -> tuple[list[str], list[pa.ChunkedArray | None]]:
@@ -182,7 +189,8 @@ def typed(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _read_with_astropy(
     file: Path, endings: Set[str]
-) -> tuple[list[str], list[pa.ChunkedArray | None]]:
+) -> tuple[list[str], list[pa.ChunkedArray | None], list[str]]:
+    """Names, values and units of columns."""
     from astropy.io import fits
     from astropy.io.votable import parse_single_table
     from astropy.table import Table
@@ -200,7 +208,9 @@ def _read_with_astropy(
     else:
         table = Table.read(file)
         names = table.colnames
-    return names, [_from_astropy(table[name]) for name in table.colnames]
+    columns = [table[name] for name in table.colnames]
+    units = [str(getattr(column, "unit", None) or "") for column in columns]
+    return names, [_from_astropy(column) for column in columns], units
 
 
 def _number_columns(header: Any) -> list[str]:

@@ -86,8 +86,12 @@ def load_chip_rmfs(workspace: Workspace, release: str) -> ChipRmfs:
     """The RMFs chosen for a release; none where they are not."""
     if not workspace.exists(chip_rmfs_name(release)):
         return ChipRmfs({})
-    zones = workspace.read_json(chip_rmfs_name(release))["zones"]
-    return ChipRmfs({zone: chosen["rmf_id"] for zone, chosen in zones.items()})
+    name = chip_rmfs_name(release)
+    zones = workspace.read_object(name, {"zones": dict})["zones"]
+    try:
+        return ChipRmfs({zone: chosen["rmf_id"] for zone, chosen in zones.items()})
+    except (KeyError, TypeError) as error:
+        raise workspace.unexpected(name, "a zone is without its RMF") from error
 
 
 def chip_rmfs_for(workspace: Workspace, release: str, config: IngestConfig) -> ChipRmfs:

@@ -197,7 +197,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
             f"{where}: not a whole raypipe model ({error}); train it again"
         ) from error
     network.eval()
-    metrics = bundle.read_json("metrics.json")
+    metrics = bundle.read_object("metrics.json", {})
     fingerprint = hashlib.sha256(data).hexdigest()
     return Model(model_id, config, grid, network, population, *sources, metrics, fingerprint)
 

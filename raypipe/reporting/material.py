@@ -93,7 +93,7 @@ def gather(
         model_id=model_id,
         catalog=catalog,
         labels=label_source,
-        metrics=store.read_json(metrics) if store.exists(metrics) else None,
+        metrics=store.read_object(metrics, {}) if store.exists(metrics) else None,
         model=model,
         training=_training_records(store, subject),
         totals=count_rows(store, release),
@@ -194,7 +194,7 @@ def _training_records(store: Workspace, subject: Subject) -> dict[str, dict[str,
     for other in published_models(store, subject.release):
         file = f"{model_folder(other)}/metrics.json"
         if other not in records and store.exists(file):
-            records[other] = store.read_json(file)
+            records[other] = store.read_object(file, {})
     return records
 
 

@@ -75,7 +75,12 @@ class Records:
     def read(self, model_id: str) -> Record | None:
         """Read the record of the trial that trains a model; None if there is none."""
         name = f"{self.folder_of(model_id)}/trial.json"
-        return Record(**self.workspace.read_json(name)) if self.workspace.exists(name) else None
+        if not self.workspace.exists(name):
+            return None
+        try:
+            return Record(**self.workspace.read_object(name, {}))
+        except TypeError as error:
+            raise self.workspace.unexpected(name, "not the record of a trial") from error
 
     def write(self, record: Record) -> None:
         """Publish a record in place of the trial's previous one."""

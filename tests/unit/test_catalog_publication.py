@@ -122,5 +122,5 @@ def test_files_that_are_gone_are_not_published(tmp_path: Path) -> None:
 def test_a_list_that_is_none_names_itself(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     workspace.write_json("catalog/r/m/published-00001.json", {"parts": []})
-    with pytest.raises(RaypipeError, match=r"published-00001\.json: not the list of a catalog"):
+    with pytest.raises(RaypipeError, match=r"published-00001\.json: its field release is not"):
         find_publication(workspace, "r", "m")

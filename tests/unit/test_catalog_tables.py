@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +260,41 @@ def test_text_that_is_no_position_is_named(value: str, tmp_path: Path) -> None:
         from_csv(tmp_path, f'detection_id,ra,dec\nx,1,2\ny,"{value}",2\n')
 
 
+@pytest.mark.parametrize("ending", ["fits", "vot", "ecsv"])
+@pytest.mark.parametrize(
+    ("units", "expected"),
+    [
+        (("deg", "deg"), [1.5, 0.5]),
+        (("degree", None), [1.5, 0.5]),
+        (("h", "rad"), [22.5, 28.6478897565]),
+        (("rad", "arcmin"), [85.9436692696, 0.5 / 60]),
+    ],
+)
+def test_positions_in_other_units_become_degrees(
+    ending: str, units: tuple[str, str], expected: list[float], tmp_path: Path
+) -> None:
+    table = Table({"name": ["A"], "RA": [1.5], "Dec": [0.5]})
+    table["RA"].unit, table["Dec"].unit = units
+    file = tmp_path / f"c.{ending}"
+    table.write(file, format={"vot": "votable", "ecsv": "ascii.ecsv"}.get(ending))
+    read = read_catalog(file)
+    assert [read["ra"][0].as_py(), read["dec"][0].as_py()] == pytest.approx(expected)
+
+
+def test_a_unit_that_is_unknown_is_said_and_one_of_no_angle_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = Table({"name": ["A"], "ra": [1.5], "dec": [0.5]})
+    table["ra"].unit = "equinox"
+    table.write(tmp_path / "a.vot", format="votable")
+    assert read_catalog(tmp_path / "a.vot")["ra"].to_pylist() == [1.5]
+    assert "unit equinox is taken as degrees" in caplog.text
+    table["ra"].unit = "Jy"
+    table.write(tmp_path / "b.fits")
+    with pytest.raises(UsageError, match=r"column ra is in 'Jy', which is no angle"):
+        read_catalog(tmp_path / "b.fits")
+
+
 def test_positions_outside_the_sphere_are_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -329,6 +365,15 @@ def test_a_fraction_is_no_class(tmp_path: Path) -> None:
     pq.write_table(pa.table({"name": ["a"], "class": [0.37]}), tmp_path / "c.parquet")
     with pytest.raises(UsageError, match=r"column class, row 1: '0\.37' is not a class"):
         read_catalog(tmp_path / "c.parquet")
+
+
+def test_time_grows_with_the_number_of_columns_and_not_with_its_square(tmp_path: Path) -> None:
+    columns = {f"c{i}": [i] for i in range(20_000)}
+    pq.write_table(pa.table({"name": ["A"], **columns}), tmp_path / "c.parquet")
+    started = time.process_time()
+    with pytest.raises(UsageError, match="20001 columns"):
+        read_catalog(tmp_path / "c.parquet")
+    assert time.process_time() - started < 60.0
 
 
 def test_more_columns_than_fits_holds_are_refused(tmp_path: Path) -> None:

@@ -153,6 +153,21 @@ def test_spectra_that_name_each_other_both_stay(source: Path) -> None:
     }
 
 
+def test_of_a_chain_of_spectra_the_last_alone_is_a_background(source: Path) -> None:
+    for number in range(1, 5):
+        content = _spectrum(number, BACKFILE=f"{number + 1}.pi")
+        (source / f"{number}.pi").write_bytes(content)
+    (source / "5.pi").write_bytes(_spectrum(5))
+    assert _found(source)[0].keys() == {"plain.pi", "1.pi", "2.pi", "3.pi", "4.pi"}
+
+
+def test_pipes_and_sockets_are_listed_and_not_opened(source: Path) -> None:
+    os.mkfifo(source / "b.pi")
+    names, aside, _ = _found(source)
+    assert names.keys() == {"plain.pi"}
+    assert _reasons(source, aside) == {"b.pi": "not a regular file"}
+
+
 def test_of_two_that_name_each_other_the_background_says_so(source: Path) -> None:
     (source / "a.pi").write_bytes(_spectrum(1, BACKFILE="b.pi"))
     (source / "b.pi").write_bytes(_spectrum(2, BACKFILE="a.pi", HDUCLAS2="BKG"))

@@ -6,6 +6,8 @@ import gzip
 import io
 import json
 import shutil
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raypipe.discovery.discover import discover
-from raypipe.discovery.photons import TELLING_COUNTS, photons_of
+from raypipe.discovery.photons import TELLING_COUNTS, photons_of, same_photons
 from raypipe.ogip import read_pha
 from raypipe.workspace import Workspace
 from tests.unit.ogip_files import N_CHANNELS, arf_hdu, column, pha_bytes, to_bytes
@@ -137,13 +139,34 @@ def test_a_copy_that_comes_later_changes_nothing(tmp_path: Path) -> None:
         {"HDUCLAS2": "NET"},
         {"EXPOSURE": 1000.1},
         {"counts": [4, *BRIGHT[1:]]},
-        {"channels": np.arange(N_CHANNELS)},
+        {"channels": 2 * np.arange(N_CHANNELS)},
     ],
     ids=lambda other: next(iter(other)),
 )
 def test_what_tells_photons_apart(other: dict[str, Any], tmp_path: Path) -> None:
     files = {"a.pi": _spectrum(), "b.pi": _spectrum(**other)}
     assert _detections(tmp_path, files).keys() == {"a.pi", "b.pi"}
+
+
+def test_photons_are_the_same_from_whichever_channel_they_are_counted(tmp_path: Path) -> None:
+    files = {"a.pi": _spectrum(), "b.pi": _spectrum(channels=np.arange(N_CHANNELS))}
+    assert _detections(tmp_path, files).keys() == {"a.pi"}
+
+
+def test_time_does_not_grow_with_the_square_of_the_number_of_alike_spectra() -> None:
+    alike = photons_of(read_pha(_spectrum()), b"", "a")
+    files = {f"{i}.pi": replace(alike, exposure_s=100.0 + 0.1 * i) for i in range(20_000)}
+    started = time.process_time()
+    assert len(same_photons(files, files, lambda *_: False)) == len(files)
+    assert time.process_time() - started < 20.0
+
+
+@given(st.floats(1e-3, 1e9), st.floats(-0.999e-6, 0.999e-6))
+def test_exposures_that_agree_within_rounding_are_found(exposure: float, relative: float) -> None:
+    alike = photons_of(read_pha(_spectrum()), b"", "a")
+    other = exposure * (1 + relative)
+    files = {"a": replace(alike, exposure_s=exposure), "b": replace(alike, exposure_s=other)}
+    assert same_photons(["a", "b"], files, lambda *_: False) == {"a": ["b"]}
 
 
 @pytest.mark.parametrize("scale", ["AREASCAL", "BACKSCAL"])

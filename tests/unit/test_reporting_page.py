@@ -353,8 +353,11 @@ def test_a_detection_without_latents_is_counted_not_shown(tmp_path: Path) -> Non
 
 def test_a_catalog_without_rows_has_a_page(tmp_path: Path) -> None:
     made = make_workspace(tmp_path, detections=2, seen=False)
-    (name,) = require_publication(made.workspace, RELEASE, "folded-test").parts
+    published = require_publication(made.workspace, RELEASE, "folded-test")
+    (name,) = published.parts
     made.workspace.write_table(name, made.workspace.read_table(name).slice(0, 0))
+    listed = made.workspace.read_json(published.name)
+    made.workspace.write_json(published.name, listed | {"rows": 0})
     assert evaluate(str(tmp_path))["data"]["n_rows"] == 0
     outline_of(Path(report(str(tmp_path))).read_text())
 

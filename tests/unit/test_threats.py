@@ -277,6 +277,13 @@ def test_credentials_do_not_belong_into_uris() -> None:
     Workspace("s3://bucket/a@b")
 
 
+@pytest.mark.parametrize("uri", ["s3:/bucket/w", "https:/me:pw@h/w", "file:/w"])
+def test_an_address_that_lacks_a_slash_is_no_local_folder(uri: str) -> None:
+    with pytest.raises(UsageError, match="two slashes") as refused:
+        Workspace(uri)
+    assert "pw" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
@@ -285,6 +292,17 @@ def test_credentials_do_not_belong_into_uris() -> None:
         ('tap_url = "https://u:p@h/tap"\nx = 1', 'tap_url = "https://h/tap"\nx = 1'),
         ("two: s3://k:s@b/a#1, http://h/?t=2 end", "two: s3://b/a#1, http://h/ end"),
         ("no URI: a@b, 1:2", "no URI: a@b, 1:2"),
+        ("get https://me:p/w@h/a end", "get https://h/a end"),
+        ("get https://me:p?w@h/a?sig=1 end", "get https://h/a end"),
+        ("get https://me:p#w@h/a end", "get https://h/a end"),
+        ("""get 'https://me:p'w"x@h/a' end""", "get 'https://h/a' end"),
+        ("a slash short: https:/me:pw@h/a", "a slash short: https:/h/a"),
+        ("cut short: https://me:pw", "cut short: https://..."),
+        (
+            "hosts: http://[::1]:80/a@b http://h:80/a@b",
+            "hosts: http://[::1]:80/a@b http://h:80/a@b",
+        ),
+        ('{"a": "http://h:80/x", "b": "c:d@e"}', '{"a": "http://h:80/x", "b": "c:d@e"}'),
     ],
 )
 def test_credentials_are_taken_out_of_texts(text: str, shown: str) -> None:

@@ -135,7 +135,7 @@ class Content:
         metrics = f"{model_folder(self.publication.model_id)}/metrics.json"
         if not self.workspace.exists(metrics):
             return ""
-        return self.workspace.read_json(metrics).get("data_fingerprint") or ""
+        return self.workspace.read_object(metrics, {}).get("data_fingerprint") or ""
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType | None:
