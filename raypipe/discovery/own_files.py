@@ -52,6 +52,7 @@ class _Content:
     named: Companions
     photons: Photons | None = None
     is_background: bool = False
+    has_backscal: bool = True
 
 
 _UNREADABLE = _Content(Companions())
@@ -105,7 +106,7 @@ def _read(folder: Workspace, name: str, stamp: str) -> _Content:
         log.warning("%s: kept for ingestion to reject (%s)", name, reason)
         return _UNREADABLE
     is_background = str(pha.header.get("HDUCLAS2", "")).strip().upper() == "BKG"
-    return _Content(named_by(pha), photons, is_background)
+    return _Content(named_by(pha), photons, is_background, "BACKSCAL" not in pha.assumed)
 
 
 def _backgrounds(
@@ -146,15 +147,17 @@ def _order(
 ) -> list[str]:
     """The files in order: of those with the same photons, the one to keep comes first.
 
-    That is a background, if one is, so that no copy of it becomes a source; else the file with
-    most companions, of these one that is not grouped, of these one that was published before, of
-    these the first by name.
+    That is a background, if one is, so that no copy of it becomes a source; else a file that can be
+    compared with its background, of these the file with most companions, of these one that is not
+    grouped, of these one that was published before, of these the first by name.
     """
 
-    def rank(name: str) -> tuple[bool, int, bool, bool, tuple[int, str]]:
+    def rank(name: str) -> tuple[bool, bool, int, bool, bool, tuple[int, str]]:
         photons = files[name].photons
+        background = files.get(companions[name].background or name, files[name])
         return (
             not _is_background(name, files, backgrounds),
+            files[name].has_backscal != background.has_backscal,
             companions[name].count(None),
             photons is not None and photons.is_grouped,
             name not in published,

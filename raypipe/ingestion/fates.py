@@ -31,6 +31,6 @@ def flags_of(notes: Iterable[Note], path: str) -> list[str]:
     codes: dict[str, None] = {}
     for note in notes:
         if note.code in REFUSED:
-            raise OgipError(path, f"{note}: {REFUSED[note.code]}")
+            raise OgipError(path, f"{note}; {REFUSED[note.code]}")
         codes[note.code] = None
     return list(codes)

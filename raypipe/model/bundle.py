@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import tomllib
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -78,14 +79,18 @@ class Model:
         return self.network.name
 
     def encode(self, spectra: Spectrum | Sequence[Spectrum]) -> pd.DataFrame:
-        """Latents and goodness of fit of spectra read with `raypipe.read_spectrum`.
+        """Measure latents and goodness of fit of spectra read with `raypipe.read_spectrum`.
 
-        One row a spectrum: z0.., z0_err.., z0_std.., z_cov, total_counts, cash, cash_expected,
-        fit_zscore, anomaly_score and p_<class> as in the catalog. Each spectrum needs its ARF
-        and RMF.
+        Returns one row per spectrum: z0.., z0_err.., z0_std.., z_cov, total_counts, cash,
+        cash_expected, fit_zscore, anomaly_score and p_<class> as in the catalog. Each spectrum
+        needs its ARF and RMF. A spectrum that cannot be measured, for instance without counts, has
+        NaN latents, and a warning names it.
         """
         listed = [spectra] if isinstance(spectra, Spectrum) else list(spectra)
-        return self.encode_batch(SpectraBatch.from_spectra(listed, self.grid))
+        frame = self.encode_batch(SpectraBatch.from_spectra(listed, self.grid))
+        for row in np.flatnonzero(frame["z0"].isna()):
+            warnings.warn(f"{listed[row].path}: cannot be measured: latents are NaN", stacklevel=2)
+        return frame
 
     def encode_batch(
         self,
@@ -207,7 +212,7 @@ def _require_unchanged(
 ) -> None:
     """Raise RaypipeError where a bundle does not have the hash that it was saved with."""
     if _HASH not in metadata:
-        log.info("%s: saved without a hash: whether it has changed since is not known", where)
+        log.info("%s: saved without a hash, so a change since then cannot be detected", where)
     elif metadata[_HASH] != bundle_hash(metadata[_DESCRIPTION], config, tensors):
         raise RaypipeError(
             f"{where}: it, or config.toml beside it, has changed since the model was saved; "

@@ -226,7 +226,7 @@ def _background_notes(pha: Pha, background: Pha, path: str) -> list[Note]:
     for key, code in (("BACKSCAL", NO_BACKSCAL), ("AREASCAL", NO_AREASCAL)):
         if (key in pha.assumed) != (key in background.assumed):
             lacking = "spectrum" if key in pha.assumed else "background"
-            notes.append(Note(f"the {lacking} has no {key}: taken as 1", code))
+            notes.append(Note(f"the {lacking} has no {key} (1 is assumed)", code))
     if np.array_equal(background.channels, pha.channels):
         return notes
     first, other = int(pha.channels[0]), int(background.channels[0])

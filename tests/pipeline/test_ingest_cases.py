@@ -77,7 +77,7 @@ def test_areascal_is_in_the_fold_or_the_detection_is_refused(cases: Path, tmp_pa
 def test_a_missing_backscal_is_never_one_in_silence(cases: Path, tmp_path: Path) -> None:
     found = Ingested(cases / "backscal-missing", tmp_path)
     assert found.rejects.reason["src"] == (
-        "the background has no BACKSCAL: taken as 1: source and background cannot be compared: "
+        "the background has no BACKSCAL (1 is assumed); source and background cannot be compared: "
         "write BACKSCAL into both"
     )
 

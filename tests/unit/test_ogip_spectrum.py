@@ -178,11 +178,11 @@ def test_areascal_multiplies_what_is_predicted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("key", "code"), [("BACKSCAL", NO_BACKSCAL), ("AREASCAL", NO_AREASCAL)])
 def test_a_scale_of_one_of_the_pair_alone_is_said(tmp_path: Path, key: str, code: str) -> None:
     path = survey(tmp_path)
-    with pytest.warns(UserWarning, match=f"the background has no {key}: taken as 1"):
+    with pytest.warns(UserWarning, match=f"the background has no {key} .1 is assumed."):
         spectrum = read_spectrum(path, background=pha_bytes(drop=(key,)))
     assert codes_of(spectrum) == [code]
     path = survey(tmp_path, pha={"drop": (key,)})
-    with pytest.warns(UserWarning, match=f"the spectrum has no {key}: taken as 1"):
+    with pytest.warns(UserWarning, match=f"the spectrum has no {key} .1 is assumed."):
         assert codes_of(read_spectrum(path)) == [code]
     assert codes_of(read_spectrum(path, background=pha_bytes(drop=(key,)))) == []
 
