@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from raypipe._version import __version__
@@ -67,6 +68,7 @@ def record_run(
     if not _begin(workspace, folder, verb, config, optional=optional):
         yield figures
         return
+    _hide_from_git(workspace)
     lines = _Lines()
     logger = logging.getLogger("raypipe")
     level = logger.level
@@ -105,3 +107,11 @@ def _begin(workspace: Workspace, folder: str, verb: str, config: Config, *, opti
         log.warning("%s: the workspace keeps no record of this run (%s)", verb, error.__cause__)
         return False
     return True
+
+
+def _hide_from_git(workspace: Workspace) -> None:
+    """Let a workspace inside a git repository ignore itself: its data belong in no commit."""
+    if workspace.is_local and not workspace.exists(".gitignore"):
+        folders = Path(workspace.root).resolve().parents
+        if any((folder / ".git").exists() for folder in folders):
+            workspace.write_bytes(".gitignore", b"*\n")

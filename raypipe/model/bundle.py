@@ -73,6 +73,13 @@ class Model:
     metrics: dict[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
 
+    def __repr__(self) -> str:
+        classes = ", ".join(self.population.classes) or "no classes"
+        return (
+            f"Model({self.model_id}: preset {self.preset}, {self.config.model.latents} latents, "
+            f"trained on {len(self.train_sources)} sources; {classes})"
+        )
+
     @property
     def preset(self) -> str:
         """Name of the recipe, folded or paper."""

@@ -75,6 +75,31 @@ class Spectrum:
     warnings: tuple[Note, ...]
     areascal: float | Floats = 1.0
 
+    @property
+    def net_counts(self) -> float:
+        """Counts less the expected background, summed over all channels."""
+        total = float(self.counts.sum())
+        if self.background_counts is None or self.background_scale is None:
+            return total
+        return total - float((self.background_counts * self.background_scale).sum())
+
+    def __repr__(self) -> str:
+        words = (str(self.header.get(key) or "").strip() for key in ("TELESCOP", "INSTRUME"))
+        without = {
+            "background": self.background_counts,
+            "ARF": self.arf,
+            "RMF": self.rmf,
+        }
+        absent = [name for name, part in without.items() if part is None]
+        parts = [
+            " ".join(filter(None, words)),
+            f"{self.counts.sum():.0f} counts in {len(self.channels)} channels",
+            f"{self.exposure_s:g} s",
+            f"without {', '.join(absent)}" if absent else "with background, ARF and RMF",
+            f"{len(self.warnings)} warnings" if self.warnings else "",
+        ]
+        return printable(f"Spectrum({self.path}: {', '.join(filter(None, parts))})", 500)
+
     def fold(self, flux: Flux, *, lines_kev: Sequence[float] = ()) -> Floats:
         """Counts per channel (n,) that a source of this photon flux leaves, background apart.
 

@@ -50,6 +50,12 @@ class LatentSearch:
     detections: SearchedRows
     config: EmbedConfig
 
+    def __repr__(self) -> str:
+        return (
+            f"LatentSearch({self.workspace.uri}: {self.release} by {self.model_id}, "
+            f"{len(self.detections)} detections)"
+        )
+
     @cached_property
     def sources(self) -> SearchedRows:
         """The table of sources, loaded on first use."""

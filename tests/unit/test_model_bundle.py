@@ -59,6 +59,11 @@ def test_a_bundle_comes_back_whole(model: Model, tmp_path: Path) -> None:
     assert loaded.population.classes == ("AGN", "YSO")
 
 
+def test_a_model_shows_itself_in_one_line(model: Model) -> None:
+    shown = "Model(folded-test: preset folded, 8 latents, trained on 200 sources; AGN, YSO)"
+    assert repr(model) == shown
+
+
 @pytest.mark.parametrize("keep", [0, 5, 100, 5000, -1])
 def test_a_cut_bundle_is_refused(model: Model, tmp_path: Path, keep: int) -> None:
     save_model(model, Workspace(tmp_path), "m")

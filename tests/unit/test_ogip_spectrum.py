@@ -426,3 +426,21 @@ def test_spectrum_survives_pickling(tmp_path: Path) -> None:
     spectrum: Spectrum = pickle.loads(pickle.dumps(read_spectrum(survey(tmp_path))))
     assert spectrum.fold(flat).sum() > 0
     assert spectrum.header["HDUCLAS1"] == "SPECTRUM"
+
+
+def test_a_spectrum_shows_itself_in_one_line(tmp_path: Path) -> None:
+    spectrum = read_spectrum(survey(tmp_path), background=None)
+    assert len(repr(spectrum)) < 300
+    assert f"{spectrum.counts.sum():.0f} counts in {len(spectrum.channels)} channels" in repr(
+        spectrum
+    )
+    assert "without background" in repr(spectrum)
+    assert spectrum.net_counts == spectrum.counts.sum()
+
+
+def test_net_counts_are_less_the_scaled_background(tmp_path: Path) -> None:
+    spectrum = read_spectrum(survey(tmp_path), background=pha_bytes(BACKSCAL=0.5))
+    assert spectrum.background_counts is not None
+    assert spectrum.background_scale == 0.5
+    expected = spectrum.counts.sum() - 0.5 * spectrum.background_counts.sum()
+    assert spectrum.net_counts == pytest.approx(expected)

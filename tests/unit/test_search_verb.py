@@ -41,6 +41,12 @@ def pha(shared_data: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(source, tmp_path / "mine.pi"))
 
 
+def test_an_opened_catalog_shows_itself_in_one_line(opened: LatentSearch) -> None:
+    shown = repr(opened)
+    assert f"{len(opened.detections)} detections" in shown
+    assert len(shown) < 300
+
+
 def test_a_detection_is_not_its_own_neighbor_but_its_sibling_may_be(opened: LatentSearch) -> None:
     answer = opened.like_detection("sim:6.0.1", k=200)
     assert len(answer) == 119
