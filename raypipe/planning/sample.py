@@ -148,7 +148,8 @@ class SampleTask:
         folder = manifest_folder(self.release)
         for part, piece in zip((_WARM_UP, _TIMED), pieces, strict=True):
             scratch.write_table(part_name(folder, part), piece)
-        scratch.write_json(f"{folder}/manifest.json", {"parts": len(pieces)})
+        summary = {"rows": rows.num_rows, "parts": len(pieces), "source": "sample"}
+        scratch.write_json(f"{folder}/manifest.json", summary)
 
         choice = self._choose(scratch) if self.config.ingest.rmf == "chip" else None
         warm_up = ingest_part(scratch, self.release, _WARM_UP, self.config.ingest)
