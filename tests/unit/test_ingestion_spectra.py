@@ -135,7 +135,7 @@ def test_a_header_that_names_no_file_is_to_name_one(name: str, said: str) -> Non
 def test_every_note_of_the_reader_becomes_a_flag_or_a_refusal(code: str) -> None:
     noted: Any = spectrum(warnings=(Note("something is odd", code),))
     if code in REFUSED:
-        with pytest.raises(OgipError, match=r"^mine\.pi: something is odd: \w+"):
+        with pytest.raises(OgipError, match=r"^mine\.pi: something is odd; \w+"):
             put_on_grid(noted, GRID)
     else:
         assert code in put_on_grid(noted, GRID).flags
