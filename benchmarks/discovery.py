@@ -23,20 +23,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from raypipe.archive.pages import Counts, cut_into_pages, release_pages
+from raypipe.archive.query import COLUMNS
 from raypipe.config import DiscoverConfig, IngestConfig
-from raypipe.discovery.archive_pages import Counts, cut_into_pages, release_pages
-from raypipe.discovery.archive_query import COLUMNS
 from raypipe.discovery.columns import manifest_rows
-from raypipe.discovery.fingerprints import FINGERPRINT
 from raypipe.discovery.manifest import write_manifest
-from raypipe.ingestion.schema import REJECT_FIELDS, RMF, SPECTRUM_FIELDS
-from raypipe.workspace import (
-    Workspace,
-    manifest_folder,
-    part_name,
-    rejects_folder,
-    spectra_folder,
-)
+from raypipe.spectra.schema import REJECT_FIELDS, RMF, SPECTRUM_FIELDS
+from raypipe.store.fingerprints import FINGERPRINT
+from raypipe.store.layout import manifest_folder, part_name, rejects_folder, spectra_folder
+from raypipe.store.workspace import Workspace
 
 RELEASE = "csc2.1"
 PAGE_ROWS = DiscoverConfig().page_rows

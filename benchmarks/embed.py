@@ -34,31 +34,31 @@ import torch
 
 from benchmarks.processes import watch
 from benchmarks.surveys import replicate
-from raypipe.catalog.publication import require_publication
 from raypipe.cluster import ray_session
 from raypipe.config import Config, EmbedConfig, RayConfig
 from raypipe.config_toml import load_config
 from raypipe.discovery.discover import discover
-from raypipe.discovery.manifest import choose_release, read_manifest_summary
 from raypipe.embedding.embed import embed
 from raypipe.embedding.part import PartEncoder
 from raypipe.ingestion.ingest import ingest
-from raypipe.ingestion.progress import count_parts
-from raypipe.ingestion.responses import ResponseLibrary
-from raypipe.model.batch import SpectraBatch
 from raypipe.model.bundle import Model, load_model
 from raypipe.model.features import prepare
 from raypipe.model.statistics import cash
 from raypipe.simulation.simulate import simulate
-from raypipe.training.train import train
-from raypipe.workspace import (
-    Workspace,
+from raypipe.spectra.batch import SpectraBatch
+from raypipe.spectra.responses import ResponseLibrary
+from raypipe.store.layout import (
     catalog_folder,
     model_folder,
     part_name,
     sources_folder,
     spectra_folder,
 )
+from raypipe.store.manifest import choose_release, read_manifest_summary
+from raypipe.store.parts import count_parts
+from raypipe.store.publication import require_publication
+from raypipe.store.workspace import Workspace
+from raypipe.training.train import train
 
 PROCESSES = 2
 ORIGINALS, EPOCHS = 2000, 2

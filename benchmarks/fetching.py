@@ -30,13 +30,13 @@ from urllib.parse import urlsplit
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from benchmarks.surveys import Elsewhere, served
+from raypipe.archive.products import find_release, package_url, parse_product_uri
 from raypipe.config import IngestConfig
-from raypipe.discovery.archive import find_release, package_url, parse_product_uri
 from raypipe.discovery.discover import discover
 from raypipe.ingestion.chip_rmfs import choose_chip_rmfs
 from raypipe.ingestion.part import ingest_part
 from raypipe.simulation.simulate import simulate
-from raypipe.workspace import Workspace
+from raypipe.store.workspace import Workspace
 from tests.pipeline.file_server import write_remote_manifest
 
 RELEASE = "csc2.1"

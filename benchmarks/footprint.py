@@ -25,9 +25,10 @@ import pyarrow.compute as pc
 from benchmarks.processes import Taken, watch
 from benchmarks.surveys import make_survey
 from raypipe.discovery.discover import discover
-from raypipe.discovery.manifest import choose_release
 from raypipe.simulation.simulate import simulate
-from raypipe.workspace import Workspace, spectra_folder
+from raypipe.store.layout import spectra_folder
+from raypipe.store.manifest import choose_release
+from raypipe.store.workspace import Workspace
 
 PROCESSES = 2
 

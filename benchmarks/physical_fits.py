@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 
-from raypipe.model.grid import Grid
 from raypipe.model.statistics import MU_MIN, cash
 from raypipe.simulation.absorption import transmission
 from raypipe.simulation.components import black_body, power_law
 from raypipe.simulation.energy import EnergyGrid
 from raypipe.simulation.plasma import thermal_plasma
+from raypipe.spectra.grid import Grid
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -27,7 +27,7 @@ from benchmarks.processes import watch
 from benchmarks.surveys import served
 from raypipe.discovery.discover import discover
 from raypipe.simulation.simulate import simulate
-from raypipe.workspace import Workspace
+from raypipe.store.workspace import Workspace
 from tests.pipeline.file_server import write_remote_manifest
 
 PART_ROWS = 500

@@ -24,10 +24,10 @@ from astropy.io import fits
 from isal import igzip
 from scipy import sparse
 
-from raypipe.ingestion.responses import redistribution_on_grid
-from raypipe.model.grid import Grid
 from raypipe.ogip import read_arf, read_pha, read_rmf
 from raypipe.ogip.spectrum import background_scale
+from raypipe.spectra.grid import Grid
+from raypipe.spectra.responses import redistribution_on_grid
 
 FEWEST_ROUNDS = 5
 SPECTRUM_KEYWORDS = ("EXPOSURE", "BACKSCAL", "AREASCAL", "BACKFILE", "ANCRFILE", "RESPFILE")

@@ -26,12 +26,12 @@ from raypipe import load_model, read_spectrum
 from raypipe.config import EmbedConfig
 from raypipe.discovery.listing import looks_like_pha
 from raypipe.errors import OgipError
-from raypipe.model.batch import SpectraBatch
 from raypipe.model.bundle import Model
 from raypipe.model.encode import reconstruct_batch
 from raypipe.model.features import prepare
-from raypipe.model.grid import Grid
 from raypipe.model.statistics import cash
+from raypipe.spectra.batch import SpectraBatch
+from raypipe.spectra.grid import Grid
 
 REFINE_STEPS = 6
 TARGETS = {"encoder": 1.10, "refined": 1.00}

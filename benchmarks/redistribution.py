@@ -25,14 +25,15 @@ import numpy as np
 from physical_fits import ENERGIES, Fit, FloatArray, Observation, fit_best
 
 from raypipe import read_spectrum
-from raypipe.discovery.listing import looks_like_pha, parse_csc_name
+from raypipe.archive.names import parse_csc_name
+from raypipe.discovery.listing import looks_like_pha
 from raypipe.errors import OgipError
 from raypipe.ingestion.chips import Chip, chip_of
-from raypipe.model.batch import SpectraBatch
 from raypipe.model.features import prepare
 from raypipe.simulation.absorption import transmission
 from raypipe.simulation.components import line, power_law
 from raypipe.simulation.plasma import thermal_plasma
+from raypipe.spectra.batch import SpectraBatch
 
 SOURCES = {
     "continuum": power_law(np.array([1.7]), ENERGIES)[0]

@@ -25,7 +25,7 @@ import raypipe
 from benchmarks.surveys import make_survey
 from raypipe.cluster import ray_session
 from raypipe.config import Config, RayConfig
-from raypipe.workspace import Workspace
+from raypipe.store.workspace import Workspace
 
 FIRST, NEXT = "r1", "r2"
 

@@ -45,11 +45,11 @@ from raypipe.cluster import TASKS_A_SLOT, map_parts, ray_session
 from raypipe.config import Config, EmbedConfig, RayConfig
 from raypipe.config_toml import load_config
 from raypipe.discovery.discover import discover
-from raypipe.discovery.manifest import choose_release
 from raypipe.embedding.embed import embed
 from raypipe.ingestion.ingest import ingest
 from raypipe.planning.processes import tree_use
-from raypipe.workspace import Workspace
+from raypipe.store.manifest import choose_release
+from raypipe.store.workspace import Workspace
 
 MODEL = Path(__file__).resolve().parents[1] / "tests" / "data" / "bundle-format-1"
 LOOK_S = 0.5

@@ -26,11 +26,12 @@ import pyarrow as pa
 from sklearn.neighbors import BallTree, KDTree
 
 import raypipe
-from raypipe.catalog.models import choose_model
-from raypipe.catalog.publication import Publication, publish, read_detections, read_sources
-from raypipe.discovery.manifest import choose_release
-from raypipe.searching.opened import LatentSearch
-from raypipe.workspace import Workspace, catalog_folder, manifest_folder, part_name
+from raypipe.model.choice import choose_model
+from raypipe.searching.latent_search import LatentSearch
+from raypipe.store.layout import catalog_folder, manifest_folder, part_name
+from raypipe.store.manifest import choose_release
+from raypipe.store.publication import Publication, publish, read_detections, read_sources
+from raypipe.store.workspace import Workspace
 
 K = 10
 PART_ROWS = 125_000

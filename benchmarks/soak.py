@@ -26,9 +26,10 @@ import numpy as np
 
 import raypipe
 from benchmarks.surveys import make_survey
-from raypipe.discovery.manifest import choose_release
-from raypipe.ingestion.progress import count_parts
-from raypipe.workspace import Workspace, spectra_folder
+from raypipe.store.layout import spectra_folder
+from raypipe.store.manifest import choose_release
+from raypipe.store.parts import count_parts
+from raypipe.store.workspace import Workspace
 from tests.cluster.machines import Machines, drafts
 
 MODEL = Path(__file__).resolve().parents[1] / "tests" / "data" / "bundle-format-1"

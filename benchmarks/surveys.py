@@ -14,21 +14,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from raypipe.archive.names import parse_csc_name
 from raypipe.discovery.columns import manifest_rows
 from raypipe.discovery.discover import discover
-from raypipe.discovery.fingerprints import FINGERPRINT, manifest_fingerprint
-from raypipe.discovery.listing import parse_csc_name
-from raypipe.discovery.manifest import choose_release, write_manifest
-from raypipe.ingestion.progress import count_parts
-from raypipe.ingestion.schema import REJECT_FIELDS
+from raypipe.discovery.manifest import write_manifest
 from raypipe.simulation.simulate import simulate
-from raypipe.workspace import (
-    Workspace,
-    manifest_folder,
-    part_name,
-    rejects_folder,
-    spectra_folder,
-)
+from raypipe.spectra.schema import REJECT_FIELDS
+from raypipe.store.fingerprints import FINGERPRINT, manifest_fingerprint
+from raypipe.store.layout import manifest_folder, part_name, rejects_folder, spectra_folder
+from raypipe.store.manifest import choose_release
+from raypipe.store.parts import count_parts
+from raypipe.store.workspace import Workspace
 from tests.pipeline.file_server import serve
 
 SIMULATED = 400

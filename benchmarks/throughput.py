@@ -28,21 +28,16 @@ from benchmarks.processes import cpu_s_of
 from benchmarks.surveys import make_survey
 from raypipe.cluster import ray_session
 from raypipe.config import Config, IngestConfig, RayConfig
-from raypipe.discovery.manifest import choose_release
 from raypipe.ingestion.chip_rmfs import load_chip_rmfs
 from raypipe.ingestion.ingest import ingest
 from raypipe.ingestion.part import ingest_part
-from raypipe.ingestion.progress import count_parts
 from raypipe.ingestion.reader import Reader
-from raypipe.ingestion.responses import ResponseLibrary
 from raypipe.ogip import read_arf, read_pha
-from raypipe.workspace import (
-    Workspace,
-    manifest_folder,
-    part_name,
-    rejects_folder,
-    spectra_folder,
-)
+from raypipe.spectra.responses import ResponseLibrary
+from raypipe.store.layout import manifest_folder, part_name, rejects_folder, spectra_folder
+from raypipe.store.manifest import choose_release
+from raypipe.store.parts import count_parts
+from raypipe.store.workspace import Workspace
 
 PROCESSES = 2
 

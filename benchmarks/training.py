@@ -45,21 +45,22 @@ from benchmarks.surveys import make_survey
 from raypipe.cluster import ray_session
 from raypipe.config import Config
 from raypipe.config_toml import load_config
-from raypipe.discovery.manifest import choose_release
 from raypipe.ingestion.ingest import ingest
+from raypipe.model.count_splitting import thin
 from raypipe.model.features import Batch
-from raypipe.model.grid import Grid
 from raypipe.model.presets import build
-from raypipe.model.split import TRAIN, VALIDATION
-from raypipe.model.thinning import thin
+from raypipe.spectra.grid import Grid
+from raypipe.store.layout import model_folder
+from raypipe.store.manifest import choose_release
+from raypipe.store.workspace import Workspace
+from raypipe.training.batch_streams import ResidentStream
 from raypipe.training.compact import CompactSpectra
 from raypipe.training.data import read_roster
 from raypipe.training.learner import Learner
 from raypipe.training.precision import Arithmetic, adapt
 from raypipe.training.reading import PartReader
-from raypipe.training.sources import Resident
+from raypipe.training.split import TRAIN, VALIDATION
 from raypipe.training.train import train
-from raypipe.workspace import Workspace, model_folder
 
 CPU = torch.device("cpu")
 LEAST_BARE, LEAST_TWO = 0.95, 1.5
@@ -230,7 +231,7 @@ def measure_device(
     flop = flop_of_a_spectrum(config, read(workspace, config, CPU)[0])
     for size in batches:
         rows = torch.arange(max(len(train_part), STEPS_ON_DEVICE * size)) % len(train_part)
-        spectra = Resident(train_part.rows(rows))
+        spectra = ResidentStream(train_part.rows(rows))
         settings = _with(config, batch_size=size, epochs=3).train
         for name, arithmetic in ARITHMETICS.items():
             torch.compiler.reset()
@@ -240,7 +241,7 @@ def measure_device(
             learner = Learner(
                 network,
                 spectra,
-                Resident(others),
+                ResidentStream(others),
                 settings,
                 most_shown=network.most_shown,
                 device=device,

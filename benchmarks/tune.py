@@ -11,8 +11,9 @@ time, compare (3), which needed no tuning, with (2), which needed all of it; (3)
 settings are better when there is time.
 
 Cash per bin is that of the half of the counts that the encoder does not see
-(`raypipe.model.halves`), the same halves for all models; its error, and that of a difference on the
-same spectra, is the standard deviation over bootstrap samples of the spectra. The test sources took
+(`raypipe.model.holdout_cash`), the same halves for all models; its error, and that of a
+difference on the same spectra, is the standard deviation over bootstrap samples of the spectra. The
+test sources took
 no part in the search. Load averages are printed: only ratios of times are meaningful on a busy
 machine.
 """
@@ -38,17 +39,17 @@ from raypipe.discovery.discover import discover
 from raypipe.identity import hash_names, without_release
 from raypipe.ingestion.ingest import ingest
 from raypipe.model.bundle import load_model
-from raypipe.model.halves import unseen_cash
-from raypipe.model.split import TEST, VALIDATION
+from raypipe.model.holdout_cash import unseen_cash
 from raypipe.simulation.simulate import simulate
+from raypipe.store.workspace import Workspace
+from raypipe.training.batch_streams import ResidentStream
 from raypipe.training.data import read_roster
 from raypipe.training.reading import PartReader
-from raypipe.training.sources import Resident
+from raypipe.training.split import TEST, VALIDATION
 from raypipe.training.train import make_model
 from raypipe.tuning.records import Record, Records
 from raypipe.tuning.space import read_space
 from raypipe.tuning.tune import tune
-from raypipe.workspace import Workspace
 
 RELEASE = "sim"
 RESAMPLED = 2000
@@ -105,7 +106,7 @@ def cash_of(
     ids = roster.detection_ids[rows]
     values = [
         unseen_cash(network, batch, hash_names(map(without_release, ids[places.numpy()])))
-        for places, batch in Resident(PartReader(workspace, roster, CPU).read(rows)).sweep()
+        for places, batch in ResidentStream(PartReader(workspace, roster, CPU).read(rows)).sweep()
     ]
     return torch.cat(values).double().numpy()
 

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 import raypipe
-from raypipe.model.batch import SpectraBatch
 from raypipe.model.bundle import Model
 from raypipe.model.covariance import unpack
+from raypipe.spectra.batch import SpectraBatch
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from raypipe._version import __version__
 
 if TYPE_CHECKING:
-    from raypipe.catalog.export import export as export
     from raypipe.catalog.open import open_catalog as open_catalog
     from raypipe.catalog.open import open_sources as open_sources
     from raypipe.config import Config as Config
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from raypipe.errors import RaypipeError as RaypipeError
     from raypipe.errors import UsageError as UsageError
     from raypipe.evaluation.evaluate import evaluate as evaluate
+    from raypipe.exporting.export import export as export
     from raypipe.ingestion.ingest import ingest as ingest
     from raypipe.model.bundle import load_model as load_model
     from raypipe.ogip import Spectrum as Spectrum
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from raypipe.reporting.report import report as report
     from raypipe.reprocessing.compare import compare as compare
     from raypipe.reprocessing.reprocess import reprocess as reprocess
-    from raypipe.searching.opened import open_search as open_search
+    from raypipe.searching.latent_search import open_search as open_search
     from raypipe.searching.search import search as search
     from raypipe.simulation.simulate import simulate as simulate
     from raypipe.training.train import train as train
@@ -48,12 +48,12 @@ _HOMES = {
     "discover": "raypipe.discovery.discover",
     "embed": "raypipe.embedding.embed",
     "evaluate": "raypipe.evaluation.evaluate",
-    "export": "raypipe.catalog.export",
+    "export": "raypipe.exporting.export",
     "ingest": "raypipe.ingestion.ingest",
     "load_config": "raypipe.config_toml",
     "load_model": "raypipe.model.bundle",
     "open_catalog": "raypipe.catalog.open",
-    "open_search": "raypipe.searching.opened",
+    "open_search": "raypipe.searching.latent_search",
     "open_sources": "raypipe.catalog.open",
     "plan": "raypipe.planning.plan",
     "read_spectrum": "raypipe.ogip",

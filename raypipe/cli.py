@@ -11,10 +11,10 @@ from dataclasses import asdict
 from typing import Any
 
 from raypipe._version import __version__
-from raypipe.catalog.formats import FORMATS
 from raypipe.config import Config
 from raypipe.config_toml import load_config
 from raypipe.errors import RaypipeError, UsageError
+from raypipe.exporting.formats import FORMATS
 from raypipe.logs import log_to_stderr
 from raypipe.redaction import printable, redact_text
 
@@ -212,8 +212,8 @@ def _discover(options: argparse.Namespace, config: Config) -> Any:
 
 
 def _plan(options: argparse.Namespace, config: Config) -> Any:
-    from raypipe.planning.lines import plan_lines
     from raypipe.planning.plan import plan
+    from raypipe.planning.plan_text import plan_lines
 
     answer = plan(
         options.workspace,
@@ -290,7 +290,7 @@ def _report(options: argparse.Namespace, config: Config) -> Any:
 
 
 def _export(options: argparse.Namespace, config: Config) -> Any:
-    from raypipe.catalog.export import export
+    from raypipe.exporting.export import export
 
     written = export(
         options.workspace,

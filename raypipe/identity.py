@@ -18,3 +18,16 @@ def hash_names(names: Iterable[str]) -> npt.NDArray[np.uint64]:
     """Return a 64-bit hash of each name, (n,), the same on every machine."""
     digests = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names)
     return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
+
+
+def source_keys(names: Iterable[str | None], detection_ids: Iterable[str]) -> npt.NDArray[np.int64]:
+    """Return a 64-bit key for each detection's source, the same in every release.
+
+    It is the hash of the source's name, or of the detection's id without its release if it has
+    none.
+    """
+    texts = (
+        name or without_release(detection_id)
+        for name, detection_id in zip(names, detection_ids, strict=True)
+    )
+    return hash_names(texts).byteswap().view(np.int64)

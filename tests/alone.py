@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from raypipe.catalog.models import resolve_model
 from raypipe.config import IngestConfig
 from raypipe.config_toml import load_config
 from raypipe.embedding.embed import embed
 from raypipe.embedding.part import PartEncoder
 from raypipe.ingestion.chip_rmfs import choose_chip_rmfs
 from raypipe.ingestion.part import ingest_part
-from raypipe.ingestion.progress import count_parts
 from raypipe.model.bundle import load_model
-from raypipe.workspace import Workspace
+from raypipe.model.choice import resolve_model
+from raypipe.store.parts import count_parts
+from raypipe.store.workspace import Workspace
 
 
 def ingest_alone(workspace: Workspace, release: str) -> None:

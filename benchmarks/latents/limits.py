@@ -13,7 +13,7 @@ from benchmarks.latents.surveys import Sample
 from raypipe.model.features import prepare
 from raypipe.model.folding import fold
 from raypipe.simulation.energy import EnergyGrid
-from raypipe.simulation.sources import PARAMETERS, Sources, photon_flux
+from raypipe.simulation.populations import PARAMETERS, Sources, photon_flux
 
 FloatArray = npt.NDArray[np.float64]
 

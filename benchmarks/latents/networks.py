@@ -17,14 +17,15 @@ from torch.nn import functional
 from benchmarks.latents.responses import GRID
 from benchmarks.latents.surveys import VALIDATION_SHARE, Sample, Survey, code_of, digest
 from raypipe.config import Config, ModelConfig
-from raypipe.model import autoencoder, features, folding, presets, thinning
+from raypipe.identity import source_keys
+from raypipe.model import autoencoder, count_splitting, features, folding, presets
 from raypipe.model.autoencoder import Encoder
 from raypipe.model.features import CONDITIONS, Batch, encoder_inputs, prepare
 from raypipe.model.presets import Folded, Paper, Preset, build
-from raypipe.model.split import VALIDATION, assign_splits, source_keys
 from raypipe.training import learner
+from raypipe.training.batch_streams import ResidentStream
 from raypipe.training.learner import Learner
-from raypipe.training.sources import Resident
+from raypipe.training.split import VALIDATION, assign_splits
 
 log = logging.getLogger("benchmarks.latents")
 
@@ -108,7 +109,7 @@ class Teacher:
         network = build(model, GRID)
         made_of: object = self.shared_recipe
         if preset == "folded":
-            code = code_of(autoencoder, features, folding, presets, thinning, learner)
+            code = code_of(autoencoder, features, folding, presets, count_splitting, learner)
             made_of = [model.model_dump(), self.config.train.model_dump(), code]
         fitting, validating = self._parts()
 
@@ -177,7 +178,7 @@ class Teacher:
     def _learn(self, name: str, network: nn.Module, fitting: Batch, validating: Batch) -> None:
         train = self.config.train
         most_shown = network.most_shown if isinstance(network, Preset) else 1.0
-        sources = Resident(fitting), Resident(validating)
+        sources = ResidentStream(fitting), ResidentStream(validating)
         course = Learner(network, *sources, train, most_shown=most_shown)
         for epoch in range(train.epochs):
             if course.should_stop():

@@ -11,8 +11,8 @@ from benchmarks.latents.responses import GRID
 from benchmarks.latents.rivals import Latents
 from benchmarks.latents.surveys import Survey
 from benchmarks.latents.table import mean_of, scored
-from raypipe.evaluation.reconstruction import score_truth
 from raypipe.model.features import prepare
+from raypipe.model.fit_scores import score_truth
 from raypipe.model.statistics import cash
 
 BINS = GRID.n_channel_bins

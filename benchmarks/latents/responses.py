@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raypipe.ingestion.responses import overlap_shares, redistribution_on_grid
-from raypipe.model.grid import NATIVE_CHANNELS, Grid
 from raypipe.ogip import Rmf
 from raypipe.simulation.instrument import Instrument
 from raypipe.simulation.responses import RESPONSE_NAME, read_responses
+from raypipe.spectra.grid import NATIVE_CHANNELS, Grid
+from raypipe.spectra.responses import overlap_shares, redistribution_on_grid
 
 log = logging.getLogger("benchmarks.latents")
 

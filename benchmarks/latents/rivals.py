@@ -22,11 +22,11 @@ from benchmarks.latents.responses import GRID
 from benchmarks.latents.surveys import Sample, Survey, code_of, digest
 from raypipe.evaluation.baselines import hardness_representation, min_max_rates, root_shares
 from raypipe.evaluation.selection import BinnedSpectra
-from raypipe.ingestion.spectra import BANDS_KEV
 from raypipe.model.encode import encode_batch, reconstruct_batch
 from raypipe.model.features import prepare
 from raypipe.model.presets import Folded, Paper
 from raypipe.model.refine import refine
+from raypipe.spectra.gridding import BANDS_KEV
 
 FloatArray = npt.NDArray[np.float64]
 

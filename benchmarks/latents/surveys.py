@@ -22,11 +22,11 @@ import pandas as pd
 
 import raypipe.simulation
 from benchmarks.latents.responses import GRID, area_on_grid, redistribution
-from raypipe.discovery.catalog_columns import read_catalog
-from raypipe.model.batch import SpectraBatch
+from raypipe.catalog.brought_table import read_catalog
 from raypipe.simulation.background import background_rate
-from raypipe.simulation.catalog_sources import COUNTS_COLUMN, best_models
+from raypipe.simulation.catalog_population import COUNTS_COLUMN, best_models
 from raypipe.simulation.survey import Plan, draw_batches, plan_survey
+from raypipe.spectra.batch import SpectraBatch
 
 log = logging.getLogger("benchmarks.latents")
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from raypipe.catalog.publication import read_published
 from raypipe.catalog.schema import classes_in
 from raypipe.model.bundle import load_model
-from raypipe.workspace import Workspace, model_folder
+from raypipe.store.layout import model_folder
+from raypipe.store.publication import read_published
+from raypipe.store.workspace import Workspace
 
 
 def catalog_classes(workspace: Workspace, release: str, model_id: str) -> tuple[str, ...]:

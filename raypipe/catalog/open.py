@@ -7,11 +7,11 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from raypipe.catalog.models import choose_model
-from raypipe.catalog.publication import read_detections, read_sources
-from raypipe.discovery.manifest import choose_release
-from raypipe.reserved import is_reserved
-from raypipe.workspace import Workspace
+from raypipe.catalog.reserved import is_reserved
+from raypipe.model.choice import choose_model
+from raypipe.store.manifest import choose_release
+from raypipe.store.publication import read_detections, read_sources
+from raypipe.store.workspace import Workspace
 
 _NULLABLE = {
     pa.bool_(): pd.BooleanDtype(),

@@ -16,11 +16,11 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from raypipe.catalog.came_along import CAME_ALONG
-from raypipe.discovery.columns import ORIGINAL_NAME
-from raypipe.discovery.names import free_name
+from raypipe.catalog.column_names import free_name
+from raypipe.catalog.csc_columns import CAME_ALONG
 from raypipe.model.covariance import triangles_in
 from raypipe.redaction import printable
+from raypipe.store.manifest import ORIGINAL_NAME
 
 log = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ from raypipe.catalog.schema import (
 )
 from raypipe.catalog.sources import Combined, combine
 from raypipe.config import ClassScheme
+from raypipe.identity import source_keys
 from raypipe.model.bundle import Model
 from raypipe.model.covariance import pack, triangles_of, unpack
-from raypipe.model.split import source_keys
 
 _SOURCES_AT_ONCE = 20_000
 _COPIED = ("name", "ra", "dec", "class", "split", "model_id")

@@ -7,28 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from raypipe.errors import RaypipeError
-
-OWN_TYPES = {
-    "detection_id": pa.large_string(),
-    "obsid": pa.int64(),
-    "obi": pa.int64(),
-    "region_id": pa.int64(),
-    "name": pa.large_string(),
-    "ra": pa.float64(),
-    "dec": pa.float64(),
-    "pha_uri": pa.large_string(),
-    "arf_uri": pa.large_string(),
-    "rmf_uri": pa.large_string(),
-    "background_uri": pa.large_string(),
-    "files_stamp": pa.large_string(),
-}
-"""Columns of every manifest, whatever it is made of, in order."""
-
-IDENTITY = ("detection_id", "obsid", "obi", "region_id", "name", "ra", "dec", "class")
-"""Columns that say which detection or source a row belongs to, and which class that has."""
-
-ORIGINAL_NAME = b"original_name"
-"""Key of a field's metadata with the name that its column has in the table it came from."""
+from raypipe.store.manifest import OWN_TYPES
 
 
 def manifest_rows(table: pa.Table) -> pa.Table:

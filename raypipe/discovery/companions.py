@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from raypipe.discovery.files import list_files
 from raypipe.ogip import Pha
-from raypipe.workspace import Workspace
+from raypipe.store.workspace import Workspace
 
 MAX_NAME_LENGTH = 1024
 """Longest name looked for: a header may hold strings of any length."""

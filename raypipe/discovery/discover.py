@@ -12,22 +12,25 @@ from typing import Any
 import pyarrow as pa
 
 from raypipe._version import __version__
+from raypipe.archive.pages import release_pages
+from raypipe.archive.products import is_release_name
+from raypipe.catalog.brought_table import read_catalog
 from raypipe.config import Config, DiscoverConfig
 from raypipe.config_toml import as_config
 from raypipe.discovery.account import Account
-from raypipe.discovery.archive import is_release_name
-from raypipe.discovery.archive_pages import release_pages
-from raypipe.discovery.catalog_columns import CatalogJoin, read_catalog
+from raypipe.discovery.catalog_join import CatalogJoin
 from raypipe.discovery.columns import manifest_rows
 from raypipe.discovery.folder import detections
-from raypipe.discovery.manifest import find_manifest, set_aside_name, write_manifest
+from raypipe.discovery.manifest import write_manifest
 from raypipe.discovery.own_ids import published_ids
-from raypipe.discovery.spill import remove_leftovers, scratch_folder
 from raypipe.errors import RaypipeError, UsageError
-from raypipe.lock import only_one
-from raypipe.runs import record_run
+from raypipe.store.hash_partitioner import remove_leftovers, scratch_folder
+from raypipe.store.layout import manifest_folder
+from raypipe.store.lease import exclusive
+from raypipe.store.manifest import find_manifest, set_aside_name
+from raypipe.store.run_record import record_run
+from raypipe.store.workspace import Workspace, check_name
 from raypipe.telemetry import stage
-from raypipe.workspace import Workspace, check_name, manifest_folder
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +65,7 @@ def discover(
     release = _release_of(source, release, settings.discover)
     with (
         record_run(workspace, "discover", settings) as figures,
-        only_one(workspace, f"discover-{release}", [manifest_folder(release)]),
+        exclusive(workspace, f"discover-{release}", [manifest_folder(release)]),
         stage("discover", release) as told,
     ):
         if is_release_name(source):

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from raypipe.errors import RaypipeError
 from raypipe.redaction import printable
-from raypipe.s3 import S3_ERRORS, s3_client
-from raypipe.workspace import Workspace
+from raypipe.store.s3 import S3_ERRORS, s3_client
+from raypipe.store.workspace import Workspace
 
 UNSEEN = "unseen"
 """Stamp of a file that is listed but cannot be looked at, such as a link that leads nowhere."""

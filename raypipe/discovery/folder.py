@@ -14,7 +14,7 @@ from raypipe.discovery.listing import CscFiles, looks_like_pha, may_be_pha
 from raypipe.discovery.own_files import own_detections
 from raypipe.discovery.peek import look_into
 from raypipe.errors import UsageError
-from raypipe.workspace import Workspace
+from raypipe.store.workspace import Workspace
 
 log = logging.getLogger(__name__)
 

@@ -5,19 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raypipe.discovery.spill import BUCKETS, MEMORY, Spill
+from raypipe.archive.names import _OTHER_CSC_NAME, parse_csc_name
+from raypipe.store.hash_partitioner import BUCKETS, MEMORY, HashPartitioner
 
-_CSC_NAME = re.compile(
-    r"(?P<instrument>acis|hrc)f(?P<obsid>\d{5,6})_(?P<obi>\d{3})N(?P<version>\d{3})"
-    r"(?:_e(?P<exposure>\d))?_r(?P<region>\d{4,5})_(?P<product>pha3|arf3|rmf3)\.fits(?:\.gz)?$"
-)
-_OTHER_CSC_NAME = re.compile(r"(acis|hrc)f\d{5,6}_\d{3}N\d{3}_\w+3\.fits(\.gz)?$")
 _PHA_SUFFIXES = (".pi", ".pha")
 _PHA_WORDS = re.compile(r"(^|[_.\-])(pha|pi|spec|spectrum)([_.\-0-9]|$)", re.IGNORECASE)
 _FITS_SUFFIXES = re.compile(
@@ -49,16 +44,6 @@ _MIXER = np.uint64(0x9E3779B97F4A7C15)
 """An odd number whose multiples spread neighboring keys over all high bits."""
 
 
-class CscName(NamedTuple):
-    """What a CSC file name says; of several files of a product the one of highest `rank` counts."""
-
-    obsid: int
-    obi: int
-    region_id: int
-    product: str
-    rank: tuple[int, int]
-
-
 class CscFiles:
     """Files with the CSC's names, come in any order, and the detections they make.
 
@@ -67,7 +52,7 @@ class CscFiles:
     """
 
     def __init__(self, scratch: Path, memory: int = MEMORY) -> None:
-        self._spill = Spill(scratch, memory)
+        self._partitioner = HashPartitioner(scratch, memory)
         self._rows: list[tuple[int, int, int, int, str, str]] = []
 
     def add(self, name: str, stamp: str = "") -> bool:
@@ -84,7 +69,7 @@ class CscFiles:
     def detections(self, release: str, root: str) -> Iterator[pa.Table]:
         """Detections with a PHA, in tables; `root` comes before the names in their URIs."""
         self._put_aside()
-        for share in self._spill.shares(BUCKETS):
+        for share in self._partitioner.shares(BUCKETS):
             yield _detections(_newest(pa.concat_tables(share)), release, root)
 
     def _put_aside(self) -> None:
@@ -94,21 +79,8 @@ class CscFiles:
             _FILE,
         )
         detections = table["detection"].to_numpy().astype(np.uint64)
-        self._spill.add(table, detections * _MIXER >> np.uint64(32))
+        self._partitioner.add(table, detections * _MIXER >> np.uint64(32))
         self._rows = []
-
-
-def parse_csc_name(uri: str) -> CscName | None:
-    """What the name of a CSC spectral product says, None for other names.
-
-    The newest version N ranks highest, then the first of interleaved exposures (_e1, _e2).
-    """
-    match = _CSC_NAME.search(uri)
-    if match is None:
-        return None
-    rank = int(match["version"]), -int(match["exposure"] or 0)
-    obsid, obi, region = (int(match[part]) for part in ("obsid", "obi", "region"))
-    return CscName(obsid, obi, region, match["product"], rank)
 
 
 def looks_like_pha(uri: str) -> bool:

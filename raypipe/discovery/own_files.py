@@ -10,18 +10,19 @@ from functools import cache, partial
 
 import pyarrow as pa
 
+from raypipe.archive.names import parse_csc_name
 from raypipe.config import IngestConfig
 from raypipe.discovery.account import Account, SetAside
-from raypipe.discovery.columns import OWN_TYPES
 from raypipe.discovery.companions import Companions, find_companions, named_by
 from raypipe.discovery.files import UNSEEN
-from raypipe.discovery.listing import parse_csc_name, stem
+from raypipe.discovery.listing import stem
 from raypipe.discovery.own_ids import in_order, own_ids
 from raypipe.discovery.photons import Photons, photons_of, same_photons
 from raypipe.errors import RaypipeError
 from raypipe.ogip import read_pha
 from raypipe.ogip.loading import load
-from raypipe.workspace import Workspace
+from raypipe.store.manifest import OWN_TYPES
+from raypipe.store.workspace import Workspace
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 
 from raypipe.discovery.listing import stem
 from raypipe.errors import RaypipeError
-from raypipe.workspace import Workspace, manifest_folder
+from raypipe.store.layout import manifest_folder
+from raypipe.store.workspace import Workspace
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from functools import partial
 from isal import isal_zlib
 
 from raypipe.ogip.header import CARD_BYTES
-from raypipe.workspace import Workspace
+from raypipe.store.workspace import Workspace
 
 LOOK_BYTES = 1 << 18
 """Bytes read of a file to see whether it holds a spectrum."""

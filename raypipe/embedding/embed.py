@@ -17,21 +17,22 @@ import ray
 from ray.data import ActorPoolStrategy
 
 from raypipe._version import __version__
-from raypipe.catalog.models import adopt_model, resolve_model
-from raypipe.catalog.publication import Publication, find_publication, publish
 from raypipe.catalog.source_table import source_columns, source_tables
 from raypipe.cluster import joins_cluster, map_parts, ray_session
 from raypipe.config import Config, EmbedConfig
 from raypipe.config_toml import as_config
-from raypipe.discovery.manifest import choose_release
 from raypipe.embedding.part import PartEncoder, Wanted, wanted_part
 from raypipe.errors import BusyError
-from raypipe.ingestion.progress import require_ingested
-from raypipe.lock import only_one
 from raypipe.model.bundle import Model, load_model
-from raypipe.runs import record_run
+from raypipe.model.choice import adopt_model, resolve_model
+from raypipe.store.layout import catalog_folder, model_folder, sources_folder
+from raypipe.store.lease import exclusive
+from raypipe.store.manifest import choose_release
+from raypipe.store.parts import require_ingested
+from raypipe.store.publication import Publication, find_publication, publish
+from raypipe.store.run_record import record_run
+from raypipe.store.workspace import Workspace
 from raypipe.telemetry import stage
-from raypipe.workspace import Workspace, catalog_folder, model_folder, sources_folder
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def embed(
     folders = catalog_folder(release, model_id), sources_folder(release, model_id)
     with (
         record_run(workspace, "embed", settings) as figures,
-        only_one(workspace, f"embed-{release}-{model_id}", folders),
+        exclusive(workspace, f"embed-{release}-{model_id}", folders),
     ):
         base = find_publication(workspace, release, model_id)
         there = {name for folder in folders for name in workspace.files(folder, ".parquet")}

@@ -17,13 +17,14 @@ import pyarrow as pa
 from raypipe._version import __version__
 from raypipe.catalog.schema import catalog_table
 from raypipe.config import EmbedConfig
-from raypipe.discovery.fingerprints import FINGERPRINT
-from raypipe.embedding.earlier import RECIPE, ROW_KEYS, EarlierRows, row_keys
-from raypipe.ingestion.responses import ResponseLibrary
-from raypipe.model.batch import SpectraBatch
+from raypipe.embedding.row_cache import RECIPE, ROW_KEYS, RowCache, row_keys
+from raypipe.identity import source_keys
 from raypipe.model.bundle import Model
-from raypipe.model.split import source_keys
-from raypipe.workspace import Workspace, catalog_folder, part_name, spectra_folder
+from raypipe.spectra.batch import SpectraBatch
+from raypipe.spectra.responses import ResponseLibrary
+from raypipe.store.fingerprints import FINGERPRINT
+from raypipe.store.layout import catalog_folder, part_name, spectra_folder
+from raypipe.store.workspace import Workspace
 
 _MOST_NAMED = 5
 _ROWS_VERSION = 2
@@ -65,7 +66,7 @@ class PartEncoder:
         self._model, self._config = model, config
         self._library = ResponseLibrary(workspace)
         self._recipe = recipe_of(model, config)
-        self._earlier = EarlierRows(workspace, release, model.model_id, parts, self._recipe)
+        self._cache = RowCache(workspace, release, model.model_id, parts, self._recipe)
 
     def embed(self, part: int) -> Outcome:
         """Encode the spectra of a part that are not measured yet, and write the part."""
@@ -75,11 +76,11 @@ class PartEncoder:
         spectra = read.sort_by([("rmf_id", "ascending"), ("detection_id", "ascending")])
         sources = _sources(spectra)
         keys = np.array(row_keys(spectra, sources), dtype=object)
-        earlier = self._earlier.of(part)
-        known = np.array([key in earlier.rows for key in keys], dtype=bool)
+        cached = self._cache.of(part)
+        known = np.array([key in cached.rows for key in keys], dtype=bool)
         measured = self._measure(spectra.filter(pa.array(~known)))
         if known.any():
-            again = _again(earlier.take(keys[known].tolist()), measured)
+            again = _again(cached.take(keys[known].tolist()), measured)
             measured = pd.concat([again, measured], ignore_index=True)
         place = np.argsort(np.concatenate([np.flatnonzero(known), np.flatnonzero(~known)]))
         split = model.split_of(sources)

@@ -14,7 +14,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from raypipe.catalog.classes import catalog_classes
-from raypipe.catalog.publication import published_models, read_detections
 from raypipe.config import Config, EvaluateConfig
 from raypipe.config_toml import as_config
 from raypipe.evaluation.baselines import (
@@ -28,8 +27,14 @@ from raypipe.evaluation.baselines import (
     score_representation,
 )
 from raypipe.evaluation.classification import score_probabilities
+from raypipe.evaluation.evaluated_catalog import (
+    EvaluatedCatalog,
+    choose_catalog,
+    labeled_catalog,
+    metrics_name,
+    open_bundle,
+)
 from raypipe.evaluation.labels import TRUE_COUNTS, true_counts
-from raypipe.evaluation.reconstruction import score_reconstruction, score_truth
 from raypipe.evaluation.regression import regression_targets
 from raypipe.evaluation.selection import (
     BinnedSpectra,
@@ -38,26 +43,20 @@ from raypipe.evaluation.selection import (
     limit_rows,
     read_spectra,
 )
-from raypipe.evaluation.subject import (
-    Subject,
-    choose_subject,
-    labeled_catalog,
-    metrics_name,
-    open_bundle,
-)
 from raypipe.evaluation.summary import (
     describe_data,
     describe_making,
     headlines,
-    plain,
     published,
     summarize,
 )
 from raypipe.evaluation.validation import FloatArray, sources_of
 from raypipe.model.bundle import Model
-from raypipe.model.grid import Grid
-from raypipe.runs import record_run
-from raypipe.workspace import Workspace
+from raypipe.model.fit_scores import score_reconstruction, score_truth
+from raypipe.spectra.grid import Grid
+from raypipe.store.publication import published_models, read_detections
+from raypipe.store.run_record import plain, record_run
+from raypipe.store.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -84,10 +83,10 @@ def evaluate(
     """
     settings = as_config(config)
     store = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
-    subject = choose_subject(store, release, model)
+    evaluated = choose_catalog(store, release, model)
     with record_run(store, "evaluate", settings) as figures:
-        metrics = plain(_metrics(store, subject, labels, settings.evaluate))
-        store.write_json(metrics_name(subject.release, subject.model_id), metrics)
+        metrics = plain(_metrics(store, evaluated, labels, settings.evaluate))
+        store.write_json(metrics_name(evaluated.release, evaluated.model_id), metrics)
         figures.update(metrics["summary"])
     for headline in headlines(metrics):
         log.info("evaluate: %s: %s (%s)", headline.label, headline.value, headline.note)
@@ -100,33 +99,33 @@ def _preset(bundle: Model | None) -> str | None:
 
 def _metrics(
     store: Workspace,
-    subject: Subject,
+    evaluated: EvaluatedCatalog,
     labels: str | os.PathLike[str] | None,
     settings: EvaluateConfig,
 ) -> dict[str, Any]:
-    catalog, label_source = labeled_catalog(store, subject.release, subject.model_id, labels)
+    catalog, label_source = labeled_catalog(store, evaluated.release, evaluated.model_id, labels)
     n_rows, catalog = len(catalog), catalog.loc[has_latents(catalog)]
     judged, rows, why = choose_rows(catalog)
     judged, remark = limit_rows(catalog, judged, settings.seed)
     why += remark
     frame = catalog[judged].reset_index(drop=True)
-    log.info("evaluate: %s, %d detections (%s: %s)", subject.model_id, len(frame), rows, why)
+    log.info("evaluate: %s, %d detections (%s: %s)", evaluated.model_id, len(frame), rows, why)
     metrics = {
         "made_by": describe_making(settings),
-        "release": subject.release,
-        "model_id": subject.model_id,
-        "preset": _preset(subject.model),
+        "release": evaluated.release,
+        "model_id": evaluated.model_id,
+        "preset": _preset(evaluated.model),
         "data": describe_data(frame, rows, why, label_source)
         | {"n_catalog_rows": n_rows, "n_rows_without_latents": n_rows - len(catalog)},
         "published": published(),
     }
-    metrics |= _measure(store, subject, catalog, frame, settings)
+    metrics |= _measure(store, evaluated, catalog, frame, settings)
     return metrics | {"summary": summarize(metrics)}
 
 
 def _measure(
     store: Workspace,
-    subject: Subject,
+    evaluated: EvaluatedCatalog,
     catalog: pd.DataFrame,
     frame: pd.DataFrame,
     settings: EvaluateConfig,
@@ -138,14 +137,14 @@ def _measure(
             representation, _classes(rows), regression_targets(rows), sources_of(rows), settings
         )
 
-    main = model_representation(frame, subject.model_id, _preset(subject.model))
-    reconstruction = _reconstruction(store, subject, frame, true_counts(frame))
+    main = model_representation(frame, evaluated.model_id, _preset(evaluated.model))
+    reconstruction = _reconstruction(store, evaluated, frame, true_counts(frame))
     scores = score(main, frame)
     table = [comparison_row(main, scores, reconstruction)]
-    for other_id, other_frame in _other_catalogs(store, subject, frame):
+    for other_id, other_frame in _other_catalogs(store, evaluated, frame):
         measured = has_latents(other_frame)
         rows, other_frame = frame[measured], other_frame[measured]
-        other = Subject(subject.release, other_id, open_bundle(store, other_id))
+        other = EvaluatedCatalog(evaluated.release, other_id, open_bundle(store, other_id))
         representation = model_representation(other_frame, other_id, _preset(other.model))
         if not measured.all():
             note = f"{(~measured).sum()} of the detections have no latents there: left out"
@@ -154,11 +153,11 @@ def _measure(
             )
         fit = _reconstruction(store, other, other_frame, true_counts(rows))
         table.append(comparison_row(representation, score(representation, rows), fit))
-    baselines, reason = _baselines(store, subject.release, catalog, frame, settings)
+    baselines, reason = _baselines(store, evaluated.release, catalog, frame, settings)
     table += [comparison_row(baseline, score(baseline, frame), None) for baseline in baselines]
     scores["classification"]["catalog_probabilities"] = score_probabilities(
         frame,
-        catalog_classes(store, subject.release, subject.model_id),
+        catalog_classes(store, evaluated.release, evaluated.model_id),
         _classes(frame),
         sources_of(frame),
         settings,
@@ -179,14 +178,14 @@ def _classes(frame: pd.DataFrame) -> npt.NDArray[np.object_]:
 
 
 def _reconstruction(
-    store: Workspace, subject: Subject, frame: pd.DataFrame, expected: FloatArray | None
+    store: Workspace, evaluated: EvaluatedCatalog, frame: pd.DataFrame, expected: FloatArray | None
 ) -> dict[str, Any]:
     """Scores of a model's fits, against the truth's `expected` counts where they are known."""
-    grid = Grid() if subject.model is None else subject.model.grid
+    grid = Grid() if evaluated.model is None else evaluated.model.grid
     truth, reason = None, None
     if expected is None:
         reason = f"no labels with true expected counts ({TRUE_COUNTS}): only simulations have them"
-    elif (spectra := read_spectra(store, subject.release, frame, subject.model)) is None:
+    elif (spectra := read_spectra(store, evaluated.release, frame, evaluated.model)) is None:
         reason = "the workspace does not hold the spectra of all judged detections"
     else:
         truth = score_truth(spectra.counts, grid.bin_channels(expected), spectra.model_counts)
@@ -195,17 +194,17 @@ def _reconstruction(
 
 
 def _other_catalogs(
-    store: Workspace, subject: Subject, frame: pd.DataFrame
+    store: Workspace, evaluated: EvaluatedCatalog, frame: pd.DataFrame
 ) -> list[tuple[str, pd.DataFrame]]:
     """Every other model's catalog of this release that has all the judged detections.
 
     Its rows are in the order of `frame`; some may have no latents, not all.
     """
     found = []
-    for other_id in published_models(store, subject.release):
-        if other_id == subject.model_id:
+    for other_id in published_models(store, evaluated.release):
+        if other_id == evaluated.model_id:
             continue
-        other = read_detections(store, subject.release, other_id).to_pandas()
+        other = read_detections(store, evaluated.release, other_id).to_pandas()
         other = other.set_index("detection_id")
         if not frame["detection_id"].isin(other.index).all():
             continue

@@ -12,12 +12,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raypipe.addresses import local_file, shown
-from raypipe.discovery.catalog_columns import JOIN_KEYS, key_texts, read_catalog_file
+from raypipe.catalog.brought_table import JOIN_KEYS, key_texts, read_catalog_file
 from raypipe.errors import UsageError
 from raypipe.evaluation.validation import TextArray
-from raypipe.model.grid import NATIVE_CHANNELS
-from raypipe.parquet import require_plain
+from raypipe.spectra.grid import NATIVE_CHANNELS
+from raypipe.store.addresses import local_file, shown
+from raypipe.store.parquet import require_plain
 
 QUANTITY_COLUMNS = ("log_nh", "photon_index", "kt_kev", "powlaw_nh", "powlaw_gamma")
 """Quantities to compare with; see `raypipe.evaluation.regression.regression_targets`."""

@@ -11,12 +11,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raypipe.ingestion.responses import ResponseLibrary
-from raypipe.model.batch import COLUMNS, SpectraBatch, vectors
 from raypipe.model.bundle import Model
 from raypipe.model.covariance import latents_of_triangle
-from raypipe.model.grid import Grid
-from raypipe.workspace import Workspace, spectra_folder
+from raypipe.spectra.batch import COLUMNS, SpectraBatch, vectors
+from raypipe.spectra.grid import Grid
+from raypipe.spectra.responses import ResponseLibrary
+from raypipe.store.layout import spectra_folder
+from raypipe.store.workspace import Workspace
 
 MIN_HELD_OUT = 50
 """Fewest detections of sources the model never saw that are judged on their own."""

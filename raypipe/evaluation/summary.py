@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from raypipe.evaluation.clustering import (
     PUBLISHED_REFERENCE,
 )
 from raypipe.evaluation.validation import sources_of
-from raypipe.runs import made_by
+from raypipe.store.run_record import made_by
 
 
 @dataclass(frozen=True)
@@ -95,19 +94,6 @@ def headlines(metrics: Mapping[str, Any]) -> list[Headline]:
     """The three figures that matter as text, for the last lines of a run and a report's top."""
     summary = summarize(metrics)
     return [_reconstruction_headline(summary), _class_headline(summary), _nh_headline(summary)]
-
-
-def plain(value: Any) -> Any:
-    """The same with only what JSON has: plain numbers, None for what is not finite."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _figure(value: float | None, error: float | None, reason: str | None) -> dict[str, Any]:

@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from raypipe.config import IngestConfig
-from raypipe.discovery.manifest import read_manifest_summary
+from raypipe.http.errors import FetchError
 from raypipe.identity import hash_names, without_release
 from raypipe.ingestion.chips import chip_of
 from raypipe.ingestion.fetch import Fetcher
-from raypipe.ingestion.fetch_error import FetchError
-from raypipe.ingestion.responses import (
+from raypipe.ogip import read_pha, read_rmf
+from raypipe.spectra.grid import Grid
+from raypipe.spectra.responses import (
     FOLDER,
     GriddedRmf,
     ResponseLibrary,
@@ -23,9 +24,9 @@ from raypipe.ingestion.responses import (
     in_broad_band,
     put_rmf_on_grid,
 )
-from raypipe.model.grid import Grid
-from raypipe.ogip import read_pha, read_rmf
-from raypipe.workspace import Workspace, check_name, manifest_folder, part_name
+from raypipe.store.layout import manifest_folder, part_name
+from raypipe.store.manifest import read_manifest_summary
+from raypipe.store.workspace import Workspace, check_name
 
 T = TypeVar("T")
 

@@ -11,13 +11,13 @@ from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
 
+from raypipe.archive.package import PackageService, Products
+from raypipe.archive.products import is_product_uri
 from raypipe.config import IngestConfig
-from raypipe.discovery.archive import is_product_uri
+from raypipe.http.client import Body, HttpClient, Traffic, TryAgain, first_line
+from raypipe.http.errors import FetchError, describe
 from raypipe.ingestion.cache import Cache
-from raypipe.ingestion.fetch_error import FetchError, describe
-from raypipe.ingestion.http import Body, HttpClient, Traffic, TryAgain, first_line
-from raypipe.ingestion.package import PackageService, Products
-from raypipe.workspace import open_filesystem
+from raypipe.store.workspace import open_filesystem
 
 FITS_START = b"SIMPLE  ="
 _FILE_STARTS = (FITS_START, b"\x1f\x8b")

@@ -11,22 +11,18 @@ from typing import Any
 from raypipe.cluster import map_parts, ray_session, tasks_for
 from raypipe.config import Config, IngestConfig
 from raypipe.config_toml import as_config
-from raypipe.discovery.manifest import choose_release
 from raypipe.ingestion.chip_rmfs import chip_rmfs_name, choose_chip_rmfs
 from raypipe.ingestion.fetch import Fetcher
 from raypipe.ingestion.part import ingest_part
-from raypipe.ingestion.progress import (
-    check_totals,
-    count_parts,
-    count_rows,
-    drop_parts_beyond,
-    parts_to_ingest,
-)
-from raypipe.ingestion.responses import FOLDER as RESPONSES
-from raypipe.lock import only_one
-from raypipe.runs import record_run
+from raypipe.ingestion.progress import parts_to_ingest
+from raypipe.spectra.responses import FOLDER as RESPONSES
+from raypipe.store.layout import rejects_folder, spectra_folder
+from raypipe.store.lease import exclusive
+from raypipe.store.manifest import choose_release
+from raypipe.store.parts import check_totals, count_parts, count_rows, drop_parts_beyond
+from raypipe.store.run_record import record_run
+from raypipe.store.workspace import Workspace
 from raypipe.telemetry import Stage, stage
-from raypipe.workspace import Workspace, rejects_folder, spectra_folder
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +44,7 @@ def ingest(
     workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
     release = choose_release(workspace, release)
     own = spectra_folder(release), rejects_folder(release), RESPONSES
-    with record_run(workspace, "ingest", settings) as figures, only_one(workspace, "ingest", own):
+    with record_run(workspace, "ingest", settings) as figures, exclusive(workspace, "ingest", own):
         parts = count_parts(workspace, release)
         for folder in spectra_folder(release), rejects_folder(release):
             drop_parts_beyond(workspace, folder, parts)

@@ -12,18 +12,13 @@ import pyarrow as pa
 
 from raypipe._version import __version__
 from raypipe.config import IngestConfig
-from raypipe.discovery.fingerprints import FINGERPRINT, manifest_fingerprint
 from raypipe.ingestion.chip_rmfs import chip_rmfs_for
-from raypipe.ingestion.earlier import (
-    ROW_KEYS,
-    Earlier,
-    earlier_rejects,
-    earlier_spectra,
-    row_key,
-)
 from raypipe.ingestion.reader import OF_FILES, Reader
-from raypipe.ingestion.responses import ResponseLibrary
-from raypipe.ingestion.schema import (
+from raypipe.ingestion.row_cache import ROW_KEYS, RowCache, cached_rejects, cached_spectra, row_key
+from raypipe.redaction import printable, redact
+from raypipe.spectra.grid import Grid
+from raypipe.spectra.responses import ResponseLibrary
+from raypipe.spectra.schema import (
     CHIP_RMFS,
     DUPLICATE,
     MOST_REASON,
@@ -31,15 +26,9 @@ from raypipe.ingestion.schema import (
     RMF,
     SPECTRUM_FIELDS,
 )
-from raypipe.model.grid import Grid
-from raypipe.redaction import printable, redact
-from raypipe.workspace import (
-    Workspace,
-    manifest_folder,
-    part_name,
-    rejects_folder,
-    spectra_folder,
-)
+from raypipe.store.fingerprints import FINGERPRINT, manifest_fingerprint
+from raypipe.store.layout import manifest_folder, part_name, rejects_folder, spectra_folder
+from raypipe.store.workspace import Workspace
 
 _IDENTITY = ["detection_id", "obsid", "obi", "region_id", "name", "ra", "dec"]
 
@@ -90,9 +79,9 @@ def ingest_part(workspace: Workspace, release: str, part: int, config: IngestCon
     for index, reject in _duplicates(rows).items():
         rejects.add(index, reject)
     todo = [index for index in range(len(rows)) if index not in rejects]
-    spectra.keep(todo, keys, earlier_spectra(workspace, release, part, metadata, chips))
+    spectra.keep(todo, keys, cached_spectra(workspace, release, part, metadata, chips))
     todo = [index for index in todo if index not in spectra]
-    rejects.keep(todo, keys, earlier_rejects(workspace, release, part, metadata, config))
+    rejects.keep(todo, keys, cached_rejects(workspace, release, part, metadata, config))
     todo = [index for index in todo if index not in rejects]
 
     reader = Reader(ResponseLibrary(workspace), chips, config)
@@ -173,10 +162,10 @@ class _Rows:
     def add(self, index: int, values: Mapping[str, Any]) -> None:
         self._new[index] = values
 
-    def keep(self, indices: list[int], keys: list[str], earlier: Earlier) -> None:
+    def keep(self, indices: list[int], keys: list[str], cached: RowCache) -> None:
         """Take over the rows that an earlier run published under the same key."""
-        self._old = earlier.table.select([field.name for field in self._fields])
-        self._kept = {i: earlier.rows[keys[i]] for i in indices if keys[i] in earlier.rows}
+        self._old = cached.table.select([field.name for field in self._fields])
+        self._kept = {i: cached.rows[keys[i]] for i in indices if keys[i] in cached.rows}
 
     def indices(self) -> list[int]:
         """The rows of the manifest that are here, in its order."""

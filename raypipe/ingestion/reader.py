@@ -9,21 +9,21 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeVar
 
+from raypipe.archive.package import Products
+from raypipe.archive.products import is_product_uri
 from raypipe.config import IngestConfig
-from raypipe.discovery.archive import is_product_uri
 from raypipe.errors import OgipError
+from raypipe.http.errors import FetchError, describe
 from raypipe.ingestion.chip_rmfs import ChipRmfs
 from raypipe.ingestion.fetch import FITS_START, Fetcher, is_remote
-from raypipe.ingestion.fetch_error import FetchError, describe
-from raypipe.ingestion.package import Products
-from raypipe.ingestion.responses import GriddedRmf, ResponseLibrary, put_rmf_on_grid
-from raypipe.ingestion.schema import MOST_REASON
-from raypipe.ingestion.spectra import BACKGROUND_MISSING, BAD_QUALITY, missing_response, put_on_grid
-from raypipe.model.grid import Grid
 from raypipe.ogip import Pha, Rmf, Spectrum, read_arf, read_pha, read_rmf
 from raypipe.ogip.loading import load
 from raypipe.ogip.spectrum import assemble
 from raypipe.redaction import printable, redact
+from raypipe.spectra.grid import Grid
+from raypipe.spectra.gridding import BACKGROUND_MISSING, BAD_QUALITY, missing_response, put_on_grid
+from raypipe.spectra.responses import GriddedRmf, ResponseLibrary, put_rmf_on_grid
+from raypipe.spectra.schema import MOST_REASON
 
 _OWN = ["pha_uri", "arf_uri", "background_uri"]
 URIS = [*_OWN, "rmf_uri"]

@@ -23,7 +23,6 @@ from safetensors.numpy import save as save_tensors
 from raypipe.config import Config, EmbedConfig
 from raypipe.config_toml import load_config
 from raypipe.errors import RaypipeError, UsageError
-from raypipe.model.batch import SpectraBatch
 from raypipe.model.card import model_card
 from raypipe.model.encode import (
     Reconstruction,
@@ -32,12 +31,13 @@ from raypipe.model.encode import (
     encode_batch,
     reconstruct_batch,
 )
-from raypipe.model.grid import Grid
 from raypipe.model.integrity import bundle_hash, require_finite, require_population
-from raypipe.model.population import Population
+from raypipe.model.latent_population import Population
 from raypipe.model.presets import Folded, Paper, build
 from raypipe.ogip import Spectrum
-from raypipe.workspace import Workspace, check_name
+from raypipe.spectra.batch import SpectraBatch
+from raypipe.spectra.grid import Grid
+from raypipe.store.workspace import Workspace, check_name
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Model:
     """A trained autoencoder with the population it was trained on.
 
     `train_sources` and `validation_sources` hold the keys of the sources it has seen
-    (`raypipe.model.split.source_keys`), sorted; `fingerprint` is a hash of the file it came from.
+    (`raypipe.identity.source_keys`), sorted; `fingerprint` is a hash of the file it came from.
     """
 
     model_id: str

@@ -12,12 +12,12 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from raypipe.model.batch import SpectraBatch
 from raypipe.model.covariance import pack
 from raypipe.model.features import Batch, prepare
 from raypipe.model.presets import Folded, Paper
 from raypipe.model.refine import Refined, refine
 from raypipe.model.statistics import MU_MIN, cash, cash_covariance, cash_moments
+from raypipe.spectra.batch import SpectraBatch
 
 _ERRORS = re.compile(r"z\d_err|z\d_std|z_cov")
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from raypipe.model.batch import SpectraBatch
+from raypipe.spectra.batch import SpectraBatch
 
 ARF_POINTS = 30
 """Number of energies at which the encoder sees the effective area."""

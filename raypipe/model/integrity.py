@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raypipe.model.population import Population
+from raypipe.model.latent_population import Population
 
 Array = npt.NDArray[Any]
 

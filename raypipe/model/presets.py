@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from raypipe.config import PRESET_BINS, ModelConfig
 from raypipe.model.autoencoder import Autoencoder
+from raypipe.model.count_splitting import unseen
 from raypipe.model.features import CONDITIONS, Batch, encoder_inputs
 from raypipe.model.folding import best_amplitude, cash_per_bin, fold
-from raypipe.model.grid import Grid
-from raypipe.model.thinning import unseen
+from raypipe.spectra.grid import Grid
 
 _LOG_FLUX_LIMIT = 30.0
 _TYPICAL_PHOTON_INDEX = 1.7

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from raypipe.errors import OgipError
-from raypipe.ogip.form import NUMBER_TYPES, Form, parse_form
 from raypipe.ogip.header import CARD_BYTES, Header, as_number
 from raypipe.ogip.loading import Source, load
+from raypipe.ogip.tform import NUMBER_TYPES, Form, parse_form
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]

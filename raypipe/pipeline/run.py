@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from raypipe._version import __version__
-from raypipe.catalog.models import resolve_model
 from raypipe.cluster import ray_session
 from raypipe.config import Config
 from raypipe.config_toml import as_config
@@ -19,10 +18,12 @@ from raypipe.evaluation.evaluate import evaluate
 from raypipe.evaluation.labels import read_labels
 from raypipe.evaluation.summary import headlines
 from raypipe.ingestion.ingest import ingest
+from raypipe.model.choice import resolve_model
 from raypipe.reporting.report import report
 from raypipe.simulation.simulate import SURVEY_FILE, simulate
+from raypipe.store.layout import catalog_folder, evaluation_folder
+from raypipe.store.workspace import Workspace
 from raypipe.training.train import train
-from raypipe.workspace import Workspace, catalog_folder, evaluation_folder
 
 log = logging.getLogger(__name__)
 

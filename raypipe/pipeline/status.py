@@ -6,13 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from raypipe.catalog.publication import published_models, require_publication
-from raypipe.discovery.manifest import read_manifest_summary
 from raypipe.errors import UsageError
-from raypipe.ingestion.progress import count_rows
-from raypipe.tuning.records import best_of, records_of
-from raypipe.workspace import (
-    Workspace,
+from raypipe.store.layout import (
     evaluation_folder,
     part_name,
     rejects_folder,
@@ -20,6 +15,11 @@ from raypipe.workspace import (
     spectra_folder,
     tuning_folder,
 )
+from raypipe.store.manifest import read_manifest_summary
+from raypipe.store.parts import count_rows
+from raypipe.store.publication import published_models, require_publication
+from raypipe.store.workspace import Workspace
+from raypipe.tuning.records import best_of, records_of
 
 _FOLDERS = ("manifest", "models", "runs", "tuning")
 """Every workspace that a verb has worked in has at least one of these."""

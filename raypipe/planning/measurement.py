@@ -13,12 +13,12 @@ import psutil
 import pyarrow as pa
 import ray
 
+from raypipe.archive.products import is_product_uri
 from raypipe.cluster import map_parts, ray_session
 from raypipe.config import Config, IngestConfig
-from raypipe.discovery.archive import is_product_uri
 from raypipe.errors import RaypipeError
 from raypipe.ingestion.fetch import is_remote
-from raypipe.planning.meeting import Meeting
+from raypipe.planning.barrier import Barrier
 from raypipe.planning.processes import Use, tree_use
 from raypipe.planning.sample import SampleTask, TaskMeasure, count_packaged
 
@@ -156,13 +156,13 @@ def _run_tasks(
     tasks = min(slots, max(1, sample.num_rows // _LEAST_PIECE))
     ends = [sample.num_rows * i // tasks for i in range(tasks + 1)]
     pieces = [sample.slice(start, end - start) for start, end in pairwise(ends)]
-    meeting = Meeting(tasks)
-    task = SampleTask(release, pieces, config, model_uri, meeting)
+    barrier = Barrier(tasks)
+    task = SampleTask(release, pieces, config, model_uri, barrier)
     answers = map_parts("plan", range(tasks), task, num_cpus=config.ingest.cpus_per_task)
     measures = [TaskMeasure.of(answer) for answer in answers]
-    here, meeting_pid = tree_use(psutil.Process()), meeting.pid
+    here, barrier_pid = tree_use(psutil.Process()), barrier.pid
     for use in here, *(each.node_use for each in measures):
-        use.pop(meeting_pid, None)
+        use.pop(barrier_pid, None)
     return measures, here
 
 

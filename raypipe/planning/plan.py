@@ -10,15 +10,15 @@ from typing import Any
 
 from raypipe.config import Config
 from raypipe.config_toml import as_config
-from raypipe.discovery.manifest import choose_release, parts_for, read_manifest_summary
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.planning.cluster_file import read_cluster
-from raypipe.planning.lines import assumptions
 from raypipe.planning.measurement import measure
+from raypipe.planning.plan_text import assumptions
 from raypipe.planning.prediction import predict, price
 from raypipe.planning.sample import draw_sample
-from raypipe.runs import record_run
-from raypipe.workspace import Workspace
+from raypipe.store.manifest import choose_release, parts_for, read_manifest_summary
+from raypipe.store.run_record import record_run
+from raypipe.store.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +83,6 @@ def plan(
 def _model_uri(workspace: Workspace, model: str | None) -> str | None:
     if model is None:
         return None
-    from raypipe.catalog.models import resolve_model  # imports torch, which ingestion does not use
+    from raypipe.model.choice import resolve_model  # imports torch, which ingestion does not use
 
     return resolve_model(workspace, model)

@@ -17,22 +17,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
+from raypipe.archive.products import is_product_uri
 from raypipe.config import Config
-from raypipe.discovery.archive import is_product_uri
-from raypipe.discovery.manifest import read_manifest_summary
 from raypipe.ingestion.chip_rmfs import chip_rmfs_name, choose_chip_rmfs, load_chip_rmfs
 from raypipe.ingestion.fetch import Fetcher
 from raypipe.ingestion.part import ingest_part
-from raypipe.ingestion.responses import FOLDER as RESPONSES
-from raypipe.planning.meeting import Meeting
+from raypipe.planning.barrier import Barrier
 from raypipe.planning.processes import Use, own_peak_bytes, tree_use
-from raypipe.workspace import (
-    Workspace,
-    manifest_folder,
-    part_name,
-    rejects_folder,
-    spectra_folder,
-)
+from raypipe.spectra.responses import FOLDER as RESPONSES
+from raypipe.store.layout import manifest_folder, part_name, rejects_folder, spectra_folder
+from raypipe.store.manifest import read_manifest_summary
+from raypipe.store.workspace import Workspace
 
 WARM_UP_SHARE = 0.25
 """Share of a task's detections that it ingests before CPU time is measured."""
@@ -135,7 +130,7 @@ class SampleTask:
     pieces: list[pa.Table]
     config: Config
     model_uri: str | None
-    meeting: Meeting
+    barrier: Barrier
 
     def __call__(self, number: int) -> dict[str, Any]:
         """Ingest one piece and return its measure."""
@@ -153,7 +148,7 @@ class SampleTask:
 
         choice = self._choose(scratch) if self.config.ingest.rmf == "chip" else None
         warm_up = ingest_part(scratch, self.release, _WARM_UP, self.config.ingest)
-        self.meeting.join()
+        self.barrier.join()
         started = time.process_time()
         timed = ingest_part(scratch, self.release, _TIMED, self.config.ingest)
         cpu_s = time.process_time() - started

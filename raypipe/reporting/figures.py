@@ -15,10 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from scipy.stats import norm
 
-from raypipe.model.grid import Grid
-from raypipe.reporting.classes import MOST_CLASSES, class_styles, join_rare
-from raypipe.reporting.page import minus
-from raypipe.reporting.style import (
+from raypipe.html.page import minus
+from raypipe.html.style import (
     ACCENT,
     INK,
     MUTED,
@@ -27,6 +25,8 @@ from raypipe.reporting.style import (
     new_figure,
     styled,
 )
+from raypipe.reporting.classes import MOST_CLASSES, class_styles, join_rare
+from raypipe.spectra.grid import Grid
 
 FloatArray = npt.NDArray[np.float64]
 TextArray = npt.NDArray[np.object_]

@@ -12,12 +12,13 @@ from typing import Any
 from raypipe._version import __version__
 from raypipe.config import Config
 from raypipe.config_toml import as_config
-from raypipe.evaluation.subject import choose_subject
+from raypipe.evaluation.evaluated_catalog import choose_catalog
+from raypipe.html.page import Html, count_of, page, section
 from raypipe.reporting import scores, sections
-from raypipe.reporting.material import Material, gather
-from raypipe.reporting.page import Html, count_of, page, section
-from raypipe.runs import record_run
-from raypipe.workspace import Workspace, report_name
+from raypipe.reporting.report_data import ReportData, gather_report_data
+from raypipe.store.layout import report_name
+from raypipe.store.run_record import record_run
+from raypipe.store.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +52,10 @@ def report(
     """
     settings = as_config(config)
     store = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
-    subject = choose_subject(store, release, model)
-    name = report_name(subject.release, subject.model_id)
+    evaluated = choose_catalog(store, release, model)
+    name = report_name(evaluated.release, evaluated.model_id)
     with record_run(store, "report", settings) as figures:
-        text = build_page(gather(store, subject, labels, settings.report))
+        text = build_page(gather_report_data(store, evaluated, labels, settings.report))
         store.write_bytes(name, text.encode())
         figures["bytes"] = len(text.encode())
     uri = store.absolute_uri(name)
@@ -62,16 +63,16 @@ def report(
     return uri
 
 
-def build_page(material: Material) -> Html:
+def build_page(report_data: ReportData) -> Html:
     """The page's HTML from what was gathered."""
     made = [
-        (anchor, title, section(anchor, title, build(material)))
+        (anchor, title, section(anchor, title, build(report_data)))
         for anchor, title, build in SECTIONS
     ]
-    preset = f", preset {material.model.preset}" if material.model is not None else ""
+    preset = f", preset {report_data.model.preset}" if report_data.model is not None else ""
     return page(
-        title=f"Latent catalog of {material.release}",
-        lead=f"{count_of(len(material.catalog), 'detection')} by {material.model_id}{preset}",
+        title=f"Latent catalog of {report_data.release}",
+        lead=f"{count_of(len(report_data.catalog), 'detection')} by {report_data.model_id}{preset}",
         sections=made,
         footer=f"raypipe {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )

@@ -8,10 +8,7 @@ from typing import Any
 import numpy as np
 
 from raypipe.evaluation.summary import headlines
-from raypipe.reporting import figures
-from raypipe.reporting.classes import MOST_CLASSES
-from raypipe.reporting.material import Material
-from raypipe.reporting.page import (
+from raypipe.html.page import (
     Html,
     cards,
     count_of,
@@ -25,6 +22,9 @@ from raypipe.reporting.page import (
     table,
     text_cell,
 )
+from raypipe.reporting import figures
+from raypipe.reporting.classes import MOST_CLASSES
+from raypipe.reporting.report_data import ReportData
 from raypipe.reporting.sections import QUANTITY_LABELS
 
 LOWER, HIGHER = "lower", "higher"
@@ -65,19 +65,21 @@ NOT_EVALUATED = (
 )
 
 
-def summary_section(material: Material) -> Html:
+def summary_section(report_data: ReportData) -> Html:
     """The three figures that matter, or what a catalog alone says."""
-    if material.metrics is None:
-        zscores = material.catalog["fit_zscore"].to_numpy(np.float64)
+    if report_data.metrics is None:
+        zscores = report_data.catalog["fit_zscore"].to_numpy(np.float64)
         zscores = zscores[np.isfinite(zscores)]
         share = f"{(np.abs(zscores) < 3).mean():.0%}" if len(zscores) else "–"
         items = [
-            ("Detections", f"{len(material.catalog):,}", f"release {material.release}"),
+            ("Detections", f"{len(report_data.catalog):,}", f"release {report_data.release}"),
             ("Explained within 3σ", share, "share of Cash z-scores between −3 and 3"),
         ]
         return join([cards(items), paragraph(NOT_EVALUATED, "note")])
-    data = material.metrics["data"]
-    figures_that_matter = [(h.label, minus(h.value), h.note) for h in headlines(material.metrics)]
+    data = report_data.metrics["data"]
+    figures_that_matter = [
+        (h.label, minus(h.value), h.note) for h in headlines(report_data.metrics)
+    ]
     note = (
         f"Measured on {data['n_rows']:,} detections of {data['n_sources']:,} sources "
         f"({data['rows']}): {data['rows_reason']}. Labels: {data['labels'] or 'none'}. "
@@ -86,9 +88,9 @@ def summary_section(material: Material) -> Html:
     return join([cards(figures_that_matter), paragraph(note, "note")])
 
 
-def evaluation_section(material: Material) -> Html:
+def evaluation_section(report_data: ReportData) -> Html:
     """Comparison with baselines, classes, quantities and goodness of fit by counts."""
-    metrics = material.metrics
+    metrics = report_data.metrics
     if metrics is None:
         return paragraph(NOT_EVALUATED)
     parts = [_comparison(metrics)]

@@ -11,10 +11,7 @@ import pandas as pd
 from raypipe.evaluation.regression import hardness_ratios, regression_targets
 from raypipe.evaluation.selection import has_latents, latent_columns, latents_of
 from raypipe.evaluation.validation import sources_of
-from raypipe.reporting import figures
-from raypipe.reporting.classes import MOST_CLASSES
-from raypipe.reporting.material import SHOW_ALL_ROWS, Example, Material
-from raypipe.reporting.page import (
+from raypipe.html.page import (
     Html,
     block,
     count_of,
@@ -31,6 +28,9 @@ from raypipe.reporting.page import (
     table,
     text_cell,
 )
+from raypipe.reporting import figures
+from raypipe.reporting.classes import MOST_CLASSES
+from raypipe.reporting.report_data import SHOW_ALL_ROWS, Example, ReportData
 from raypipe.reporting.spectrum_figure import spectrum_figure
 
 ANOMALIES_SHOWN = 10
@@ -56,16 +56,16 @@ QUANTITY_LABELS = {
 """How quantities are called on the page."""
 
 
-def spectra_section(material: Material) -> Html:
+def spectra_section(report_data: ReportData) -> Html:
     """Example reconstructions, or why there are none."""
-    if material.model is None:
+    if report_data.model is None:
         return paragraph(
-            f"The bundle of {material.model_id} is not in this workspace: give its path as the "
+            f"The bundle of {report_data.model_id} is not in this workspace: give its path as the "
             "model of raypipe report to see reconstructions."
         )
-    if not material.examples:
+    if not report_data.examples:
         return paragraph("The spectra of this catalog's detections are not in this workspace.")
-    everyone = len(material.catalog) <= SHOW_ALL_ROWS
+    everyone = len(report_data.catalog) <= SHOW_ALL_ROWS
     intro = (
         "Every detection of this catalog, brightest first. "
         if everyone
@@ -78,24 +78,24 @@ def spectra_section(material: Material) -> Html:
         "counts less model over the root of the model. A good fit scatters around zero there and "
         "has a Cash z-score within about 3 of 0."
     )
-    parts = [paragraph(intro), grid(_example(example) for example in material.examples)]
-    if material.worst:
-        latents = len(latent_columns(material.catalog))
+    parts = [paragraph(intro), grid(_example(example) for example in report_data.examples)]
+    if report_data.worst:
+        latents = len(latent_columns(report_data.catalog))
         parts += [
             heading("The worst explained"),
             paragraph(
                 f"The largest Cash z-scores of the catalog: where {latents} latents are not "
                 "enough, or the data are not what the model expects."
             ),
-            grid(_example(example) for example in material.worst),
+            grid(_example(example) for example in report_data.worst),
         ]
     return join(parts)
 
 
-def latents_section(material: Material) -> Html:
+def latents_section(report_data: ReportData) -> Html:
     """The map of latents by class and hardness, and what each latent goes with."""
-    chart = material.latent_map
-    rows = material.catalog.iloc[chart.rows]
+    chart = report_data.latent_map
+    rows = report_data.catalog.iloc[chart.rows]
     classes = _classes(rows)
     labeled = any(isinstance(value, str) for value in classes)
     names = _short_names(rows) if len(rows) <= MAX_NAMED_POINTS else []
@@ -131,14 +131,14 @@ def latents_section(material: Material) -> Html:
                 wide=True,
             )
         )
-    if len(material.catalog) >= MIN_CORRELATION_ROWS:
-        parts.append(_correlations(material.catalog))
+    if len(report_data.catalog) >= MIN_CORRELATION_ROWS:
+        parts.append(_correlations(report_data.catalog))
     return join([paragraph(f"The map is {chart.method}."), grid(parts)])
 
 
-def anomalies_section(material: Material) -> Html:
+def anomalies_section(report_data: ReportData) -> Html:
     """Detections that are explained badly, and those far out in latent space."""
-    catalog = material.catalog[has_latents(material.catalog)]
+    catalog = report_data.catalog[has_latents(report_data.catalog)]
     shown = min(ANOMALIES_SHOWN, len(catalog))
     lists = (
         (
@@ -161,9 +161,9 @@ def anomalies_section(material: Material) -> Html:
     return grid(parts)
 
 
-def data_section(material: Material) -> Html:
+def data_section(report_data: ReportData) -> Html:
     """What became of the manifest, and how bright the detections are."""
-    totals = material.totals
+    totals = report_data.totals
     whole = totals["manifest"] == totals["spectra"] + totals["rejects"]
     balance = (
         f"{count_of(totals['manifest'], 'detection')} in the manifest = {totals['spectra']:,} "
@@ -172,24 +172,24 @@ def data_section(material: Material) -> Html:
         else f"{totals['manifest']:,} detections in the manifest, but {totals['spectra']:,} "
         f"spectra and {totals['rejects']:,} rejects so far: run raypipe ingest again."
     )
-    sources = len(set(sources_of(material.catalog).tolist()))
+    sources = len(set(sources_of(report_data.catalog).tolist()))
     parts = [
         paragraph(balance),
         paragraph(
-            f"The catalog has {count_of(len(material.catalog), 'detection')} of "
+            f"The catalog has {count_of(len(report_data.catalog), 'detection')} of "
             f"{count_of(sources, 'source')}."
         ),
     ]
-    if unmeasured := int((~has_latents(material.catalog)).sum()):
+    if unmeasured := int((~has_latents(report_data.catalog)).sum()):
         parts.append(
             paragraph(
                 f"{count_of(unmeasured, 'detection')} could not be measured (flag not_measured): "
                 "no latents, and left out of the figures above."
             )
         )
-    if len(material.catalog) > SHOW_ALL_ROWS:
-        counts = material.catalog["total_counts"].to_numpy(np.float64)
-        zscores = material.catalog["fit_zscore"].to_numpy(np.float64)
+    if len(report_data.catalog) > SHOW_ALL_ROWS:
+        counts = report_data.catalog["total_counts"].to_numpy(np.float64)
+        zscores = report_data.catalog["fit_zscore"].to_numpy(np.float64)
         parts.append(
             grid(
                 [
@@ -207,35 +207,37 @@ def data_section(material: Material) -> Html:
                 ]
             )
         )
-    return join([*parts, heading("Rejects"), _rejects(material.rejects)])
+    return join([*parts, heading("Rejects"), _rejects(report_data.rejects)])
 
 
-def provenance_section(material: Material) -> Html:
+def provenance_section(report_data: ReportData) -> Html:
     """Versions, settings and fingerprints: what made the page."""
-    record = material.training.get(material.model_id, {})
-    metrics = material.metrics or {}
+    record = report_data.training.get(report_data.model_id, {})
+    metrics = report_data.metrics or {}
     items = [
-        ("release", material.release),
-        ("manifest from", material.manifest.get("source", "not recorded")),
-        ("manifest fingerprint", material.manifest.get("fingerprint", "not recorded")),
-        ("model", material.model_id),
+        ("release", report_data.release),
+        ("manifest from", report_data.manifest.get("source", "not recorded")),
+        ("manifest fingerprint", report_data.manifest.get("fingerprint", "not recorded")),
+        ("model", report_data.model_id),
         ("model trained on release", record.get("release", "not recorded in this workspace")),
         ("model trained with", _versions(record.get("made_by", {}))),
-        ("classes on this page", material.labels or "none"),
+        ("classes on this page", report_data.labels or "none"),
         ("labels of the evaluation", metrics.get("data", {}).get("labels") or "none"),
         ("evaluated with", _versions(metrics.get("made_by", {}))),
         ("judged detections fingerprint", metrics.get("data", {}).get("fingerprint", "–")),
     ]
     parts = [facts(items)]
-    if material.model is not None:
-        parts.append(details("The model's settings", preformatted(material.model.config.to_toml())))
+    if report_data.model is not None:
+        parts.append(
+            details("The model's settings", preformatted(report_data.model.config.to_toml()))
+        )
     return join(parts)
 
 
-def training_section(material: Material) -> Html:
+def training_section(report_data: ReportData) -> Html:
     """Learning curves of the models of this release."""
     parts = []
-    for model_id, record in material.training.items():
+    for model_id, record in report_data.training.items():
         history = record.get("history")
         if not history:
             continue

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import chi2
 
+from raypipe.html.style import ACCENT, INK, MUTED, light_grid, new_figure, styled
 from raypipe.reporting.figures import energy_axis, log_rate_axis
-from raypipe.reporting.style import ACCENT, INK, MUTED, light_grid, new_figure, styled
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]

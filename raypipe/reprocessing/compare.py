@@ -15,15 +15,16 @@ from astropy.coordinates import angular_separation
 from scipy.stats import chi2
 
 from raypipe.catalog.classes import catalog_classes, most_probable
-from raypipe.catalog.models import choose_model
 from raypipe.catalog.open import open_sources
 from raypipe.catalog.schema import described
 from raypipe.config import Config
 from raypipe.config_toml import as_config
-from raypipe.discovery.manifest import choose_release
+from raypipe.model.choice import choose_model
 from raypipe.model.covariance import latents_of_triangle, solve, triangles_in, unpack
-from raypipe.runs import record_run
-from raypipe.workspace import Workspace, comparisons_folder
+from raypipe.store.layout import comparisons_folder
+from raypipe.store.manifest import choose_release
+from raypipe.store.run_record import record_run
+from raypipe.store.workspace import Workspace
 
 log = logging.getLogger(__name__)
 

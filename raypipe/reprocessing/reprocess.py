@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raypipe.catalog.models import choose_model
-from raypipe.catalog.publication import published_models, require_publication
 from raypipe.cluster import map_parts, ray_session, tasks_for
 from raypipe.config import Config
 from raypipe.config_toml import as_config
@@ -17,11 +15,14 @@ from raypipe.discovery.discover import discover
 from raypipe.embedding.embed import embed
 from raypipe.errors import UsageError
 from raypipe.ingestion.ingest import ingest
-from raypipe.ingestion.progress import count_parts, require_ingested
-from raypipe.reprocessing.carry import carry_chip_rmfs, carry_group, groups
+from raypipe.model.choice import choose_model
 from raypipe.reprocessing.changes import CHANGED, NEW, SAME, VANISHED
-from raypipe.runs import record_run
-from raypipe.workspace import Workspace, changes_folder, check_name, part_name
+from raypipe.reprocessing.reuse import groups, reuse_chip_rmfs, reuse_group
+from raypipe.store.layout import changes_folder, part_name
+from raypipe.store.parts import count_parts, require_ingested
+from raypipe.store.publication import published_models, require_publication
+from raypipe.store.run_record import record_run
+from raypipe.store.workspace import Workspace, check_name
 
 log = logging.getLogger(__name__)
 
@@ -108,14 +109,14 @@ def _choose_base(workspace: Workspace, release: str, base: str | None) -> str:
 def _carry(workspace: Workspace, base: str, release: str, settings: Config) -> dict[str, int]:
     """Carry unchanged detections over, on Ray; returns the number of detections by change."""
     if settings.ingest.rmf == "chip":
-        carry_chip_rmfs(workspace, base, release)
+        reuse_chip_rmfs(workspace, base, release)
     work = groups(count_parts(workspace, base), count_parts(workspace, release))
     for name in workspace.files(changes_folder(release), ".parquet"):
         if name >= part_name(changes_folder(release), len(work)):
             workspace.delete(name)
 
     def carry(number: int) -> dict[str, Any]:
-        table = carry_group(workspace, base, release, work[number])
+        table = reuse_group(workspace, base, release, work[number])
         workspace.write_table(part_name(changes_folder(release), number), table, {"base": base})
         return dict(Counter(table["change"].to_pylist()))
 

@@ -13,14 +13,14 @@ import pandas as pd
 import pyarrow as pa
 
 from raypipe.catalog.classes import catalog_classes, most_probable
-from raypipe.catalog.publication import Publication, read_published
 from raypipe.errors import RaypipeError
 from raypipe.model.covariance import latents_of_triangle, triangles_of
+from raypipe.searching.batched_gaussians import Posteriors, Rows
 from raypipe.searching.causes import COLUMNS as CAUSE_COLUMNS
 from raypipe.searching.causes import known_causes
-from raypipe.searching.elimination import Posteriors, Rows
 from raypipe.searching.neighbors import Posterior
-from raypipe.workspace import Workspace
+from raypipe.store.publication import Publication, read_published
+from raypipe.store.workspace import Workspace
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from raypipe.ingestion.spectra import ARF_TRUNCATED, ZEROTH_ORDER
+from raypipe.spectra.gridding import ARF_TRUNCATED, ZEROTH_ORDER
 
 Bools = npt.NDArray[np.bool_]
 

@@ -39,7 +39,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from raypipe.model.covariance import inverses, solve
-from raypipe.searching.elimination import (
+from raypipe.searching.batched_gaussians import (
     Float32,
     Float64,
     Posteriors,

@@ -12,13 +12,13 @@ import pandas as pd
 
 from raypipe.config import EmbedConfig
 from raypipe.errors import OgipError
-from raypipe.ingestion.spectra import put_on_grid
-from raypipe.model.batch import SpectraBatch
 from raypipe.model.bundle import Model
 from raypipe.model.covariance import unpack
 from raypipe.ogip import Spectrum, read_spectrum
 from raypipe.searching.causes import known_causes
 from raypipe.searching.neighbors import Posterior
+from raypipe.spectra.batch import SpectraBatch
+from raypipe.spectra.gridding import put_on_grid
 
 File = str | os.PathLike[str]
 

@@ -12,9 +12,9 @@ import pandas as pd
 
 from raypipe.config import Config
 from raypipe.errors import UsageError
-from raypipe.searching.opened import open_search
+from raypipe.searching.latent_search import open_search
 from raypipe.searching.query import SpectrumFiles
-from raypipe.workspace import Workspace
+from raypipe.store.workspace import Workspace
 
 _DECIMALS = {
     "ra": 5,
@@ -50,7 +50,7 @@ def search(
     Give exactly one query: `detection` is a detection_id, `name` the name of a source, `pha` a file
     with its ARF and RMF beside it or given; `strangest` asks for the detections farthest from the
     population and with the worst fit. Columns are described in
-    `raypipe.searching.opened.LatentSearch`. For many queries open the catalog once with
+    `raypipe.searching.latent_search.LatentSearch`. For many queries open the catalog once with
     `raypipe.open_search`.
     """
     asked = [detection is not None, name is not None, pha is not None, strangest]

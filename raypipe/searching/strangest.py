@@ -11,8 +11,8 @@ import numpy as np
 from scipy.special import ndtri_exp
 from scipy.stats import chi2, gamma, norm
 
-from raypipe.model.population import Population
-from raypipe.searching.elimination import Float64, Posteriors, Rows, log_determinant_and_chi2
+from raypipe.model.latent_population import Population
+from raypipe.searching.batched_gaussians import Float64, Posteriors, Rows, log_determinant_and_chi2
 
 _MOST_SIGMAS = 37.0
 """Largest value reported: beyond it the tail probability underflows in double precision."""

@@ -18,9 +18,9 @@ import xraydb
 from scipy import sparse
 from scipy.special import ndtr
 
-from raypipe.model.grid import CHANNEL_WIDTH_KEV, NATIVE_CHANNELS
 from raypipe.simulation.energy import EnergyGrid, FloatArray
 from raypipe.simulation.instrument import Instrument
+from raypipe.spectra.grid import CHANNEL_WIDTH_KEV, NATIVE_CHANNELS
 
 CM_PER_UM = 1e-4
 ARCMIN = np.pi / (180 * 60)

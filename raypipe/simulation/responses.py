@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from raypipe.errors import OgipError, UsageError
-from raypipe.model.grid import NATIVE_CHANNELS
 from raypipe.ogip import Arf, Rmf, read_arf, read_rmf
 from raypipe.simulation.energy import FloatArray
 from raypipe.simulation.instrument import Instrument
+from raypipe.spectra.grid import NATIVE_CHANNELS
 
 logger = logging.getLogger(__name__)
 

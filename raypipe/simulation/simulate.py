@@ -20,11 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raypipe._version import __version__
-from raypipe.addresses import file_name
 from raypipe.errors import UsageError
-from raypipe.model.grid import NATIVE_CHANNELS
 from raypipe.simulation.products import arf_file, pha_file, product_name, rmf_file
 from raypipe.simulation.survey import RELEASE, Plan, Survey, draw_batch, plan_survey
+from raypipe.spectra.grid import NATIVE_CHANNELS
+from raypipe.store.addresses import file_name
 
 logger = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ import numpy.typing as npt
 from raypipe.errors import UsageError
 from raypipe.simulation.acis import acis_instruments
 from raypipe.simulation.background import background_rate, background_shape
-from raypipe.simulation.catalog_sources import catalog_targets
+from raypipe.simulation.catalog_population import catalog_targets
 from raypipe.simulation.energy import ERG_PER_KEV, EnergyGrid, FloatArray
 from raypipe.simulation.instrument import Instrument, effective_area, fold
+from raypipe.simulation.populations import PARAMETERS, photon_flux
 from raypipe.simulation.responses import read_responses
-from raypipe.simulation.sources import PARAMETERS, photon_flux
 from raypipe.simulation.targets import Targets, population_targets
 
 BATCH = 256

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raypipe.simulation.energy import FloatArray
-from raypipe.simulation.sources import Sources, draw_population
+from raypipe.simulation.populations import Sources, draw_population
 
 REPEATS = 0.3
 """Mean number of detections of a source beyond its first."""

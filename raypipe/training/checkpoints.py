@@ -10,7 +10,7 @@ import torch
 from ray.train import Checkpoint
 from ray.train.v2.api.report_config import CheckpointUploadMode
 
-from raypipe.workspace import Workspace
+from raypipe.store.workspace import Workspace
 
 _FILE = "checkpoint.pt"
 

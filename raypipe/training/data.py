@@ -14,10 +14,12 @@ import pyarrow as pa
 
 from raypipe.config import TrainConfig
 from raypipe.errors import RaypipeError
-from raypipe.ingestion.progress import require_ingested
-from raypipe.model.batch import background_scales, single
-from raypipe.model.split import TEST, TRAIN, VALIDATION, assign_splits, source_keys
-from raypipe.workspace import Workspace, spectra_folder
+from raypipe.identity import source_keys
+from raypipe.spectra.batch import background_scales, single
+from raypipe.store.layout import spectra_folder
+from raypipe.store.parts import require_ingested
+from raypipe.store.workspace import Workspace
+from raypipe.training.split import TEST, TRAIN, VALIDATION, assign_splits
 
 log = logging.getLogger(__name__)
 

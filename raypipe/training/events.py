@@ -16,7 +16,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 
-from raypipe.workspace import Workspace
+from raypipe.store.workspace import Workspace
 
 _TAGS = {
     "train_loss": "loss/train",

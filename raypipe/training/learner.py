@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from raypipe.config import TrainConfig
 from raypipe.identity import hash_names, without_release
+from raypipe.model.count_splitting import thin
 from raypipe.model.features import Batch
-from raypipe.model.halves import unseen_cash
+from raypipe.model.holdout_cash import unseen_cash
 from raypipe.model.presets import Preset
-from raypipe.model.thinning import thin
-from raypipe.training.guard import STEPS_BETWEEN_LOOKS, FiniteGuard
-from raypipe.training.sources import Source
+from raypipe.training.batch_streams import BatchStream
+from raypipe.training.finite_check import STEPS_BETWEEN_LOOKS, FiniteCheck
 from raypipe.training.steps import StepPlan
 
 _WARM_UP = 0.1
@@ -46,8 +46,8 @@ class Learner:
     def __init__(
         self,
         model: nn.Module,
-        train: Source,
-        validation: Source,
+        train: BatchStream,
+        validation: BatchStream,
         config: TrainConfig,
         *,
         most_shown: float = 1.0,
@@ -66,8 +66,8 @@ class Learner:
         self.plan = plan or StepPlan(len(train), config.batch_size)
         self.tell, self.tell_every_s = tell, tell_every_s
         self.validation_names = validation_names or _places
-        self._guard = FiniteGuard(names or _places, self.device, self.plan.world)
-        self._validation_guard = FiniteGuard(self.validation_names, self.device, self.plan.world)
+        self._guard = FiniteCheck(names or _places, self.device, self.plan.world)
+        self._validation_guard = FiniteCheck(self.validation_names, self.device, self.plan.world)
         self.optimizer = _optimizer(model, config, self.device)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer,

@@ -19,22 +19,23 @@ from torch.nn.parallel import DistributedDataParallel
 from raypipe.config import Config
 from raypipe.config_toml import load_config
 from raypipe.model.bundle import Model, save_model
-from raypipe.model.grid import Grid
-from raypipe.model.population import Population
+from raypipe.model.latent_population import Population
 from raypipe.model.presets import Folded, Paper, build
-from raypipe.model.split import TRAIN, VALIDATION
-from raypipe.runs import made_by
+from raypipe.spectra.grid import Grid
+from raypipe.store.layout import model_folder
+from raypipe.store.run_record import made_by
+from raypipe.store.workspace import Workspace
+from raypipe.training.batch_streams import BatchStream
 from raypipe.training.checkpoints import read_checkpoint, report_checkpoint
 from raypipe.training.data import read_roster
-from raypipe.training.guard import NotFiniteError
-from raypipe.training.heap import keep_freed_memory
+from raypipe.training.data_placement import open_stream
+from raypipe.training.finite_check import NotFiniteError
 from raypipe.training.learner import Learner
+from raypipe.training.malloc import keep_freed_memory
 from raypipe.training.precision import adapt, choose_arithmetic
 from raypipe.training.reading import PartReader, Rows
-from raypipe.training.residence import open_source
-from raypipe.training.sources import Source
+from raypipe.training.split import TRAIN, VALIDATION
 from raypipe.training.steps import StepPlan
-from raypipe.workspace import Workspace, model_folder
 
 _SYNC_BUFFERS = (
     "forward_sync_buffers"
@@ -95,7 +96,7 @@ class _Trainer:
             validation[self.plan.held_of(len(validation))],
         )
         reader = PartReader(self.workspace, self.roster, self.device)
-        self.residence, (to_train, to_validate) = open_source(
+        self.residence, (to_train, to_validate) = open_stream(
             reader, [mine, mine_to_validate], train, context.get_local_world_size()
         )
         network = self._build()
@@ -242,6 +243,6 @@ class _Trainer:
 
 
 @torch.no_grad()
-def _encode(network: Folded | Paper, source: Source) -> Tensor:
+def _encode(network: Folded | Paper, source: BatchStream) -> Tensor:
     """Encode all spectra of a source, in order."""
     return torch.cat([network.encode(batch) for _, batch in source.sweep()])

@@ -6,17 +6,17 @@ from typing import Any
 
 import pandas as pd
 
-from raypipe.evaluation.reconstruction import score_reconstruction
-from raypipe.evaluation.summary import plain
 from raypipe.model.encode import as_frame, measure
+from raypipe.model.fit_scores import score_reconstruction
 from raypipe.model.presets import Folded, Paper
-from raypipe.training.sources import Source
+from raypipe.store.run_record import plain
+from raypipe.training.batch_streams import BatchStream
 
 _MOST_SPECTRA = 2000
 
 
 def measure_quality(
-    network: Folded | Paper, validation: Source, refine_steps: int
+    network: Folded | Paper, validation: BatchStream, refine_steps: int
 ) -> dict[str, Any] | None:
     """Goodness of fit of the first worker's validation spectra, about 2,000 at most, by counts.
 

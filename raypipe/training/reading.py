@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from raypipe.errors import RaypipeError
-from raypipe.ingestion.responses import ResponseLibrary
-from raypipe.model.batch import COLUMNS, background_scales, single, vectors
-from raypipe.model.grid import Grid
+from raypipe.spectra.batch import COLUMNS, background_scales, single, vectors
+from raypipe.spectra.grid import Grid
+from raypipe.spectra.responses import ResponseLibrary
+from raypipe.store.workspace import Workspace
 from raypipe.training.compact import CompactSpectra, compact_area, compact_counts
 from raypipe.training.data import Roster
-from raypipe.workspace import Workspace
 
 Rows = npt.NDArray[np.int64]
 

@@ -22,16 +22,17 @@ from raypipe._version import __version__
 from raypipe.cluster import own_errors, ray_session, require_resources, tell_device
 from raypipe.config import Config, TrainConfig
 from raypipe.config_toml import as_config, load_config
-from raypipe.discovery.manifest import choose_release
-from raypipe.lock import only_one
-from raypipe.model.split import TRAIN
-from raypipe.runs import record_run
+from raypipe.store.layout import model_folder
+from raypipe.store.lease import exclusive
+from raypipe.store.manifest import choose_release
+from raypipe.store.run_record import record_run
+from raypipe.store.workspace import Workspace
 from raypipe.telemetry import stage
 from raypipe.training.data import Roster, read_roster
 from raypipe.training.events import event_log
 from raypipe.training.loop import train_worker
 from raypipe.training.progress import news_of
-from raypipe.workspace import Workspace, model_folder
+from raypipe.training.split import TRAIN
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ def make_model(
     folders = model_folder(model_id), f"checkpoints/{model_id}"
     with (
         record_run(workspace, "train", settings) as figures,
-        only_one(workspace, f"train-{model_id}", folders),
+        exclusive(workspace, f"train-{model_id}", folders),
         ray_session(settings.ray),
     ):
         log.info("train: %s on %s, %s", model_id, release, roster.sizes())

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from raypipe.workspace import Workspace, tuning_folder
+from raypipe.store.layout import tuning_folder
+from raypipe.store.workspace import Workspace
 
 Value = int | float | str
 Values = dict[str, Value]

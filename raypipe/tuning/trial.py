@@ -9,10 +9,10 @@ from typing import Any
 
 from ray.tune.integration.ray_train import TuneReportCallback
 
+from raypipe.store.workspace import Workspace
 from raypipe.training.train import Training, fit
 from raypipe.tuning.records import CASH, DONE, FAILED, STOPPED, Records
 from raypipe.tuning.space import Space
-from raypipe.workspace import Workspace
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,14 @@ from raypipe._version import __version__
 from raypipe.cluster import ray_session, require_dashboard, require_resources
 from raypipe.config import Config
 from raypipe.config_toml import as_config, load_config
-from raypipe.discovery.manifest import choose_release
 from raypipe.errors import RaypipeError
-from raypipe.lock import only_one
-from raypipe.model.split import TRAIN
-from raypipe.runs import made_by, record_run
+from raypipe.store.layout import model_folder, tuning_folder
+from raypipe.store.lease import exclusive
+from raypipe.store.manifest import choose_release
+from raypipe.store.run_record import made_by, record_run
+from raypipe.store.workspace import Workspace
 from raypipe.training.data import Roster, read_roster
+from raypipe.training.split import TRAIN
 from raypipe.training.train import EXECUTION, make_model, resources_of, with_preset
 from raypipe.tuning.figure import parallel_coordinates
 from raypipe.tuning.records import CASH, Record, Records, best_of, records_of
@@ -31,7 +33,6 @@ from raypipe.tuning.search import Draws, Halving, Recorder
 from raypipe.tuning.space import Space, read_space
 from raypipe.tuning.table import table_lines, table_of
 from raypipe.tuning.trial import Task, trial_function
-from raypipe.workspace import Workspace, model_folder, tuning_folder
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +54,8 @@ def tune(
 ) -> str:
     """Search for better settings of model and training; returns the id of the best trial's model.
 
-    Trials are compared by the Cash statistic of validation spectra (`raypipe.model.halves`). The
-    first trial is the configured settings. The same command resumes an interrupted search, and
+    Trials are compared by the Cash statistic of validation spectra (`raypipe.model.holdout_cash`).
+    The first trial is the configured settings. The same command resumes an interrupted search, and
     finds a finished one. Results are in `W/tuning/<tune_id>/`. Raises BusyError if another run
     performs the same search.
     """
@@ -76,7 +77,7 @@ def tune(
         return make_model(workspace, release, space.settings(values), tune_id)
     with (
         record_run(workspace, "tune", settings) as figures,
-        only_one(workspace, f"tune-{tune_id}", [folder]),
+        exclusive(workspace, f"tune-{tune_id}", [folder]),
         ray_session(settings.ray, dashboard=True),
     ):
         require_dashboard()

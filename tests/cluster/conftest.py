@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import raypipe
-from raypipe.workspace import Workspace
+from raypipe.store.workspace import Workspace
 from tests.alone import ingest_alone
 from tests.cluster.machines import Machines
 

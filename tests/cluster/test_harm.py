@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 import raypipe
-from raypipe.workspace import Workspace
+from raypipe.store.workspace import Workspace
 from tests.alone import ingest_alone
 from tests.cluster.conftest import Moments
 from tests.cluster.machines import Machines, drafts

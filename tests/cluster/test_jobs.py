@@ -23,8 +23,8 @@ import tomli_w
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 import raypipe
+from raypipe.store.workspace import Workspace
 from raypipe.telemetry import COUNTERS, GAUGES
-from raypipe.workspace import Workspace
 from tests.alone import ingest_alone
 from tests.pipeline.file_server import serve, status, write_remote_manifest
 from tests.pipeline.training import SETTINGS, load

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import raypipe
-from raypipe.workspace import Workspace
+from raypipe.store.workspace import Workspace
 from tests.alone import ingest_alone
 from tests.cluster.conftest import Moments
 from tests.cluster.machines import Machines, drafts

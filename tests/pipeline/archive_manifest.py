@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from raypipe.workspace import Workspace
+from raypipe.store.workspace import Workspace
 from tests.pipeline.tap_server import TapServer
 
 

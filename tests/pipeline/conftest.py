@@ -15,7 +15,7 @@ from raypipe.discovery.discover import discover
 from raypipe.ingestion.ingest import ingest
 from raypipe.ingestion.part import ingest_part
 from raypipe.simulation.simulate import simulate
-from raypipe.workspace import Workspace
+from raypipe.store.workspace import Workspace
 from tests.pipeline.fetching import DETECTIONS, QUICK, RELEASE
 from tests.pipeline.file_server import FileServer, serve, write_remote_manifest
 from tests.pipeline.training import SETTINGS

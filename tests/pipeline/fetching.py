@@ -7,8 +7,10 @@ import pyarrow as pa
 
 from raypipe.config import IngestConfig
 from raypipe.ingestion.part import Outcome, ingest_part
-from raypipe.ingestion.progress import check_totals, count_rows, is_done
-from raypipe.workspace import Workspace, part_name, rejects_folder, spectra_folder
+from raypipe.ingestion.progress import is_done
+from raypipe.store.layout import part_name, rejects_folder, spectra_folder
+from raypipe.store.parts import check_totals, count_rows
+from raypipe.store.workspace import Workspace
 from tests.pipeline.file_server import FileServer
 
 RELEASE = "csc2.1"

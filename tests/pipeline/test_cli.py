@@ -15,7 +15,7 @@ import pytest
 
 import raypipe
 from raypipe.cli import main
-from raypipe.workspace import Workspace
+from raypipe.store.workspace import Workspace
 from tests.pipeline.processes import training_in_processes
 from tests.waiting import wait_until
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from raypipe.archive.pages import cut_into_pages
+from raypipe.archive.products import package_url, parse_product_uri, product_uri
+from raypipe.archive.query import check_condition
 from raypipe.cli import main
-from raypipe.discovery.archive import package_url, parse_product_uri, product_uri
-from raypipe.discovery.archive_pages import cut_into_pages
-from raypipe.discovery.archive_query import check_condition
 from raypipe.discovery.discover import discover
 from raypipe.errors import RaypipeError, ServiceError, UsageError
-from raypipe.web import retry_after_s
+from raypipe.http.session import retry_after_s
 from tests.pipeline.archive_manifest import assert_true, manifest, settings
 from tests.pipeline.tap_server import Archive, Faults, TapServer
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 import raypipe
-from raypipe.catalog.publication import find_publication
 from raypipe.cli import main
 from raypipe.errors import UsageError
-from raypipe.workspace import Workspace
+from raypipe.store.publication import find_publication
+from raypipe.store.workspace import Workspace
 from tests.alone import ingest_alone
 from tests.killing import kill_with_its_ray
 from tests.waiting import wait_until

@@ -9,11 +9,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from raypipe.http.errors import FetchError
 from raypipe.ingestion.fetch import Fetcher
-from raypipe.ingestion.fetch_error import FetchError
 from raypipe.ingestion.part import ingest_part
 from raypipe.ingestion.progress import is_done
-from raypipe.workspace import Workspace, part_name, spectra_folder
+from raypipe.store.layout import part_name, spectra_folder
+from raypipe.store.workspace import Workspace
 from tests.pipeline import file_server
 from tests.pipeline.fetching import (
     DETECTIONS,

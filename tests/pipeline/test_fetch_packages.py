@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from raypipe.workspace import Workspace
+from raypipe.store.workspace import Workspace
 from tests.pipeline import file_server
 from tests.pipeline.fetching import (
     DETECTIONS,

@@ -9,11 +9,11 @@ from moto.server import ThreadedMotoServer
 
 from raypipe.config import IngestConfig
 from raypipe.discovery.discover import discover
+from raypipe.http.errors import FetchError
 from raypipe.ingestion import fetch
 from raypipe.ingestion.fetch import Fetcher
-from raypipe.ingestion.fetch_error import FetchError
 from raypipe.ingestion.part import ingest_part
-from raypipe.workspace import Workspace
+from raypipe.store.workspace import Workspace
 
 
 @pytest.fixture

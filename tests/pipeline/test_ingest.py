@@ -11,10 +11,11 @@ import pytest
 from raypipe.discovery.discover import discover
 from raypipe.errors import RaypipeError
 from raypipe.ingestion.ingest import ingest
-from raypipe.ingestion.progress import check_totals, count_rows
-from raypipe.model.batch import vectors
 from raypipe.ogip import read_spectrum
-from raypipe.workspace import Workspace, part_name, spectra_folder
+from raypipe.spectra.batch import vectors
+from raypipe.store.layout import part_name, spectra_folder
+from raypipe.store.parts import check_totals, count_rows
+from raypipe.store.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 

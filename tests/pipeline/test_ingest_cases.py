@@ -15,11 +15,11 @@ from raypipe.config import IngestConfig
 from raypipe.discovery.discover import discover
 from raypipe.errors import OgipError
 from raypipe.ingestion.part import ingest_part
-from raypipe.ingestion.responses import ResponseLibrary
-from raypipe.ingestion.spectra import put_on_grid
-from raypipe.model.grid import Grid
 from raypipe.ogip import read_spectrum
-from raypipe.workspace import Workspace
+from raypipe.spectra.grid import Grid
+from raypipe.spectra.gridding import put_on_grid
+from raypipe.spectra.responses import ResponseLibrary
+from raypipe.store.workspace import Workspace
 
 GRID = Grid()
 

@@ -14,8 +14,9 @@ from raypipe.ingestion.chip_rmfs import chip_rmfs_name, choose_chip_rmfs, load_c
 from raypipe.ingestion.ingest import ingest
 from raypipe.ingestion.part import ingest_part
 from raypipe.ingestion.progress import is_done
-from raypipe.ingestion.schema import CHIP_RMFS
-from raypipe.workspace import Workspace, part_name, spectra_folder
+from raypipe.spectra.schema import CHIP_RMFS
+from raypipe.store.layout import part_name, spectra_folder
+from raypipe.store.workspace import Workspace
 from tests.pipeline import file_server
 from tests.pipeline.fetching import DETECTIONS, RELEASE, config_of, ingest_all, spectra_of
 from tests.pipeline.file_server import FileServer, write_remote_manifest

@@ -12,7 +12,7 @@ import pytest
 from raypipe.discovery.discover import discover
 from raypipe.errors import RaypipeError
 from raypipe.ingestion.ingest import ingest
-from raypipe.workspace import Workspace
+from raypipe.store.workspace import Workspace
 from tests.conftest import remount
 from tests.pipeline.file_server import serve, write_remote_manifest
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from raypipe.archive.names import parse_csc_name
 from raypipe.cli import main
-from raypipe.discovery.listing import parse_csc_name
-from raypipe.workspace import Workspace
+from raypipe.store.workspace import Workspace
 from tests.alone import ingest_alone
 from tests.killing import kill_with_its_ray
 from tests.pipeline.file_server import FileServer, serve, write_remote_manifest

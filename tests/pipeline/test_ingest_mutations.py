@@ -15,7 +15,7 @@ from raypipe.config import IngestConfig
 from raypipe.discovery.discover import discover
 from raypipe.ingestion.part import ingest_part
 from raypipe.simulation.simulate import simulate
-from raypipe.workspace import Workspace
+from raypipe.store.workspace import Workspace
 
 ODD = {"zero": 0.0, "nan": np.nan, "inf": np.inf, "negative": -1.0, "huge": 1e300}
 CARDS = {**ODD, "denormal": 1e-310}

@@ -18,7 +18,7 @@ from raypipe.ingestion.part import ingest_part
 from raypipe.ingestion.progress import is_done
 from raypipe.ingestion.reader import _read_rmf
 from raypipe.simulation.simulate import simulate
-from raypipe.workspace import Workspace
+from raypipe.store.workspace import Workspace
 
 CONFIG = IngestConfig()
 Edit = Callable[[fits.HDUList], None]

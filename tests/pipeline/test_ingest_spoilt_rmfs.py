@@ -17,9 +17,9 @@ from raypipe.discovery.discover import discover
 from raypipe.ingestion.chip_rmfs import chip_rmfs_name, choose_chip_rmfs, load_chip_rmfs
 from raypipe.ingestion.ingest import ingest
 from raypipe.ingestion.part import ingest_part
-from raypipe.ingestion.responses import ResponseLibrary
 from raypipe.simulation.simulate import simulate
-from raypipe.workspace import Workspace
+from raypipe.spectra.responses import ResponseLibrary
+from raypipe.store.workspace import Workspace
 
 DETECTIONS = 24
 CONFIG = IngestConfig()

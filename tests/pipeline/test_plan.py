@@ -13,7 +13,7 @@ from raypipe.discovery.discover import discover
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.ingestion.ingest import ingest
 from raypipe.planning.plan import plan
-from raypipe.workspace import Workspace
+from raypipe.store.workspace import Workspace
 from tests.pipeline.file_server import serve, status, write_remote_manifest
 
 pytestmark = pytest.mark.usefixtures("local_ray")

@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 
 import raypipe
-from raypipe.catalog.publication import require_publication
 from raypipe.cli import main
 from raypipe.config_toml import load_config
 from raypipe.errors import UsageError
-from raypipe.workspace import Workspace
+from raypipe.store.publication import require_publication
+from raypipe.store.workspace import Workspace
 from tests.alone import embed_alone, ingest_alone
 from tests.pipeline.training import SETTINGS
 

@@ -8,7 +8,7 @@ from raypipe.config_toml import load_config
 from raypipe.errors import UsageError
 from raypipe.pipeline.run import _simulated_survey, run
 from raypipe.pipeline.status import status
-from raypipe.workspace import Workspace
+from raypipe.store.workspace import Workspace
 
 
 def test_a_survey_is_simulated_once_for_the_same_settings(tmp_path: Path) -> None:

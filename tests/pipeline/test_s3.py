@@ -20,21 +20,22 @@ from moto.server import ThreadedMotoServer
 from pyarrow.fs import FileSelector
 
 import raypipe
-from raypipe.catalog.formats import FORMATS
-from raypipe.catalog.publication import read_detections
 from raypipe.cli import main
 from raypipe.discovery.columns import manifest_rows
 from raypipe.discovery.discover import discover
 from raypipe.discovery.files import Skipped, list_files
 from raypipe.discovery.manifest import write_manifest
 from raypipe.errors import BusyError, RaypipeError, UsageError
+from raypipe.exporting.formats import FORMATS
 from raypipe.ingestion.fetch import read_stored
-from raypipe.lock import only_one
 from raypipe.model.bundle import load_model
-from raypipe.workspace import Workspace, model_folder
+from raypipe.store.layout import model_folder
+from raypipe.store.lease import exclusive
+from raypipe.store.publication import read_detections
+from raypipe.store.workspace import Workspace
 from tests.pipeline.tap_server import Archive, TapServer
 from tests.unit.synthetic_workspace import RELEASE, make_workspace, publish_table
-from tests.unit.test_lock import HOLD
+from tests.unit.test_lease import HOLD
 
 BUCKET = "archive"
 
@@ -284,9 +285,9 @@ def test_one_run_at_a_time_in_a_bucket(bucket: Any) -> None:
         time.sleep(0.05)
     assert sum("BusyError" in run.communicate()[1] for run in runs if run.poll() is not None) == 3
     (holder,) = (run for run in runs if run.poll() is None)
-    with pytest.raises(BusyError), only_one(workspace, "ingest", []):
+    with pytest.raises(BusyError), exclusive(workspace, "ingest", []):
         pass
     holder.kill()
     holder.communicate()
-    with only_one(workspace, "ingest", []):
+    with exclusive(workspace, "ingest", []):
         assert len(workspace.files("locks/ingest")) == 1

@@ -17,7 +17,7 @@ from ray.cluster_utils import Cluster
 import raypipe
 from raypipe.config import EmbedConfig
 from raypipe.embedding.embed import _pool
-from raypipe.workspace import Workspace
+from raypipe.store.workspace import Workspace
 from tests.alone import ingest_alone
 
 MODEL = str(Path(__file__).resolve().parents[1] / "data" / "bundle-format-1")

@@ -19,7 +19,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from raypipe.cli import main
-from raypipe.workspace import Workspace, part_name
+from raypipe.store.layout import part_name
+from raypipe.store.workspace import Workspace
 from tests.pipeline.fetching import RELEASE
 from tests.pipeline.file_server import FileServer, status, write_remote_manifest
 from tests.pipeline.tap_server import Archive, TapServer

@@ -14,9 +14,9 @@ from raypipe.embedding.embed import embed
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.ingestion.ingest import ingest
 from raypipe.planning.plan import plan
+from raypipe.store.workspace import Workspace
 from raypipe.training.data import read_roster
 from raypipe.training.train import model_id_of, train
-from raypipe.workspace import Workspace
 from tests.alone import ingest_alone
 from tests.pipeline.processes import training_in_processes
 from tests.pipeline.training import SETTINGS

@@ -15,9 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from raypipe.store.workspace import Workspace
 from raypipe.training import train as train_verb
 from raypipe.training.train import train
-from raypipe.workspace import Workspace
 from tests.killing import kill_with_its_ray
 from tests.pipeline.processes import training_in_processes
 from tests.pipeline.training import course, load, settings, training_workers

@@ -21,9 +21,9 @@ from tensorboardX.proto.event_pb2 import Event
 
 from raypipe.config_toml import load_config
 from raypipe.errors import RaypipeError
+from raypipe.store.workspace import Workspace
 from raypipe.training.data import read_roster
 from raypipe.training.train import train
-from raypipe.workspace import Workspace
 from tests.pipeline.processes import training_in_processes
 from tests.pipeline.training import course, load, settings
 

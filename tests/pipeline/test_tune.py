@@ -24,11 +24,11 @@ from raypipe.cli import main
 from raypipe.config_toml import load_config
 from raypipe.embedding.embed import embed
 from raypipe.errors import UsageError
+from raypipe.store.workspace import Workspace
 from raypipe.training.data import read_roster
 from raypipe.training.train import model_id_of
 from raypipe.tuning.records import DONE, FAILED, STOPPED, Record, Records
 from raypipe.tuning.tune import tune
-from raypipe.workspace import Workspace
 from tests.killing import kill_with_its_ray
 from tests.pipeline.training import load, settings
 from tests.waiting import wait_until

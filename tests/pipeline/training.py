@@ -9,7 +9,7 @@ import psutil
 
 import raypipe
 from raypipe.model.bundle import Model
-from raypipe.workspace import Workspace
+from raypipe.store.workspace import Workspace
 
 SETTINGS: dict[str, Any] = {
     "discover": {"part_rows": 40},

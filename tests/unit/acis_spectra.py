@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from raypipe.model.grid import CHANNEL_WIDTH_KEV, NATIVE_CHANNELS
 from raypipe.ogip import Arf, Rmf, Spectrum
+from raypipe.spectra.grid import CHANNEL_WIDTH_KEV, NATIVE_CHANNELS
 
 EDGES_KEV = np.linspace(0.3, 9.3, 901)
 CHANNELS = np.arange(1, NATIVE_CHANNELS + 1)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from raypipe.model.batch import SpectraBatch
-from raypipe.model.grid import Grid
+from raypipe.spectra.batch import SpectraBatch
+from raypipe.spectra.grid import Grid
 
 GRID = Grid()
 

@@ -14,13 +14,14 @@ import pytest
 
 from raypipe.config import IngestConfig
 from raypipe.discovery.columns import manifest_rows
-from raypipe.discovery.fingerprints import FINGERPRINT
 from raypipe.discovery.manifest import write_manifest
 from raypipe.embedding import embed as verb
-from raypipe.ingestion.responses import ResponseLibrary
-from raypipe.ingestion.schema import RMF
-from raypipe.model.grid import NATIVE_CHANNELS, Grid
-from raypipe.workspace import Workspace, manifest_folder, part_name, rejects_folder, spectra_folder
+from raypipe.spectra.grid import NATIVE_CHANNELS, Grid
+from raypipe.spectra.responses import ResponseLibrary
+from raypipe.spectra.schema import RMF
+from raypipe.store.fingerprints import FINGERPRINT
+from raypipe.store.layout import manifest_folder, part_name, rejects_folder, spectra_folder
+from raypipe.store.workspace import Workspace
 from tests.unit.model_spectra import power_laws
 
 RELEASE = "r"

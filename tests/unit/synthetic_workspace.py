@@ -11,21 +11,19 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from raypipe.catalog.publication import Publication, find_publication, publish
 from raypipe.catalog.schema import catalog_table
 from raypipe.catalog.source_table import source_tables
 from raypipe.config import Config
 from raypipe.config_toml import load_config
 from raypipe.discovery.manifest import write_manifest
-from raypipe.ingestion.responses import ResponseLibrary
-from raypipe.model.batch import SpectraBatch
+from raypipe.identity import source_keys
 from raypipe.model.bundle import Model, save_model
-from raypipe.model.grid import NATIVE_CHANNELS, Grid
-from raypipe.model.population import Population
+from raypipe.model.latent_population import Population
 from raypipe.model.presets import build
-from raypipe.model.split import TEST, TRAIN, VALIDATION, assign_splits, source_keys
-from raypipe.workspace import (
-    Workspace,
+from raypipe.spectra.batch import SpectraBatch
+from raypipe.spectra.grid import NATIVE_CHANNELS, Grid
+from raypipe.spectra.responses import ResponseLibrary
+from raypipe.store.layout import (
     catalog_folder,
     model_folder,
     part_name,
@@ -33,6 +31,9 @@ from raypipe.workspace import (
     sources_folder,
     spectra_folder,
 )
+from raypipe.store.publication import Publication, find_publication, publish
+from raypipe.store.workspace import Workspace
+from raypipe.training.split import TEST, TRAIN, VALIDATION, assign_splits
 
 RELEASE = "sim"
 CLASSES = ["AGN", "CV", "HM-STAR", "HMXB", "LM-STAR", "LMXB", "NS", "YSO"]

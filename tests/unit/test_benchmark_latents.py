@@ -12,7 +12,7 @@ from benchmarks.latents.table import in_bins
 from raypipe.model.features import prepare
 from raypipe.model.folding import fold
 from raypipe.simulation.energy import EnergyGrid
-from raypipe.simulation.sources import PARAMETERS, Sources, photon_flux
+from raypipe.simulation.populations import PARAMETERS, Sources, photon_flux
 from raypipe.simulation.survey import Plan, plan_survey
 
 

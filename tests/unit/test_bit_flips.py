@@ -15,16 +15,17 @@ import pyarrow.parquet as pq
 import pytest
 
 import raypipe
-from raypipe.catalog.publication import require_publication
+from raypipe.catalog.brought_table import read_catalog
 from raypipe.config import IngestConfig
-from raypipe.discovery.catalog_columns import read_catalog
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.evaluation.labels import read_labels
 from raypipe.ingestion.part import ingest_part
 from raypipe.ingestion.progress import parts_to_ingest
-from raypipe.ingestion.responses import ResponseLibrary
 from raypipe.model.bundle import load_model
-from raypipe.workspace import Workspace, model_folder, part_name, spectra_folder
+from raypipe.spectra.responses import ResponseLibrary
+from raypipe.store.layout import model_folder, part_name, spectra_folder
+from raypipe.store.publication import require_publication
+from raypipe.store.workspace import Workspace
 from tests.unit.synthetic_workspace import RELEASE, make_workspace
 
 FLIPS = 60

@@ -24,16 +24,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import raypipe
-from raypipe.catalog.publication import read_detections
+from raypipe.catalog.brought_table import read_catalog
+from raypipe.catalog.column_names import free_name
 from raypipe.config import IngestConfig
-from raypipe.discovery.catalog_columns import read_catalog
-from raypipe.discovery.columns import ORIGINAL_NAME
 from raypipe.discovery.discover import discover
-from raypipe.discovery.names import free_name
 from raypipe.errors import UsageError
 from raypipe.ingestion.part import ingest_part
 from raypipe.model.bundle import load_model
-from raypipe.workspace import Workspace, model_folder
+from raypipe.store.layout import model_folder
+from raypipe.store.manifest import ORIGINAL_NAME
+from raypipe.store.publication import read_detections
+from raypipe.store.workspace import Workspace
 from tests.unit.synthetic_workspace import (
     CLASSES,
     RELEASE,

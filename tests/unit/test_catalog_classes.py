@@ -13,13 +13,14 @@ import pytest
 
 import raypipe
 from raypipe.catalog.classes import catalog_classes, most_probable
-from raypipe.catalog.publication import read_detections
 from raypipe.catalog.schema import brought_field
 from raypipe.evaluation.selection import latent_columns
 from raypipe.model.bundle import load_model
 from raypipe.reprocessing.compare import compare
-from raypipe.searching.opened import open_search
-from raypipe.workspace import Workspace, model_folder
+from raypipe.searching.latent_search import open_search
+from raypipe.store.layout import model_folder
+from raypipe.store.publication import read_detections
+from raypipe.store.workspace import Workspace
 from tests.unit.synthetic_workspace import CLASSES, RELEASE, make_workspace, publish_table
 
 

@@ -8,12 +8,12 @@ import pytest
 from astropy.io.votable.ucd import check_ucd
 from astropy.units import Unit, UnitsWarning
 
+from raypipe.archive.query import COLUMNS
 from raypipe.catalog import schema
-from raypipe.catalog.came_along import CAME_ALONG
+from raypipe.catalog.csc_columns import CAME_ALONG
 from raypipe.catalog.schema import Column, describe
-from raypipe.discovery.archive_query import COLUMNS
-from raypipe.ingestion.schema import SPECTRUM_FIELDS
-from raypipe.simulation.sources import PARAMETERS
+from raypipe.simulation.populations import PARAMETERS
+from raypipe.spectra.schema import SPECTRUM_FIELDS
 
 PATTERNED = ["z_cov", "z3", "z3_err", "z3_std", "p_HM-STAR", "counts_s", "background_counts_b"]
 KNOWN = {name: describe(name) for name in [*schema._COLUMNS, *PATTERNED, *CAME_ALONG]}

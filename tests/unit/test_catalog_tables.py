@@ -17,12 +17,12 @@ from astropy.table import MaskedColumn, Table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raypipe.discovery.catalog_columns import read_catalog, renamed
-from raypipe.discovery.columns import IDENTITY, OWN_TYPES
-from raypipe.discovery.names import MOST_CHARACTERS, column_names
+from raypipe.catalog.brought_table import read_catalog, renamed
+from raypipe.catalog.column_names import MOST_CHARACTERS, column_names
+from raypipe.catalog.reserved import is_reserved
 from raypipe.errors import UsageError
-from raypipe.ingestion.schema import SPECTRUM_FIELDS
-from raypipe.reserved import is_reserved
+from raypipe.spectra.schema import SPECTRUM_FIELDS
+from raypipe.store.manifest import IDENTITY, OWN_TYPES
 
 GAIA = 5853498713190525697
 

@@ -11,17 +11,18 @@ import pyarrow as pa
 import pytest
 
 import raypipe
-from raypipe.catalog.export import export
-from raypipe.catalog.publication import read_detections
 from raypipe.catalog.schema import NOT_MEASURED, flagged
 from raypipe.errors import UsageError
 from raypipe.evaluation.evaluate import evaluate
+from raypipe.exporting.export import export
 from raypipe.model.bundle import load_model
 from raypipe.pipeline.status import status
 from raypipe.reporting.report import report
 from raypipe.reprocessing.compare import compare
 from raypipe.searching.search import search
-from raypipe.workspace import Workspace, model_folder
+from raypipe.store.layout import model_folder
+from raypipe.store.publication import read_detections
+from raypipe.store.workspace import Workspace
 from tests.unit.spectra_release import MEASURED
 from tests.unit.synthetic_workspace import RELEASE, Synthetic, make_workspace, publish_table
 

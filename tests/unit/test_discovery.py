@@ -11,14 +11,16 @@ from astropy.table import Table
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raypipe.discovery.catalog_columns import CatalogJoin, read_catalog
+from raypipe.catalog.brought_table import read_catalog
+from raypipe.discovery.catalog_join import CatalogJoin
 from raypipe.discovery.columns import ColumnTypes, manifest_rows
 from raypipe.discovery.discover import discover
 from raypipe.discovery.listing import CscFiles, looks_like_pha, stem
-from raypipe.discovery.manifest import choose_release, read_manifest_summary
 from raypipe.discovery.own_ids import own_ids
 from raypipe.errors import RaypipeError, UsageError
-from raypipe.workspace import Workspace, manifest_folder
+from raypipe.store.layout import manifest_folder
+from raypipe.store.manifest import choose_release, read_manifest_summary
+from raypipe.store.workspace import Workspace
 
 
 @pytest.mark.parametrize("memory", [0, 1 << 20])

@@ -17,7 +17,7 @@ from raypipe.discovery.files import UNSEEN, Skipped, list_files
 from raypipe.discovery.listing import may_be_pha
 from raypipe.discovery.peek import LOOK_BYTES, holds_spectrum
 from raypipe.errors import UsageError
-from raypipe.workspace import Workspace
+from raypipe.store.workspace import Workspace
 from tests.unit.ogip_files import arf_hdu, pha_bytes, pha_hdu, to_bytes
 
 CSC = "acisf{:05d}_000N00{}_r0001_{}3.fits.gz"

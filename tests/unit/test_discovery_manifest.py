@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raypipe.discovery.catalog_columns import CatalogJoin
+from raypipe.discovery.catalog_join import CatalogJoin
 from raypipe.discovery.columns import ColumnTypes, manifest_rows
 from raypipe.discovery.discover import discover
-from raypipe.discovery.fingerprints import FINGERPRINT, manifest_fingerprint
 from raypipe.discovery.manifest import write_manifest
-from raypipe.discovery.spill import BUCKETS, Spill, remove_leftovers
 from raypipe.errors import RaypipeError, UsageError
-from raypipe.workspace import Workspace
+from raypipe.store.fingerprints import FINGERPRINT, manifest_fingerprint
+from raypipe.store.hash_partitioner import BUCKETS, HashPartitioner, remove_leftovers
+from raypipe.store.workspace import Workspace
 
 FOLDER = "manifest/r"
 
@@ -180,13 +180,15 @@ def test_text_and_numbers_in_one_column_are_refused() -> None:
 def test_what_is_put_aside_comes_back(memory: int, count: int, tmp_path: Path) -> None:
     hashes = np.random.default_rng(0).integers(0, 2**64, 300, np.uint64)
     rows = pa.table({"hash": hashes, "number": np.arange(300)})
-    spill = Spill(tmp_path / "s", memory)
+    partitioner = HashPartitioner(tmp_path / "s", memory)
     for start in range(0, 300, 60):
         chunk = rows.slice(start, 60)
         odd = chunk.append_column("more", pa.array(["x"] * 60)) if start == 60 else chunk
-        spill.add(odd, hashes[start : start + 60])
+        partitioner.add(odd, hashes[start : start + 60])
     assert (tmp_path / "s").exists() == (memory < 1 << 20)
-    came = [pa.concat_tables(share, promote_options="default") for share in spill.shares(count)]
+    came = [
+        pa.concat_tables(share, promote_options="default") for share in partitioner.shares(count)
+    ]
     for number, share in enumerate(came):
         own = share["hash"].to_numpy()
         assert (own % count == number).all()

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from raypipe.discovery.discover import discover
 from raypipe.discovery.photons import TELLING_COUNTS, Photons, photons_of, same_photons
 from raypipe.ogip import read_pha
-from raypipe.workspace import Workspace
+from raypipe.store.workspace import Workspace
 from tests.unit.ogip_files import N_CHANNELS, arf_hdu, column, pha_bytes, to_bytes
 
 BRIGHT = [3] * N_CHANNELS

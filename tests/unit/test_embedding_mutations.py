@@ -25,11 +25,11 @@ from raypipe.catalog.schema import NOT_MEASURED, PARTLY_MEASURED
 from raypipe.config import DiscoverConfig, IngestConfig
 from raypipe.discovery.discover import discover
 from raypipe.ingestion.part import ingest_part
-from raypipe.ingestion.progress import count_rows
-from raypipe.ingestion.responses import ResponseLibrary
-from raypipe.model.batch import vectors
-from raypipe.model.grid import CHANNEL_WIDTH_KEV, NATIVE_CHANNELS
-from raypipe.workspace import Workspace
+from raypipe.spectra.batch import vectors
+from raypipe.spectra.grid import CHANNEL_WIDTH_KEV, NATIVE_CHANNELS
+from raypipe.spectra.responses import ResponseLibrary
+from raypipe.store.parts import count_rows
+from raypipe.store.workspace import Workspace
 from tests.unit.ogip_files import column, pha_hdu, rmf_hdus, table, to_bytes
 from tests.unit.spectra_release import (
     MEASURED,

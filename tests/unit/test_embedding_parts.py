@@ -10,10 +10,11 @@ import pyarrow as pa
 import pytest
 
 import raypipe
-from raypipe.catalog.publication import require_publication
 from raypipe.errors import BusyError
-from raypipe.model.batch import vectors
-from raypipe.workspace import Workspace, part_name, spectra_folder
+from raypipe.spectra.batch import vectors
+from raypipe.store.layout import part_name, spectra_folder
+from raypipe.store.publication import require_publication
+from raypipe.store.workspace import Workspace
 from tests.unit.spectra_release import (
     RELEASE,
     embed_here,

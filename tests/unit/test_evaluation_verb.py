@@ -16,10 +16,11 @@ from raypipe.errors import UsageError
 from raypipe.evaluation.baselines import min_max_rates, pca_representations, root_shares
 from raypipe.evaluation.evaluate import evaluate
 from raypipe.evaluation.labels import clean_classes, join_labels, read_labels, true_counts
-from raypipe.evaluation.reconstruction import score_reconstruction, score_truth
 from raypipe.evaluation.selection import BinnedSpectra, choose_rows, limit_rows
-from raypipe.evaluation.summary import fingerprint, headlines, plain
+from raypipe.evaluation.summary import fingerprint, headlines
+from raypipe.model.fit_scores import score_reconstruction, score_truth
 from raypipe.model.statistics import cash, cash_moments
+from raypipe.store.run_record import plain
 from tests.unit.synthetic_workspace import RELEASE, Synthetic, make_workspace
 
 FAST = {"evaluate": {"folds": 2, "mixture_components": 8, "neighbors": 5}}

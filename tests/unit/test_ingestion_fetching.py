@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from raypipe.archive.products import product_uri
 from raypipe.config import IngestConfig
-from raypipe.discovery.archive import product_uri
+from raypipe.http.client import first_line
+from raypipe.http.connections import Host
+from raypipe.http.errors import FetchError
 from raypipe.ingestion.cache import Cache
-from raypipe.ingestion.connections import Host
 from raypipe.ingestion.fetch import Fetcher, is_remote, read_stored
-from raypipe.ingestion.fetch_error import FetchError
-from raypipe.ingestion.http import first_line
 from raypipe.redaction import redact
 
 
@@ -126,7 +126,7 @@ def test_whatever_goes_wrong_with_a_package_is_said_of_its_products(
     def fail(*args: object) -> None:
         raise error
 
-    monkeypatch.setattr("raypipe.ingestion.package.PackageService.fetch", fail)
+    monkeypatch.setattr("raypipe.archive.package.PackageService.fetch", fail)
     uris = [product_uri("csc2.1", obsid, 0, 1, "pha3") for obsid in (1, 2)]
     products = Fetcher(IngestConfig()).fetch_products(uris)
     assert list(products) == uris

@@ -9,13 +9,15 @@ import pytest
 
 from raypipe.config import IngestConfig
 from raypipe.discovery.columns import manifest_rows
-from raypipe.discovery.fingerprints import FINGERPRINT
 from raypipe.discovery.manifest import write_manifest
 from raypipe.errors import RaypipeError
 from raypipe.ingestion.chip_rmfs import ChipRmfs, chip_rmfs_name
-from raypipe.ingestion.progress import count_rows, is_done, parts_to_ingest, require_ingested
-from raypipe.ingestion.schema import CHIP_RMFS, DUPLICATE, RMF
-from raypipe.workspace import Workspace, part_name
+from raypipe.ingestion.progress import is_done, parts_to_ingest
+from raypipe.spectra.schema import CHIP_RMFS, DUPLICATE, RMF
+from raypipe.store.fingerprints import FINGERPRINT
+from raypipe.store.layout import part_name
+from raypipe.store.parts import count_rows, require_ingested
+from raypipe.store.workspace import Workspace
 
 ROWS = 60
 CONFIG = IngestConfig()

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from raypipe import cli
-from raypipe.catalog.publication import find_publication, read_detections
 from raypipe.errors import RaypipeError
 from raypipe.ingestion.chip_rmfs import chip_rmfs_name, load_chip_rmfs
-from raypipe.lock import only_one
+from raypipe.store.lease import exclusive
+from raypipe.store.publication import find_publication, read_detections
+from raypipe.store.workspace import Workspace
 from raypipe.tuning.records import records_of
-from raypipe.workspace import Workspace
 from tests.unit.synthetic_workspace import RELEASE, Synthetic, make_workspace
 
 VERBS = {
@@ -103,7 +103,7 @@ def test_a_lock_of_another_shape_names_its_mend(content: Any, tmp_path: Path) ->
     workspace.write_json("locks/ingest-r/00001.json", content)
     with (
         pytest.raises(RaypipeError, match=r"00001\.json: .*delete it if no other run is at work"),
-        only_one(workspace, "ingest-r", []),
+        exclusive(workspace, "ingest-r", []),
     ):
         pass
 

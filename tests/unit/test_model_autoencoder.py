@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from raypipe.config import ModelConfig
+from raypipe.model.count_splitting import thin, unseen
 from raypipe.model.encode import encode_batch, reconstruct_batch
 from raypipe.model.features import CONDITIONS, encoder_inputs, prepare
 from raypipe.model.folding import cash_per_bin
 from raypipe.model.presets import Folded, Paper, build
 from raypipe.model.refine import refine
 from raypipe.model.statistics import cash
-from raypipe.model.thinning import thin, unseen
 from tests.unit.model_spectra import GRID, power_laws
 
 SMALL = ModelConfig(width=16, depth=1, heads=2, decoder_width=32)

@@ -14,12 +14,13 @@ import raypipe
 from raypipe.config import Config
 from raypipe.config_toml import load_config
 from raypipe.errors import RaypipeError
+from raypipe.identity import source_keys
 from raypipe.model.bundle import Model, load_model, save_model
-from raypipe.model.grid import Grid
-from raypipe.model.population import Population
+from raypipe.model.latent_population import Population
 from raypipe.model.presets import build
-from raypipe.model.split import assign_splits, source_keys
-from raypipe.workspace import Workspace
+from raypipe.spectra.grid import Grid
+from raypipe.store.workspace import Workspace
+from raypipe.training.split import assign_splits
 from tests.unit.model_spectra import power_laws
 
 FORMAT_1 = Path(__file__).parents[1] / "data" / "bundle-format-1"

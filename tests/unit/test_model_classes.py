@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from raypipe.evaluation.classification import measure_reliability
-from raypipe.model.population import Population, sharpened
+from raypipe.model.latent_population import Population, sharpened
 
 CLASSES = np.array(["AGN", "CV", "YSO"], dtype=object)
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from raypipe.errors import OgipError
-from raypipe.ingestion.responses import overlap_shares
-from raypipe.ingestion.spectra import put_on_grid
-from raypipe.model.batch import SpectraBatch
 from raypipe.model.features import prepare, smooth_background
 from raypipe.model.folding import best_amplitude, cash_per_bin, fold, redistribute
-from raypipe.model.grid import Grid
 from raypipe.model.statistics import cash
 from raypipe.ogip import read_spectrum
+from raypipe.spectra.batch import SpectraBatch
+from raypipe.spectra.grid import Grid
+from raypipe.spectra.gridding import put_on_grid
+from raypipe.spectra.responses import overlap_shares
 from tests.unit.model_spectra import GRID, power_laws
 
 REAL = [

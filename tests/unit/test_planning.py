@@ -16,11 +16,11 @@ from raypipe.config_toml import load_config
 from raypipe.discovery.manifest import write_manifest
 from raypipe.errors import UsageError
 from raypipe.planning.cluster_file import Cluster, read_cluster
-from raypipe.planning.lines import assumptions, plan_lines
 from raypipe.planning.measurement import ChipChoice, Measurement
+from raypipe.planning.plan_text import assumptions, plan_lines
 from raypipe.planning.prediction import predict, price
 from raypipe.planning.sample import draw_sample
-from raypipe.workspace import Workspace
+from raypipe.store.workspace import Workspace
 
 CLUSTER_FILE = Path(__file__).resolve().parents[2] / "cluster.yaml"
 

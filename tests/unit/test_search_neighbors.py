@@ -13,7 +13,7 @@ from scipy.stats import multivariate_normal
 
 from raypipe.model.covariance import pack
 from raypipe.searching import neighbors
-from raypipe.searching.elimination import Posteriors, log_determinant_and_chi2
+from raypipe.searching.batched_gaussians import Posteriors, log_determinant_and_chi2
 from raypipe.searching.neighbors import Posterior, log_bayes_factors, nearest
 
 NOBODY = np.array([], dtype=np.int64)

@@ -16,17 +16,17 @@ import raypipe
 from raypipe.catalog.schema import catalog_table
 from raypipe.config import Config
 from raypipe.config_toml import load_config
-from raypipe.model.batch import SpectraBatch
 from raypipe.model.bundle import Model, save_model
 from raypipe.model.features import prepare
-from raypipe.model.population import Population
+from raypipe.model.latent_population import Population
 from raypipe.model.presets import build
 from raypipe.model.statistics import cash, cash_moments
 from raypipe.searching.causes import known_causes
 from raypipe.searching.strangest import chance_sigmas, fit_sigmas, sigmas_of
+from raypipe.spectra.batch import SpectraBatch
+from raypipe.store.layout import model_folder
+from raypipe.training.batch_streams import ResidentStream
 from raypipe.training.learner import Learner
-from raypipe.training.sources import Resident
-from raypipe.workspace import model_folder
 from tests.unit.model_spectra import GRID, power_laws
 from tests.unit.synthetic_workspace import make_workspace, publish_table
 
@@ -79,7 +79,9 @@ def model() -> Model:
 def _trained(config: Config) -> Model:
     torch.manual_seed(0)
     network = build(config.model, GRID)
-    train, validation = (Resident(prepare(_survey(n, seed))) for n, seed in ((800, 10), (80, 50)))
+    train, validation = (
+        ResidentStream(prepare(_survey(n, seed))) for n, seed in ((800, 10), (80, 50))
+    )
     learner = Learner(network, train, validation, config.train)
     for epoch in range(config.train.epochs):
         learner.run_epoch(epoch)

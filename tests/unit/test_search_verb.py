@@ -12,12 +12,12 @@ import pyarrow as pa
 import pytest
 
 import raypipe
-from raypipe.catalog.publication import read_detections
 from raypipe.cli import main
 from raypipe.errors import OgipError, RaypipeError, UsageError
-from raypipe.searching.opened import LatentSearch
+from raypipe.searching.latent_search import LatentSearch
 from raypipe.searching.query import SpectrumFiles
-from raypipe.workspace import Workspace
+from raypipe.store.publication import read_detections
+from raypipe.store.workspace import Workspace
 from tests.unit.synthetic_workspace import RELEASE, Synthetic, make_workspace, publish_table
 
 NAME = "2CXO J000003"

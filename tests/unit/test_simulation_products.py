@@ -18,7 +18,7 @@ from raypipe.ogip import read_spectrum
 from raypipe.simulation import draw_survey, simulate
 from raypipe.simulation.energy import ERG_PER_KEV, EnergyGrid
 from raypipe.simulation.fits_template import card
-from raypipe.simulation.sources import PARAMETERS, Sources, photon_flux
+from raypipe.simulation.populations import PARAMETERS, Sources, photon_flux
 from raypipe.simulation.survey import BATCH
 
 DETECTIONS = 24

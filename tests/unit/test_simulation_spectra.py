@@ -17,7 +17,7 @@ from raypipe.simulation.components import (
 )
 from raypipe.simulation.energy import EnergyGrid, FloatArray
 from raypipe.simulation.plasma import thermal_plasma
-from raypipe.simulation.sources import (
+from raypipe.simulation.populations import (
     CLASSES,
     PARAMETERS,
     Sources,

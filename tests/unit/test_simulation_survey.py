@@ -12,8 +12,8 @@ from astropy.table import Table
 from scipy import stats
 
 from raypipe.errors import UsageError
-from raypipe.simulation.catalog_sources import best_models
-from raypipe.simulation.sources import CLASSES, PARAMETERS
+from raypipe.simulation.catalog_population import best_models
+from raypipe.simulation.populations import CLASSES, PARAMETERS
 from raypipe.simulation.survey import (
     BATCH,
     Survey,

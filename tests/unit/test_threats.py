@@ -32,18 +32,18 @@ from ray.data._internal.object_extensions.arrow import ArrowPythonObjectArray
 from ray.train import Checkpoint
 
 import raypipe
+from raypipe.archive.tap import _read_votable
+from raypipe.catalog.brought_table import read_catalog
 from raypipe.discovery import own_files
-from raypipe.discovery.catalog_columns import read_catalog
-from raypipe.discovery.tap import _read_votable
 from raypipe.errors import RaypipeError, ServiceError, UsageError
 from raypipe.evaluation.labels import _read_true_counts
+from raypipe.http.redirects import leads_inside
+from raypipe.http.session import Patience, PoliteSession
 from raypipe.logs import TextLines
-from raypipe.parquet import require_plain
 from raypipe.redaction import printable, redact_text
-from raypipe.redirects import leads_inside
+from raypipe.store.parquet import require_plain
+from raypipe.store.workspace import Workspace
 from raypipe.training.checkpoints import read_checkpoint
-from raypipe.web import Patience, PoliteSession
-from raypipe.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / "tests" / "data" / "bundle-format-1"

@@ -13,10 +13,10 @@ import torch
 from raypipe.config import ModelConfig, TrainConfig
 from raypipe.model.features import prepare
 from raypipe.model.presets import Preset, build
-from raypipe.training.guard import STEPS_BETWEEN_LOOKS, NotFiniteError
+from raypipe.training.batch_streams import ResidentStream
+from raypipe.training.finite_check import STEPS_BETWEEN_LOOKS, NotFiniteError
 from raypipe.training.learner import Learner
 from raypipe.training.precision import Arithmetic, adapt, choose_arithmetic
-from raypipe.training.sources import Resident
 from tests.unit.model_spectra import GRID, power_laws
 
 SMALL = ModelConfig(width=16, depth=1, heads=2, decoder_width=32)
@@ -31,8 +31,10 @@ def _network() -> Preset:
 
 def _learner(network: Preset | None = None, rows: int = 96, **options: Any) -> Learner:
     config = TrainConfig(epochs=4, batch_size=16, learning_rate=5e-3, **options.pop("train", {}))
-    train = options.pop("source", None) or Resident(prepare(power_laws(rows)[0]))
-    validation = options.pop("validation", None) or Resident(prepare(power_laws(40, seed=1)[0]))
+    train = options.pop("source", None) or ResidentStream(prepare(power_laws(rows)[0]))
+    validation = options.pop("validation", None) or ResidentStream(
+        prepare(power_laws(40, seed=1)[0])
+    )
     return Learner(network or _network(), train, validation, config, **options)
 
 
@@ -43,7 +45,7 @@ def _names(places: torch.Tensor) -> list[str]:
 def test_the_spectrum_whose_loss_is_not_finite_is_named() -> None:
     spectra, _ = power_laws(96)
     spectra.arf_cm2[37, 5] = np.nan
-    learner = _learner(source=Resident(prepare(spectra)), names=_names)
+    learner = _learner(source=ResidentStream(prepare(spectra)), names=_names)
     with pytest.raises(NotFiniteError, match=r"epoch 0, step \d: the loss of 1 spectra.*") as error:
         learner.run_epoch(0)
     assert "(worker 0: sim:37.0.1)" in str(error.value)
@@ -56,7 +58,7 @@ def test_the_first_of_many_bad_steps_is_named_between_two_looks() -> None:
     rows = 16 * (STEPS_BETWEEN_LOOKS + 4)
     spectra, _ = power_laws(rows)
     spectra.exposure_s[5] = np.inf
-    learner = _learner(source=Resident(prepare(spectra)), names=_names)
+    learner = _learner(source=ResidentStream(prepare(spectra)), names=_names)
     with pytest.raises(NotFiniteError, match=r"worker 0: sim:5\.0\.1\)"):
         learner.run_epoch(0)
 
@@ -74,7 +76,7 @@ def test_a_gradient_that_is_not_finite_names_the_step() -> None:
 def test_validation_names_its_own_spectra() -> None:
     spectra, _ = power_laws(40, seed=1)
     spectra.arf_cm2[3] = np.inf
-    learner = _learner(validation=Resident(prepare(spectra)), validation_names=_names)
+    learner = _learner(validation=ResidentStream(prepare(spectra)), validation_names=_names)
     with pytest.raises(NotFiniteError, match=r"validation after epoch 0.*sim:3\.0\.1\)"):
         learner.run_epoch(0)
 
@@ -117,7 +119,7 @@ def test_a_step_waits_for_no_device() -> None:
     batch = prepare(power_laws(96)[0])
     assert len(batch.response_index.unique()) > 1
     away = {name: value.to(meta) for name, value in vars(batch).items() if name != "response_index"}
-    source = Resident(replace(batch, **away))
+    source = ResidentStream(replace(batch, **away))
     everything = {"thinning_min": 1.0}
     learner = _learner(_network().to(meta), source=source, device=meta, train=everything)
     for _, part in source.steps(learner.plan.steps, learner.plan.share, 0):

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from raypipe.config import TrainConfig
+from raypipe.store.workspace import Workspace
 from raypipe.training.data import read_roster
-from raypipe.workspace import Workspace
 from tests.unit.spectra_release import RELEASE, publish_manifest, publish_spectra, spectra_table
 
 

@@ -19,8 +19,8 @@ from raypipe.config_toml import load_config
 from raypipe.errors import UsageError
 from raypipe.model.features import prepare
 from raypipe.model.presets import build
+from raypipe.training.batch_streams import ResidentStream
 from raypipe.training.learner import Learner
-from raypipe.training.sources import Resident
 from raypipe.training.steps import StepPlan
 from tests.unit.model_spectra import GRID, power_laws
 
@@ -74,8 +74,8 @@ def _learner(rows: int, config: TrainConfig, rank: int = 0, world: int = 1) -> L
     batch, other = prepare(power_laws(rows)[0]), prepare(power_laws(8, seed=2)[0])
     return Learner(
         nn.parallel.DistributedDataParallel(_network()) if world > 1 else _network(),
-        Resident(batch.take(torch.arange(rows)[plan.held])),
-        Resident(other.take(torch.arange(8)[plan.held_of(8)])),
+        ResidentStream(batch.take(torch.arange(rows)[plan.held])),
+        ResidentStream(other.take(torch.arange(8)[plan.held_of(8)])),
         config,
         plan=plan,
     )

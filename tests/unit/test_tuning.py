@@ -19,6 +19,7 @@ from raypipe.config import Config, TuneConfig
 from raypipe.config_toml import load_config
 from raypipe.errors import UsageError
 from raypipe.pipeline.status import status_lines
+from raypipe.store.workspace import Workspace
 from raypipe.tuning.figure import parallel_coordinates
 from raypipe.tuning.records import (
     CASH,
@@ -35,7 +36,6 @@ from raypipe.tuning.search import Draws, Halving, Recorder
 from raypipe.tuning.space import read_space
 from raypipe.tuning.table import ranked, table_lines, table_of
 from raypipe.tuning.tune import tune_id_of
-from raypipe.workspace import Workspace
 
 EPOCHS = 9
 

@@ -1,0 +1,23 @@
+"""Which names of columns are raypipe's own, so that no table from elsewhere may use them."""
+
+from __future__ import annotations
+
+from raypipe.catalog.schema import is_own
+from raypipe.spectra.schema import SPECTRUM_FIELDS
+from raypipe.store.manifest import IDENTITY, OWN_TYPES
+
+_HATS = {"_healpix_29", "norder", "dir", "npix"}
+"""Names that a HATS catalog gives to its index and to its partitions."""
+
+_WRITTEN = {*OWN_TYPES, *(field.name for field in SPECTRUM_FIELDS), *_HATS}
+
+
+def is_reserved(name: str) -> bool:
+    """Whether raypipe writes a column of that name, in capitals or not, and no table may fill it.
+
+    These are the columns of manifest, spectra, catalog and sources. Not among them are those that
+    identify a detection (`raypipe.store.manifest.IDENTITY`), which a table may fill, and the
+    probabilities `p_<class>`, whose classes are known to a model alone.
+    """
+    lower = name.lower()
+    return lower not in IDENTITY and (lower in _WRITTEN or is_own(lower))

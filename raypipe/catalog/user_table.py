@@ -1,0 +1,271 @@
+"""Tables that users bring, as columns of Arrow: Parquet, CSV, FITS, VOTable and what astropy reads.
+
+Integers stay integers wherever rows have none: 64-bit identifiers keep their last digit.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from raypipe.errors import UsageError
+from raypipe.store.parquet import require_plain
+
+PARQUET = frozenset({".parquet", ".pq"})
+"""Endings of Parquet files."""
+
+_VOTABLE = frozenset({".vot", ".votable", ".xml"})
+_FITS = frozenset({".fits", ".fit", ".fts"})
+_CSV = frozenset({".csv"})
+_MAGIC_BYTES = 64
+_MAGIC = {b"PAR1": PARQUET, b"SIMPLE  =": _FITS, b"<?xml": _VOTABLE, b"<VOTABLE": _VOTABLE}
+_CSV_BLOCK = 64 << 20
+"""Bytes of CSV read at once; no row may be longer."""
+
+_CSV_COLUMNS = 10_000
+_EXACT_DIGITS = 15
+"""Digits of an integer, its sign among them, that a float has no matter which they are."""
+
+_PANDAS_INDEX = re.compile(r"__index_level_\d+__")
+_KEPT = (
+    pa.types.is_boolean,
+    pa.types.is_signed_integer,
+    pa.types.is_uint8,
+    pa.types.is_uint16,
+    pa.types.is_uint32,
+    pa.types.is_date,
+    pa.types.is_timestamp,
+)
+
+_CSV_NULLS = (
+    "", "NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "None",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns of one length with the names they have in their file, which may be any.
+
+    Their types are truth values, integers of 64 bits at most, floats, text (large_string), dates
+    and times. `left_out` says which columns have values of other kinds, `units` what the file
+    states as the unit of each column, empty where it states none.
+    """
+
+    names: list[str]
+    values: list[pa.ChunkedArray]
+    left_out: list[str]
+    units: list[str]
+
+
+def read_columns(file: Path, as_text: Sequence[str] = ()) -> Columns:
+    """The columns of a table; what a CSV file has under the names `as_text` is not read as numbers.
+
+    Raises UsageError for a CSV row with another number of values than the header; other errors are
+    those of the libraries that read.
+    """
+    endings = _endings(file)
+    units: list[str] | None = None
+    if endings & PARQUET:
+        names, columns = _read_parquet(file)
+    elif endings & _CSV:
+        names, columns = _read_csv(file, as_text)
+    else:
+        names, columns, units = _read_with_astropy(file, endings)
+    plain = [None if column is None else _plain(column) for column in columns]
+    kept = [i for i, column in enumerate(plain) if column is not None]
+    return Columns(
+        [names[i] for i in kept],
+        [column for column in plain if column is not None],
+        [name for name, column in zip(names, plain, strict=True) if column is None],
+        [units[i] if units else "" for i in kept],
+    )
+
+
+def _endings(file: Path) -> Set[str]:
+    """The endings of a file's name, or, where they say nothing, that of a file which begins so."""
+    endings = {suffix.lower() for suffix in file.suffixes}
+    if not endings & (PARQUET | _CSV | _VOTABLE | _FITS):
+        with file.open("rb") as content:
+            start = content.read(_MAGIC_BYTES).lstrip()
+        for magic, kind in _MAGIC.items():
+            if start.startswith(magic):
+                return kind
+    return endings
+
+
+def _read_parquet(file: Path) -> tuple[list[str], list[pa.ChunkedArray | None]]:
+    """Flat columns, the index that pandas keeps apart; None for nested ones."""
+    parquet = pq.ParquetFile(file, page_checksum_verification=True)
+    schema = parquet.schema_arrow
+    require_plain(schema, file.name)
+    # Looking up a column by its name, or the list of names, takes Arrow a pass over all columns.
+    names = schema.names
+    places = [i for i, name in enumerate(names) if not _PANDAS_INDEX.fullmatch(name)]
+    flat = [names[i] for i in places if schema.field(i).type.num_fields == 0]
+    if len(set(names)) == len(names):
+        table = parquet.read(columns=flat)
+        values = dict(zip(table.column_names, table.columns, strict=True))
+        columns = [values.get(names[i]) for i in places]
+    else:
+        table = parquet.read()
+        columns = [table.column(i) if table.field(i).type.num_fields == 0 else None for i in places]
+    return [names[i] for i in places], columns
+
+
+def _read_csv(file: Path, as_text: Sequence[str]) -> tuple[list[str], list[pa.ChunkedArray | None]]:
+    """All values as text first, so that all rows of a column decide what it holds."""
+    bad: list[pacsv.InvalidRow] = []
+
+    def note(row: pacsv.InvalidRow) -> str:
+        bad.append(row)
+        return "skip"
+
+    with pa.input_stream(str(file), compression="detect") as stream:
+        table = pacsv.read_csv(
+            stream,
+            pacsv.ReadOptions(
+                autogenerate_column_names=True, block_size=_CSV_BLOCK, use_threads=False
+            ),
+            pacsv.ParseOptions(newlines_in_values=True, invalid_row_handler=note),
+            pacsv.ConvertOptions(column_types={f"f{i}": pa.string() for i in range(_CSV_COLUMNS)}),
+        )
+    if bad:
+        row = bad[0]
+        raise UsageError(
+            f"line {_line_of(row.text, file)} has {row.actual_columns} values, the header "
+            f"{row.expected_columns}: a comma too many or too few shifts all values behind it"
+        )
+    names = [str(column[0]) for column in table.columns]
+    texts = [_without_nulls_of_csv(column) for column in table.slice(1).columns]
+    return names, [
+        text if name.strip().lower() in as_text else typed(text)
+        for name, text in zip(names, texts, strict=True)
+    ]
+
+
+def _line_of(row: str, file: Path) -> int:
+    """Number of the line on which the first row with that text begins, counted from 1."""
+    start = row.split("\n")[0].rstrip("\r")
+    with pa.input_stream(str(file), compression="detect") as stream:
+        lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace")
+        return next((i for i, line in enumerate(lines, 1) if line.rstrip("\r\n") == start), 0)
+
+
+def _without_nulls_of_csv(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    missing = pc.is_in(pc.utf8_trim_whitespace(column), value_set=pa.array(_CSV_NULLS))
+    return pc.if_else(missing, pa.scalar(None, pa.string()), column)
+
+
+def typed(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Text as integers, floats or truth values where all of it is.
+
+    A column with an integer beyond 64 bits stays text, which keeps its digits.
+    """
+    texts = pc.utf8_trim_whitespace(column)
+    numbers = pc.utf8_ltrim(texts, "+")
+    are_whole = pc.match_substring_regex(texts, r"^[+-]?\d+$")
+    kinds = [pa.bool_()]
+    if pc.all(are_whole).as_py():
+        kinds = [pa.int64()]
+    elif not pc.any(pc.and_(are_whole, pc.greater(pc.utf8_length(texts), _EXACT_DIGITS))).as_py():
+        kinds = [pa.float64(), pa.bool_()]
+    for kind in kinds:
+        try:
+            return (texts if kind == pa.bool_() else numbers).cast(kind)
+        except pa.ArrowInvalid:
+            continue
+    return column
+
+
+def _read_with_astropy(
+    file: Path, endings: Set[str]
+) -> tuple[list[str], list[pa.ChunkedArray | None], list[str]]:
+    """Names, values and units of columns."""
+    from astropy.io import fits
+    from astropy.io.votable import parse_single_table
+    from astropy.table import Table
+
+    if endings & _VOTABLE:
+        table = parse_single_table(file).to_table(use_names_over_ids=True)
+        names = table.colnames
+    elif endings & _FITS:
+        with fits.open(file) as hdus:
+            tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)]
+            if not tables:
+                raise UsageError("no table among its HDUs")
+            names = _number_columns(tables[0].header)
+            table = Table.read(tables[0])
+    else:
+        table = Table.read(file)
+        names = table.colnames
+    columns = [table[name] for name in table.colnames]
+    units = [str(getattr(column, "unit", None) or "") for column in columns]
+    return names, [_from_astropy(column) for column in columns], units
+
+
+def _number_columns(header: Any) -> list[str]:
+    """Number the columns of a FITS table, for several may have one name; returns their names."""
+    names = []
+    for number in range(1, int(header["TFIELDS"]) + 1):
+        names.append(str(header.get(f"TTYPE{number}", "")))
+        header[f"TTYPE{number}"] = f"column_{number}"
+    return names
+
+
+def _from_astropy(column: Any) -> pa.ChunkedArray | None:
+    """A column of astropy; None where it is no column of single values."""
+    from astropy.table import Column
+
+    if not isinstance(column, Column) or column.ndim != 1:
+        return None
+    mask = np.ma.getmaskarray(column)
+    values = np.ma.getdata(column).view(np.ndarray)
+    if values.dtype.kind == "S":
+        values = np.char.decode(values, "utf-8", "backslashreplace")
+    if values.dtype.kind in "UO":
+        texts = [_text(value, absent) for value, absent in zip(values, mask, strict=True)]
+        known = all(text is None or isinstance(text, str) for text in texts)
+        return pa.chunked_array([pa.array(texts, pa.large_string())]) if known else None
+    if values.dtype.kind not in "biuf":
+        return None
+    native = values.astype(
+        np.float64 if values.dtype.itemsize > 8 else values.dtype.newbyteorder("=")
+    )
+    return pa.chunked_array([pa.array(native, mask=mask)])
+
+
+def _text(value: Any, absent: bool) -> Any:
+    if absent:
+        return None
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    """A column in one of the types of `Columns`; None where it has no place among them."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _plain(column.cast(kind.value_type))
+    if pa.types.is_float16(kind):
+        return _plain(column.cast(pa.float32()))
+    if pa.types.is_floating(kind):
+        return pc.if_else(pc.is_nan(column), pa.scalar(None, kind), column)
+    wanted = pa.int64() if pa.types.is_uint64(kind) else pa.large_string()
+    if wanted != kind and not any(is_kind(kind) for is_kind in _KEPT):
+        try:
+            return column.cast(wanted)
+        except pa.ArrowInvalid:
+            pass  # such as an integer beyond int64, or bytes that are no text
+        except pa.ArrowNotImplementedError:
+            return None
+        return column.cast(pa.large_string()) if pa.types.is_uint64(kind) else None
+    return column

@@ -1,0 +1,178 @@
+"""Join the columns of a catalog to detections."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from raypipe.catalog.brought_table import JOIN_KEYS, key_texts, renamed
+from raypipe.catalog.column_names import free_name
+from raypipe.catalog.reserved import is_reserved
+from raypipe.errors import RaypipeError, UsageError
+from raypipe.redaction import printable
+from raypipe.store.fingerprints import part_fingerprint, row_hashes
+from raypipe.store.manifest import IDENTITY, ORIGINAL_NAME, OWN_TYPES
+
+log = logging.getLogger(__name__)
+
+
+class CatalogJoin:
+    """A catalog's columns, joined to detections that come in tables.
+
+    The first of `JOIN_KEYS` counts that matches any detection, so all are looked at before columns
+    are added to any. Of several catalog rows for one detection the first counts. What identifies
+    the detections stays theirs where they have values; other columns of the catalog are renamed
+    where the detections have one of that name. Raises UsageError where the catalog has none of the
+    keys' columns, RaypipeError for a column whose name is reserved.
+    """
+
+    def __init__(self, catalog: pa.Table) -> None:
+        known = set(catalog.column_names)
+        if not any(set(key) <= known for key in JOIN_KEYS):
+            raise UsageError(
+                "the catalog has neither " + ", nor ".join(map(" and ".join, JOIN_KEYS))
+            )
+        if reserved := [name for name in catalog.column_names if is_reserved(name)]:
+            raise RaypipeError(f"a catalog cannot fill the columns {', '.join(reserved)}")
+        self._catalog = catalog
+        self._keys = [_Key(catalog, key) for key in JOIN_KEYS if set(key) <= known]
+        self._detections = 0
+        self._columns = pa.table({})
+        self._place = np.array([], dtype=np.int64)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the catalog's columns and values."""
+        return part_fingerprint(self._catalog.schema, row_hashes(self._catalog))
+
+    @property
+    def renamed(self) -> dict[str, str]:
+        """The original names of the catalog's renamed columns, by their new ones."""
+        return renamed(self._catalog)
+
+    def look(self, detections: pa.Table) -> None:
+        """Find out which rows of the catalog are wanted."""
+        self._detections += detections.num_rows
+        for number, key in enumerate(self._keys, start=1):
+            key.look(detections)
+            if key.found:
+                self._keys = self._keys[:number]
+                break
+
+    def settle(self, filled: Collection[str], known: Collection[str] = ()) -> None:
+        """All have been looked at: they have values in the columns of `filled`, among the `known`.
+
+        What the catalog's columns are called is known from here on. Raises UsageError, with a key
+        of either side, where no row of the catalog is a detection.
+        """
+        found = [key for key in self._keys if key.found]
+        if not found:
+            tried = ", nor by ".join(key.compared() for key in self._keys)
+            raise UsageError(
+                f"no row of the catalog is a detection of the source, neither by {tried}; correct "
+                "the catalog or leave it out"
+            )
+        self._keys = found
+        (key,) = found
+        log.info(
+            "catalog: %d of %d detections found by %s",
+            key.found,
+            self._detections,
+            " and ".join(key.names),
+        )
+        if key.repeats:
+            log.warning(
+                "catalog: %d rows repeat the %s of an earlier row, which is used in their place",
+                key.repeats,
+                " and ".join(key.names),
+            )
+        self._catalog = _beside(self._catalog, set(filled), set(known))
+        self._columns = self._catalog.take(pa.array(key.rows[key.wanted])).combine_chunks()
+        self._place = np.cumsum(key.wanted) - 1
+
+    def add_columns(self, detections: pa.Table) -> pa.Table:
+        """Detections with the catalog's columns, nulls where it has no row for them."""
+        for key in self._keys:
+            places = key.places(detections)
+            absent = places < 0
+            rows = np.where(absent, 0, self._place[places]) if len(self._place) else places
+            new = self._columns.take(pa.array(rows, mask=absent))
+            for field, column in zip(new.schema, new.columns, strict=True):
+                at = detections.schema.get_field_index(field.name)
+                if at < 0:
+                    detections = detections.append_column(field, column)
+                else:
+                    detections = detections.set_column(at, field, column)
+        return detections
+
+
+def _beside(catalog: pa.Table, filled: set[str], known: set[str]) -> pa.Table:
+    """The catalog's columns as they are called beside those that the detections have."""
+    theirs = {name.lower() for name in filled | (known - set(catalog.column_names))}
+    taken = theirs | {name.lower() for name in catalog.column_names}
+    fields, columns = [], []
+    for field, column in zip(catalog.schema, catalog.columns, strict=True):
+        if field.name in filled and field.name in IDENTITY:
+            continue
+        if field.name in OWN_TYPES:
+            field, column = (
+                field.with_type(OWN_TYPES[field.name]),
+                column.cast(OWN_TYPES[field.name]),
+            )
+        elif field.name.lower() in theirs:
+            new = free_name(field.name, taken)
+            log.warning(
+                "catalog: detections have a column %s: the catalog's is %s", field.name, new
+            )
+            taken.add(new.lower())
+            original = {ORIGINAL_NAME: field.name.encode()} | (field.metadata or {})
+            field = field.with_name(new).with_metadata(original)
+        fields.append(field)
+        columns.append(column)
+    return pa.table(columns, schema=pa.schema(fields))
+
+
+class _Key:
+    """Rows of a catalog by one key; `found` detections want the `wanted` ones of `rows`.
+
+    `repeats` rows have the key of an earlier row, and are left out.
+    """
+
+    def __init__(self, catalog: pa.Table, names: Sequence[str]) -> None:
+        self.names = list(names)
+        texts = key_texts(_frame(catalog.select(self.names)))
+        repeated = texts.duplicated()
+        self.rows = np.flatnonzero(~repeated)
+        self.repeats = int((repeated & (texts != "")).sum())
+        self.wanted = np.zeros(len(self.rows), dtype=bool)
+        self.found = 0
+        self._texts = texts[self.rows]
+        self._seen = ""
+
+    def compared(self) -> str:
+        """Name the key's columns, with a value of the catalog and one of a detection."""
+        one = next((text for text in self._texts if text), "")
+        shown = [repr(printable(text, 60)) if text else "none" for text in (one, self._seen)]
+        names = " and ".join(self.names)
+        return f"{names} (the catalog has {shown[0]}, the detections have {shown[1]})"
+
+    def look(self, detections: pa.Table) -> None:
+        places = self.places(detections)
+        self.wanted[places[places >= 0]] = True
+        self.found += int((places >= 0).sum())
+
+    def places(self, detections: pa.Table) -> np.ndarray:
+        """Places of detections in `rows`, -1 for those that are not there."""
+        texts = key_texts(_frame(detections.select(self.names)))
+        self._seen = self._seen or next((text for text in texts if text), "")
+        places = self._texts.get_indexer(texts)
+        places[texts == ""] = -1
+        return places
+
+
+def _frame(keys: pa.Table) -> pd.DataFrame:
+    return keys.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)

@@ -1,0 +1,82 @@
+"""What was measured before of the same spectra by the same model, row by row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from raypipe.store.layout import catalog_folder
+from raypipe.store.publication import find_publication
+from raypipe.store.workspace import Workspace
+
+RECIPE = "recipe_sha256"
+"""Key of a catalog part's metadata that says with what, beside the spectra, it was measured."""
+ROW_KEYS = "row_keys"
+"""Key of a catalog part's metadata with the `row_keys` of its rows, a JSON list."""
+
+_KEY_LENGTH = 16
+_PART = re.compile(r"/part-(\d+)-\w+\.parquet$")
+
+
+def row_keys(spectra: pa.Table, sources: npt.NDArray[np.int64]) -> list[str]:
+    """A hash of what each row is measured from: its spectrum, and its source `sources` (n,)."""
+    contents = spectra["content_sha256"].to_pylist()
+    texts = (f"{one}|{other}" for one, other in zip(contents, sources, strict=True))
+    return [hashlib.sha256(text.encode()).hexdigest()[:_KEY_LENGTH] for text in texts]
+
+
+@dataclass(frozen=True)
+class CachedRows:
+    """Rows measured before, and the place of each key among them."""
+
+    table: pa.Table
+    rows: dict[str, int]
+
+    def take(self, keys: list[str]) -> pa.Table:
+        """The rows of these keys, all of which are here, in their order."""
+        return self.table.take(pa.array([self.rows[key] for key in keys], pa.int64()))
+
+
+class RowCache:
+    """What catalogs by a model held of a release's detections when this was made.
+
+    They are parts of the release, published or not, and of other releases' publications. Of the
+    latter a detection is in the same part, where the numbers of parts are the same: both are powers
+    of two, and parts go by a hash.
+    """
+
+    def __init__(
+        self, workspace: Workspace, release: str, model_id: str, parts: int, recipe: str
+    ) -> None:
+        self._workspace, self._recipe = workspace, recipe
+        self._names: dict[int, list[str]] = {part: [] for part in range(parts)}
+        for name in workspace.files(catalog_folder(release, model_id), ".parquet"):
+            if match := _PART.search(name):
+                self._names.setdefault(int(match[1]), []).append(name)
+        for other in workspace.folders("catalog"):
+            publication = find_publication(workspace, other, model_id)
+            if other != release and publication is not None:
+                common = min(parts, len(publication.parts))
+                for part in range(parts):
+                    self._names[part] += publication.parts[part % common :: common]
+
+    def of(self, part: int) -> CachedRows:
+        """The rows of a part that were measured by the same recipe."""
+        tables: list[pa.Table] = []
+        rows: dict[str, int] = {}
+        for name in self._names[part]:
+            metadata = self._workspace.read_metadata(name)
+            if metadata.get(RECIPE) == self._recipe:
+                held = sum(table.num_rows for table in tables)
+                keys = json.loads(metadata[ROW_KEYS])
+                rows |= {key: held + i for i, key in enumerate(keys)}
+                tables.append(self._workspace.read_table(name).replace_schema_metadata(None))
+        nothing = pa.table({})
+        table = pa.concat_tables(tables, promote_options="permissive") if tables else nothing
+        return CachedRows(table, rows)

@@ -1,0 +1,1 @@
+"""Export the latent catalog in the formats that other tools open."""

@@ -1,0 +1,168 @@
+"""The summary of exports: their origin, files, columns and counts, and the record of the files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+
+from raypipe.errors import RaypipeError, UsageError
+from raypipe.exporting.formats.content import Content, Fact, is_vector
+from raypipe.store.publication import Publication
+from raypipe.store.workspace import MissingFileError, Workspace
+
+RECORD = "exports.json"
+"""File beside the exports that says of each what it holds."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """An export that was written: its name, and what is in it."""
+
+    name: str
+    format: str
+    table: str
+    rows: int
+    rows_left_out: int
+    columns_left_out: tuple[str, ...]
+    facts: Mapping[str, str | int]
+
+    @classmethod
+    def of(cls, content: Content, format: str, name: str, rows_left_out: int) -> Written:
+        """The record of a content that was written."""
+        return cls(
+            name=name,
+            format=format,
+            table=content.table,
+            rows=content.rows - rows_left_out,
+            rows_left_out=rows_left_out,
+            columns_left_out=content.left_out,
+            facts={fact.name: fact.value for fact in content.facts},
+        )
+
+    @property
+    def notes(self) -> list[str]:
+        """What the catalog has and the export has not."""
+        notes = []
+        if self.rows_left_out:
+            notes.append(
+                f"{self.rows_left_out:,} of {self.rows + self.rows_left_out:,} rows left out, "
+                "which have no position (ra, dec)"
+            )
+        if self.columns_left_out:
+            notes.append(f"columns of nested values left out: {', '.join(self.columns_left_out)}")
+        return notes
+
+
+@dataclass(frozen=True)
+class TableSummary:
+    """Of detections or sources: number, counts by class and by flag, columns."""
+
+    rows: int
+    classes: Mapping[str, int]
+    flags: Mapping[str, int]
+    columns: list[tuple[str, str, str, str, str]]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All of it."""
+
+    publication: Publication
+    facts: list[Fact]
+    files: list[Written]
+    tables: Mapping[str, TableSummary]
+
+
+def claim(destination: Workspace, name: str) -> None:
+    """Make sure that an export may write its files beside what is in `destination`.
+
+    A folder with exports has a record of them: these, the record, README.md and index.html are an
+    export's own and may be replaced. Raises UsageError, and changes nothing, for a folder that
+    holds files and no such record, and where a file of that name is in the way which is not in it.
+    """
+    names = [*destination.files(""), *destination.folders("")]
+    taken = {name.lstrip("/") for name in names if not name.startswith(".")}
+    if not taken:
+        return
+    where = destination.absolute_uri()
+    if RECORD not in taken:
+        raise UsageError(
+            f"{where}: holds {_some(taken)} and no exports; choose an empty folder or a new one "
+            "by --out"
+        )
+    if name in taken - {one.name for one in _read_record(destination)}:
+        raise UsageError(
+            f"{destination.absolute_uri(name)}: no export of a catalog wrote this; move it away, "
+            "or choose another folder by --out"
+        )
+
+
+def record(destination: Workspace, new: Written) -> list[Written]:
+    """Put `new` into the record of the exports in `destination` and return all that is in it."""
+    known = _read_record(destination) if destination.exists(RECORD) else []
+    there = [one for one in known if one.name != new.name and destination.exists(one.name)]
+    files = sorted([*there, new], key=lambda one: one.name)
+    destination.write_json(RECORD, [asdict(one) for one in files])
+    return files
+
+
+def summarize(workspace: Workspace, publication: Publication, files: list[Written]) -> Summary:
+    """The summary of a publication and of the exports beside which it will stand."""
+    contents = [Content.of(workspace, publication, name) for name in ("detections", "sources")]
+    return Summary(
+        publication=publication,
+        facts=contents[0].facts,
+        files=files,
+        tables={content.table: _summarize_table(content) for content in contents},
+    )
+
+
+def _read_record(destination: Workspace) -> list[Written]:
+    """The exports in `destination`; UsageError where the file of that name is another."""
+    try:
+        return [Written(**one) for one in destination.read_json(RECORD)]
+    except MissingFileError:
+        raise
+    except (RaypipeError, TypeError) as error:
+        raise UsageError(
+            f"{destination.absolute_uri(RECORD)}: not a record of exports ({error}); move it away "
+            "with what it may be about, or choose another folder by --out"
+        ) from error
+
+
+def _some(names: set[str]) -> str:
+    """Up to three names of many."""
+    shown = ", ".join(sorted(names)[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} others"
+
+
+def _summarize_table(content: Content) -> TableSummary:
+    classes, flags = Counter[str](), Counter[str]()
+    wanted = [name for name in ("class", "flags") if name in content.schema.names]
+    for table in content.tables(wanted):
+        if "class" in wanted:
+            classes.update(name or "none" for name in table["class"].to_pylist())
+        if "flags" in wanted:
+            texts = table["flags"].to_pylist()
+            flags.update(flag for text in texts if text for flag in text.split("|"))
+    return TableSummary(
+        rows=content.rows,
+        classes=dict(sorted(classes.items())),
+        flags=dict(sorted(flags.items())),
+        columns=[_column(field) for field in content.schema],
+    )
+
+
+def _column(field: pa.Field) -> tuple[str, str, str, str, str]:
+    metadata = {key.decode(): text.decode() for key, text in (field.metadata or {}).items()}
+    kind = f"{field.type.value_type}[{field.type.list_size}]" if is_vector(field.type) else ""
+    return (
+        field.name,
+        kind or str(field.type),
+        metadata.get("unit", ""),
+        metadata.get("ucd", ""),
+        metadata.get("description", ""),
+    )

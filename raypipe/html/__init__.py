@@ -1,0 +1,1 @@
+"""Write pages and figures of one look."""

@@ -1,0 +1,254 @@
+"""HTML of a report: every text escaped, every figure inline, nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+import html
+import io
+import itertools
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import NewType
+
+from matplotlib.figure import Figure
+
+from raypipe.html.style import INK, styled
+
+Html = NewType("Html", str)
+"""Text that is HTML already; all other text is escaped by the functions here."""
+
+_DPI = 160
+_SVG_COLUMN_DENSITY = 'N<tspan baseline-shift="sub" font-size="75%">H</tspan>'
+_figure_numbers = itertools.count(1)
+
+_CSS = """
+:root { color-scheme: light dark; --ink: #1d2126; --soft: #5b636e; --line: #d9dde3;
+  --page: #fcfcfa; --card: #ffffff; --accent: #b23a4c; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e8ea; --soft: #9aa3ad; --line: #343a42;
+  --page: #14171a; --card: #1b1f24; --accent: #e58492; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", "Helvetica Neue", Arial, sans-serif; }
+main { max-width: 74rem; margin: 0 auto; padding: 2.5rem 1.5rem 5rem; }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; letter-spacing: -.01em; }
+h2 { font-size: 1.3rem; margin: 3.2rem 0 .8rem; padding-top: .9rem;
+  border-top: 1px solid var(--line); }
+h3 { font-size: 1rem; margin: 1.6rem 0 .5rem; }
+p { max-width: 46rem; margin: .5rem 0; }
+sub { line-height: 0; }
+.lead { color: var(--soft); margin: 0; }
+.note { color: var(--soft); font-size: .9rem; }
+nav { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: 1.2rem 0 0; font-size: .9rem; }
+nav a { color: var(--soft); text-underline-offset: .2em; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: 1rem;
+  margin: 1.8rem 0 0; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: .5rem;
+  padding: 1rem 1.2rem; }
+.card .label { color: var(--soft); font-size: .9rem; }
+.card .value { font-size: 1.75rem; line-height: 1.3; font-variant-numeric: tabular-nums; }
+.card .place { color: var(--soft); font-size: .85rem; line-height: 1.4; }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(27rem, 100%), 1fr));
+  gap: 1.2rem; align-items: start; margin: 1rem 0; }
+figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: .5rem;
+  padding: .9rem 1rem 1rem; }
+figure.wide { grid-column: 1 / -1; }
+figure h3 { margin: 0 0 .1rem; font-size: .95rem; overflow-wrap: anywhere; }
+figure .sub { margin: 0 0 .5rem; color: var(--soft); font-size: .85rem;
+  font-variant-numeric: tabular-nums; }
+figure svg { display: block; width: 100%; height: auto; margin: 0 auto; }
+figure svg text { font-family: inherit !important; }
+figcaption { color: var(--soft); font-size: .87rem; line-height: 1.45; margin-top: .6rem; }
+.scroll { overflow-x: auto; margin: 1rem 0; }
+table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums;
+  min-width: 50%; }
+th, td { text-align: left; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line);
+  vertical-align: top; }
+th { font-weight: 600; color: var(--soft); line-height: 1.3; }
+td.number, th.number { text-align: right; }
+td.number { white-space: nowrap; }
+th { vertical-align: bottom; }
+td.best { font-weight: 700; }
+td small { color: var(--soft); font-weight: 400; }
+td.text { overflow-wrap: anywhere; min-width: 9.5rem; }
+td.wide { min-width: 15rem; }
+code, pre { font: .85em/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
+code { overflow-wrap: anywhere; }
+pre { background: var(--card); border: 1px solid var(--line); border-radius: .5rem;
+  padding: .8rem 1rem; overflow-x: auto; }
+details summary { cursor: pointer; color: var(--soft); margin: .8rem 0; }
+footer { margin-top: 4rem; color: var(--soft); font-size: .85rem; }
+@media print { main { max-width: none; padding: 0; } figure, tr, .card { break-inside: avoid; }
+  nav { display: none; } }
+"""
+
+
+def escape(text: object) -> Html:
+    """Text as HTML shows it."""
+    return Html(html.escape(str(text)))
+
+
+def typeset(text: object) -> Html:
+    """Text as HTML shows it, with the column density's subscript."""
+    return Html(escape(text).replace("N_H", "N<sub>H</sub>"))
+
+
+def join(parts: Iterable[Html]) -> Html:
+    """HTML after HTML."""
+    return Html("\n".join(parts))
+
+
+def paragraph(text: object, style: str = "") -> Html:
+    """A paragraph of text."""
+    return Html(f"<p{_class(style)}>{escape(text)}</p>")
+
+
+def section(anchor: str, title: str, *body: Html) -> Html:
+    """A titled part of the page that the navigation leads to."""
+    return Html(
+        f'<section id="{escape(anchor)}"><h2>{escape(title)}</h2>\n{join(body)}\n</section>'
+    )
+
+
+def heading(text: str) -> Html:
+    """A title within a section."""
+    return Html(f"<h3>{escape(text)}</h3>")
+
+
+def cards(items: Iterable[tuple[str, str, str]]) -> Html:
+    """Figures worth a headline: label, value and a line that places it."""
+    inner = (
+        f'<div class="card"><div class="label">{typeset(label)}</div>'
+        f'<div class="value">{escape(value)}</div><div class="place">{escape(note)}</div></div>'
+        for label, value, note in items
+    )
+    return Html(f'<div class="cards">{"".join(inner)}</div>')
+
+
+def block(*parts: Html) -> Html:
+    """Parts that stay together in a grid."""
+    return Html(f"<div>{join(parts)}</div>")
+
+
+def grid(parts: Iterable[Html]) -> Html:
+    """Figures or blocks side by side where there is room."""
+    return Html(f'<div class="grid">{join(parts)}</div>')
+
+
+def figure(
+    drawing: Figure, caption: str, *, title: str = "", subtitle: str = "", wide: bool = False
+) -> Html:
+    """A drawing inline, with a caption that says what to see."""
+    head = f"<h3>{escape(title)}</h3>" if title else ""
+    head += f'<p class="sub">{escape(subtitle)}</p>' if subtitle else ""
+    foot = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return Html(f"<figure{_class('wide' if wide else '')}>{head}{svg(drawing)}{foot}</figure>")
+
+
+def svg(drawing: Figure) -> Html:
+    """A drawing as an inline SVG element whose ink is the page's text color.
+
+    The column density gets its subscript. Ids are made unique on the page, and names and links
+    that only a file of its own needs are left out.
+    """
+    buffer = io.StringIO()
+    with styled():
+        drawing.savefig(buffer, format="svg", dpi=_DPI, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text).replace("xlink:href", "href")
+    prefix = f"f{next(_figure_numbers)}-"
+    text = re.sub(r'\bid="', f'id="{prefix}', text)
+    text = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}", text)
+    width = float(drawing.get_figwidth())
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = re.sub(
+        r'(<svg[^>]*?) width="[^"]*"',
+        rf'\1 role="img" style="max-width: {width * 1.35:.1f}in"',
+        text,
+        count=1,
+    )
+    text = re.sub(r"\bN_H\b(?=[^<>]*</text>)", _SVG_COLUMN_DENSITY, text)
+    return Html(text.replace(INK, "currentColor").strip())
+
+
+def table(
+    headers: Sequence[str], rows: Iterable[Sequence[Html]], numbers: Iterable[int] = ()
+) -> Html:
+    """A table of cells made by `text_cell`, `number_cell`; `numbers` are the numeric columns."""
+    right = set(numbers)
+    head = "".join(
+        f"<th{_class('number' if i in right else '')}>{typeset(name)}</th>"
+        for i, name in enumerate(headers)
+    )
+    body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+    return Html(
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def text_cell(text: object, small: str = "", wide: bool = False) -> Html:
+    """A cell of text, with a remark in small print."""
+    remark = f"<br><small>{escape(small)}</small>" if small else ""
+    return Html(f'<td class="text{" wide" if wide else ""}">{escape(text)}{remark}</td>')
+
+
+def number_cell(
+    value: float | None,
+    form: str = ".3f",
+    error: float | None = None,
+    best: bool = False,
+) -> Html:
+    """A cell of a number, with its error; a dash for None and for what is no number."""
+    if value is None or not math.isfinite(value):
+        return Html('<td class="number">–</td>')
+    spread = "" if error is None else f" <small>± {escape(format(error, form.lstrip('+')))}</small>"
+    style = "number best" if best else "number"
+    return Html(f'<td class="{style}">{escape(minus(format(value, form)))}{spread}</td>')
+
+
+def facts(items: Iterable[tuple[str, object]]) -> Html:
+    """A table of names and values."""
+    return table(("", ""), ([text_cell(name), text_cell(value)] for name, value in items))
+
+
+def details(summary: str, body: Html) -> Html:
+    """Something to unfold."""
+    return Html(f"<details><summary>{escape(summary)}</summary>{body}</details>")
+
+
+def preformatted(text: str) -> Html:
+    """Text as it is, in a fixed-width font."""
+    return Html(f"<pre>{escape(text)}</pre>")
+
+
+def page(title: str, lead: str, sections: Sequence[tuple[str, str, Html]], footer: str) -> Html:
+    """The whole page: sections are (anchor, title, HTML of `section`)."""
+    links = "".join(
+        f'<a href="#{escape(anchor)}">{escape(name)}</a>' for anchor, name, _ in sections
+    )
+    return Html(
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n<main>\n"
+        f'<h1>{escape(title)}</h1>\n<p class="lead">{escape(lead)}</p>\n<nav>{links}</nav>\n'
+        f"{join(body for _, _, body in sections)}\n<footer>{escape(footer)}</footer>\n"
+        "</main>\n</body>\n</html>\n"
+    )
+
+
+def count_of(number: int, noun: str) -> str:
+    """A number with its noun, in the plural where it is one."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def minus(text: str) -> str:
+    """A number's text with a typographic minus sign, and no sign where it is rounded to zero."""
+    if not any(digit in text for digit in "123456789"):
+        text = text.lstrip("+-")
+    return text.replace("-", "−")
+
+
+def _class(style: str) -> str:
+    return f' class="{style}"' if style else ""

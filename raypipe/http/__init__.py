@@ -1,0 +1,1 @@
+"""Send requests over HTTP: identify raypipe, retry what may pass, bound time and bytes."""

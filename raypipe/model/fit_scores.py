@@ -1,0 +1,112 @@
+"""How well the spectra are explained: Cash statistic against its expectation and the truth's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from raypipe.model.statistics import cash
+
+FloatArray = npt.NDArray[np.float64]
+
+_MU_MIN = 1e-6
+_OUTLIER_ZSCORE = 3.0
+
+
+@dataclass(frozen=True)
+class TruthScores:
+    """What only a simulation knows, (n,) each, summed over bins.
+
+    `truth_cash`: Cash statistic of the true expected counts on the observed ones. `divergence`:
+    twice the Kullback-Leibler divergence of the model's expected counts from the true ones, that
+    is the Cash statistic the model would have without noise; it never rewards fitting noise.
+    NaN for rows without a truth.
+    """
+
+    truth_cash: FloatArray
+    divergence: FloatArray | None
+
+
+def score_truth(
+    counts: npt.ArrayLike, true_counts: npt.ArrayLike, model_counts: npt.ArrayLike | None
+) -> TruthScores:
+    """Scores of the truth on binned counts.
+
+    `counts`, the truth's expected counts and, where known, the model's are (n, bins), all in the
+    source region, background included; rows of the truth that are NaN have no truth.
+    """
+    truth_cash = cash(counts, np.maximum(true_counts, _MU_MIN)).sum(axis=1)
+    if model_counts is None:
+        return TruthScores(truth_cash, None)
+    divergence = cash(true_counts, np.maximum(model_counts, _MU_MIN)).sum(axis=1)
+    return TruthScores(truth_cash, divergence)
+
+
+def score_reconstruction(
+    frame: pd.DataFrame, n_bins: int, truth: TruthScores | None
+) -> dict[str, Any]:
+    """Cash per bin beside its expectation and the truth's, overall and by decade of counts.
+
+    `frame` has `cash`, `cash_expected`, `fit_zscore` and `total_counts`; averages are over
+    detections. `excess_cash_per_bin` is the model's less the truth's: latents fitted to a
+    detection's own counts follow its noise, so that a perfect model lies below zero by up to its
+    number of parameters over the bins. The z-score has mean 0 and width 1 for a perfect model.
+    """
+    overall = _score_rows(frame, n_bins, truth, np.ones(len(frame), dtype=bool))
+    decades = np.floor(np.log10(np.maximum(frame["total_counts"].to_numpy(np.float64), 1)))
+    by_counts = [
+        {"counts_min": 10 ** int(decade), "counts_max": 10 ** (int(decade) + 1)}
+        | _score_rows(frame, n_bins, truth, decades == decade)
+        for decade in np.unique(decades)
+    ]
+    return {"n_bins": n_bins} | overall | {"by_counts": by_counts}
+
+
+def _score_rows(
+    frame: pd.DataFrame, n_bins: int, truth: TruthScores | None, rows: Any
+) -> dict[str, Any]:
+    chosen = frame.loc[rows]
+    statistic = chosen["cash"].to_numpy(np.float64)
+    scores: dict[str, Any] = {
+        "n_rows": len(chosen),
+        "cash_per_bin": _mean(statistic / n_bins),
+        "cash_expected_per_bin": _mean(chosen["cash_expected"].to_numpy(np.float64) / n_bins),
+        "fit_zscore": _zscores(chosen["fit_zscore"].to_numpy(np.float64)),
+        "truth_cash_per_bin": None,
+        "excess_cash_per_bin": None,
+        "excess_cash_per_bin_error": None,
+        "divergence_per_bin": None,
+    }
+    if truth is None:
+        return scores
+    excess = (statistic - truth.truth_cash[rows]) / n_bins
+    excess = excess[np.isfinite(excess)]
+    scores["truth_cash_per_bin"] = _mean(truth.truth_cash[rows] / n_bins)
+    scores["excess_cash_per_bin"] = _mean(excess)
+    if len(excess) > 1:
+        scores["excess_cash_per_bin_error"] = float(excess.std(ddof=1) / np.sqrt(len(excess)))
+    if truth.divergence is not None:
+        scores["divergence_per_bin"] = _mean(truth.divergence[rows] / n_bins)
+    return scores
+
+
+def _zscores(values: FloatArray) -> dict[str, Any]:
+    values = values[np.isfinite(values)]
+    if len(values) < 2:
+        return {"mean": _mean(values), "width": None, "robust_width": None, "beyond_3": None}
+    low, high = np.quantile(values, [0.1587, 0.8413])
+    return {
+        "mean": _mean(values),
+        "width": float(values.std(ddof=1)),
+        "robust_width": float(high - low) / 2,
+        "beyond_3": float((np.abs(values) > _OUTLIER_ZSCORE).mean()),
+    }
+
+
+def _mean(values: FloatArray) -> float | None:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else None

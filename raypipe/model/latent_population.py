@@ -1,0 +1,175 @@
+"""The population a model was trained on: how dense each place of latent space is, and with whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial import cKDTree
+from scipy.special import logsumexp
+
+from raypipe.config import ClassScheme
+from raypipe.model.class_density import ComponentClasses
+
+FloatArray = npt.NDArray[np.float64]
+
+_COMPONENTS = 16
+_ROWS_PER_COMPONENT = 40
+_FIT_ROWS = 50_000
+_NEIGHBORS = 30
+_TEMPERATURES = 0.2, 5.0
+_JUDGED_MEMBERS = 10
+
+
+@dataclass(frozen=True)
+class Population:
+    """A Gaussian mixture over the training latents, and labelled training latents.
+
+    `weights` (m,), `means` (m, latents), `precisions_cholesky` (m, latents, latents);
+    `reference_z` (r, latents) with `reference_class` (r,), indices into `classes`, and
+    `reference_source` (r,), keys of their sources (`raypipe.identity.source_keys`).
+    `temperature` makes probabilities of classes sharper (below one) or flatter.
+    """
+
+    weights: FloatArray
+    means: FloatArray
+    precisions_cholesky: FloatArray
+    reference_z: FloatArray
+    reference_class: npt.NDArray[np.int64]
+    reference_source: npt.NDArray[np.int64]
+    classes: tuple[str, ...]
+    temperature: float = 1.0
+
+    @classmethod
+    def fit(
+        cls,
+        z: FloatArray,
+        labels: npt.NDArray[np.object_],
+        sources: npt.NDArray[np.int64],
+        references: int,
+        seed: int,
+    ) -> Population:
+        """Fit to training latents (n, latents).
+
+        `labels` (n,) hold a class name or None, `sources` (n,) the keys of the rows' sources; at
+        most `references` labelled rows are kept.
+        """
+        from sklearn.mixture import GaussianMixture
+
+        rng = np.random.default_rng(seed)
+        sample = z[rng.permutation(len(z))[:_FIT_ROWS]]
+        components = int(np.clip(len(sample) // _ROWS_PER_COMPONENT, 1, _COMPONENTS))
+        mixture = GaussianMixture(components, reg_covar=1e-3, random_state=seed).fit(sample)
+        labelled = np.array([i for i, label in enumerate(labels) if label], dtype=np.int64)
+        labelled = np.sort(rng.permutation(labelled)[:references])
+        names = [str(labels[i]) for i in labelled]
+        classes = tuple(sorted(set(names)))
+        index = {name: i for i, name in enumerate(classes)}
+        return cls(
+            weights=mixture.weights_,
+            means=mixture.means_,
+            precisions_cholesky=mixture.precisions_cholesky_,
+            reference_z=z[labelled],
+            reference_class=np.array([index[name] for name in names], dtype=np.int64),
+            reference_source=sources[labelled],
+            classes=classes,
+        ).calibrated()
+
+    def anomaly_score(self, z: FloatArray) -> FloatArray:
+        """Minus the log density of the training population at `z` (n, latents); (n,), nats."""
+        return np.asarray(-logsumexp(self._log_parts(z), axis=1))
+
+    def _log_parts(self, z: FloatArray) -> FloatArray:
+        """Log density of each component, times its weight, (n, m)."""
+        whitened = np.einsum("nml,mlk->nmk", z[:, None] - self.means, self.precisions_cholesky)
+        log_det = np.log(np.diagonal(self.precisions_cholesky, axis1=1, axis2=2)).sum(-1)
+        norm = 0.5 * z.shape[1] * np.log(2 * np.pi)
+        return np.asarray(np.log(self.weights) + log_det - 0.5 * (whitened**2).sum(-1) - norm)
+
+    def class_probabilities(
+        self,
+        z: FloatArray,
+        sources: npt.NDArray[np.int64] | None = None,
+        scheme: ClassScheme = "neighbors",
+    ) -> FloatArray:
+        """Probability of each class, (n, classes), every class being as likely beforehand.
+
+        Rows whose latents are not finite have NaN.
+
+        Where `sources` (n,) are given, a source's own training detections have no vote on it.
+        Schemes: "neighbors", the votes of the nearest labelled training latents, made as sharp as
+        `temperature` says; "density", see `raypipe.model.class_density`, for
+        which sources are not told apart.
+        """
+        if not self.classes:
+            return np.zeros((len(z), 0))
+        known = np.isfinite(z).all(axis=1)
+        if not known.all():
+            shares = np.full((len(z), len(self.classes)), np.nan)
+            own = None if sources is None else sources[known]
+            shares[known] = self.class_probabilities(z[known], own, scheme)
+            return shares
+        if scheme == "density":
+            return self._densities.class_probabilities(z)
+        return sharpened(self._votes(z, sources), self.temperature)
+
+    @cached_property
+    def _tree(self) -> cKDTree:
+        return cKDTree(self.reference_z)
+
+    @cached_property
+    def _densities(self) -> ComponentClasses:
+        component = self.components(self.reference_z)
+        return ComponentClasses.of(
+            self.reference_z, self.reference_class, component, len(self.classes), self.components
+        )
+
+    def components(self, z: FloatArray) -> npt.NDArray[np.int64]:
+        """The mixture's component that each of `z` (n, latents) most probably is of, (n,)."""
+        return np.asarray(self._log_parts(z).argmax(axis=1), dtype=np.int64)
+
+    def _votes(self, z: FloatArray, sources: npt.NDArray[np.int64] | None) -> FloatArray:
+        """Share of each class among the nearest references, over how often it was in training."""
+        n_classes = len(self.classes)
+        neighbors = min(_NEIGHBORS, len(self.reference_z))
+        _, index = self._tree.query(z, k=neighbors)
+        index = index.reshape(len(z), neighbors)
+        frequency = np.bincount(self.reference_class, minlength=n_classes) / len(self.reference_z)
+        votes = (1.0 / frequency)[self.reference_class[index]]
+        if sources is not None:
+            votes = np.where(self.reference_source[index] == sources[:, None], 0.0, votes)
+        cell = np.arange(len(z))[:, None] * n_classes + self.reference_class[index]
+        sums = np.bincount(cell.ravel(), votes.ravel(), minlength=len(z) * n_classes)
+        shares = sums.reshape(len(z), n_classes) + 1.0 / n_classes
+        return np.asarray(shares / shares.sum(1, keepdims=True))
+
+    def calibrated(self) -> Population:
+        """With the temperature at which the references' own probabilities are nearest the truth.
+
+        By the Brier score, every class of the same weight, but for those of very few members; each
+        is judged by references of other sources alone.
+        """
+        counts = np.bincount(self.reference_class, minlength=len(self.classes))
+        judged = counts >= _JUDGED_MEMBERS
+        if judged.sum() < 2:
+            return self
+        votes = self._votes(self.reference_z, self.reference_source)
+        weights = (judged / counts.clip(1))[self.reference_class]
+        truth = np.eye(len(self.classes))[self.reference_class]
+
+        def loss(log_temperature: float) -> float:
+            shares = sharpened(votes, float(np.exp(log_temperature)))
+            return float(np.average(((shares - truth) ** 2).sum(axis=1), weights=weights))
+
+        from scipy.optimize import minimize_scalar
+
+        best = minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded")
+        return replace(self, temperature=float(np.exp(best.x)))
+
+
+def sharpened(shares: FloatArray, temperature: float) -> FloatArray:
+    """Shares (n, classes) to the power of 1 / temperature, again of sum one."""
+    powers = shares ** (1.0 / temperature)
+    return np.asarray(powers / powers.sum(1, keepdims=True))

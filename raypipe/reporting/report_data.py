@@ -1,0 +1,206 @@
+"""What a report is made of, gathered from the workspace."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+
+from raypipe.config import ReportConfig
+from raypipe.evaluation.evaluated_catalog import EvaluatedCatalog, labeled_catalog, metrics_name
+from raypipe.evaluation.selection import choose_rows, has_latents, latents_of, read_spectra
+from raypipe.evaluation.validation import fitting_threads, on_one_scale
+from raypipe.model.bundle import Model
+from raypipe.reporting.spectrum_figure import ExampleSpectrum
+from raypipe.store.layout import model_folder, rejects_folder
+from raypipe.store.manifest import read_manifest_summary
+from raypipe.store.parts import count_rows
+from raypipe.store.publication import published_models
+from raypipe.store.workspace import Workspace
+
+SHOW_ALL_ROWS = 20
+"""Up to so many detections a report shows every one."""
+
+MAP_ROWS = 2000
+"""Most detections on the map of latents, drawn at random."""
+
+TSNE_MIN_ROWS = 50
+"""Fewest detections worth a t-SNE; fewer are projected by PCA."""
+
+TSNE_STEPS = 500
+"""Steps of the t-SNE."""
+
+WORST_FITS = 2
+"""Spectra shown because the model explains them worst."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A detection to show: its row of the catalog and its spectrum with the model's."""
+
+    row: pd.Series[Any]
+    spectrum: ExampleSpectrum
+
+
+@dataclass(frozen=True)
+class LatentMap:
+    """A projection of latents: rows of the catalog, positions (n, 2), how it was made."""
+
+    rows: npt.NDArray[np.int64]
+    positions: npt.NDArray[np.float64]
+    method: str
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """All that a report shows; parts that the workspace lacks are None or empty."""
+
+    release: str
+    model_id: str
+    catalog: pd.DataFrame
+    labels: str | None
+    metrics: dict[str, Any] | None
+    model: Model | None
+    training: dict[str, dict[str, Any]]
+    totals: dict[str, int]
+    manifest: dict[str, Any]
+    rejects: pd.DataFrame
+    examples: list[Example]
+    worst: list[Example]
+    latent_map: LatentMap
+
+
+def gather_report_data(
+    store: Workspace,
+    evaluated: EvaluatedCatalog,
+    labels: str | os.PathLike[str] | None,
+    settings: ReportConfig,
+) -> ReportData:
+    """Read what a report on a catalog needs; spectra only of the detections it shows."""
+    release, model_id, model = evaluated.release, evaluated.model_id, evaluated.model
+    catalog, label_source = labeled_catalog(store, release, model_id, labels)
+    explained = catalog.loc[has_latents(catalog)]
+    chosen = choose_examples(explained, settings.examples, settings.seed)
+    worst = choose_worst(explained)
+    metrics = metrics_name(release, model_id)
+    return ReportData(
+        release=release,
+        model_id=model_id,
+        catalog=catalog,
+        labels=label_source,
+        metrics=store.read_object(metrics, {}) if store.exists(metrics) else None,
+        model=model,
+        training=_training_records(store, evaluated),
+        totals=count_rows(store, release),
+        manifest=read_manifest_summary(store, release),
+        rejects=_rejects(store, release),
+        examples=_read_examples(store, release, explained.iloc[chosen], model),
+        worst=_read_examples(store, release, explained.iloc[worst], model),
+        latent_map=map_latents(catalog, settings.seed),
+    )
+
+
+def choose_examples(catalog: pd.DataFrame, wanted: int, seed: int) -> list[int]:
+    """Rows to show: all of a small catalog, brightest first, else a spread of counts and classes.
+
+    Held-out detections where there are enough. Of each of `wanted` ranges of counts with equally
+    many detections one is drawn, of a class not shown yet where there is one.
+    """
+    counts = catalog["total_counts"].to_numpy(dtype=np.float64)
+    by_counts = np.argsort(counts, kind="stable")
+    if len(catalog) <= SHOW_ALL_ROWS:
+        return [int(row) for row in by_counts[::-1]]
+    held_out, _, _ = choose_rows(catalog)
+    rng = np.random.default_rng(seed)
+    classes = catalog["class"].to_numpy(dtype=object) if "class" in catalog else None
+    shown: set[object] = set()
+    chosen = []
+    for part in np.array_split(by_counts[held_out[by_counts]], wanted):
+        fresh = [row for row in part if classes is not None and classes[row] not in shown]
+        pool = fresh or list(part)
+        if pool:
+            row = int(rng.choice(pool))
+            chosen.append(row)
+            if classes is not None:
+                shown.add(classes[row])
+    return chosen[::-1]
+
+
+def choose_worst(catalog: pd.DataFrame) -> list[int]:
+    """Rows of the largest Cash z-scores; none of a small catalog, which is shown whole."""
+    if len(catalog) <= SHOW_ALL_ROWS:
+        return []
+    ranked = catalog["fit_zscore"].reset_index(drop=True).nlargest(WORST_FITS)
+    return [int(row) for row in ranked.index]
+
+
+def map_latents(catalog: pd.DataFrame, seed: int) -> LatentMap:
+    """Project the latents to a plane: t-SNE, or PCA where there are few."""
+    rows = np.flatnonzero(has_latents(catalog))
+    which = "all detections" if len(rows) == len(catalog) else "all detections that have latents"
+    if len(rows) > MAP_ROWS:
+        rows = np.sort(np.random.default_rng(seed).permutation(rows)[:MAP_ROWS])
+        which = f"{MAP_ROWS:,} detections drawn at random"
+    latents = latents_of(catalog.iloc[rows])
+    if len(rows) < 3 or latents.shape[1] < 3:
+        plane = np.pad(latents[:, :2], ((0, 0), (0, max(0, 2 - latents.shape[1]))))
+        return LatentMap(rows, plane, f"the first latents of {which}")
+    latents = on_one_scale(latents)
+    if len(rows) < TSNE_MIN_ROWS:
+        positions = PCA(2, random_state=seed).fit_transform(latents)
+        return LatentMap(
+            rows, positions, f"the first two principal components of the latents of {which}"
+        )
+    with fitting_threads(len(rows)):
+        positions = TSNE(2, init="pca", max_iter=TSNE_STEPS, random_state=seed).fit_transform(
+            latents
+        )
+    return LatentMap(rows, positions.astype(np.float64), f"t-SNE of the latents of {which}")
+
+
+def _read_examples(
+    store: Workspace, release: str, rows: pd.DataFrame, model: Model | None
+) -> list[Example]:
+    """The rows with their spectra; none without the model or where spectra are missing."""
+    if model is None or rows.empty:
+        return []
+    spectra = read_spectra(store, release, rows, model)
+    if spectra is None or spectra.model_counts is None or spectra.model_background is None:
+        return []
+    edges = model.grid.channel_edges_kev
+    return [
+        Example(
+            row,
+            ExampleSpectrum(
+                counts=spectra.counts[i].astype(np.float64),
+                model=spectra.model_counts[i].astype(np.float64),
+                background=spectra.model_background[i].astype(np.float64),
+                edges_kev=edges,
+                exposure_s=float(row["exposure_s"]),
+            ),
+        )
+        for i, (_, row) in enumerate(rows.iterrows())
+    ]
+
+
+def _training_records(store: Workspace, evaluated: EvaluatedCatalog) -> dict[str, dict[str, Any]]:
+    """What the bundles behind this release's catalogs say of their training, ours first."""
+    records = {} if evaluated.model is None else {evaluated.model_id: evaluated.model.metrics}
+    for other in published_models(store, evaluated.release):
+        file = f"{model_folder(other)}/metrics.json"
+        if other not in records and store.exists(file):
+            records[other] = store.read_object(file, {})
+    return records
+
+
+def _rejects(store: Workspace, release: str) -> pd.DataFrame:
+    if not store.files(rejects_folder(release), ".parquet"):
+        return pd.DataFrame()
+    frame: pd.DataFrame = store.read_folder(rejects_folder(release)).to_pandas()
+    return frame

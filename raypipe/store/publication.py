@@ -1,0 +1,212 @@
+"""Which files are the latent catalog: they change all at once, and no reader sees half of it.
+
+The parts of a catalog have names that no other content ever has. A numbered list says which of them
+make the catalog; the list of the highest number counts. Publishing is creating the next list, which
+only one of several writers can.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import pyarrow as pa
+
+from raypipe._version import __version__
+from raypipe.errors import RaypipeError
+from raypipe.store.layout import catalog_folder
+from raypipe.store.workspace import Workspace
+
+_LIST = re.compile(r"/published-(\d{5})\.json$")
+_ATTEMPTS = 5
+_FIELDS = {
+    "release": str,
+    "model_id": str,
+    "number": int,
+    "rows": int,
+    "source_rows": int,
+    "parts": list,
+    "sources": str,
+    "fingerprint": str,
+    "raypipe_version": str,
+    "published": str,
+}
+"""Fields of a list, and their types in JSON."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A catalog as it was published once.
+
+    `parts` and `sources` are names in the workspace: rows are detections in the parts, sources in
+    the other. `fingerprint` is a hash of all that they are made of.
+    """
+
+    release: str
+    model_id: str
+    number: int
+    rows: int
+    source_rows: int
+    parts: tuple[str, ...]
+    sources: str
+    fingerprint: str
+    raypipe_version: str = __version__
+    published: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the list itself."""
+        folder = catalog_folder(self.release, self.model_id)
+        return f"{folder}/published-{self.number:05d}.json"
+
+    @property
+    def files(self) -> set[str]:
+        """All files of it."""
+        return {*self.parts, self.sources}
+
+
+class PublishedMeanwhileError(RaypipeError):
+    """Another run has published another catalog since this one began."""
+
+
+def find_publication(workspace: Workspace, release: str, model_id: str) -> Publication | None:
+    """What is published of a release by a model now, None where nothing is."""
+    names = workspace.files(catalog_folder(release, model_id), ".json")
+    lists = [name for name in names if _LIST.search(name)]
+    if not lists:
+        return None
+    content = workspace.read_object(lists[-1], _FIELDS)
+    parts = tuple(content["parts"])
+    if not parts or not all(isinstance(part, str) for part in parts):
+        raise workspace.unexpected(lists[-1], "not the list of a catalog (no names of parts)")
+    try:
+        found = Publication(**content | {"parts": parts})
+    except TypeError as error:
+        raise workspace.unexpected(lists[-1], f"not the list of a catalog ({error})") from error
+    if found.name != lists[-1]:
+        raise workspace.unexpected(lists[-1], f"the list of another catalog, {found.name}")
+    return found
+
+
+def published_models(workspace: Workspace, release: str) -> list[str]:
+    """Ids of the models that a release has a catalog by, sorted."""
+    known = workspace.folders(f"catalog/{release}")
+    return [model_id for model_id in known if find_publication(workspace, release, model_id)]
+
+
+def require_publication(workspace: Workspace, release: str, model_id: str) -> Publication:
+    """What is published of a release by a model; RaypipeError where nothing is."""
+    found = find_publication(workspace, release, model_id)
+    if found is None:
+        raise RaypipeError(
+            f"{workspace.uri} {release}: the catalog by {model_id} is not whole; "
+            "run raypipe embed again"
+        )
+    return found
+
+
+def publish(
+    workspace: Workspace, new: Publication, base: Publication | None, leftovers: Iterable[str] = ()
+) -> Publication:
+    """Make `new` the catalog in one step, where `base` still is, and remove what it replaces.
+
+    `leftovers` are files that were there when the work began and go, too, unless they belong to
+    the new catalog. The same catalog published by two is no conflict. Raises
+    PublishedMeanwhileError where another one has been published since `base`, RaypipeError where
+    files of `new` are gone.
+    """
+    if base is not None and base.fingerprint == new.fingerprint and base.files == new.files:
+        published = base
+    else:
+        number = (base.number if base else 0) + 1
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        _require_files(workspace, new)
+        published = _create(workspace, replace(new, number=number, published=when))
+    for name in {*leftovers, *(base.files if base else ())} - published.files:
+        workspace.delete(name)
+    return published
+
+
+def read_published(
+    workspace: Workspace,
+    release: str,
+    model_id: str,
+    read: Callable[[Publication], T],
+) -> T:
+    """What `read` makes of the publication, again where another replaced it in the meantime."""
+    for attempt in range(_ATTEMPTS):
+        publication = require_publication(workspace, release, model_id)
+        try:
+            return read(publication)
+        except RaypipeError:
+            if find_publication(workspace, release, model_id) == publication:
+                raise
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
+def read_detections(
+    workspace: Workspace, release: str, model_id: str, columns: list[str] | None = None
+) -> pa.Table:
+    """The rows of all detections, in order of parts; RaypipeError where nothing is published."""
+
+    def read(publication: Publication) -> pa.Table:
+        with ThreadPoolExecutor(8) as pool:
+            tables = pool.map(lambda name: workspace.read_table(name, columns), publication.parts)
+            table = pa.concat_tables(tables, promote_options="permissive")
+        return _whole(workspace, publication, table, publication.rows)
+
+    return read_published(workspace, release, model_id, read)
+
+
+def read_sources(
+    workspace: Workspace, release: str, model_id: str, columns: list[str] | None = None
+) -> pa.Table:
+    """The rows of all sources; RaypipeError where nothing is published."""
+
+    def read(publication: Publication) -> pa.Table:
+        table = workspace.read_table(publication.sources, columns)
+        return _whole(workspace, publication, table, publication.source_rows)
+
+    return read_published(workspace, release, model_id, read)
+
+
+def _whole(workspace: Workspace, publication: Publication, table: pa.Table, rows: int) -> pa.Table:
+    """The table, if it has as many rows as were published."""
+    if table.num_columns and table.num_rows != rows:
+        problem = f"{rows} rows stated, {table.num_rows} there"
+        raise workspace.unexpected(publication.name, problem)
+    return table
+
+
+def _create(workspace: Workspace, new: Publication) -> Publication:
+    data = (json.dumps(asdict(new), indent=1) + "\n").encode()
+    if workspace.create_bytes(new.name, data):
+        return new
+    other = require_publication(workspace, new.release, new.model_id)
+    if other.fingerprint == new.fingerprint and other.files == new.files:
+        return other
+    raise PublishedMeanwhileError(
+        f"{workspace.absolute_uri(new.name)}: another run has published this catalog since this "
+        "one began; nothing of it was changed. Run the same command again to replace it"
+    )
+
+
+def _require_files(workspace: Workspace, new: Publication) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        names = sorted(new.files)
+        there = pool.map(workspace.exists, names)
+        gone = [name for name, is_so in zip(names, there, strict=True) if not is_so]
+    if gone:
+        raise RaypipeError(
+            f"{workspace.absolute_uri(gone[0])}: gone since it was written, with {len(gone) - 1} "
+            "others: another run has cleared up; run the same command again"
+        )
