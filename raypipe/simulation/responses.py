@@ -13,7 +13,7 @@ from raypipe.errors import OgipError, UsageError
 from raypipe.ogip import Arf, Rmf, read_arf, read_rmf
 from raypipe.simulation.energy import FloatArray
 from raypipe.simulation.instrument import Instrument
-from raypipe.spectra.grid import NATIVE_CHANNELS
+from raypipe.spectra.channel_bins import ACIS_CHANNELS
 
 logger = logging.getLogger(__name__)
 
@@ -59,13 +59,13 @@ def _pair_name(stem: str) -> str:
 def _instrument(name: str, arf_path: Path, rmf_path: Path) -> Instrument | None:
     arf, rmf = read_arf(arf_path), read_rmf(rmf_path)
     camera = str(rmf.header.get("INSTRUME") or "ACIS")
-    if not camera.startswith("ACIS") or len(rmf.channels) != NATIVE_CHANNELS:
+    if not camera.startswith("ACIS") or len(rmf.channels) != ACIS_CHANNELS:
         logger.warning(
             "%s: passed over, %s with %d channels is not ACIS with %d",
             rmf_path,
             camera,
             len(rmf.channels),
-            NATIVE_CHANNELS,
+            ACIS_CHANNELS,
         )
         return None
     if rmf.includes_area:

@@ -23,7 +23,7 @@ from raypipe._version import __version__
 from raypipe.errors import UsageError
 from raypipe.simulation.products import arf_file, pha_file, product_name, rmf_file
 from raypipe.simulation.survey import RELEASE, Plan, Survey, draw_batch, plan_survey
-from raypipe.spectra.grid import NATIVE_CHANNELS
+from raypipe.spectra.channel_bins import ACIS_CHANNELS
 from raypipe.store.addresses import file_name
 
 logger = logging.getLogger(__name__)
@@ -240,7 +240,7 @@ def truth_table(survey: Survey) -> pa.Table:
     }
     for name in ("model_counts", "background_model_counts"):
         flat = pa.array(getattr(survey, name).reshape(-1), type=pa.float32())
-        columns[name] = pa.FixedSizeListArray.from_arrays(flat, NATIVE_CHANNELS)
+        columns[name] = pa.FixedSizeListArray.from_arrays(flat, ACIS_CHANNELS)
     return pa.table(columns)
 
 
