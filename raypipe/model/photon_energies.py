@@ -10,12 +10,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from raypipe.config import PRESET_BINS
 from raypipe.model.features import Batch
 from raypipe.model.folding import fold, redistribute
 from raypipe.model.statistics import MU_MIN
 from raypipe.spectra.grid import EnergyGrid
 
-INPUT_BINS = 256
+INPUT_BINS = PRESET_BINS["folded"]
 """Number of energy bins that the encoder reads."""
 
 VALUES = 2
