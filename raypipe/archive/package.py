@@ -9,8 +9,9 @@ from raypipe.archive.products import ProductKey, find_release, package_url, pars
 from raypipe.archive.tar import Member, NotATar, TarError, read_tar
 from raypipe.config import IngestConfig
 from raypipe.errors import UsageError
-from raypipe.http.client import TOO_LARGE, Body, HttpClient, TryAgain, first_line
-from raypipe.http.errors import FetchError
+from raypipe.http.client import Body, HttpClient, first_line
+from raypipe.http.errors import FetchError, TryAgain
+from raypipe.http.policy import TOO_LARGE
 from raypipe.redaction import redact
 
 Products = dict[str, bytes | FetchError]

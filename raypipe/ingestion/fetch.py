@@ -14,8 +14,8 @@ import pyarrow.fs as pafs
 from raypipe.archive.package import PackageService, Products
 from raypipe.archive.products import is_product_uri
 from raypipe.config import IngestConfig
-from raypipe.http.client import Body, HttpClient, Traffic, TryAgain, first_line
-from raypipe.http.errors import FetchError, describe
+from raypipe.http.client import Body, HttpClient, Traffic, first_line
+from raypipe.http.errors import FetchError, TryAgain, describe
 from raypipe.ingestion.cache import Cache
 from raypipe.store.workspace import open_filesystem
 

@@ -38,6 +38,10 @@ class Exchange(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.answer(self)
 
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.answer(self)
+
     def give(
         self,
         content: bytes,

@@ -66,7 +66,7 @@ PACKAGE_FAULTS = {
     "overloaded": (file_server.status(503), "503 Service Unavailable"),
     "cut": (file_server.cut_connection(0.05), "the connection"),
     "cut without a length": (file_server.cut_without_length(0.05), "cut short"),
-    "dripping": (file_server.drip_body, "no whole answer in time"),
+    "dripping": (file_server.drip_body, "incomplete after 1 s"),
     "a page": (
         file_server.page("<html>\n<style>p {}</style><h1>Down for <b>maintenance</b></h1></html>"),
         "no tar but text/html: Down for",
@@ -80,8 +80,8 @@ PACKAGE_FAULTS = {
         file_server.other_content(file_server.damage_second_header),
         "damaged: a member's header",
     ),
-    "a lie about its length": (file_server.huge_length, "more than ingest allows"),
-    "led astray": (file_server.redirect("ftp://127.0.0.1/x"), "not http(s)"),
+    "a lie about its length": (file_server.huge_length, "larger than 512 MiB"),
+    "led astray": (file_server.redirect("ftp://127.0.0.1/x"), "which is not http(s)"),
 }
 
 
@@ -112,7 +112,7 @@ def test_a_tar_cut_short_gives_what_came_whole(
     workspace = Workspace(tmp_path)
     write_remote_manifest(workspace, served, server, packages=True)
     server.fail(file_server.cut_without_length(0.5), "/package", times=3)
-    config = config_of(server, retries=6)
+    config = config_of(server, attempts=7)
     outcome = ingest_all(workspace, config)
     assert outcome.rejects == 0
     assert outcome.retries == 3

@@ -9,8 +9,8 @@ import pytest
 from raypipe.archive.products import product_uri
 from raypipe.config import IngestConfig
 from raypipe.http.client import first_line
-from raypipe.http.connections import Host
 from raypipe.http.errors import FetchError
+from raypipe.http.policy import Host
 from raypipe.ingestion.cache import Cache
 from raypipe.ingestion.fetch import Fetcher, is_remote, read_stored
 from raypipe.redaction import redact
