@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from itertools import count
@@ -41,6 +41,7 @@ TOO_LARGE = int(http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 """Status of the FetchError for an answer that is larger than its limit."""
 
 _LENGTH_DIGITS = 18
+_YEAR_S = 365 * 86400.0
 _LONGEST_CONNECT_S = 10.0
 _DOWN_AFTER = 10
 """Requests that failed in a row, after which a server gets one attempt per request."""
@@ -170,11 +171,20 @@ def ask_until_answered(
 def _why_it_ends(failure: TryAgain, number: int, host: Host, patience: Patience) -> str | None:
     """Return what to say of the last attempt; None if another one follows."""
     if failure.asked_pause_s > LONGEST_RETRY_AFTER_S:
-        return f"{failure}; the server asks to come back in {failure.asked_pause_s:.0f} s"
+        return f"{failure}; the server asks to come back at {_clock_time(failure.asked_pause_s)}"
     is_down = host.failures_in_a_row >= _DOWN_AFTER
     if number < patience.attempts and not is_down:
         return None
     return f"{failure}, after {number} attempt{'s' if number > 1 else ''}"
+
+
+def _clock_time(seconds: float) -> str:
+    """Return the time that is some seconds from now, rounded up to minutes.
+
+    Reasons of rejects are counted: all requests that a server did not want must have the same.
+    """
+    moment = datetime.now(UTC) + timedelta(seconds=seconds)
+    return f"{moment + timedelta(minutes=1):%Y-%m-%d %H:%M} UTC"
 
 
 def raise_if_busy(status: int, headers: Mapping[str, str]) -> None:
@@ -195,17 +205,20 @@ def describe_status(status: int) -> str:
 
 
 def retry_after_s(value: str | None) -> float:
-    """Parse a Retry-After header, seconds or a date, to seconds; 0 if absent or unreadable."""
+    """Parse a Retry-After header, seconds or a date, to seconds, at most a year.
+
+    Returns 0 if there is none or it cannot be read.
+    """
     text = (value or "").strip()
     if text.isascii() and text.isdigit():
-        return float(text)
+        return min(float(text), _YEAR_S)
     try:
         moment = parsedate_to_datetime(text)
     except (ValueError, OverflowError):
         return 0.0
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+    return min(max(0.0, (moment - datetime.now(UTC)).total_seconds()), _YEAR_S)
 
 
 def content_length(headers: Mapping[str, str]) -> int | None:

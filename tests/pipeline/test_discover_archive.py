@@ -160,7 +160,7 @@ def test_a_storm_passes(every: int, archive: Archive, tmp_path: Path) -> None:
     [
         (Faults(dead=True), "after 3 attempts"),
         (Faults(busy=99), "503"),
-        (Faults(busy=99, retry_after="86400"), "come back in 86400 s"),
+        (Faults(busy=99, retry_after="86400"), "asks to come back at"),
         (Faults(web_pages=99), "not a complete VOTable.*Maintenance"),
         (Faults(busy=99, busy_status=404), "404"),
     ],
