@@ -42,9 +42,9 @@ PLAIN_FAULTS = {
     "silent": (file_server.say_nothing, "nothing arrived for 0.6 s"),
     "a page": (
         file_server.page("<html><head><title>Site down</title></head></html>"),
-        "no FITS file but text/html: Site down",
+        "not a FITS file but text/html: Site down",
     ),
-    "nothing": (file_server.page(""), "no FITS file"),
+    "nothing": (file_server.page(""), "not a FITS file"),
     "damaged": (file_server.other_content(lambda c: c[:2000] + b"!!!!" + c[2004:]), "gzip stream"),
     "a bomb": (file_server.other_content(lambda c: BOMB_BYTES), "expands to more than"),
     "a lie about its length": (file_server.huge_length, "larger than 4 MiB"),

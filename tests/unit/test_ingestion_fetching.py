@@ -78,7 +78,7 @@ def test_files_that_cannot_be_had_say_why(tmp_path: Path) -> None:
     for uri, said in {
         str(tmp_path / "none"): "no such file",
         str(tmp_path): "not a file",
-        str(tmp_path / "a\0b"): "not a name of a file",
+        str(tmp_path / "a\0b"): "not a valid file name",
     }.items():
         with pytest.raises(FetchError, match=said) as caught:
             read_stored(uri, 10)
