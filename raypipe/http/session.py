@@ -113,7 +113,9 @@ class PoliteSession(requests.Session):
             return response
 
         def retrying(failure: TryAgain) -> None:
-            log.info("%s %s: %s; retrying", request.method, redact(url), failure)
+            asked = failure.asked_pause_s
+            when = f" in {asked:.0f} s, as the server asks" if asked else ""
+            log.info("%s %s: %s; retrying%s", request.method, redact(url), failure, when)
 
         return ask_until_answered(url, self._hosts.of(url), self._patience, attempt, retrying)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import re
 import shutil
@@ -130,6 +131,19 @@ def test_connections_are_kept_for_the_next_request(new: NewAsk, server: FileServ
 
 
 @both
+def test_proxies_are_used_and_have_the_same_deadline(
+    new: NewAsk, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", server.url)
+    url = "http://proxied.example/files/x"
+    assert new()(url) == CONTENT
+    assert server.log == [url]
+    server.fail(file_server.drip_headers)
+    with pytest.raises(RaypipeError, match=r"incomplete after 0\.5 s"):
+        new(answer_s=0.5, attempts=1)(url)
+
+
+@both
 def test_no_server_at_all(new: NewAsk, server: FileServer) -> None:
     server.shutdown()
     server.server_close()
@@ -137,11 +151,16 @@ def test_no_server_at_all(new: NewAsk, server: FileServer) -> None:
 
 
 @both
-def test_a_short_retry_after_is_waited_for(new: NewAsk, server: FileServer) -> None:
+def test_a_short_retry_after_is_waited_for(
+    new: NewAsk, server: FileServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "raypipe")
     server.fail(file_server.status(503, Retry_After="1"), times=1)
     assert ask(new, server) == CONTENT
     first, second = server.moments
     assert second - first > 0.95
+    if new is session:
+        assert "retrying in 1 s, as the server asks" in caplog.text
 
 
 @both
