@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
 
+from raypipe.catalog.hardness import HARDNESS_PAIRS, hardness_ratios
 from raypipe.config import EvaluateConfig
 from raypipe.evaluation.classification import classify
 from raypipe.evaluation.clustering import (
@@ -17,7 +18,7 @@ from raypipe.evaluation.clustering import (
     PUBLISHED_REFERENCE,
     cluster_scores,
 )
-from raypipe.evaluation.regression import HARDNESS_PAIRS, Target, hardness_ratios, regress
+from raypipe.evaluation.regression import Target, regress
 from raypipe.evaluation.selection import HELD_OUT, BinnedSpectra, latents_of
 from raypipe.evaluation.validation import FloatArray, TextArray, fitting_threads
 

@@ -10,6 +10,7 @@ import pandas as pd
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.neighbors import KNeighborsRegressor
 
+from raypipe.catalog.hardness import HARDNESS_PAIRS, hardness_ratios, has_band_counts
 from raypipe.config import EvaluateConfig
 from raypipe.evaluation.classification import BOOSTING
 from raypipe.evaluation.validation import (
@@ -22,9 +23,6 @@ from raypipe.evaluation.validation import (
 MIN_ROWS = 50
 """Fewest rows with a value for a coefficient of determination to be worth giving."""
 
-HARDNESS_PAIRS = {"hard_ms": ("m", "s"), "hard_hm": ("h", "m"), "hard_hs": ("h", "s")}
-"""CSC hardness ratios: hard_xy compares band x with the softer band y."""
-
 CSC_NH_UNIT_LOG_CM2 = 20.0
 """The CSC's `powlaw_nh` is in 1e20 cm^-2."""
 
@@ -35,22 +33,6 @@ class Target:
 
     values: FloatArray
     definition: str
-
-
-def hardness_ratios(frame: pd.DataFrame) -> pd.DataFrame:
-    """Hardness ratios (x - y) / (x + y) of background-subtracted counts in the CSC bands.
-
-    Needs `counts_s|m|h`, `background_counts_s|m|h` and `background_scale`. Net counts below zero
-    are taken as zero, so that a ratio stays within -1 and 1; NaN where neither band has any. The
-    CSC gives ratios of fluxes: these are ratios of counts as detected.
-    """
-    net = {band: _net_counts(frame, band) for band in "smh"}
-    ratios = {}
-    for name, (harder, softer) in HARDNESS_PAIRS.items():
-        total = net[harder] + net[softer]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            ratios[name] = np.where(total > 0, (net[harder] - net[softer]) / total, np.nan)
-    return pd.DataFrame(ratios, index=frame.index)
 
 
 def regression_targets(frame: pd.DataFrame) -> dict[str, Target | None]:
@@ -68,8 +50,7 @@ def regression_targets(frame: pd.DataFrame) -> dict[str, Target | None]:
         targets["log_nh"] = _logarithm(
             frame, "powlaw_nh", CSC_NH_UNIT_LOG_CM2, "20 + log10(powlaw_nh)"
         )
-    has_bands = all(f"counts_{band}" in frame for band in "smh")
-    ratios = hardness_ratios(frame) if has_bands else None
+    ratios = hardness_ratios(frame) if has_band_counts(frame) else None
     for name, (harder, softer) in HARDNESS_PAIRS.items():
         definition = f"({harder} - {softer}) / ({harder} + {softer}) of net counts"
         values = None if ratios is None else ratios[name].to_numpy()
@@ -157,15 +138,6 @@ def _predict(
                 features[test]
             )
     return predictions
-
-
-def _net_counts(frame: pd.DataFrame, band: str) -> FloatArray:
-    counts = frame[f"counts_{band}"].to_numpy(dtype=np.float64)
-    if f"background_counts_{band}" in frame and "background_scale" in frame:
-        background = frame[f"background_counts_{band}"].to_numpy(dtype=np.float64)
-        scale = frame["background_scale"].to_numpy(dtype=np.float64)
-        counts = counts - np.nan_to_num(background * scale)
-    return np.maximum(counts, 0.0)
 
 
 def _column(frame: pd.DataFrame, name: str) -> Target | None:

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from raypipe.evaluation.regression import hardness_ratios, regression_targets
+from raypipe.catalog.hardness import hardness_ratios, has_band_counts
+from raypipe.evaluation.regression import regression_targets
 from raypipe.evaluation.selection import has_latents, latent_columns, latents_of
 from raypipe.evaluation.validation import sources_of
 from raypipe.html.page import (
@@ -107,10 +108,10 @@ def latents_section(report_data: ReportData) -> Html:
             title="By class" if labeled else "The detections",
         )
     ]
-    if "counts_s" in rows:
+    if has_band_counts(rows):
         hardness = hardness_ratios(rows)["hard_hs"].to_numpy()
         known = np.isfinite(hardness)
-    if "counts_s" in rows and known.any():
+    if has_band_counts(rows) and known.any():
         parts.append(
             figure(
                 figures.hardness_map(chart.positions[known], hardness[known]),

@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from raypipe.catalog.classes import catalog_classes, most_probable
+from raypipe.catalog.hardness import hardness_ratios, has_band_counts
 from raypipe.errors import RaypipeError
 from raypipe.model.covariance import latents_of_triangle, triangles_of
 from raypipe.searching.batched_gaussians import Posteriors, Rows
@@ -26,13 +27,14 @@ log = logging.getLogger(__name__)
 
 _ABOUT = ("detection_id", "best_detection_id", "name", "ra", "dec", "class", "total_counts")
 _FIT = ("cash", "cash_expected", "fit_zscore", "anomaly_score", "n_detections")
-_WANTED = frozenset({*_ABOUT, *_FIT, *CAUSE_COLUMNS})
+_BANDS = tuple(f"{kind}_{band}" for kind in ("counts", "background_counts") for band in "smh")
+_WANTED = frozenset({*_ABOUT, *_FIT, *_BANDS, *CAUSE_COLUMNS})
 _READERS = 8
 
 
 @dataclass(frozen=True)
 class SearchedRows:
-    """n measured detections or sources: `table` has descriptive columns, `posteriors` the latents.
+    """Hold n measured detections or sources: descriptive columns (`table`) and latents.
 
     `unmeasured` has the rows without latents, to which nothing is similar. `classes` are the
     model's; `table` has their probabilities.
@@ -63,14 +65,16 @@ class SearchedRows:
     def describe(self, rows: Rows, **figures: npt.NDArray[Any]) -> pd.DataFrame:
         """Describe rows in the given order, with `figures` (rows,) as further columns.
 
-        `likely_class` is the class with the largest p_<class>; `causes` are those of
-        `raypipe.searching.causes`.
+        `likely_class` is the class with the largest p_<class>, `hardness` the ratio
+        (h - s) / (h + s) of net counts, and `causes` are those of `raypipe.searching.causes`.
         """
         found = self.table.take(pa.array(rows)).to_pandas()
         told = found[[name for name in _ABOUT if name in found]].copy()
         if self.classes:
             likely = most_probable(found, self.classes)
             told["likely_class"], told["p_likely_class"] = likely["class"], likely["share"]
+        if has_band_counts(found):
+            told["hardness"] = hardness_ratios(found)["hard_hs"]
         return told.assign(**figures, flags=found["flags"], causes=known_causes(found))
 
 

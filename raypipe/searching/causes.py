@@ -118,7 +118,7 @@ CAUSES = tuple(_CAUSES)
 
 
 def _background(rows: pd.DataFrame) -> npt.NDArray[np.float64]:
-    """Expected background counts in the source region, 0.5-7 keV; NaN without a background."""
+    """Return expected background counts in the source region, 0.5-7 keV; NaN if unknown."""
     return _numbers(rows, "background_counts_b") * _numbers(rows, "background_scale")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from raypipe.catalog.hardness import hardness_ratios
 from raypipe.config import EmbedConfig
 from raypipe.errors import OgipError
 from raypipe.model.bundle import Model
@@ -25,7 +26,7 @@ File = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class SpectrumFiles:
-    """A PHA file, and files that replace those named in its header."""
+    """Name a PHA file, and files that replace those named in its header."""
 
     pha: File
     arf: File | None = None
@@ -33,9 +34,9 @@ class SpectrumFiles:
     background: File | None = None
 
     def read(self) -> Spectrum:
-        """Read the spectrum; raises OgipError, with a remedy, if its ARF or RMF is missing.
+        """Read the spectrum; raise OgipError, with a remedy, if its ARF or RMF is missing.
 
-        Peculiarities of the files are collected in its `warnings` and not printed.
+        Its `warnings` collect the peculiarities of the files, which are not printed.
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -59,7 +60,7 @@ class SpectrumFiles:
 
 @dataclass(frozen=True)
 class Measured:
-    """A spectrum's latents, and the values that describe it, as in a row of the catalog."""
+    """Hold a spectrum's latents, and the values that describe it, as in a row of the catalog."""
 
     posterior: Posterior
     told: dict[str, Any]
@@ -94,6 +95,7 @@ def measure_spectrum(spectrum: Spectrum, model: Model, config: EmbedConfig) -> M
         "file": spectrum.path,
         "total_counts": int(row["total_counts"]),
         **({"likely_class": likely, "p_likely_class": shares[likely]} if likely else {}),
+        "hardness": float(hardness_ratios(pd.DataFrame([judged]))["hard_hs"].iloc[0]),
         "fit_zscore": float(row["fit_zscore"]),
         "anomaly_score": float(row["anomaly_score"]),
         "flags": flags,
