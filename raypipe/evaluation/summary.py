@@ -19,14 +19,21 @@ from raypipe.evaluation.clustering import (
 from raypipe.evaluation.validation import sources_of
 from raypipe.store.run_record import made_by
 
+_NOT_MEASURED = "not measured"
+
 
 @dataclass(frozen=True)
 class Headline:
-    """A figure worth a headline: its name, its value as text, and a line that places it."""
+    """Hold a figure that matters: its name, its value as text, and a note that explains it."""
 
     label: str
     value: str
     note: str
+
+    @property
+    def is_measured(self) -> bool:
+        """Return whether there is a value."""
+        return self.value != _NOT_MEASURED
 
 
 def describe_making(settings: EvaluateConfig) -> dict[str, Any]:
@@ -102,7 +109,7 @@ def _figure(value: float | None, error: float | None, reason: str | None) -> dic
 
 def _text(figure: Mapping[str, Any], digits: int, sign: str = "") -> str:
     if figure["value"] is None:
-        return "not measured"
+        return _NOT_MEASURED
     text = f"{figure['value']:{sign}.{digits}f}"
     return text if figure["error"] is None else f"{text} ± {figure['error']:.{digits}f}"
 

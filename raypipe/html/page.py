@@ -194,6 +194,11 @@ def text_cell(text: object, small: str = "", wide: bool = False) -> Html:
     return Html(f'<td class="text{" wide" if wide else ""}">{escape(text)}{remark}</td>')
 
 
+def word_cell(text: object, right: bool = False) -> Html:
+    """Return a cell of a word or two, no wider than they are."""
+    return Html(f"<td{_class('number' if right else '')}>{escape(text)}</td>")
+
+
 def number_cell(
     value: float | None,
     form: str = ".3f",

@@ -156,6 +156,7 @@ class Population:
         if judged.sum() < 2:
             return self
         votes = self._votes(self.reference_z, self.reference_source)
+        # Each row weighs 1 / (members of its class), so that every class has the same weight.
         weights = (judged / counts.clip(1))[self.reference_class]
         truth = np.eye(len(self.classes))[self.reference_class]
 
@@ -167,6 +168,21 @@ class Population:
 
         best = minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded")
         return replace(self, temperature=float(np.exp(best.x)))
+
+    def balanced_accuracy(self) -> float | None:
+        """Cross-validate the most probable class on the labelled training latents.
+
+        Each is judged by the votes of other sources alone. Returns the mean recall of the classes
+        that have enough members, None if there are fewer than two such classes.
+        """
+        counts = np.bincount(self.reference_class, minlength=len(self.classes))
+        judged = counts >= _JUDGED_MEMBERS
+        if judged.sum() < 2:
+            return None
+        votes = self._votes(self.reference_z, self.reference_source)
+        right = votes.argmax(axis=1) == self.reference_class
+        recalls = np.bincount(self.reference_class, right, len(counts))[judged] / counts[judged]
+        return float(recalls.mean())
 
 
 def sharpened(shares: FloatArray, temperature: float) -> FloatArray:

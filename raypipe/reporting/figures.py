@@ -66,15 +66,15 @@ def counts_histogram(total_counts: FloatArray) -> Figure:
 
 
 @_in_style
-def zscore_histogram(zscores: FloatArray) -> Figure:
-    """Distribution of the Cash z-scores with the unit normal a perfect model would give."""
+def significance_histogram(sigmas: FloatArray) -> Figure:
+    """Draw the distribution of significances with the unit normal that a perfect model gives."""
     figure, axes = new_figure(5.2, 2.8)
     edges = np.linspace(-6, 6, 49)
-    clipped = np.clip(zscores[np.isfinite(zscores)], edges[0], edges[-1])
+    clipped = np.clip(sigmas[np.isfinite(sigmas)], edges[0], edges[-1])
     axes.hist(clipped, bins=edges, color=SECOND, alpha=0.75, edgecolor="none", density=True)
     x = np.linspace(edges[0], edges[-1], 241)
     axes.plot(x, norm.pdf(x), color=ACCENT, lw=1.6, label="unit normal")
-    axes.set(xlabel="Cash z-score (first and last bin: beyond)", ylabel="density")
+    axes.set(xlabel="misfit (σ); first and last bin: beyond", ylabel="density")
     axes.legend()
     light_grid(axes, "y")
     return figure

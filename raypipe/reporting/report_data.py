@@ -1,4 +1,4 @@
-"""What a report is made of, gathered from the workspace."""
+"""Gather the data of a report from the workspace."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ import pandas as pd
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
+from raypipe.catalog.classes import catalog_classes
 from raypipe.config import ReportConfig
 from raypipe.evaluation.evaluated_catalog import EvaluatedCatalog, labeled_catalog, metrics_name
 from raypipe.evaluation.selection import choose_rows, has_latents, latents_of, read_spectra
 from raypipe.evaluation.validation import fitting_threads, on_one_scale
 from raypipe.model.bundle import Model
+from raypipe.model.covariance import triangles_in
 from raypipe.reporting.spectrum_figure import ExampleSpectrum
+from raypipe.searching.batched_gaussians import Posteriors
+from raypipe.searching.strangest import BADLY_FIT, FAR, Significances, far_sigmas, fit_sigmas
 from raypipe.store.layout import model_folder, rejects_folder
 from raypipe.store.manifest import read_manifest_summary
 from raypipe.store.parts import count_rows
@@ -35,6 +39,9 @@ TSNE_MIN_ROWS = 50
 
 TSNE_STEPS = 500
 """Steps of the t-SNE."""
+
+SIGMAS = {FAR: "far_sigmas", BADLY_FIT: "fit_sigmas"}
+"""Columns that a report adds to its catalog: the significance of each ranking."""
 
 WORST_FITS = 2
 """Spectra shown because the model explains them worst."""
@@ -64,6 +71,8 @@ class ReportData:
     release: str
     model_id: str
     catalog: pd.DataFrame
+    classes: tuple[str, ...]
+    significances: dict[str, Significances]
     labels: str | None
     metrics: dict[str, Any] | None
     model: Model | None
@@ -85,6 +94,8 @@ def gather_report_data(
     """Read what a report on a catalog needs; spectra only of the detections it shows."""
     release, model_id, model = evaluated.release, evaluated.model_id, evaluated.model
     catalog, label_source = labeled_catalog(store, release, model_id, labels)
+    found = _significances(catalog, model)
+    catalog = catalog.assign(**{SIGMAS[ranking]: each.sigmas for ranking, each in found.items()})
     explained = catalog.loc[has_latents(catalog)]
     chosen = choose_examples(explained, settings.examples, settings.seed)
     worst = choose_worst(explained)
@@ -93,6 +104,10 @@ def gather_report_data(
         release=release,
         model_id=model_id,
         catalog=catalog,
+        classes=catalog_classes(store, release, model_id)
+        if model is None
+        else model.population.classes,
+        significances=found,
         labels=label_source,
         metrics=store.read_object(metrics, {}) if store.exists(metrics) else None,
         model=model,
@@ -133,10 +148,10 @@ def choose_examples(catalog: pd.DataFrame, wanted: int, seed: int) -> list[int]:
 
 
 def choose_worst(catalog: pd.DataFrame) -> list[int]:
-    """Rows of the largest Cash z-scores; none of a small catalog, which is shown whole."""
+    """Return rows of the largest misfits; none of a small catalog, which is shown whole."""
     if len(catalog) <= SHOW_ALL_ROWS:
         return []
-    ranked = catalog["fit_zscore"].reset_index(drop=True).nlargest(WORST_FITS)
+    ranked = catalog[SIGMAS[BADLY_FIT]].reset_index(drop=True).nlargest(WORST_FITS)
     return [int(row) for row in ranked.index]
 
 
@@ -162,6 +177,26 @@ def map_latents(catalog: pd.DataFrame, seed: int) -> LatentMap:
             latents
         )
     return LatentMap(rows, positions.astype(np.float64), f"t-SNE of the latents of {which}")
+
+
+def _significances(catalog: pd.DataFrame, model: Model | None) -> dict[str, Significances]:
+    """Measure how unusual each row is, as `search` does; NaN where that is unknown."""
+    measured = has_latents(catalog)
+    rows = catalog.loc[measured]
+    sigmas = {ranking: np.full(len(catalog), np.nan) for ranking in SIGMAS}
+    cash, expected, zscore = (
+        rows[name].to_numpy(dtype=np.float64) for name in ("cash", "cash_expected", "fit_zscore")
+    )
+    sigmas[BADLY_FIT][measured] = fit_sigmas(cash, expected, zscore)
+    if model is not None and len(rows):
+        sigmas[FAR][measured] = far_sigmas(_posteriors(rows), model.population)
+    return {ranking: Significances(ranking, values) for ranking, values in sigmas.items()}
+
+
+def _posteriors(rows: pd.DataFrame) -> Posteriors:
+    z = latents_of(rows).T.astype(np.float32)
+    cells = rows["z_cov"] if "z_cov" in rows else [None] * len(rows)
+    return Posteriors(z, triangles_in(cells, len(z)).T.astype(np.float32))
 
 
 def _read_examples(

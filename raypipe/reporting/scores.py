@@ -1,4 +1,4 @@
-"""The sections of a report on metrics: headline figures, comparison, classes, quantities, fits."""
+"""Write the section of a report on metrics: headlines, comparison, classes, quantities, fits."""
 
 from __future__ import annotations
 
@@ -65,50 +65,50 @@ NOT_EVALUATED = (
 )
 
 
-def summary_section(report_data: ReportData) -> Html:
-    """The three figures that matter, or what a catalog alone says."""
-    if report_data.metrics is None:
-        zscores = report_data.catalog["fit_zscore"].to_numpy(np.float64)
-        zscores = zscores[np.isfinite(zscores)]
-        share = f"{(np.abs(zscores) < 3).mean():.0%}" if len(zscores) else "–"
-        items = [
-            ("Detections", f"{len(report_data.catalog):,}", f"release {report_data.release}"),
-            ("Explained within 3σ", share, "share of Cash z-scores between −3 and 3"),
-        ]
-        return join([cards(items), paragraph(NOT_EVALUATED, "note")])
-    data = report_data.metrics["data"]
-    figures_that_matter = [
-        (h.label, minus(h.value), h.note) for h in headlines(report_data.metrics)
-    ]
-    note = (
-        f"Measured on {data['n_rows']:,} detections of {data['n_sources']:,} sources "
-        f"({data['rows']}): {data['rows_reason']}. Labels: {data['labels'] or 'none'}. "
-        "Errors are standard deviations over resampled sources, those of Cash over detections."
-    )
-    return join([cards(figures_that_matter), paragraph(note, "note")])
-
-
 def evaluation_section(report_data: ReportData) -> Html:
-    """Comparison with baselines, classes, quantities and goodness of fit by counts."""
+    """Show headline figures, comparison, classes, quantities and goodness of fit by counts."""
     metrics = report_data.metrics
     if metrics is None:
         return paragraph(NOT_EVALUATED)
-    parts = [_comparison(metrics)]
-    drawn = [*_confusions(metrics), *_reliability(metrics)]
-    if drawn:
-        parts += [heading("Classes"), grid(drawn)]
-    else:
-        parts += [
+    return join(
+        [
+            *_headlines(metrics),
+            _comparison(metrics),
             heading("Classes"),
-            paragraph(f"Not measured: {metrics['classification']['reason']}."),
+            *_classes(metrics),
+            heading("Goodness of fit by counts"),
+            _by_counts(metrics),
+        ]
+    )
+
+
+def _headlines(metrics: Mapping[str, Any]) -> list[Html]:
+    """Show the figures that were measured, and on which detections."""
+    items = [(h.label, minus(h.value), h.note) for h in headlines(metrics) if h.is_measured]
+    data = metrics["data"]
+    note = (
+        f"Measured on {count_of(data['n_rows'], 'detection')} of "
+        f"{count_of(data['n_sources'], 'source')} ({data['rows']}): {data['rows_reason']}. Labels: "
+        f"{data['labels'] or 'none'}. Errors are standard deviations over resampled sources, those "
+        "of Cash over detections."
+    )
+    return [cards(items), paragraph(note, "note")] if items else [paragraph(note, "note")]
+
+
+def _classes(metrics: Mapping[str, Any]) -> list[Html]:
+    drawn = [*_confusions(metrics), *_reliability(metrics)]
+    if not drawn:
+        reason = metrics["classification"]["reason"]
+        return [
+            paragraph(
+                f"The classes cannot be judged: {reason}. Give a table with classes by "
+                "raypipe evaluate --labels."
+            )
         ]
     left_out = metrics["classification"]["left_out"]
-    if left_out:
-        listed = ", ".join(
-            f"{name} ({count_of(count, 'source')})" for name, count in left_out.items()
-        )
-        parts.append(paragraph(f"Left out for too few sources: {listed}.", "note"))
-    return join([*parts, heading("Goodness of fit by counts"), _by_counts(metrics)])
+    listed = ", ".join(f"{name} ({count_of(count, 'source')})" for name, count in left_out.items())
+    remark = [paragraph(f"Left out for too few sources: {listed}.", "note")] if listed else []
+    return [grid(drawn), *remark]
 
 
 def _comparison(metrics: Mapping[str, Any]) -> Html:

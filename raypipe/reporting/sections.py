@@ -1,4 +1,4 @@
-"""The sections of a report on detections: spectra, latents, anomalies, data, provenance."""
+"""Write the sections of a report on spectra, latents, training, data and provenance."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from raypipe.evaluation.selection import has_latents, latent_columns, latents_of
 from raypipe.evaluation.validation import sources_of
 from raypipe.html.page import (
     Html,
-    block,
     count_of,
     details,
     facts,
@@ -31,11 +30,10 @@ from raypipe.html.page import (
 )
 from raypipe.reporting import figures
 from raypipe.reporting.classes import MOST_CLASSES
-from raypipe.reporting.report_data import SHOW_ALL_ROWS, Example, ReportData
+from raypipe.reporting.detections import remarks
+from raypipe.reporting.report_data import SHOW_ALL_ROWS, SIGMAS, Example, ReportData
 from raypipe.reporting.spectrum_figure import spectrum_figure
-
-ANOMALIES_SHOWN = 10
-"""Rows in each list of anomalies."""
+from raypipe.searching.strangest import BADLY_FIT
 
 REJECT_REASONS_SHOWN = 30
 """Most rows of the table of rejects."""
@@ -76,8 +74,9 @@ def spectra_section(report_data: ReportData) -> Html:
         "Crosses are counts with 68% Poisson intervals, grouped for the plot only; the red line is "
         "the reconstruction: the shape is that of the latents alone, the amplitude is fitted to "
         "the counts, and the background, also drawn dashed, is included. The lower panel has "
-        "counts less model over the root of the model. A good fit scatters around zero there and "
-        "has a Cash z-score within about 3 of 0."
+        "counts less model over the root of the model. A good fit scatters around zero there. The "
+        "misfit is the significance with which the Cash statistic exceeds its expectation: above "
+        "about 3 σ the model misses more than the noise does."
     )
     parts = [paragraph(intro), grid(_example(example) for example in report_data.examples)]
     if report_data.worst:
@@ -85,8 +84,8 @@ def spectra_section(report_data: ReportData) -> Html:
         parts += [
             heading("The worst explained"),
             paragraph(
-                f"The largest Cash z-scores of the catalog: where {latents} latents are not "
-                "enough, or the data are not what the model expects."
+                f"The largest misfits of the catalog: {latents} latents are not enough for these "
+                "spectra, or the data are not as the model expects."
             ),
             grid(_example(example) for example in report_data.worst),
         ]
@@ -100,7 +99,7 @@ def latents_section(report_data: ReportData) -> Html:
     classes = _classes(rows)
     labeled = any(isinstance(value, str) for value in classes)
     names = _short_names(rows) if len(rows) <= MAX_NAMED_POINTS else []
-    by_class = "One point a detection, colored by class: " if labeled else "One point a detection: "
+    by_class = "One point per detection" + (", colored by class: " if labeled else ": ")
     parts = [
         figure(
             figures.latent_map(chart.positions, classes, names),
@@ -137,31 +136,6 @@ def latents_section(report_data: ReportData) -> Html:
     return join([paragraph(f"The map is {chart.method}."), grid(parts)])
 
 
-def anomalies_section(report_data: ReportData) -> Html:
-    """Detections that are explained badly, and those far out in latent space."""
-    catalog = report_data.catalog[has_latents(report_data.catalog)]
-    shown = min(ANOMALIES_SHOWN, len(catalog))
-    lists = (
-        (
-            "fit_zscore",
-            "Explained worst",
-            "Largest Cash z-scores first: above about 3 the reconstruction misses more than the "
-            "noise does.",
-        ),
-        (
-            "anomaly_score",
-            "Farthest out",
-            "Largest anomaly scores first: minus the log density (nats) of the training "
-            "population there, high where few spectra are alike.",
-        ),
-    )
-    parts = []
-    for column, title, caption in lists:
-        ranked = catalog.sort_values(column, ascending=False, kind="stable").head(shown)
-        parts.append(block(heading(title), paragraph(caption, "note"), _anomaly_table(ranked)))
-    return grid(parts)
-
-
 def data_section(report_data: ReportData) -> Html:
     """What became of the manifest, and how bright the detections are."""
     totals = report_data.totals
@@ -190,19 +164,19 @@ def data_section(report_data: ReportData) -> Html:
         )
     if len(report_data.catalog) > SHOW_ALL_ROWS:
         counts = report_data.catalog["total_counts"].to_numpy(np.float64)
-        zscores = report_data.catalog["fit_zscore"].to_numpy(np.float64)
+        misfit = report_data.catalog[SIGMAS[BADLY_FIT]].to_numpy(np.float64)
         parts.append(
             grid(
                 [
                     figure(
                         figures.counts_histogram(counts),
-                        f"Counts a detection; the median is {np.median(counts):,.0f}.",
+                        f"Counts per detection; the median is {np.median(counts):,.0f}.",
                         title="Brightness",
                     ),
                     figure(
-                        figures.zscore_histogram(zscores),
+                        figures.significance_histogram(misfit),
                         "All detections; the curve is what a perfect model gives. A tail to the "
-                        "right holds spectra the model cannot explain.",
+                        "right contains spectra that the model cannot explain.",
                         title="Goodness of fit",
                     ),
                 ]
@@ -258,9 +232,9 @@ def training_section(report_data: ReportData) -> Html:
 def _example(example: Example) -> Html:
     row = example.row
     parts = [
-        _remarks(row),
+        remarks(row),
         f"{int(row['total_counts']):,} counts",
-        f"Cash z-score {minus(format(row['fit_zscore'], '+.2f'))}",
+        f"misfit {minus(format(row[SIGMAS[BADLY_FIT]], '.1f'))} σ",
     ]
     subtitle = " · ".join(part for part in parts if part)
     drawing = spectrum_figure(example.spectrum)
@@ -288,26 +262,6 @@ def _correlations(catalog: pd.DataFrame) -> Html:
 
 def _rank_correlation(latent: pd.Series[Any], quantity: npt.NDArray[np.float64]) -> float:
     return float(latent.corr(pd.Series(quantity), method="spearman"))
-
-
-def _anomaly_table(rows: pd.DataFrame) -> Html:
-    headers = ("detection", "counts", "Cash z-score", "anomaly score")
-    cells = (
-        [
-            text_cell(row["detection_id"], _remarks(row)),
-            number_cell(row["total_counts"], ",.0f"),
-            number_cell(row["fit_zscore"], "+.2f"),
-            number_cell(row["anomaly_score"], ".2f"),
-        ]
-        for _, row in rows.iterrows()
-    )
-    return table(headers, cells, numbers=(1, 2, 3))
-
-
-def _remarks(row: pd.Series[Any]) -> str:
-    """Name, class and flags of a detection, as far as it has them."""
-    texts = [row.get(column) for column in ("name", "class", "flags")]
-    return " · ".join(text.replace("|", ", ") for text in texts if isinstance(text, str) and text)
 
 
 def _rejects(rejects: pd.DataFrame) -> Html:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from raypipe.catalog.schema import describe
-from raypipe.searching.strangest import RANKINGS, UNUSUAL_CHANCE
+from raypipe.searching.strangest import RANKINGS, UNUSUAL_CHANCE, format_chance
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,6 @@ _COLUMNS = {
 _OBVIOUS = {"rank", "detection_id", "name", "ra", "dec"}
 """Columns that the legend need not explain."""
 
-_LEAST_CHANCE = 1e-6
-"""Smallest chance that is worth its digits."""
-
 _IN_JSON_ONLY = {"ranking", "anomaly_score", "fit_zscore"}
 """Columns that people do not need: significances say the same, with noise taken into account."""
 
@@ -108,13 +105,6 @@ def answer_text(answer: pd.DataFrame) -> str:
         parts = [f"query: {_query(answer.attrs['query'])}", f"most similar of {among}"]
         parts.append(_table(answer))
     return "\n\n".join(filter(None, [*parts, _legend(answer)]))
-
-
-def format_chance(chance: float) -> str:
-    """Format a probability with two digits, and only its power of ten if it is small."""
-    if chance < _LEAST_CHANCE:
-        return f"<{_LEAST_CHANCE:.0e}"
-    return f"{chance:.2f}" if chance >= 0.01 else f"{chance:.0e}"
 
 
 def _query(query: dict[str, Any]) -> str:

