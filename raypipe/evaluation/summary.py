@@ -1,4 +1,4 @@
-"""What a metrics file opens and closes with: where it comes from, and the figures that matter."""
+"""Write the origin of the metrics, and summarize the figures that matter."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Headline:
 
 
 def describe_making(settings: EvaluateConfig) -> dict[str, Any]:
-    """Versions and settings behind the metrics."""
+    """Return the versions and settings behind the metrics."""
     return made_by() | {"config": {"evaluate": settings.model_dump()}}
 
 
 def describe_data(frame: pd.DataFrame, rows: str, why: str, labels: str | None) -> dict[str, Any]:
-    """The judged rows: which, why those, how many, their labels and a fingerprint."""
+    """Describe the judged rows: selection, reason, number, labels and fingerprint."""
     classes = frame["class"].value_counts() if "class" in frame else pd.Series(dtype=np.int64)
     return {
         "rows": rows,
@@ -56,12 +56,12 @@ def describe_data(frame: pd.DataFrame, rows: str, why: str, labels: str | None) 
 
 
 def fingerprint(detection_ids: list[str]) -> str:
-    """SHA-256 over the sorted detection ids, one a line: the same rows give the same text."""
+    """Return the SHA-256 of the sorted detection ids, one per line, whatever their order."""
     return hashlib.sha256("\n".join(sorted(detection_ids)).encode()).hexdigest()
 
 
 def published() -> dict[str, Any]:
-    """The published figures of clusters in a latent space, on real CSC sources."""
+    """Return published figures of clusters in a latent space, for real CSC sources."""
     return {
         "reference": PUBLISHED_REFERENCE,
         "cluster_balanced_accuracy": PUBLISHED_EIGHT_CLASSES,
@@ -70,7 +70,7 @@ def published() -> dict[str, Any]:
 
 
 def summarize(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures that matter, each with `value`, `error` and, where it is None, `reason`."""
+    """Collect the figures that matter, each with `value`, `error`, and a `reason` if it is None."""
     reconstruction = metrics["reconstruction"]
     classification = metrics["classification"]
     log_nh = metrics["regression"]["log_nh"]
@@ -98,7 +98,7 @@ def summarize(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def headlines(metrics: Mapping[str, Any]) -> list[Headline]:
-    """The three figures that matter as text, for the last lines of a run and a report's top."""
+    """Format the three figures that matter, for the last lines of a run and for the report."""
     summary = summarize(metrics)
     return [_reconstruction_headline(summary), _class_headline(summary), _nh_headline(summary)]
 

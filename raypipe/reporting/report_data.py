@@ -29,13 +29,13 @@ from raypipe.store.publication import published_models
 from raypipe.store.workspace import Workspace
 
 SHOW_ALL_ROWS = 20
-"""Up to so many detections a report shows every one."""
+"""A report shows every detection of a catalog with at most this many."""
 
 MAP_ROWS = 2000
 """Most detections on the map of latents, drawn at random."""
 
 TSNE_MIN_ROWS = 50
-"""Fewest detections worth a t-SNE; fewer are projected by PCA."""
+"""Fewest detections for a t-SNE; fewer are projected by PCA."""
 
 TSNE_STEPS = 500
 """Steps of the t-SNE."""
@@ -44,12 +44,12 @@ SIGMAS = {FAR: "far_sigmas", BADLY_FIT: "fit_sigmas"}
 """Columns that a report adds to its catalog: the significance of each ranking."""
 
 WORST_FITS = 2
-"""Spectra shown because the model explains them worst."""
+"""Number of spectra shown because the model explains them worst."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A detection to show: its row of the catalog and its spectrum with the model's."""
+    """Hold a detection to show: its row of the catalog, and its spectrum with the model's."""
 
     row: pd.Series[Any]
     spectrum: ExampleSpectrum
@@ -57,7 +57,7 @@ class Example:
 
 @dataclass(frozen=True)
 class LatentMap:
-    """A projection of latents: rows of the catalog, positions (n, 2), how it was made."""
+    """Hold a projection of latents: rows of the catalog, positions (n, 2), and its method."""
 
     rows: npt.NDArray[np.int64]
     positions: npt.NDArray[np.float64]
@@ -66,7 +66,7 @@ class LatentMap:
 
 @dataclass(frozen=True)
 class ReportData:
-    """All that a report shows; parts that the workspace lacks are None or empty."""
+    """Hold the data of a report; what the workspace lacks is None or empty."""
 
     release: str
     model_id: str
@@ -91,7 +91,7 @@ def gather_report_data(
     labels: str | os.PathLike[str] | None,
     settings: ReportConfig,
 ) -> ReportData:
-    """Read what a report on a catalog needs; spectra only of the detections it shows."""
+    """Read the data of a report on a catalog, with the spectra of the detections it shows."""
     release, model_id, model = evaluated.release, evaluated.model_id, evaluated.model
     catalog, label_source = labeled_catalog(store, release, model_id, labels)
     found = _significances(catalog, model)
@@ -122,10 +122,11 @@ def gather_report_data(
 
 
 def choose_examples(catalog: pd.DataFrame, wanted: int, seed: int) -> list[int]:
-    """Rows to show: all of a small catalog, brightest first, else a spread of counts and classes.
+    """Choose rows to show: all of a small catalog, else a spread of counts and classes.
 
-    Held-out detections where there are enough. Of each of `wanted` ranges of counts with equally
-    many detections one is drawn, of a class not shown yet where there is one.
+    Returns them with the brightest first. Held-out detections are preferred if there are enough.
+    The counts are divided into `wanted` ranges with equal numbers of detections; one is drawn from
+    each, of a class that is not shown yet if possible.
     """
     counts = catalog["total_counts"].to_numpy(dtype=np.float64)
     by_counts = np.argsort(counts, kind="stable")
@@ -156,7 +157,7 @@ def choose_worst(catalog: pd.DataFrame) -> list[int]:
 
 
 def map_latents(catalog: pd.DataFrame, seed: int) -> LatentMap:
-    """Project the latents to a plane: t-SNE, or PCA where there are few."""
+    """Project the latents to a plane by t-SNE, or by PCA if there are few rows."""
     rows = np.flatnonzero(has_latents(catalog))
     which = "all detections" if len(rows) == len(catalog) else "all detections that have latents"
     if len(rows) > MAP_ROWS:
@@ -202,7 +203,7 @@ def _posteriors(rows: pd.DataFrame) -> Posteriors:
 def _read_examples(
     store: Workspace, release: str, rows: pd.DataFrame, model: Model | None
 ) -> list[Example]:
-    """The rows with their spectra; none without the model or where spectra are missing."""
+    """Read the spectra of rows; return none without a model or if spectra are missing."""
     if model is None or rows.empty:
         return []
     spectra = read_spectra(store, release, rows, model)
@@ -225,7 +226,7 @@ def _read_examples(
 
 
 def _training_records(store: Workspace, evaluated: EvaluatedCatalog) -> dict[str, dict[str, Any]]:
-    """What the bundles behind this release's catalogs say of their training, ours first."""
+    """Read the training metrics of all models with a catalog of this release, ours first."""
     records = {} if evaluated.model is None else {evaluated.model_id: evaluated.model.metrics}
     for other in published_models(store, evaluated.release):
         file = f"{model_folder(other)}/metrics.json"

@@ -43,19 +43,19 @@ FIT_AND_CLASS_COLUMNS: Sequence[tuple[str, str, str, str]] = (
 QUANTITY_COLUMNS: Sequence[tuple[str, str, str, str]] = tuple(
     (f"r2_{name}", f"R² of {label}", ".3f", HIGHER) for name, label in QUANTITY_LABELS.items()
 )
-"""The same on physical quantities."""
+"""Key, title, format and better direction of the columns on physical quantities."""
 
 ALL_COLUMNS = (*FIT_AND_CLASS_COLUMNS, *QUANTITY_COLUMNS)
 
 FIT_COLUMNS: Sequence[tuple[str, str, str]] = (
     ("cash_per_bin", "Cash per bin", ".3f"),
     ("cash_expected_per_bin", "expected", ".3f"),
-    ("truth_cash_per_bin", "of the truth", ".3f"),
+    ("truth_cash_per_bin", "Cash of the truth", ".3f"),
     ("excess_cash_per_bin", "excess over truth", "+.4f"),
     ("divergence_per_bin", "divergence from truth", ".4f"),
     ("fit_zscore.mean", "mean z-score", "+.2f"),
     ("fit_zscore.width", "width of z-scores", ".2f"),
-    ("fit_zscore.beyond_3", "beyond 3", ".1%"),
+    ("fit_zscore.beyond_3", "share beyond 3", ".1%"),
 )
 """Key, title and format of each column on goodness of fit by counts."""
 
@@ -114,16 +114,16 @@ def _classes(metrics: Mapping[str, Any]) -> list[Html]:
 def _comparison(metrics: Mapping[str, Any]) -> Html:
     caption = (
         "Every row is judged on the same detections with the same folds, which never split a "
-        "source. Accuracies are balanced (mean recall of the classes); clusters are a Gaussian "
-        "mixture fitted without labels, whose meaning is learned on other sources than it is "
-        "judged on; compact are HMXB, LMXB and NS. The best of each column is bold; published "
-        "figures are of other data and not in the running."
+        "source. Accuracies are balanced (mean recall of the classes). Clusters are those of a "
+        "Gaussian mixture fitted without labels; the class of each cluster is learned on some "
+        "sources and judged on others. Compact objects are HMXB, LMXB and NS. The best value of "
+        "each column is bold; published figures, of other data, do not take part."
     )
     quantities_caption = (
-        "R² is that of gradient boosting. log kT is that of whatever is thermal in a source: a "
-        "plasma, a disk, a surface, a soft excess. Hardness ratios are of counts as detected, so "
-        "that they still hold the response: latents of the spectrum before the telescope (preset "
-        "folded) can predict them less well than a PCA of the same counts does."
+        "R² is that of gradient boosting. log kT is that of the thermal component of a source: a "
+        "plasma, a disk, a surface or a soft excess. Hardness ratios are those of detected counts, "
+        "which still contain the response: latents with the response removed (preset folded) may "
+        "predict them less well than a PCA of the same counts."
     )
     rows = metrics["comparison"]
     own = [row for row in rows if row["kind"] != "published"]
@@ -133,7 +133,9 @@ def _comparison(metrics: Mapping[str, Any]) -> Html:
     if not any(row.get(key) is not None for row in own for key in judged):
         return join(
             [
-                paragraph("No comparison: too few labels, or none, to judge representations by."),
+                paragraph(
+                    "No comparison: there are no labels, or too few, to judge representations by."
+                ),
                 *remark,
             ]
         )
@@ -154,7 +156,7 @@ def _with_caption(drawn: Html, caption: str) -> Html:
 def _comparison_table(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, str, str]]
 ) -> Html:
-    """Only columns that a row of our own has a value in, and rows that have one."""
+    """Tabulate the comparison; leave out columns without a measured value, and empty rows."""
     measured = [row for row in rows if row["kind"] != "published"]
     columns = [c for c in columns if any(row.get(c[0]) is not None for row in measured)]
     rows = [row for row in rows if any(row.get(c[0]) is not None for c in columns)]
@@ -210,9 +212,9 @@ def _confusion_caption(classes: int) -> str:
             "blue is right, red is wrong."
         )
     return (
-        f"All {classes} classes, the most frequent first, of which every few are named (detections "
-        "in brackets): the darker, the larger the share of the true class. Blue is right, red is "
-        "wrong. metrics.json has the numbers."
+        f"All {classes} classes, the most frequent first; only some are named (detections in "
+        "brackets). The darker a pixel, the larger the share of the true class; blue is right, red "
+        "is wrong. metrics.json has the numbers."
     )
 
 
@@ -221,8 +223,9 @@ def _reliability(metrics: Mapping[str, Any]) -> list[Html]:
     if not reliability:
         return []
     caption = (
-        "All classes' probabilities in tenths, every class of the same weight: how often the class "
-        "was the true one. On the dashed line they are calibrated; bars: the share of each tenth."
+        "How often a class is the true one, by its probability in tenths; every class has the same "
+        "weight. Calibrated probabilities lie on the dashed line. Bars show the share of each "
+        "tenth."
     )
     subtitle = f"mean difference {reliability['calibration_error']:.3f}"
     drawing = figures.reliability_diagram(reliability["bins"])
@@ -245,21 +248,21 @@ def _by_counts(metrics: Mapping[str, Any]) -> Html:
     headers = ("counts", "detections", *(title for _, title, _ in columns))
     note = (
         "Expectations take the fitted parameters into account: z-scores of a perfect model have "
-        "mean 0 and width 1 where there are counts enough for the statistic to be normal. "
+        "mean 0 and width 1 if there are enough counts for the statistic to be normal. "
     )
     if reconstruction["reason"]:
-        note += f"Not measured against the truth: {reconstruction['reason']}."
+        note += f"There is no comparison with the truth: {reconstruction['reason']}."
     else:
         note += (
-            "Latents are fitted to each detection's own counts, noise included, so that a perfect "
-            "model's Cash lies a little below that of the truth; the divergence (the Cash "
-            "statistic the model would have if there were no noise) is free of that."
+            "Latents are fitted to the counts of each detection, including their noise, so that "
+            "the Cash statistic of a perfect model lies a little below that of the truth. The "
+            "divergence, the Cash statistic that the model would have without noise, does not."
         )
     return join([table(headers, cells, numbers=range(1, len(headers))), paragraph(note, "note")])
 
 
 def _entry(row: Mapping[str, Any], key: str) -> float | None:
-    """A figure of a row; `fit_zscore.width` looks inside."""
+    """Return a figure of a row; a key with a dot, `fit_zscore.width`, names a nested one."""
     value: Any = row
     for part in key.split("."):
         value = value[part]

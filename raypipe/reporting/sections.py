@@ -39,10 +39,10 @@ REJECT_REASONS_SHOWN = 30
 """Most rows of the table of rejects."""
 
 MIN_CORRELATION_ROWS = 30
-"""Fewest detections for rank correlations worth showing."""
+"""Fewest detections for which the page shows rank correlations."""
 
 MAX_NAMED_POINTS = 20
-"""Up to so many points of the latent map carry their names."""
+"""Points of the latent map carry their names if there are at most this many."""
 
 QUANTITY_LABELS = {
     "log_nh": "log N_H",
@@ -52,15 +52,15 @@ QUANTITY_LABELS = {
     "hard_hm": "hardness h/m",
     "hard_hs": "hardness h/s",
 }
-"""How quantities are called on the page."""
+"""Names of quantities on the page."""
 
 
 def spectra_section(report_data: ReportData) -> Html:
-    """Example reconstructions, or why there are none."""
+    """Show example reconstructions, or state why there are none."""
     if report_data.model is None:
         return paragraph(
-            f"The bundle of {report_data.model_id} is not in this workspace: give its path as the "
-            "model of raypipe report to see reconstructions."
+            f"The bundle of {report_data.model_id} is not in this workspace: to see "
+            "reconstructions, give its path to raypipe report --model."
         )
     if not report_data.examples:
         return paragraph("The spectra of this catalog's detections are not in this workspace.")
@@ -68,13 +68,13 @@ def spectra_section(report_data: ReportData) -> Html:
     intro = (
         "Every detection of this catalog, brightest first. "
         if everyone
-        else "A spread of brightness and class, drawn at random. "
+        else "Examples of all brightnesses and classes, drawn at random. "
     )
     intro += (
-        "Crosses are counts with 68% Poisson intervals, grouped for the plot only; the red line is "
-        "the reconstruction: the shape is that of the latents alone, the amplitude is fitted to "
-        "the counts, and the background, also drawn dashed, is included. The lower panel has "
-        "counts less model over the root of the model. A good fit scatters around zero there. The "
+        "Crosses are counts with 68% Poisson intervals, grouped for the plot only. The red line is "
+        "the reconstruction: the latents alone set its shape, its amplitude is fitted to the "
+        "counts, and it includes the background, which is also drawn dashed. The lower panel shows "
+        "(counts − model) / √model. A good fit scatters around zero there. The "
         "misfit is the significance with which the Cash statistic exceeds its expectation: above "
         "about 3 σ the model misses more than the noise does."
     )
@@ -93,7 +93,7 @@ def spectra_section(report_data: ReportData) -> Html:
 
 
 def latents_section(report_data: ReportData) -> Html:
-    """The map of latents by class and hardness, and what each latent goes with."""
+    """Show the map of latents by class and hardness, and correlations of each latent."""
     chart = report_data.latent_map
     rows = report_data.catalog.iloc[chart.rows]
     classes = _classes(rows)
@@ -103,7 +103,8 @@ def latents_section(report_data: ReportData) -> Html:
     parts = [
         figure(
             figures.latent_map(chart.positions, classes, names),
-            by_class + "neighbors have similar spectra. Axes have no unit: only nearness counts.",
+            by_class
+            + "neighbors have similar spectra. Only distances have a meaning, not the axes.",
             title="By class" if labeled else "The detections",
         )
     ]
@@ -115,18 +116,18 @@ def latents_section(report_data: ReportData) -> Html:
             figure(
                 figures.hardness_map(chart.positions[known], hardness[known]),
                 "The same map colored by hardness ratio: a smooth gradient means that the latents "
-                "hold the spectrum's overall slope.",
+                "contain the overall slope of the spectrum.",
                 title="By hardness",
             )
         )
     if labeled and len(rows) > SHOW_ALL_ROWS:
         many = len({value for value in classes if isinstance(value, str)}) > MOST_CLASSES
-        together = ", the rarest together in the last" if many else ""
+        together = ", the rarest classes together in the last" if many else ""
         parts.append(
             figure(
                 figures.class_panels(chart.positions, classes),
-                f"One panel per class with its number of detections{together}: a class that "
-                "spreads over the whole map cannot be told by its spectrum alone.",
+                f"One panel per class with its number of detections{together}. A class that "
+                "spreads over the whole map cannot be recognized by its spectrum alone.",
                 title="Class by class",
                 wide=True,
             )
@@ -137,7 +138,7 @@ def latents_section(report_data: ReportData) -> Html:
 
 
 def data_section(report_data: ReportData) -> Html:
-    """What became of the manifest, and how bright the detections are."""
+    """Count spectra and rejects of the manifest, and show how bright the detections are."""
     totals = report_data.totals
     whole = totals["manifest"] == totals["spectra"] + totals["rejects"]
     balance = (
@@ -159,7 +160,7 @@ def data_section(report_data: ReportData) -> Html:
         parts.append(
             paragraph(
                 f"{count_of(unmeasured, 'detection')} could not be measured (flag not_measured): "
-                "no latents, and left out of the figures above."
+                "without latents, they are not in the figures above."
             )
         )
     if len(report_data.catalog) > SHOW_ALL_ROWS:
@@ -186,7 +187,7 @@ def data_section(report_data: ReportData) -> Html:
 
 
 def provenance_section(report_data: ReportData) -> Html:
-    """Versions, settings and fingerprints: what made the page."""
+    """List versions, settings and fingerprints behind the page."""
     record = report_data.training.get(report_data.model_id, {})
     metrics = report_data.metrics or {}
     items = [
@@ -196,7 +197,7 @@ def provenance_section(report_data: ReportData) -> Html:
         ("model", report_data.model_id),
         ("model trained on release", record.get("release", "not recorded in this workspace")),
         ("model trained with", _versions(record.get("made_by", {}))),
-        ("classes on this page", report_data.labels or "none"),
+        ("labels on this page", report_data.labels or "none"),
         ("labels of the evaluation", metrics.get("data", {}).get("labels") or "none"),
         ("evaluated with", _versions(metrics.get("made_by", {}))),
         ("judged detections fingerprint", metrics.get("data", {}).get("fingerprint", "–")),
@@ -210,7 +211,7 @@ def provenance_section(report_data: ReportData) -> Html:
 
 
 def training_section(report_data: ReportData) -> Html:
-    """Learning curves of the models of this release."""
+    """Show the learning curves of the models of this release."""
     parts = []
     for model_id, record in report_data.training.items():
         history = record.get("history")
@@ -218,9 +219,9 @@ def training_section(report_data: ReportData) -> Html:
             continue
         spectra = record.get("spectra", {})
         caption = (
-            f"Trained on {spectra.get('train', 0):,} spectra, judged on "
-            f"{spectra.get('validation', 0):,} others each epoch; the dashed line marks the epoch "
-            "kept. Losses of different presets are not comparable."
+            f"Trained on {spectra.get('train', 0):,} spectra, validated on "
+            f"{spectra.get('validation', 0):,} others after each epoch; the dashed line marks the "
+            "epoch whose weights are kept. Losses of different presets are not comparable."
         )
         drawing = figures.learning_curve(history, record.get("best_epoch"))
         parts.append(figure(drawing, caption, title=model_id))
@@ -252,10 +253,10 @@ def _correlations(catalog: pd.DataFrame) -> Html:
     )
     return figure(
         figures.correlation_map(values, list(quantities), latent_columns(catalog)),
-        "Rank correlation of each latent with measured or true quantities, all detections. Strong "
-        "color: the latent alone orders detections by that quantity. The first row should have "
-        "little: latents describe the shape of a spectrum, not its brightness.",
-        title="What the latents go with",
+        "Rank correlation of each latent with measured or true quantities, for all detections. In "
+        "a cell of strong color, the latent alone orders detections by that quantity. The first "
+        "row should be faint: latents describe the shape of a spectrum, not its brightness.",
+        title="Correlations of the latents",
         wide=True,
     )
 
@@ -278,17 +279,17 @@ def _rejects(rejects: pd.DataFrame) -> Html:
         ]
         for _, row in found.head(REJECT_REASONS_SHOWN).iterrows()
     )
-    headers = ("detections", "stage", "reason", "worth a retry", "for instance")
+    headers = ("detections", "stage", "reason", "retry may help", "example")
     more = len(found) - REJECT_REASONS_SHOWN
-    remark = [paragraph(f"{count_of(more, 'further reason')} in rejects.", "note")]
+    remark = [paragraph(f"The table of rejects has {count_of(more, 'more reason')}.", "note")]
     return join([table(headers, cells, numbers=(0,)), *(remark if more > 0 else [])])
 
 
 def group_rejects(rejects: pd.DataFrame) -> pd.DataFrame:
-    """Rejects by stage, reason and whether a retry is worth it, most frequent first.
+    """Group rejects by stage, reason and whether a retry may help, the most frequent first.
 
-    A reason that begins with the reject's own file is taken without it, so that the same problem
-    of many files is one row; `detection_id` and `uri` are those of the first of them.
+    If a reason begins with the reject's own file, that is removed, so that the same problem of many
+    files is one row; `detection_id` and `uri` are those of the first of them.
     """
     reasons = [
         str(reason).removeprefix(str(uri)).removeprefix(": ")

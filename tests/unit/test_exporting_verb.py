@@ -181,7 +181,7 @@ def test_a_folder_with_files_of_others_is_left_alone(
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / name).write_text("important")
-    with pytest.raises(UsageError, match=rf"mine: holds {name} and no exports"):
+    with pytest.raises(UsageError, match=rf"mine: has {name} and no exports"):
         raypipe.export(small, format="fits", out=mine)
     assert _contents(mine) == {name: b"important"}
 
@@ -193,7 +193,7 @@ def test_files_put_beside_exports_stay(small: Workspace, tmp_path: Path) -> None
     (out / "sources.fits").write_text("mine, too")
     raypipe.export(small, format="fits", out=out)
     raypipe.export(small, format="votable", out=out)
-    with pytest.raises(UsageError, match=r"sources\.fits: no export of a catalog wrote this"):
+    with pytest.raises(UsageError, match=r"sources\.fits: no export wrote this file"):
         raypipe.export(small, format="fits", sources=True, out=out)
     left = _contents(out)
     assert (left["notes.txt"], left["sources.fits"]) == (b"mine", b"mine, too")

@@ -151,7 +151,7 @@ def test_a_small_unlabeled_catalog_shows_every_detection(tmp_path: Path) -> None
     page = Path(report(str(tmp_path))).read_text()
     assert ">not measured<" not in page
     assert "Mean of the Cash z-scores" in page
-    assert "is free of that" not in page
+    assert "statistic that the model would have without noise" not in page
     assert "no row has a class" in page
 
 
