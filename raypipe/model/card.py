@@ -91,8 +91,8 @@ def describe_classes(model: Model) -> str:
         )
     return text + (
         " If the training spectra are simulated, that figure holds for simulated sources only; "
-        "real ones are much harder to tell apart. docs/results.md of raypipe has the accuracy that "
-        "was measured for a survey drawn from fits to real sources."
+        "real ones are much harder to tell apart. docs/results.md of raypipe (Classes and "
+        "physics) has the accuracy measured on a survey drawn from fits to real sources."
     )
 
 

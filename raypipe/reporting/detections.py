@@ -163,7 +163,7 @@ def _unusual_cells(report_data: ReportData, chosen: list[int]) -> list[Html]:
             for ranking, found in report_data.significances.items()
             if found.chance[row] < UNUSUAL_CHANCE
         ]
-        causes = f"perhaps {causes.replace('|', ', ')}" if reasons and causes else ""
+        causes = f"perhaps {_in_words(causes)}" if reasons and causes else ""
         cells.append(text_cell(", ".join(reasons) or ("no" if measured else _NOT_MEASURED), causes))
     return cells
 
@@ -204,12 +204,16 @@ def _unusual_table(rows: pd.DataFrame, ranking: str, chance: Any) -> Html:
             number_cell(row["total_counts"], ",.0f"),
             number_cell(row[SIGMAS[ranking]], ".1f"),
             word_cell(format_chance(chance[i]), right=True),
-            word_cell(causes[i].replace("|", ", ") or "–"),
+            word_cell(_in_words(causes[i]) or "–"),
         ]
         for i, (_, row) in enumerate(rows.iterrows())
     )
     headers = ("detection", "counts", "significance (σ)", "chance", "causes")
     return table(headers, cells, numbers=(1, 2, 3))
+
+
+def _in_words(causes: str) -> str:
+    return causes.replace("|", ", ").replace("_", " ")
 
 
 def remarks(row: pd.Series[Any], columns: Sequence[str] = ("name", "class", "flags")) -> str:

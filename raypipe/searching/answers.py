@@ -62,11 +62,12 @@ _COLUMNS = {
         form=".2f", meaning="probability that noise makes one of all detections this unusual"
     ),
     "beyond_chance": _Shown("unusual", meaning=f"whether chance is below {UNUSUAL_CHANCE:g}"),
+    "far_sigmas": _Shown("far (sigma)", ".1f"),
+    "fit_sigmas": _Shown("badly fit (sigma)", ".1f"),
     "fit_zscore": _Shown("fit z-score", "+.1f"),
     "anomaly_score": _Shown("anomaly score", ".1f", "nats"),
     "flags": _Shown(),
     "causes": _Shown(meaning="effects of the instrument that may explain the spectrum"),
-    "notes": _Shown(),
 }
 """Columns of answers and facts of queries, in the order in which they are shown."""
 
@@ -81,7 +82,11 @@ def answer_json(answer: pd.DataFrame) -> dict[str, Any]:
     """Convert an answer of `search` to JSON: what was searched, query or remarks, and `rows`."""
     rows = json.loads(answer.to_json(orient="records", double_precision=15))
     query = pd.DataFrame([answer.attrs["query"]]) if "query" in answer.attrs else None
-    told = {} if query is None else {"query": json.loads(query.to_json(orient="records"))[0]}
+    told = (
+        {}
+        if query is None
+        else {"query": json.loads(query.to_json(orient="records", double_precision=15))[0]}
+    )
     about = {name: answer.attrs[name] for name in ("searched", "remarks") if name in answer.attrs}
     return about | told | {"rows": rows}
 
@@ -102,7 +107,7 @@ def answer_text(answer: pd.DataFrame) -> str:
             rows = answer[answer["ranking"] == ranking]
             parts.append(f"{ranking}: {RANKINGS[ranking]}\n{remark}\n\n{_table(rows)}")
     else:
-        parts = [f"query: {_query(answer.attrs['query'])}", f"most similar of {among}"]
+        parts = [_query(answer.attrs["query"]), f"most similar of {among}"]
         parts.append(_table(answer))
     return "\n\n".join(filter(None, [*parts, _legend(answer)]))
 
@@ -111,9 +116,10 @@ def _query(query: dict[str, Any]) -> str:
     told = [
         (_COLUMNS[name].title or name, _cell(name, query[name]))
         for name in _COLUMNS
-        if name in query and _has_value(query[name])
+        if name in query and name not in _IN_JSON_ONLY and _has_value(query[name])
     ]
-    return ", ".join(f"{title} {text}" for title, text in told)
+    described = "query: " + ", ".join(f"{title} {text}" for title, text in told)
+    return "\n".join([described, *(f"note: {note}" for note in query.get("notes", []))])
 
 
 def _table(answer: pd.DataFrame) -> str:
@@ -176,12 +182,10 @@ def _cell(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if name == "chance":
         return format_chance(value)
-    if isinstance(value, list):
-        return "; ".join(map(str, value))
     return format(value, _COLUMNS[name].form) if _COLUMNS[name].form else str(value)
 
 
 def _has_value(value: Any) -> bool:
-    if isinstance(value, str | list):
+    if isinstance(value, str):
         return bool(value)
     return value is not None and value is not pd.NA and not math.isnan(value)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from raypipe.catalog.hardness import hardness_ratios
@@ -16,8 +17,10 @@ from raypipe.errors import OgipError
 from raypipe.model.bundle import Model
 from raypipe.model.covariance import unpack
 from raypipe.ogip import Spectrum, read_spectrum
+from raypipe.searching.batched_gaussians import Posteriors
 from raypipe.searching.causes import known_causes
 from raypipe.searching.neighbors import Posterior
+from raypipe.searching.strangest import far_sigmas, fit_sigmas
 from raypipe.spectra.batch import SpectraBatch
 from raypipe.spectra.gridding import put_on_grid
 
@@ -66,6 +69,9 @@ class Measured:
     told: dict[str, Any]
 
 
+_FIT = ("cash", "cash_expected", "fit_zscore")
+
+
 def measure_spectrum(spectrum: Spectrum, model: Model, config: EmbedConfig) -> Measured:
     """Measure the latents of a spectrum, which has its ARF and RMF, with the settings `config`.
 
@@ -98,8 +104,15 @@ def measure_spectrum(spectrum: Spectrum, model: Model, config: EmbedConfig) -> M
         "hardness": float(hardness_ratios(pd.DataFrame([judged]))["hard_hs"].iloc[0]),
         "fit_zscore": float(row["fit_zscore"]),
         "anomaly_score": float(row["anomaly_score"]),
+        "far_sigmas": float(far_sigmas(_posteriors(z, row["z_cov"]), model.population)[0]),
+        "fit_sigmas": float(fit_sigmas(*row[list(_FIT)].to_numpy(np.float64)[:, None])[0]),
         "flags": flags,
         "causes": known_causes(pd.DataFrame([judged]))[0],
         "notes": list(spectrum.warnings),
     }
     return Measured(Posterior(z, unpack(row["z_cov"][None])[0]), told)
+
+
+def _posteriors(z: npt.NDArray[np.float64], triangle: npt.NDArray[np.float32]) -> Posteriors:
+    """Put the latents of one spectrum into columns, as `far_sigmas` takes them."""
+    return Posteriors(z.astype(np.float32)[:, None], triangle.astype(np.float32)[:, None])

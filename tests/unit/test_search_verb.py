@@ -106,7 +106,12 @@ def test_a_spectrum_of_the_catalog_is_like_itself(
     itself = answer.set_index("detection_id").loc["mine"]
     assert itself["distance"] == answer["distance"].min() == pytest.approx(0.0, abs=1e-3)
     assert itself["euclidean"] == answer["euclidean"].min() == pytest.approx(0.0, abs=1e-3)
-    assert answer.attrs["query"]["total_counts"] == 836
+    query = answer.attrs["query"]
+    assert query["total_counts"] == 836
+    strange = raypipe.search(store, strangest=True, model="folded-test", k=200)
+    own = strange[strange["detection_id"] == "mine"].set_index("ranking")["sigmas"]
+    assert own["far"] == pytest.approx(query["far_sigmas"], abs=1e-3)
+    assert own["badly fit"] == pytest.approx(query["fit_sigmas"], abs=1e-3)
 
 
 def test_every_acis_spectrum_is_a_query(opened: LatentSearch, shared_data: Path) -> None:
