@@ -117,7 +117,7 @@ def _text(figure: Mapping[str, Any], digits: int, sign: str = "") -> str:
 def _reconstruction_headline(summary: Mapping[str, Any]) -> Headline:
     excess = summary["excess_cash_per_bin"]
     if excess["value"] is not None:
-        note = "the model's Cash statistic less that of the truth; below 0 where fits follow noise"
+        note = "the model's Cash statistic less that of the truth; below 0 if fits follow noise"
         divergence = summary["divergence_per_bin"]
         if divergence["value"] is not None:
             note += f". Free of noise, the divergence from the truth is {_text(divergence, 4)}"

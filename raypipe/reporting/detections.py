@@ -1,4 +1,4 @@
-"""Write the sections that open a report: every detection, where classes come from, the unusual."""
+"""Write the first sections of a report: the detections, the origin of classes, the unusual."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def order_of_interest(report_data: ReportData) -> list[int]:
 
 
 def _least_chance(report_data: ReportData) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return the smaller chance of the rankings, (n,); 1 where there is no significance."""
+    """Return the smaller chance of the rankings, (n,); 1 without a significance."""
     chances = [np.nan_to_num(s.chance, nan=1.0) for s in report_data.significances.values()]
     return np.asarray(np.min(chances, axis=0))
 
@@ -179,7 +179,7 @@ def _column_note() -> str:
 
 
 def _class_notes(report_data: ReportData) -> list[Html]:
-    """State where class probabilities come from, and how good they are where that is known."""
+    """State where class probabilities come from, and their accuracy as far as it is known."""
     if not report_data.classes:
         return [paragraph("The model was trained without labels: there are no classes.", "note")]
     if report_data.model is None:

@@ -80,15 +80,17 @@ _IN_JSON_ONLY = {"ranking", "anomaly_score", "fit_zscore"}
 
 def answer_json(answer: pd.DataFrame) -> dict[str, Any]:
     """Convert an answer of `search` to JSON: what was searched, query or remarks, and `rows`."""
-    rows = json.loads(answer.to_json(orient="records", double_precision=15))
-    query = pd.DataFrame([answer.attrs["query"]]) if "query" in answer.attrs else None
-    told = (
-        {}
-        if query is None
-        else {"query": json.loads(query.to_json(orient="records", double_precision=15))[0]}
-    )
-    about = {name: answer.attrs[name] for name in ("searched", "remarks") if name in answer.attrs}
-    return about | told | {"rows": rows}
+    named = ("searched", "remarks")
+    about: dict[str, Any] = {name: answer.attrs[name] for name in named if name in answer.attrs}
+    if "query" in answer.attrs:
+        about["query"] = _records(pd.DataFrame([answer.attrs["query"]]))[0]
+    return about | {"rows": _records(answer)}
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Convert rows to JSON with all digits, and NaN to null."""
+    records: list[dict[str, Any]] = json.loads(frame.to_json(orient="records", double_precision=15))
+    return records
 
 
 def answer_text(answer: pd.DataFrame) -> str:
@@ -113,12 +115,12 @@ def answer_text(answer: pd.DataFrame) -> str:
 
 
 def _query(query: dict[str, Any]) -> str:
-    told = [
+    facts = [
         (_COLUMNS[name].title or name, _cell(name, query[name]))
         for name in _COLUMNS
         if name in query and name not in _IN_JSON_ONLY and _has_value(query[name])
     ]
-    described = "query: " + ", ".join(f"{title} {text}" for title, text in told)
+    described = "query: " + ", ".join(f"{title} {text}" for title, text in facts)
     return "\n".join([described, *(f"note: {note}" for note in query.get("notes", []))])
 
 

@@ -57,10 +57,10 @@ class SearchedRows:
         one = self.posteriors.take(np.array([row]))
         return Posterior(one.z[:, 0].astype(np.float64), one.covariance[0])
 
-    def tell(self, row: int) -> dict[str, Any]:
+    def describe_row(self, row: int) -> dict[str, Any]:
         """Describe one row: a mapping from column to value."""
-        told = self.describe(np.array([row])).iloc[0]
-        return {str(name): value for name, value in told.items()}
+        described = self.describe(np.array([row])).iloc[0]
+        return {str(name): value for name, value in described.items()}
 
     def describe(self, rows: Rows, **figures: npt.NDArray[Any]) -> pd.DataFrame:
         """Describe rows in the given order, with `figures` (rows,) as further columns.
@@ -69,13 +69,16 @@ class SearchedRows:
         (h - s) / (h + s) of net counts, and `causes` are those of `raypipe.searching.causes`.
         """
         found = self.table.take(pa.array(rows)).to_pandas()
-        told = found[[name for name in _ABOUT if name in found]].copy()
+        described = found[[name for name in _ABOUT if name in found]].copy()
         if self.classes:
             likely = most_probable(found, self.classes)
-            told["likely_class"], told["p_likely_class"] = likely["class"], likely["share"]
+            described["likely_class"], described["p_likely_class"] = (
+                likely["class"],
+                likely["share"],
+            )
         if has_band_counts(found):
-            told["hardness"] = hardness_ratios(found)["hard_hs"]
-        return told.assign(**figures, flags=found["flags"], causes=known_causes(found))
+            described["hardness"] = hardness_ratios(found)["hard_hs"]
+        return described.assign(**figures, flags=found["flags"], causes=known_causes(found))
 
 
 def read_detection_rows(workspace: Workspace, release: str, model_id: str) -> SearchedRows:
@@ -110,8 +113,10 @@ def _read(workspace: Workspace, files: list[str], classes: tuple[str, ...]) -> S
             )
         triangle = schemas[0].field("z_cov").type.list_size
         latents = latents_of_triangle(triangle)
-        told = [name for name in known if name in {*_WANTED, *(f"p_{name}" for name in classes)}]
-        columns = [*told, "z_cov", *(f"z{i}" for i in range(latents))]
+        described = [
+            name for name in known if name in {*_WANTED, *(f"p_{name}" for name in classes)}
+        ]
+        columns = [*described, "z_cov", *(f"z{i}" for i in range(latents))]
         z = np.empty((latents, sum(sizes)), np.float32)
         triangles = np.empty((triangle, sum(sizes)), np.float32)
         starts = np.cumsum([0, *sizes])
@@ -122,7 +127,7 @@ def _read(workspace: Workspace, files: list[str], classes: tuple[str, ...]) -> S
             for i in range(latents):
                 z[i, here] = table[f"z{i}"].to_numpy()
             triangles[:, here] = triangles_of(table["z_cov"]).T
-            return table.select([name for name in told if name in table.column_names])
+            return table.select([name for name in described if name in table.column_names])
 
         tables = list(pool.map(one, range(len(files))))
     table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()

@@ -78,8 +78,8 @@ class LatentSearch:
         Other detections of the same source may be among them. Raises UsageError for an unknown id.
         """
         row = _only(self.detections, "detection_id", detection_id, "detection")
-        told = self.detections.tell(int(row[0]))
-        return self._like(self.detections.posterior(int(row[0])), told, k, row)
+        description = self.detections.describe_row(int(row[0]))
+        return self._like(self.detections.posterior(int(row[0])), description, k, row)
 
     def like_source(self, name: str, k: int = 10) -> pd.DataFrame:
         """Find the k detections most similar to a source, whose own detections are left out.
@@ -88,9 +88,9 @@ class LatentSearch:
         unknown name.
         """
         row = _only(self.sources, "name", name, "source")
-        told = self.sources.tell(int(row[0]))
+        description = self.sources.describe_row(int(row[0]))
         own = rows_of(self.detections.table["name"], name)
-        return self._like(self.sources.posterior(int(row[0])), told, k, own)
+        return self._like(self.sources.posterior(int(row[0])), description, k, own)
 
     def like_spectrum(self, spectrum: Spectrum | SpectrumFiles, k: int = 10) -> pd.DataFrame:
         """Find the k detections most similar to your spectrum, measured with the catalog's model.
@@ -99,7 +99,7 @@ class LatentSearch:
         """
         read = spectrum.read() if isinstance(spectrum, SpectrumFiles) else spectrum
         measured = measure_spectrum(read, self.model, self.config)
-        return self._like(measured.posterior, measured.told, k, _NOBODY)
+        return self._like(measured.posterior, measured.description, k, _NOBODY)
 
     def strangest(self, k: int = 10) -> pd.DataFrame:
         """Find the k detections farthest from the population, and the k with the worst fit.
@@ -145,7 +145,7 @@ class LatentSearch:
         }
 
     def _like(
-        self, posterior: Posterior, told: dict[str, Any], k: int, excluded: Rows
+        self, posterior: Posterior, description: dict[str, Any], k: int, excluded: Rows
     ) -> pd.DataFrame:
         _require_positive(k)
         found = nearest(posterior, self.detections.posteriors, k, excluded)
@@ -158,7 +158,7 @@ class LatentSearch:
         )
         answer.insert(0, "rank", np.arange(1, len(answer) + 1))
         answer.attrs["searched"] = self._searched()
-        answer.attrs["query"] = told
+        answer.attrs["query"] = description
         return answer
 
 

@@ -66,7 +66,7 @@ class Measured:
     """Hold a spectrum's latents, and the values that describe it, as in a row of the catalog."""
 
     posterior: Posterior
-    told: dict[str, Any]
+    description: dict[str, Any]
 
 
 _FIT = ("cash", "cash_expected", "fit_zscore")
@@ -97,7 +97,7 @@ def measure_spectrum(spectrum: Spectrum, model: Model, config: EmbedConfig) -> M
         "background_scale": gridded.background_scale,
         **gridded.band_counts(),
     }
-    told = {
+    description = {
         "file": spectrum.path,
         "total_counts": int(row["total_counts"]),
         **({"likely_class": likely, "p_likely_class": shares[likely]} if likely else {}),
@@ -110,7 +110,7 @@ def measure_spectrum(spectrum: Spectrum, model: Model, config: EmbedConfig) -> M
         "causes": known_causes(pd.DataFrame([judged]))[0],
         "notes": list(spectrum.warnings),
     }
-    return Measured(Posterior(z, unpack(row["z_cov"][None])[0]), told)
+    return Measured(Posterior(z, unpack(row["z_cov"][None])[0]), description)
 
 
 def _posteriors(z: npt.NDArray[np.float64], triangle: npt.NDArray[np.float32]) -> Posteriors:

@@ -38,19 +38,19 @@ _MOST_SIGMAS = 37.0
 
 @dataclass(frozen=True)
 class Significances:
-    """Significances of the n detections of a catalog in one ranking, (n,), NaN where unknown."""
+    """Hold the significances of the n detections of a catalog in one ranking; NaN if unknown."""
 
     ranking: str
     sigmas: Float64
 
     @property
     def searched(self) -> int:
-        """Number of detections that have a significance."""
+        """Return the number of detections that have a significance."""
         return int(np.isfinite(self.sigmas).sum())
 
     @property
     def chance(self) -> Float64:
-        """Probability that noise alone makes at least one of all detections this unusual, (n,)."""
+        """Compute the probability that noise makes at least one of all this unusual, (n,)."""
         # The tail probability p of one detection is 1 - Phi(sigmas). That none of N independent
         # detections reaches it has probability (1 - p)^N, in logarithms N ln Phi(sigmas).
         return np.asarray(-np.expm1(self.searched * norm.logcdf(self.sigmas)))

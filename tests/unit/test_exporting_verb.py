@@ -19,6 +19,7 @@ import raypipe
 from raypipe.cli import main
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.evaluation.evaluate import evaluate
+from raypipe.exporting.export_target import refuse_own_folders
 from raypipe.exporting.formats import FORMATS
 from raypipe.exporting.formats.content import Content
 from raypipe.model.bundle import load_model
@@ -72,6 +73,15 @@ def test_the_workspaces_own_folders_are_refused(small: Workspace, inside: str) -
         with pytest.raises(UsageError, match=r"keeps its own files there; omit --out"):
             raypipe.export(small, format="fits", out=out)
     assert sorted(Path(small.root).rglob("*")) == before
+
+
+def test_own_folders_of_a_workspace_in_a_bucket_are_refused() -> None:
+    home = Workspace("s3://archive/w")
+    for other in ("s3://archive/w2/catalog", "s3://archive/w/exports/x", "s3://other/w/catalog"):
+        refuse_own_folders(home, Workspace(other))
+    for own in ("s3://archive/w", "s3://archive/w/catalog", "s3://archive/w/models/x"):
+        with pytest.raises(UsageError, match="keeps its own files there"):
+            refuse_own_folders(home, Workspace(own))
 
 
 def test_other_folders_within_a_workspace_are_not_refused(small: Workspace) -> None:

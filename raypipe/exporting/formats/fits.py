@@ -125,8 +125,8 @@ def _table_header(content: Content, columns: list[_Column], row_bytes: int) -> H
 def _astropy_comments(columns: list[_Column]) -> list[str]:
     """Return COMMENT cards from which `astropy.table.Table.read` takes descriptions and UCDs.
 
-    astropy does not read TCOMM and TUCD: it keeps what a column is in comments of its own. A table
-    of the same columns without rows, which astropy writes, has these comments.
+    astropy does not read TCOMM and TUCD, but writes the attributes of columns as comments and reads
+    them back. Here it writes a table of the same columns without rows, to obtain these comments.
     """
     blank = Table()
     for column in columns:
