@@ -305,7 +305,8 @@ def _export(options: argparse.Namespace, config: Config) -> Any:
 
 
 def _search(options: argparse.Namespace, config: Config) -> Any:
-    from raypipe.searching.search import answer_json, answer_text, search
+    from raypipe.searching.answers import answer_json, answer_text
+    from raypipe.searching.search import search
 
     answer = search(
         options.workspace,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from raypipe.model.bundle import Model
 
@@ -59,10 +61,39 @@ file contains code.
 
 ## Limits
 
-{_limits(quality)}The model is for imaging ACIS spectra with their own ARF and RMF. Class \
-probabilities inherit the errors of the training labels, and assume that all classes are equally \
-frequent.
+{_limits(quality)}The model is for imaging ACIS spectra with their own ARF and RMF.
+
+{describe_classes(model)}
 """
+
+
+def describe_classes(model: Model) -> str:
+    """State where class probabilities come from, how good they are there, and their limits."""
+    population = model.population
+    if not population.classes:
+        return "The model was trained without labels: it gives no class probabilities."
+    members = np.bincount(population.reference_class, minlength=len(population.classes))
+    listed = ", ".join(
+        f"{name} {count}" for name, count in zip(population.classes, members, strict=True)
+    )
+    release = model.metrics.get("release")
+    text = (
+        f"Class probabilities come from {len(population.reference_class):,} labelled training "
+        f"spectra of release {release} ({listed}). They inherit the errors of these labels, and "
+        "assume that all classes are equally frequent."
+    )
+    accuracy = population.balanced_accuracy()
+    if accuracy is not None:
+        text += (
+            " Cross-validated on these spectra, a source never voting on itself, the most probable "
+            f"class has a balanced accuracy of {accuracy:.2f}; a guess has "
+            f"{1 / len(population.classes):.2f}."
+        )
+    return text + (
+        " If the training spectra are simulated, that figure holds for simulated sources only; "
+        "real ones are much harder to tell apart. docs/results.md of raypipe (Classes and "
+        "physics) has the accuracy measured on a survey drawn from fits to real sources."
+    )
 
 
 def _quality_table(quality: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""A detection's counts with what the model expects, and the residuals."""
+"""Draw the counts of a detection with the model's expectation, and the residuals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LEGEND = ("counts", "model", "background")
 
 @dataclass(frozen=True)
 class ExampleSpectrum:
-    """A spectrum in channel bins: (n,) counts, expected counts in all and of the background.
+    """Hold a spectrum in channel bins: counts, expected counts, and those of the background, (n,).
 
     `edges_kev` (n + 1,); `exposure_s` in seconds.
     """
@@ -38,9 +38,10 @@ class ExampleSpectrum:
 
 
 def group_bins(counts: FloatArray, fewest: float, widest: int) -> IntArray:
-    """First bin of each group, (groups,): a group ends with `fewest` counts or `widest` bins.
+    """Group bins and return the first bin of each group, (groups,).
 
-    A last group that is short of counts joins the one before it unless it is the wider one.
+    A group ends when it has `fewest` counts or `widest` bins. A last group with fewer counts joins
+    the group before it, unless it is wider than that.
     """
     starts = [0]
     held = 0.0
@@ -55,9 +56,10 @@ def group_bins(counts: FloatArray, fewest: float, widest: int) -> IntArray:
 
 
 def poisson_interval(counts: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Central 68% confidence limits of Poisson means (Garwood 1936; Gehrels 1986 gives the same).
+    """Compute central 68% confidence limits of Poisson means, (low, high).
 
-    The lower limit for no counts is 0.
+    From quantiles of the chi-squared distribution (Garwood 1936, Biometrika 28, 437; tabulated by
+    Gehrels 1986, ApJ 303, 336). The lower limit for zero counts is 0.
     """
     low = np.where(counts > 0, chi2.ppf(_ONE_SIGMA_TAIL, 2 * np.maximum(counts, 1)) / 2, 0.0)
     high = chi2.ppf(1 - _ONE_SIGMA_TAIL, 2 * (counts + 1)) / 2
@@ -66,7 +68,7 @@ def poisson_interval(counts: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 @dataclass(frozen=True)
 class _Groups:
-    """A spectrum grouped for the plot, (groups,) each: counts with limits, and the model's parts.
+    """Hold a spectrum grouped for the plot, (groups,) each: counts, their limits, and the model.
 
     `edges_kev` (groups + 1,).
     """
@@ -80,7 +82,7 @@ class _Groups:
 
     @classmethod
     def of(cls, example: ExampleSpectrum) -> _Groups:
-        """Groups of at least a fortieth of the counts, within `_GROUP_COUNTS`."""
+        """Group a spectrum so that each group has 1/40 of its counts, within `_GROUP_COUNTS`."""
         fewest = float(np.clip(example.counts.sum() / _GROUPS_WANTED, *_GROUP_COUNTS))
         starts = group_bins(example.counts, fewest, _WIDEST_GROUP)
         counts = np.add.reduceat(example.counts, starts)
@@ -96,7 +98,7 @@ class _Groups:
 
     @property
     def middle_kev(self) -> FloatArray:
-        """Geometric middles of the groups."""
+        """Return the geometric middles of the groups."""
         return np.sqrt(self.edges_kev[1:] * self.edges_kev[:-1])
 
     def draw_crosses(
@@ -114,7 +116,7 @@ class _Groups:
 
 
 def spectrum_figure(example: ExampleSpectrum) -> Figure:
-    """Counts per second and keV, grouped for the plot only, with model, background, residuals."""
+    """Draw counts per second and keV with model and background, and the residuals below."""
     with styled():
         figure, (top, bottom) = new_figure(
             5.2, 3.7, 2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1], "hspace": 0.03}
@@ -151,7 +153,7 @@ def _draw_rates(axes: Axes, groups: _Groups, exposure_s: float) -> None:
 
 
 def _draw_residuals(axes: Axes, groups: _Groups) -> None:
-    """Counts less model over the root of the model."""
+    """Draw (counts - model) / sqrt(model)."""
     spread = np.sqrt(np.maximum(groups.model, 1e-9))
     residuals = (groups.counts - groups.model) / spread
     axes.axhline(0, color=ACCENT, lw=1.2)

@@ -68,6 +68,12 @@ def report_name(release: str, model_id: str) -> str:
     return f"reports/{release}/{model_id}.html"
 
 
+OWN_FOLDERS = (
+    *("manifest", "spectra", "rejects", "responses", "models", "catalog", "sources", "exports"),
+    *("evaluation", "reports", "tuning", "checkpoints", "changes", "comparisons", "locks", "runs"),
+)
+"""Top folders of a workspace that raypipe's verbs fill; docs/layout.md describes them."""
+
 _MAKE_AGAIN = {
     "manifest": "delete the folder it is in and run raypipe discover again",
     "spectra": "delete it and run raypipe ingest again",
