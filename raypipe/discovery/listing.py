@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raypipe.archive.names import _OTHER_CSC_NAME, parse_csc_name
+from raypipe.identity import SPECTRAL_PRODUCTS, is_csc_name, parse_csc_name
 from raypipe.store.hash_partitioner import BUCKETS, MEMORY, HashPartitioner
 
 _PHA_SUFFIXES = (".pi", ".pha")
@@ -25,9 +25,8 @@ _NO_SPECTRUM = re.compile(
 )
 """Words of file names that say which other product of an observation a FITS file is."""
 
-_PRODUCTS = ("pha3", "arf3", "rmf3")
 _OBIS, _REGIONS = 1_000, 100_000
-"""More than an obi and a region_id of `_CSC_NAME` can be."""
+"""More than the obi and the region_id of a CSC name can be."""
 
 _FILE = pa.schema(
     {
@@ -61,7 +60,8 @@ class CscFiles:
         if parsed is None:
             return False
         detection = (parsed.obsid * _OBIS + parsed.obi) * _REGIONS + parsed.region_id
-        self._rows.append((detection, _PRODUCTS.index(parsed.product), *parsed.rank, name, stamp))
+        product = SPECTRAL_PRODUCTS.index(parsed.product)
+        self._rows.append((detection, product, *parsed.rank, name, stamp))
         if len(self._rows) == _FILES_AT_ONCE:
             self._put_aside()
         return True
@@ -98,7 +98,7 @@ def may_be_pha(uri: str) -> bool:
     events, images and the like by the words in their names.
     """
     name = uri.rsplit("/", 1)[-1]
-    if _FITS_SUFFIXES.search(name) is None or _OTHER_CSC_NAME.fullmatch(name):
+    if _FITS_SUFFIXES.search(name) is None or is_csc_name(name):
         return False
     return _NO_SPECTRUM.search(name) is None
 
@@ -122,7 +122,8 @@ def _newest(files: pa.Table) -> pa.Table:
 
 def _detections(files: pa.Table, release: str, root: str) -> pa.Table:
     """The detections that these files, one a product, belong to."""
-    pha, *others = (files.filter(pc.equal(files["product"], i)) for i in range(len(_PRODUCTS)))
+    products = range(len(SPECTRAL_PRODUCTS))
+    pha, *others = (files.filter(pc.equal(files["product"], i)) for i in products)
     keys = pha["detection"]
     companions = [other.take(pc.index_in(keys, other["detection"])) for other in others]
     number = keys.to_numpy()

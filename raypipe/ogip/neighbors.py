@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from raypipe.identity import parse_csc_name
+
 MAX_NAME_LENGTH = 1024
 """Longest name looked for; a header may hold strings of any length."""
 
-_CSC_NAME = re.compile(
-    r"(?P<stem>(?:acis|hrc)f\d{5,}_\d{3}N)(?P<version>\d{3})"
-    r"(?P<rest>(?:_e\d+)?_r\d{4,}_[a-z]+3\.fits)(?:\.gz)?"
-)
 _SELECTORS = re.compile(r"(\[[^\]]*\]|\{\d+\})+$")
 
 
@@ -55,17 +53,17 @@ def _is_file(path: Path) -> bool:
 
 
 def _identity(name: str) -> str:
-    match = _CSC_NAME.fullmatch(name)
-    return match["stem"] + match["rest"] if match else _plain(name)
+    product = parse_csc_name(name)
+    return product._replace(version=0).plain if product else _plain(name)
 
 
 def _newest_version(folder: Path, name: str) -> Path | None:
-    match = _CSC_NAME.fullmatch(name)
-    if match is None:
+    product = parse_csc_name(name)
+    if product is None:
         return None
     versions = [
         found
-        for found in folder.glob(f"{match['stem']}[0-9][0-9][0-9]{match['rest']}*")
+        for found in folder.glob(f"{product.observation}N*_{product.product}.fits*")
         if _identity(found.name) == _identity(name) and _is_file(found)
     ]
     return max(versions, key=lambda found: found.name, default=None)
