@@ -41,14 +41,14 @@ def _found(source: Path) -> tuple[dict[str, str], list[dict[str, str]], dict[str
     """Detection_ids by file name, what is set aside, and the summary: every file is in one."""
     workspace = Workspace(source.parent / "w")
     summary = discover(workspace, source=str(source))
-    rows = workspace.read_folder("manifest/csc2.1").to_pylist()
+    rows = workspace.read_folder("manifest/s").to_pylist()
     files = summary["files"]
     assert files["listed"] == sum(files.values()) - files["listed"]
     assert files["spectra"] == summary["rows"] == len(rows)
-    assert workspace.read_json("manifest/csc2.1/manifest.json") == summary
+    assert workspace.read_json("manifest/s/manifest.json") == summary
     aside = []
-    if workspace.exists("manifest/csc2.1/set_aside.json"):
-        aside = workspace.read_json("manifest/csc2.1/set_aside.json")
+    if workspace.exists("manifest/s/set_aside.json"):
+        aside = workspace.read_json("manifest/s/set_aside.json")
     assert len(aside) == files["set_aside"] + summary["folders_not_searched"]
     names = {row["pha_uri"].removeprefix(f"{source}/"): row["detection_id"] for row in rows}
     return names, aside, summary
@@ -122,7 +122,7 @@ def test_links_that_lead_nowhere_are_detections(source: Path) -> None:
     for name in "gone.pi", csc, CSC.format(7, 1, "arf"), "gone.fits", "notes.txt":
         (source / name).symlink_to(f".git/annex/objects/{name}")
     names, aside, summary = _found(source)
-    assert names == {"plain.pi": "file:plain", "gone.pi": "file:gone", csc: "csc2.1:7.0.1"}
+    assert names == {"plain.pi": "file:plain", "gone.pi": "file:gone", csc: "s:7.0.1"}
     assert _reasons(source, aside) == {
         "gone.fits": "a link to a file that is not there (git annex get brings it)"
     }
@@ -134,10 +134,10 @@ def test_a_link_that_leads_somewhere_again_is_another_file(source: Path) -> None
     (source / "gone.pi").symlink_to("object")
     before = Workspace(source.parent / "w")
     discover(before, source=str(source))
-    stamps = [set(before.read_folder("manifest/csc2.1")["files_stamp"].to_pylist())]
+    stamps = [set(before.read_folder("manifest/s")["files_stamp"].to_pylist())]
     (source / "object").write_bytes(_spectrum(3))
     discover(before, source=str(source))
-    stamps.append(set(before.read_folder("manifest/csc2.1")["files_stamp"].to_pylist()))
+    stamps.append(set(before.read_folder("manifest/s")["files_stamp"].to_pylist()))
     assert len(stamps[0] & stamps[1]) == 1
 
 
@@ -218,7 +218,7 @@ def test_a_companion_may_be_spelled_in_other_ways(named: str, source: Path) -> N
 
 
 def _row(source: Path, name: str) -> Iterator[dict[str, Any]]:
-    rows = Workspace(source.parent / "w").read_folder("manifest/csc2.1").to_pylist()
+    rows = Workspace(source.parent / "w").read_folder("manifest/s").to_pylist()
     return (row for row in rows if row["pha_uri"] == str(source / name))
 
 
