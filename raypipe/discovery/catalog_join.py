@@ -8,11 +8,14 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raypipe.catalog.brought_table import JOIN_KEYS, key_texts, renamed
 from raypipe.catalog.column_names import free_name
 from raypipe.catalog.reserved import is_reserved
+from raypipe.discovery.header_identity import CATALOG
 from raypipe.errors import RaypipeError, UsageError
+from raypipe.identity import OWN_FILE
 from raypipe.redaction import printable
 from raypipe.store.fingerprints import part_fingerprint, row_hashes
 from raypipe.store.manifest import IDENTITY, ORIGINAL_NAME, OWN_TYPES
@@ -101,12 +104,7 @@ class CatalogJoin:
             absent = places < 0
             rows = np.where(absent, 0, self._place[places]) if len(self._place) else places
             new = self._columns.take(pa.array(rows, mask=absent))
-            for field, column in zip(new.schema, new.columns, strict=True):
-                at = detections.schema.get_field_index(field.name)
-                if at < 0:
-                    detections = detections.append_column(field, column)
-                else:
-                    detections = detections.set_column(at, field, column)
+            detections = _with_columns(detections, new)
         return detections
 
 
@@ -116,7 +114,7 @@ def _beside(catalog: pa.Table, filled: set[str], known: set[str]) -> pa.Table:
     taken = theirs | {name.lower() for name in catalog.column_names}
     fields, columns = [], []
     for field, column in zip(catalog.schema, catalog.columns, strict=True):
-        if field.name in filled and field.name in IDENTITY:
+        if field.name == "detection_id":
             continue
         if field.name in OWN_TYPES:
             field, column = (
@@ -134,6 +132,36 @@ def _beside(catalog: pa.Table, filled: set[str], known: set[str]) -> pa.Table:
         fields.append(field)
         columns.append(column)
     return pa.table(columns, schema=pa.schema(fields))
+
+
+def _with_columns(detections: pa.Table, given: pa.Table) -> pa.Table:
+    """Add the columns of a catalog to detections; combine those that identify the detections.
+
+    The archive and the CSC's file names identify a detection reliably, so a catalog only fills in
+    what they leave open. The header of a spectrum outside the CSC does not: its OBJECT and RA_TARG
+    are those of the target, so a catalog's values replace them; half a position replaces none.
+    """
+    are_own = pc.starts_with(detections["detection_id"], OWN_FILE)
+    are_placed = are_own
+    for name in ("ra", "dec"):
+        is_given = pc.is_valid(given[name]) if name in given.column_names else False
+        are_placed = pc.and_(are_placed, is_given)
+    for field, column in zip(given.schema, given.columns, strict=True):
+        at = detections.schema.get_field_index(field.name)
+        if at < 0:
+            detections = detections.append_column(field, column)
+            continue
+        if field.name in IDENTITY:
+            own = detections[field.name]
+            are_replaced = are_placed if field.name in ("ra", "dec") else are_own
+            first = pc.if_else(are_replaced, column, own)
+            column = pc.coalesce(first, own, column)
+        detections = detections.set_column(at, field, column)
+    at = detections.schema.get_field_index("position_from")
+    if at >= 0:
+        origin = pc.if_else(are_placed, CATALOG, detections["position_from"])
+        detections = detections.set_column(at, "position_from", origin.cast(pa.large_string()))
+    return detections
 
 
 class _Key:

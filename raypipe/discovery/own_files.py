@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 
 import pyarrow as pa
@@ -14,36 +15,31 @@ from raypipe.config import IngestConfig
 from raypipe.discovery.account import Account, SetAside
 from raypipe.discovery.companions import Companions, find_companions, named_by
 from raypipe.discovery.files import UNSEEN
+from raypipe.discovery.header_identity import HeaderIdentity, header_identity, source_names
 from raypipe.discovery.listing import stem
 from raypipe.discovery.own_ids import in_order, own_ids
 from raypipe.discovery.photons import Photons, photons_of, same_photons
 from raypipe.errors import RaypipeError
 from raypipe.identity import parse_csc_name
 from raypipe.ogip import read_pha
+from raypipe.ogip.fits import read_hdus
 from raypipe.ogip.loading import load
-from raypipe.store.manifest import OWN_TYPES
+from raypipe.store.manifest import HEADER_TYPES, OWN_TYPES
 from raypipe.store.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
 _ROWS_AT_ONCE = 10_000
+_NAMED_IN_LOG = 5
 _MOST_BYTES = IngestConfig().max_file_mb << 20
 """Size of a file above which it is not opened: ingestion refuses it anyway, by default."""
 
 
-@dataclass
-class Detection:
-    """A spectrum outside the CSC, and its files' sizes and times."""
-
-    detection_id: str
-    pha_uri: str
-    arf_uri: str | None
-    rmf_uri: str | None
-    background_uri: str | None
-    files_stamp: str
+_FROM_HEADER = ("obsid", "ra", "dec", *HEADER_TYPES)
+_COLUMNS = pa.schema([*OWN_TYPES.items(), *HEADER_TYPES.items()])
 
 
-_COLUMNS = pa.schema({field.name: OWN_TYPES[field.name] for field in fields(Detection)})
+_UNIDENTIFIED = HeaderIdentity()
 
 
 @dataclass(frozen=True)
@@ -54,6 +50,7 @@ class _Content:
     photons: Photons | None = None
     is_background: bool = False
     has_backscal: bool = True
+    identity: HeaderIdentity = _UNIDENTIFIED
 
 
 _UNREADABLE = _Content(Companions())
@@ -85,7 +82,15 @@ def own_detections(
     kept = [name for name in repeats if not _is_background(name, files, backgrounds)]
     ids = _ids(kept, repeats, published or {})
     _count(account, folder, files, companions, backgrounds, repeats, ids)
-    rows = [vars(_detection(folder, ids[name], name, companions[name], stamps)) for name in ids]
+    identities = [files[name].identity for name in ids]
+    sources = source_names(identities)
+    _report_unnamed(identities, sources)
+    rows = [
+        {"detection_id": ids[name], "name": source}
+        | {column: getattr(identity, column) for column in _FROM_HEADER}
+        | _files(folder, name, companions[name], stamps)
+        for name, identity, source in zip(ids, identities, sources, strict=True)
+    ]
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         yield pa.Table.from_pylist(rows[start : start + _ROWS_AT_ONCE], _COLUMNS)
 
@@ -99,15 +104,18 @@ def _read(folder: Workspace, name: str, stamp: str) -> _Content:
         return _UNREADABLE
     try:
         _, content = load(folder.read_bytes(name), name=name)
-        pha = read_pha(bytes(content), name=name)
+        content = bytes(content)
+        pha = read_pha(content, name=name)
         photons = photons_of(pha, content, stem(name))
+        identity = header_identity({**read_hdus(content, name=name)[0].header, **pha.header})
     except Exception as error:
         expected = isinstance(error, RaypipeError)
         reason = str(error) if expected else repr(error)
         log.warning("%s: kept for ingestion to reject (%s)", name, reason)
         return _UNREADABLE
     is_background = str(pha.header.get("HDUCLAS2", "")).strip().upper() == "BKG"
-    return _Content(named_by(pha), photons, is_background, "BACKSCAL" not in pha.assumed)
+    has_backscal = "BACKSCAL" not in pha.assumed
+    return _Content(named_by(pha), photons, is_background, has_backscal, identity)
 
 
 def _backgrounds(
@@ -250,21 +258,29 @@ def _set_aside(
     account.set_aside.append(SetAside(folder.absolute_uri(name), reason, detection_id))
 
 
-def _detection(
-    folder: Workspace,
-    detection_id: str,
-    name: str,
-    companions: Companions,
-    stamps: Mapping[str, str],
-) -> Detection:
+def _report_unnamed(identities: Sequence[HeaderIdentity], sources: Sequence[str | None]) -> None:
+    """Log how many spectra get no name because their target's name does not mean one source."""
+    pairs = zip(identities, sources, strict=True)
+    unnamed = Counter(
+        each.target_name for each, source in pairs if each.target_name and source is None
+    )
+    shown = ", ".join(f"{name} ({n})" for name, n in unnamed.most_common(_NAMED_IN_LOG))
+    if unnamed:
+        log.info(
+            "discover: %d spectra get no name of a source, since OBJECT names the target of several"
+            " that may be different sources: %s; --catalog with a column name names them",
+            unnamed.total(),
+            shown,
+        )
+
+
+def _files(
+    folder: Workspace, name: str, companions: Companions, stamps: Mapping[str, str]
+) -> dict[str, str | None]:
+    """Return the columns of a manifest that are about the files of a spectrum."""
     background = companions.background if companions.background != name else None
     files = [name, companions.arf, companions.rmf, background]
-    uris = [folder.absolute_uri(file) if file else None for file in files]
-    return Detection(
-        detection_id=detection_id,
-        pha_uri=folder.absolute_uri(name),
-        arf_uri=uris[1],
-        rmf_uri=uris[2],
-        background_uri=uris[3],
-        files_stamp=" ".join(stamps[file] if file else "" for file in files),
-    )
+    columns = ("pha_uri", "arf_uri", "rmf_uri", "background_uri")
+    uris = (folder.absolute_uri(file) if file else None for file in files)
+    stamp = " ".join(stamps[file] if file else "" for file in files)
+    return {**dict(zip(columns, uris, strict=True)), "files_stamp": stamp}
