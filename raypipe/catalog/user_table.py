@@ -167,11 +167,14 @@ def _without_nulls_of_csv(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def typed(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Text as integers, floats or truth values where all of it is.
+    """Convert text to integers, floats or truth values if all of it can be.
 
-    A column with an integer beyond 64 bits stays text, which keeps its digits.
+    A column with an integer beyond 64 bits stays text, which keeps its digits. So does one with a
+    number that begins with a needless zero (007): it is an identifier.
     """
     texts = pc.utf8_trim_whitespace(column)
+    if pc.any(pc.match_substring_regex(texts, r"^[+-]?0\d+$")).as_py():
+        return column
     numbers = pc.utf8_ltrim(texts, "+")
     are_whole = pc.match_substring_regex(texts, r"^[+-]?\d+$")
     kinds = [pa.bool_()]

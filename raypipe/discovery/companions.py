@@ -9,11 +9,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from raypipe.discovery.files import list_files
+from raypipe.discovery.listing import stem
 from raypipe.ogip import Pha
 from raypipe.store.workspace import Workspace
 
 MAX_NAME_LENGTH = 1024
 """Longest name looked for: a header may hold strings of any length."""
+
+_BACKGROUND = re.compile(
+    r"background|(?<![a-z])(?:backgr|back|bkgd|bkg|bgd|bg|bk)(?![a-z])", re.IGNORECASE
+)
+_SPECTRUM = re.compile(
+    r"spectrum|(?<![a-z])(?:source|src|sr|spec|pha|pi|grp\d*)(?![a-z])", re.IGNORECASE
+)
+"""Words by which names of background and source spectra differ: X_bkg.pi and X.pi of CIAO,
+PNbackground_spectrum.fits and PN.pha of SAS, target_bk.pha and target_sr.pha of HEASoft."""
 
 _SELECTORS = re.compile(r"(\[[^\]]*\]|\{\d+\})+$")
 
@@ -86,3 +96,24 @@ def _with_gz(name: str) -> Iterator[str]:
     plain = name.removesuffix(".gz")
     yield name
     yield plain if plain != name else f"{name}.gz"
+
+
+def backgrounds_by_name(unreadable: Iterable[str], others: Iterable[str]) -> dict[str, str]:
+    """Find the files that are called as the backgrounds of spectra that cannot be read.
+
+    Such a spectrum does not say which file is its background. Return the spectra by the names of
+    the files of `others` that are in their folder and have their name but for the word for it.
+    """
+    spectra = {_bare(name): name for name in unreadable if not _BACKGROUND.search(stem(name))}
+    return {
+        name: spectra[_bare(name)]
+        for name in others
+        if _BACKGROUND.search(stem(name)) and _bare(name) in spectra
+    }
+
+
+def _bare(name: str) -> tuple[str, str]:
+    """Return a file's folder, and its stem without the words for source and background."""
+    folder = name[: name.rfind("/") + 1]
+    plain = _SPECTRUM.sub("", _BACKGROUND.sub("", stem(name)))
+    return folder, re.sub(r"[\W_]+", "_", plain).strip("_").casefold()

@@ -13,7 +13,12 @@ import pyarrow as pa
 
 from raypipe.config import IngestConfig
 from raypipe.discovery.account import Account, SetAside
-from raypipe.discovery.companions import Companions, find_companions, named_by
+from raypipe.discovery.companions import (
+    Companions,
+    backgrounds_by_name,
+    find_companions,
+    named_by,
+)
 from raypipe.discovery.files import UNSEEN
 from raypipe.discovery.header_identity import HeaderIdentity, header_identity, source_names
 from raypipe.discovery.listing import stem
@@ -75,13 +80,18 @@ def own_detections(
     companions, stamps = find_companions(folder, {name: each.named for name, each in files.items()})
     stamps |= candidates
     backgrounds = _backgrounds(files, companions)
+    orphans = _orphans(files, backgrounds)
     order = _order(files, companions, backgrounds, published or {})
     photons = {name: each.photons for name, each in files.items() if each.photons}
     identity = cache(partial(_identity, folder))
     repeats = same_photons(order, photons, partial(_arfs_differ, identity, companions, stamps))
-    kept = [name for name in repeats if not _is_background(name, files, backgrounds)]
+    kept = [
+        name
+        for name in repeats
+        if name not in orphans and not _is_background(name, files, backgrounds)
+    ]
     ids = _ids(kept, repeats, published or {})
-    _count(account, folder, files, companions, backgrounds, repeats, ids)
+    _count(account, folder, files, companions, backgrounds, orphans, repeats, ids)
     identities = [files[name].identity for name in ids]
     sources = source_names(identities)
     _report_unnamed(identities, sources)
@@ -140,6 +150,19 @@ def _backgrounds(
         else:
             found.setdefault(background, name)
     return found
+
+
+def _orphans(files: Mapping[str, _Content], backgrounds: Mapping[str, str]) -> dict[str, str]:
+    """Find the backgrounds of spectra that cannot be read; return the spectra by their names."""
+    unreadable = [name for name, content in files.items() if content is _UNREADABLE]
+    others = [
+        name
+        for name, content in files.items()
+        if name not in backgrounds
+        and not content.is_background
+        and content.named.background is None
+    ]
+    return backgrounds_by_name(unreadable, others)
 
 
 def _is_background(
@@ -222,6 +245,7 @@ def _count(
     files: Mapping[str, _Content],
     companions: Mapping[str, Companions],
     backgrounds: Mapping[str, str],
+    orphans: Mapping[str, str],
     repeats: Mapping[str, list[str]],
     ids: Mapping[str, str],
 ) -> None:
@@ -242,6 +266,9 @@ def _count(
             account.spectra += 1
         elif name in backgrounds:
             account.companions += 1
+        elif name in orphans:
+            spectrum = folder.absolute_uri(orphans[name])
+            aside(name, f"by its name the background of {spectrum}, which cannot be read")
         else:
             aside(name, "a background (HDUCLAS2 BKG) that no spectrum names")
     counted = {entry.uri for entry in account.set_aside}

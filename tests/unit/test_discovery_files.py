@@ -232,6 +232,53 @@ def test_a_background_that_says_so_is_no_source(shared_data: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
+    ("spectrum", "background"),
+    [
+        ("a.pi", "a_bkg.pi"),
+        ("a_grp.pi.gz", "a_bg.pi"),
+        ("q_src1.pi", "q_bkg1.pi"),
+        ("nu01A01_sr.pha", "nu01A01_bk.pha"),
+        ("PN.pha", "PNbackground_spectrum.fits"),
+        ("source.pi", "back.pi"),
+        ("d/a.pi", "d/A_BKG.PI"),
+    ],
+)
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_the_background_of_a_spectrum_that_cannot_be_read_is_no_source(
+    spectrum: str, background: str, is_broken: bool, source: Path
+) -> None:
+    (source / "d").mkdir()
+    if is_broken:
+        (source / spectrum).write_bytes(_spectrum(1)[:3000])
+    else:
+        (source / spectrum).symlink_to(f".git/annex/{spectrum}")
+    (source / background).write_bytes(_spectrum(2))
+    names, aside, _ = _found(source)
+    assert names.keys() == {"plain.pi", spectrum}
+    assert _reasons(source, aside) == {
+        background: f"by its name the background of {source / spectrum}, which cannot be read"
+    }
+    (source / spectrum).unlink()
+    (source / spectrum).write_bytes(_spectrum(1, BACKFILE=background.rpartition("/")[2]))
+    names, aside, summary = _found(source)
+    assert names.keys() == {"plain.pi", spectrum}
+    assert aside == []
+    assert summary["files"]["companions"] == 1
+
+
+def test_other_spectra_beside_one_that_cannot_be_read_stay(source: Path) -> None:
+    (source / "e").mkdir()
+    (source / "a.pi").symlink_to("nowhere")
+    others = {"a_bkgless.pi", "b_bkg.pi", "e/a_bkg.pi", "a_2.pi", "feedback.pi", "plain_bkg.pi"}
+    for number, name in enumerate(sorted(others)):
+        (source / name).write_bytes(_spectrum(number + 1))
+    (source / "a_bkg.pi").write_bytes(_spectrum(9, BACKFILE="b_bkg.pi"))
+    names, aside, _ = _found(source)
+    assert names.keys() == {"plain.pi", "a.pi", "a_bkg.pi", *others} - {"b_bkg.pi"}
+    assert aside == []
+
+
+@pytest.mark.parametrize(
     "name",
     [
         *("P0123_M1S001_SourceSpec_0001.fits", "P0123M1S001SRSPEC0001.FTZ", "a.FIT.gz"),
