@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import pyarrow as pa
 
@@ -117,7 +118,8 @@ def _read(folder: Workspace, name: str, stamp: str) -> _Content:
         content = bytes(content)
         pha = read_pha(content, name=name)
         photons = photons_of(pha, content, stem(name))
-        identity = header_identity({**read_hdus(content, name=name)[0].header, **pha.header})
+        headers: list[Any] = [pha.header, read_hdus(content, name=name)[0].header]
+        identity = header_identity(ChainMap(*headers))
     except Exception as error:
         expected = isinstance(error, RaypipeError)
         reason = str(error) if expected else repr(error)
@@ -294,8 +296,8 @@ def _report_unnamed(identities: Sequence[HeaderIdentity], sources: Sequence[str 
     shown = ", ".join(f"{name} ({n})" for name, n in unnamed.most_common(_NAMED_IN_LOG))
     if unnamed:
         log.info(
-            "discover: %d spectra get no name of a source, since OBJECT names the target of several"
-            " that may be different sources: %s; --catalog with a column name names them",
+            "discover: %d spectra get no name of a source, since their OBJECT may name another: %s; "
+            "to name them, give --catalog a table with a column name",
             unnamed.total(),
             shown,
         )
