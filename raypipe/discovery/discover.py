@@ -66,13 +66,13 @@ def discover(
     with (
         record_run(workspace, "discover", settings) as figures,
         exclusive(workspace, f"discover-{release}", [manifest_folder(release)]),
-        stage("discover", release) as told,
+        stage("discover", release) as progress,
     ):
         if is_release_name(source):
             summary = _from_archive(workspace, source, release, where, catalog, settings.discover)
         else:
             summary = _from_files(workspace, Workspace(source), release, catalog, settings.discover)
-        told.add("rows", summary["rows"])
+        progress.add("rows", summary["rows"])
         figures.update(summary)
     log.info("discover: %d detections of %s in %s", summary["rows"], release, source)
     return summary

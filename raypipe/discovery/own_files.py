@@ -1,4 +1,4 @@
-"""Spectra outside the CSC: which files are detections, and which are their companions."""
+"""Find the detections among spectra outside the CSC, and their companions."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _UNIDENTIFIED = HeaderIdentity()
 
 @dataclass(frozen=True)
 class _Content:
-    """What a spectrum file says: nothing where it cannot be read."""
+    """Hold what a spectrum file says; the defaults are those of a file that cannot be read."""
 
     named: Companions
     photons: Photons | None = None
@@ -71,10 +71,10 @@ def own_detections(
     """Find the detections among spectra outside the CSC and yield them in tables.
 
     `candidates` are names relative to `folder`, each with the file's stamp. ARF, RMF and background
-    are those the header names, inside `folder`. No detections are backgrounds, which are named by
-    another spectrum or say so themselves (HDUCLAS2 BKG), and files that repeat the photons of
-    another; both go to `account`. A file that cannot be read is a detection, which ingestion
-    rejects with the reason. `published` are detection_ids given before, by name.
+    are the files in `folder` that the header names. Backgrounds are not detections, neither if a
+    spectrum names them nor if they say so themselves (HDUCLAS2 BKG), nor are files that repeat the
+    photons of another; `account` records them. A file that cannot be read is a detection, which
+    ingestion rejects with the reason. `published` holds earlier detection_ids, by name.
     """
     account = Account() if account is None else account
     files = {name: _read(folder, name, candidates[name]) for name in sorted(candidates)}
@@ -107,7 +107,7 @@ def own_detections(
 
 
 def _read(folder: Workspace, name: str, stamp: str) -> _Content:
-    """Read a spectrum file; one that is too large, or not there, or broken says nothing."""
+    """Read a spectrum file; return `_UNREADABLE` for one that is too large, absent or broken."""
     if stamp == UNSEEN:
         return _UNREADABLE
     if (size := _size(stamp)) > _MOST_BYTES:
@@ -133,10 +133,10 @@ def _read(folder: Workspace, name: str, stamp: str) -> _Content:
 def _backgrounds(
     files: Mapping[str, _Content], companions: Mapping[str, Companions]
 ) -> dict[str, str]:
-    """The files that a spectrum names as its background, each with one that names it.
+    """Return the files that are named as background, each with a spectrum that names it.
 
-    A file that names a background itself is a spectrum, whoever names it: of spectra that name each
-    other, in a circle or in a chain, none is lost.
+    A file that names a background itself is a spectrum, even if another names it, so that of
+    spectra that name each other, in a circle or in a chain, none is lost.
     """
     names = {
         name: companions[name].background
@@ -148,7 +148,7 @@ def _backgrounds(
         if background is None:
             continue
         if names.get(background) is not None:
-            log.warning("%s: names a background that names one in turn; both stay", name)
+            log.warning("%s: names a background that names one in turn; both are detections", name)
         else:
             found.setdefault(background, name)
     return found
@@ -179,11 +179,11 @@ def _order(
     backgrounds: Mapping[str, str],
     published: Mapping[str, str],
 ) -> list[str]:
-    """The files in order: of those with the same photons, the one to keep comes first.
+    """Sort the files so that of those with the same photons, the one to keep comes first.
 
-    That is a background, if one is, so that no copy of it becomes a source; else a file that can be
-    compared with its background, of these the file with most companions, of these one that is not
-    grouped, of these one that was published before, of these the first by name.
+    That is a background if there is one, so that no copy of it becomes a detection. Otherwise it is
+    a file that can be compared with its background; of these the one with most companions; then
+    one that is not grouped; then one that was published before; then the first by name.
     """
 
     def rank(name: str) -> tuple[bool, bool, int, bool, bool, tuple[int, str]]:
@@ -208,7 +208,7 @@ def _arfs_differ(
     name: str,
     other: str,
 ) -> bool:
-    """Whether two spectra have ARFs of different contents."""
+    """Tell whether two spectra have ARFs of different contents."""
     first, second = companions[name].arf, companions[other].arf
     if first is None or second is None or first == second:
         return False
@@ -216,7 +216,7 @@ def _arfs_differ(
 
 
 def _identity(folder: Workspace, name: str, stamp: str) -> str:
-    """A hash of a file's content, decompressed; of one that cannot be read, its name."""
+    """Return a hash of a file's decompressed content, or the name of one that cannot be read."""
     if stamp == UNSEEN or _size(stamp) > _MOST_BYTES:
         return name
     try:
@@ -232,7 +232,7 @@ def _size(stamp: str) -> int:
 def _ids(
     kept: list[str], repeats: Mapping[str, list[str]], published: Mapping[str, str]
 ) -> dict[str, str]:
-    """The detection_id of each detection; one that only a file set aside had goes to the kept."""
+    """Give each kept file its detection_id, or that of a copy that is set aside now."""
     known = dict(published)
     for name in kept:
         given = [published[each] for each in repeats[name] if each in published]
@@ -251,7 +251,7 @@ def _count(
     repeats: Mapping[str, list[str]],
     ids: Mapping[str, str],
 ) -> None:
-    """Take into account what became of each candidate, and of the files they name."""
+    """Record in `account` what became of each candidate and of the files that they name."""
     aside = partial(_set_aside, account, folder)
     for name, copies in repeats.items():
         for copy in copies:
@@ -296,8 +296,8 @@ def _report_unnamed(identities: Sequence[HeaderIdentity], sources: Sequence[str 
     shown = ", ".join(f"{name} ({n})" for name, n in unnamed.most_common(_NAMED_IN_LOG))
     if unnamed:
         log.info(
-            "discover: %d spectra get no name of a source, since their OBJECT may name another: %s; "
-            "to name them, give --catalog a table with a column name",
+            "discover: %d spectra get no name of a source, since their OBJECT may be another one: "
+            "%s; to name them, give --catalog a table with a column name",
             unnamed.total(),
             shown,
         )
