@@ -34,7 +34,7 @@ _CSC_NAME = re.compile(
 
 
 class CscName(NamedTuple):
-    """The file name of a detection's product in the Chandra Source Catalog.
+    """Parse or write the file name of a product in the Chandra Source Catalog.
 
     `exposure` is the number of an interleaved exposure, 0 where the observation has only one.
     """
@@ -49,12 +49,12 @@ class CscName(NamedTuple):
 
     @property
     def rank(self) -> tuple[int, int]:
-        """Order of the files of one product: the newest version first, then the first exposure."""
+        """Return a number that is largest for the newest version, then for the first exposure."""
         return self.version, -self.exposure
 
     @property
     def observation(self) -> str:
-        """Beginning of the names of all products of the observation: "acisf01575_001"."""
+        """Return the beginning of the names of the observation's products: "acisf01575_001"."""
         return f"{self.instrument}f{self.obsid:05d}_{self.obi:03d}"
 
     @property

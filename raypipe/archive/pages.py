@@ -49,7 +49,7 @@ Counts = list[tuple[int, int]]
 
 @dataclass(frozen=True)
 class Piece:
-    """The scope of one query: consecutive obsids, or a range of region_id in a single obsid."""
+    """Limit a query to consecutive obsids, or to a range of region_id in a single obsid."""
 
     counts: Counts
     regions: tuple[int, int] | None = None
@@ -70,7 +70,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class ReleasePages:
-    """The pages of one query to a release's TAP service, kept in a workspace until removed.
+    """Keep the pages of one query to a release's TAP service in a workspace until removed.
 
     `archive_release` is the archive's name of the release, `release` that of the manifest.
     """
@@ -89,7 +89,7 @@ class ReleasePages:
 
     @property
     def origin(self) -> str:
-        """The service and the condition of the query, for display."""
+        """Return the service and the condition of the query, for display."""
         return self.service.name + (f" where {self.query.where}" if self.query.where else "")
 
     @property

@@ -1,4 +1,4 @@
-"""The Chandra archive: its releases, URIs of its products, and requests to its package service.
+"""Name the releases and products of the Chandra archive, and request them from its services.
 
 A product in the archive has a URI of the form
 
@@ -60,7 +60,7 @@ RELEASES = {
         package_version="cur",
     ),
 }
-"""The releases that can be discovered by name."""
+"""Releases that can be discovered by name."""
 
 
 @dataclass(frozen=True, order=True)

@@ -1,4 +1,4 @@
-"""The verb `discover`: list the detections of a folder, bucket or release in a manifest."""
+"""List the detections of a folder, bucket or release in a manifest: the verb `discover`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that a PHA names, looked for beside it and nowhere else."""
+"""Find files that a PHA names beside it, and nowhere else."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pathlib import Path
 from raypipe.identity import parse_csc_name
 
 MAX_NAME_LENGTH = 1024
-"""Longest name looked for; a header may hold strings of any length."""
+"""Longest name that is searched for, since a header may hold strings of any length."""
 
 _SELECTORS = re.compile(r"(\[[^\]]*\]|\{\d+\})+$")
 
 
 def find_beside(path: Path, named: str) -> Path | None:
-    """The file called `named` in the folder of `path`; None where there is none.
+    """Return the file called `named` in the folder of `path`, None if there is none.
 
-    Folders in `named` and selectors of an HDU behind it are dropped, and `.gz` may be there or
-    not. For products of the Chandra Source Catalog any version of the same detection will do, the
-    newest first, as versions of a PHA and of its responses may differ. A name in other capitals
-    counts where no file has the very name: some tools write all names in capitals.
+    Folders in `named` and selectors of an HDU at its end are ignored, and `.gz` may be present or
+    absent. Of a product of the Chandra Source Catalog the newest version is used if this version is
+    absent, since the versions of a PHA and its responses may differ. If no file has exactly this
+    name, upper and lower case are ignored, since some tools write all names in capitals.
     """
     name = _bare_name(named)
     if name is None:
@@ -33,7 +33,7 @@ def find_beside(path: Path, named: str) -> Path | None:
 
 
 def is_same_product(named: str, file_name: str) -> bool:
-    """Whether a name a header gives means the file itself, apart from `.gz` and CSC version."""
+    """Tell whether a name in a header means the file itself, apart from `.gz` and CSC version."""
     name = _bare_name(named)
     return name is not None and _identity(name) == _identity(file_name)
 
@@ -70,7 +70,7 @@ def _newest_version(folder: Path, name: str) -> Path | None:
 
 
 def _in_other_case(folder: Path, name: str) -> Path | None:
-    """The one file whose name differs in capitals alone; None where there are several."""
+    """Return the only file whose name differs just in case, None if there are several."""
     wanted = name.casefold()
     try:
         found = [each for each in folder.iterdir() if _plain(each.name).casefold() == wanted]
@@ -82,5 +82,5 @@ def _in_other_case(folder: Path, name: str) -> Path | None:
 
 
 def _plain(name: str) -> str:
-    """A name without the `.gz` behind it, in any case."""
+    """Return a name without `.gz` at its end, in upper or lower case."""
     return name[:-3] if name.lower().endswith(".gz") else name
