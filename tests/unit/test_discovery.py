@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from raypipe.discovery.release import folder_release
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.store.layout import manifest_folder
 from raypipe.store.manifest import choose_release, read_manifest_summary
-from raypipe.store.workspace import Workspace
+from raypipe.store.workspace import Workspace, check_name
 
 
 @pytest.mark.parametrize("memory", [0, 1 << 20])
@@ -357,6 +358,17 @@ def test_a_folder_without_a_name_asks_for_one(folder: str, tmp_path: Path) -> No
         discover(tmp_path / "w", source=str(tmp_path / folder))
     summary = discover(tmp_path / "w", source=str(tmp_path / folder), release="mine")
     assert summary["release"] == "mine"
+
+
+@given(st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=120))
+def test_any_folder_gives_a_legal_name_or_asks_for_one(name: str) -> None:
+    try:
+        release = folder_release(Workspace(f"/data/{name}"))
+    except UsageError:
+        assert name == ".." or not re.search("[A-Za-z0-9]", name)
+    else:
+        assert check_name(release, "release") == release
+        assert len(release) <= 64
 
 
 def test_the_root_of_a_disk_asks_for_a_name() -> None:
