@@ -33,7 +33,7 @@ class SimulateConfig(_Section):
 
 
 class DiscoverConfig(_Section):
-    """List the files of a source in a manifest."""
+    """List the detections of a folder or release in a manifest."""
 
     release: str | None = Field(
         None,
