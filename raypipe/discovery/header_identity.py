@@ -40,7 +40,7 @@ _WHOLE = re.compile(r"\d{1,18}(\.0*)?", re.ASCII)
 
 @dataclass(frozen=True)
 class HeaderIdentity:
-    """Target, observation and position (deg, ICRS) of a spectrum; None for what is unknown.
+    """Hold target, observation and position (deg, ICRS) of a spectrum; None if unknown.
 
     `is_near_target` is false if the extraction region is too far from the target to be its own.
     """
@@ -60,7 +60,7 @@ def header_identity(header: Mapping[str, Any]) -> HeaderIdentity:
     target; positions of another equinox than 2000 are not used.
     """
     name, obsid = _target_name(header.get("OBJECT")), _obsid(header.get("OBS_ID"))
-    if _degrees(header.get("EQUINOX", 2000.0)) != 2000.0:
+    if _degrees(header.get("EQUINOX")) not in (None, 2000.0):
         return HeaderIdentity(name, obsid)
     region, target = region_position(header), _target_position(header)
     if region is not None:
@@ -82,7 +82,11 @@ def source_names(identities: Sequence[HeaderIdentity]) -> list[str | None]:
     for identity in identities:
         if (key := _key(identity)) is not None:
             by_target[key].append(identity)
-    names = {key: some[0].target_name for key, some in by_target.items() if _are_one_source(some)}
+    names = {
+        key: min(each.target_name or "" for each in some)
+        for key, some in by_target.items()
+        if _are_one_source(some)
+    }
     return [None if key is None else names.get(key) for key in map(_key, identities)]
 
 
@@ -99,7 +103,9 @@ def _are_one_source(some: Sequence[HeaderIdentity]) -> bool:
     observations = {each.obsid for each in some if each.obsid is not None}
     if len(observations) < len(some) or any(each.position_from != REGION for each in some):
         return False
-    places = [(each.ra, each.dec) for each in some if each.ra is not None and each.dec is not None]
+    places = sorted(
+        (each.ra, each.dec) for each in some if each.ra is not None and each.dec is not None
+    )
     return all(_separation_arcsec(places[0], place) <= SAME_ARCSEC for place in places)
 
 

@@ -117,6 +117,10 @@ def _pair(header: Mapping[str, Any], *keys: str) -> tuple[float, float] | None:
 def number(header: Mapping[str, Any], key: str) -> float | None:
     """Return the value of a keyword if it is a finite number."""
     value = header.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        finite = float(value)
+    except OverflowError:
+        return None
+    return finite if np.isfinite(finite) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,8 @@ def test_the_name_of_a_target_can_be_printed(value: Any, name: str | None) -> No
         ({"RA_TARG": 1e400, "DEC_TARG": 5}, None),
         ({"RA_TARG": "10h", "DEC_TARG": True}, None),
         ({"RA_TARG": 10.5, "DEC_TARG": 5, "EQUINOX": 1950.0}, None),
+        ({"RA_TARG": 10.5, "DEC_TARG": 5, "EQUINOX": "2000"}, (10.5, 5.0)),
+        ({"RA_TARG": 10.5, "DEC_TARG": 5, "EQUINOX": ""}, (10.5, 5.0)),
         ({"RA_NOM": 10.5, "DEC_NOM": 5}, None),
     ],
 )
@@ -177,6 +180,8 @@ def test_a_region_lies_where_the_tangent_plane_has_it() -> None:
         _region("circle(4096.5,4096.5,3)", INSTRUME="HRC"),
         _region("circle(99999,4096.5,3)"),
         _region("circle(4096.5,4096.5,3)", RA_NOM="ten"),
+        _region("circle(4096.5,4096.5,3)", RA_NOM=10**400),
+        _region("circle(4096.5,4096.5,3)", RA_NOM=True),
         _region("circle(4096.5,4096.5,3)", DEC_NOM=100.0),
         _region("circle(4096.5,4096.5,3)", DEC_NOM=float("nan")),
     ],
@@ -188,13 +193,16 @@ def test_a_region_without_a_tangent_point_has_no_position(header: dict[str, Any]
 _VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=80)
 
 
-@given(
-    st.dictionaries(
-        st.sampled_from([*TANGENT, "OBJECT", "OBS_ID", "RA_TARG", "DEC_TARG", "EQUINOX"]), _VALUES
-    )
-)
-def test_no_header_is_an_error(header: dict[str, Any]) -> None:
-    found = header_identity(_region("circle(4000,4000,3)") | header)
+_SAS = {"REFXCRPX": 25921, "REFYCRPX": 25921, "REFXCRVL": 359.4, "REFYCRVL": -32.6}
+_SAS |= {"REFXCDLT": -1.4e-5, "REFYCDLT": 1.4e-5}
+_KEYS = [*TANGENT, *_SAS, "OBJECT", "OBS_ID", "RA_TARG", "DEC_TARG", "EQUINOX"]
+
+
+@given(st.sampled_from(["ACIS", "EPN"]), st.dictionaries(st.sampled_from(_KEYS), _VALUES))
+def test_no_header_is_an_error(instrument: str, header: dict[str, Any]) -> None:
+    sas = {"SLCTEXPR": "((X,Y) IN circle(24783.467,28244.9,800))", **_SAS}
+    header = _region("circle(4000,4000,3)") | sas | {"INSTRUME": instrument} | header
+    found = header_identity(header)
     assert found.target_name is None or found.target_name.isprintable()
     assert (found.ra is None) == (found.dec is None) == (found.position_from is None)
     if found.ra is not None and found.dec is not None:
@@ -246,6 +254,16 @@ def test_spectra_of_other_sources_leave_the_target_its_name() -> None:
     target = {"OBJECT": "M31", "OBS_ID": "1", "RA_TARG": 10.0, "DEC_TARG": 41.0}
     on, off = (header_identity(_region(f"circle({x},4096.5,3)") | target) for x in (4096.5, 4300.5))
     assert source_names([off, on, off]) == [None, "M31", None]
+
+
+@given(st.permutations([_seen(1), _seen(2, 10 + 1.5 / 3600), _seen(3, 10 + 3 / 3600)]))
+def test_the_order_of_files_does_not_matter(identities: list[HeaderIdentity]) -> None:
+    assert source_names(identities) == [None] * 3
+
+
+def test_a_target_is_spelled_in_one_way() -> None:
+    spellings = [replace(_seen(1), target_name="m31"), _seen(2)]
+    assert source_names(spellings) == source_names(spellings[::-1]) == ["M31", "M31"]
 
 
 def test_sources_of_one_field_stay_apart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
