@@ -165,7 +165,12 @@ def _source_options(
     )
     parser.add_argument("--where", metavar="ADQL", help="select detections of an archive release")
     parser.add_argument("--catalog", help="join the columns and class labels of this table")
-    parser.add_argument("--release", help="name for the release", required=release_required)
+    default = (
+        "" if release_required else "; default: that of the archive or survey, or the folder's"
+    )
+    parser.add_argument(
+        "--release", help=f"name of the release{default}", required=release_required
+    )
 
 
 def _search_options(parser: argparse.ArgumentParser) -> None:

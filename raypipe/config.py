@@ -61,12 +61,12 @@ class SimulateConfig(_Section):
 
 
 class DiscoverConfig(_Section):
-    """List the files of a source in a manifest."""
+    """List the detections of a folder or release in a manifest."""
 
-    release: str = Field(
-        "csc2.1",
+    release: str | None = Field(
+        None,
         pattern=r"^[\w.\-]+$",
-        description="Release assigned to a folder of CSC products that does not name its release.",
+        description="Release of a folder that has no survey.json. Default: the folder's name.",
     )
     part_rows: int = Field(
         500,

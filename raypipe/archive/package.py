@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from raypipe.archive.names import parse_csc_name
 from raypipe.archive.products import ProductKey, find_release, package_url, parse_product_uri
 from raypipe.archive.tar import Member, NotATar, TarError, read_tar
 from raypipe.config import IngestConfig
@@ -12,6 +11,7 @@ from raypipe.errors import UsageError
 from raypipe.http.client import Body, HttpClient, first_line
 from raypipe.http.errors import FetchError, TryAgain
 from raypipe.http.policy import TOO_LARGE
+from raypipe.identity import parse_csc_name
 from raypipe.redaction import redact
 
 Products = dict[str, bytes | FetchError]

@@ -31,6 +31,12 @@ _LIMITS = {
 }
 
 _EXACT = {
+    "target_name": ("", "meta.id;obs", "target of the observation (OBJECT), not always the source"),
+    "position_from": (
+        "",
+        "meta.note;pos.eq",
+        "origin of ra and dec: extraction region, target of the observation, or catalog",
+    ),
     "err_ellipse_r0": (
         "arcsec",
         "phys.angSize.smajAxis;pos.errorEllipse",

@@ -44,10 +44,10 @@ class Column:
 
 _COLUMNS = {
     "detection_id": Column("", "meta.id;meta.main", "release:obsid.obi.region_id, or file:stem"),
-    "obsid": Column("", "meta.id;obs", "Chandra observation"),
+    "obsid": Column("", "meta.id;obs", "observation (OBS_ID)"),
     "obi": Column("", "meta.id;obs", "observation interval"),
     "region_id": Column("", "meta.id", "detection region in the observation"),
-    "name": Column("", "meta.id;src", "CSC source the detection belongs to"),
+    "name": Column("", "meta.id;src", "source the detection belongs to"),
     "ra": Column("deg", "pos.eq.ra;meta.main", "right ascension, ICRS"),
     "dec": Column("deg", "pos.eq.dec;meta.main", "declination, ICRS"),
     "class": Column("", "src.class", "label the detection came with"),

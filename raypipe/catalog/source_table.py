@@ -25,12 +25,12 @@ from raypipe.model.bundle import Model
 from raypipe.model.covariance import pack, triangles_of, unpack
 
 _SOURCES_AT_ONCE = 20_000
-_COPIED = ("name", "ra", "dec", "class", "split", "model_id")
+_COPIED = ("name", *("ra", "dec", "position_from", "target_name"), "class", "split", "model_id")
 
 
 def source_columns(latents: int) -> list[str]:
     """Columns of the detections that `source_tables` reads."""
-    own = ["detection_id", "name", "ra", "dec", "class", "split", "model_id", "flags"]
+    own = ["detection_id", *_COPIED, "flags"]
     return [*own, "total_counts", "z_cov", *(f"z{i}" for i in range(latents))]
 
 

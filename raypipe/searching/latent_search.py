@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +21,14 @@ from raypipe.model.choice import choose_model
 from raypipe.ogip import Spectrum
 from raypipe.searching.batched_gaussians import Rows
 from raypipe.searching.catalog import SearchedRows, read_detection_rows, read_source_rows
-from raypipe.searching.lookup import nearest_spellings, position_in, rows_of, separations_arcsec
+from raypipe.searching.lookup import (
+    id_called,
+    nearest_spellings,
+    position_in,
+    rows_of,
+    separations_arcsec,
+    why_unnamed,
+)
 from raypipe.searching.neighbors import Posterior, nearest
 from raypipe.searching.query import SpectrumFiles, measure_spectrum
 from raypipe.searching.strangest import (
@@ -32,8 +40,10 @@ from raypipe.searching.strangest import (
 )
 from raypipe.store.layout import model_folder
 from raypipe.store.manifest import choose_release
+from raypipe.store.publication import read_detections
 from raypipe.store.workspace import Workspace
 
+log = logging.getLogger(__name__)
 _NOBODY = np.array([], dtype=np.int64)
 
 
@@ -84,9 +94,23 @@ class LatentSearch:
     def like_source(self, name: str, k: int = 10) -> pd.DataFrame:
         """Find the k detections most similar to a source, whose own detections are left out.
 
-        The query is the combined posterior of the source's detections. Raises UsageError for an
-        unknown name.
+        The query is the combined posterior of the source's detections. A name that is no source's
+        but a detection's id, with or without its beginning ("file:"), is taken as that. Raises
+        UsageError for an unknown name.
         """
+        if not len(rows_of(self.sources.table["name"], name)):
+            ids = (
+                self.detections.table["detection_id"],
+                self.detections.unmeasured["detection_id"],
+            )
+            known = (id_called(some, name, self.release) for some in ids)
+            if detection_id := next(filter(None, known), None):
+                log.info("%s: no source has this name; taken as %s", name, detection_id)
+                return self.like_detection(detection_id, k)
+            columns = ["detection_id", "name", "target_name"]
+            found = read_detections(self.workspace, self.release, self.model_id, columns)
+            if reason := why_unnamed(name, found):
+                raise UsageError(reason)
         row = _only(self.sources, "name", name, "source")
         description = self.sources.describe_row(int(row[0]))
         own = rows_of(self.detections.table["name"], name)

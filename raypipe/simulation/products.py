@@ -13,6 +13,7 @@ import numpy.typing as npt
 from isal import igzip
 
 from raypipe._version import __version__
+from raypipe.identity import CscName
 from raypipe.simulation.energy import FloatArray
 from raypipe.simulation.fits_template import (
     Card,
@@ -24,8 +25,9 @@ from raypipe.simulation.fits_template import (
 )
 from raypipe.simulation.instrument import Instrument
 
+INSTRUMENT = "acis"
 VERSION = 1
-"""The N of the file names."""
+"""The instrument and the N of the file names."""
 GZIP_LEVEL = 1
 DEAD_TIME_CORRECTION = 0.987
 
@@ -59,10 +61,11 @@ Row = Mapping[str, Any]
 
 def product_name(row: Row, kind: str) -> str:
     """Return the file name of a detection's "pha3", "arf3" or "rmf3"."""
-    return (
-        f"acisf{row['obsid']:05d}_{row['obi']:03d}N{VERSION:03d}"
-        f"_r{row['region_id']:04d}_{kind}.fits.gz"
-    )
+    return f"{_csc_name(row, kind).plain}.gz"
+
+
+def _csc_name(row: Row, kind: str) -> CscName:
+    return CscName(INSTRUMENT, row["obsid"], row["obi"], VERSION, 0, row["region_id"], kind)
 
 
 def pha_file(
@@ -83,7 +86,7 @@ def pha_file(
         "ONTIME": on_time,
         "TSTOP": start + on_time,
     }
-    pha = product_name(row, "pha3").removesuffix(".gz")
+    pha = _csc_name(row, "pha3").plain
     source_header = total.render(
         {
             **identity,
@@ -91,8 +94,8 @@ def pha_file(
             "BACKSCAL": float(row["backscal"]),
             "TOTCTS": int(counts.sum()),
             "BACKFILE": pha,
-            "ANCRFILE": product_name(row, "arf3").removesuffix(".gz"),
-            "RESPFILE": product_name(row, "rmf3").removesuffix(".gz"),
+            "ANCRFILE": _csc_name(row, "arf3").plain,
+            "RESPFILE": _csc_name(row, "rmf3").plain,
         }
     )
     background_header = background.render(

@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 
 from raypipe._version import __version__
 from raypipe.errors import UsageError
-from raypipe.simulation.products import arf_file, pha_file, product_name, rmf_file
+from raypipe.identity import parse_csc_name
+from raypipe.simulation.products import INSTRUMENT, arf_file, pha_file, product_name, rmf_file
 from raypipe.simulation.survey import RELEASE, Plan, Survey, draw_batch, plan_survey
 from raypipe.spectra.grid import NATIVE_CHANNELS
 from raypipe.store.addresses import file_name
@@ -34,7 +35,6 @@ _RESPONSES_FOLDER = ".responses"
 _PARTIAL_SUFFIX = ".partial"
 _BATCHES_AHEAD = 2
 """Batches under way for every worker: enough to keep it busy, few to keep in memory."""
-_PRODUCT_NAME = re.compile(r"acisf\d+_\d+N\d+_r\d+_(pha3|arf3|rmf3)\.fits\.gz(\.partial)?")
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+):/")
 """The beginning of an address, also of one that `Path` has taken a slash from."""
 _TRUTH_LEAVES_OUT = {"exposure_s", "backscal", "background_backscal"}
@@ -134,7 +134,8 @@ def _prepare(out: Path, *, overwrite: bool) -> None:
     if holds_survey:
         (out / TRUTH_FILE).unlink(missing_ok=True)
         for path in out.iterdir():
-            if _PRODUCT_NAME.fullmatch(path.name):
+            product = parse_csc_name(path.name.removesuffix(_PARTIAL_SUFFIX))
+            if product and product.instrument == INSTRUMENT:
                 path.unlink()
 
 

@@ -18,11 +18,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pandas as pd
 import pyarrow as pa
 
-from raypipe.archive.names import parse_csc_name
 from raypipe.archive.products import PRODUCTS, product_uri
 from raypipe.discovery.columns import manifest_rows
 from raypipe.discovery.listing import CscFiles
 from raypipe.discovery.manifest import write_manifest
+from raypipe.identity import parse_csc_name
 from raypipe.store.workspace import Workspace
 
 Members = list[tuple[tarfile.TarInfo, bytes]]

@@ -161,6 +161,28 @@ def test_what_the_model_cannot_judge_is_refused_by_name(
         opened.like_spectrum(SpectrumFiles(hrc))
 
 
+@pytest.mark.parametrize("name", ["sim:6.0.1", "6.0.1"])
+def test_a_name_may_be_a_detection(opened: LatentSearch, name: str) -> None:
+    answer = opened.like_source(name, k=5)
+    assert answer.attrs["query"]["detection_id"] == "sim:6.0.1"
+    pd.testing.assert_frame_equal(answer, opened.like_detection("sim:6.0.1", k=5))
+
+
+def test_a_catalog_without_names_says_so(
+    synthetic: Synthetic, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Workspace(shutil.copytree(synthetic.workspace.uri, tmp_path / "w"))
+    table = read_detections(store, RELEASE, "folded-test")
+    at = table.schema.get_field_index("name")
+    nothing = pa.nulls(len(table), table.schema.field(at).type)
+    model = raypipe.load_model(Path(synthetic.workspace.uri) / "models" / "folded-test")
+    publish_table(store, model, table.set_column(at, table.schema.field(at), nothing))
+    line = ["search", "--workspace", store.uri, "--model", "folded-test", "--name"]
+    assert main([*line, NAME]) == 2
+    assert "no detection of this catalog has the name of a source" in capsys.readouterr().err
+    assert main([*line, "6.0.1"]) == 0
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
