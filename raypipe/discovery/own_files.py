@@ -15,10 +15,10 @@ from raypipe.config import IngestConfig
 from raypipe.discovery.account import Account, SetAside
 from raypipe.discovery.companions import Companions, find_companions, named_by
 from raypipe.discovery.files import UNSEEN
-from raypipe.discovery.listing import stem
 from raypipe.discovery.own_ids import in_order, own_ids
 from raypipe.discovery.photons import Photons, photons_of, same_photons
 from raypipe.errors import RaypipeError
+from raypipe.identity import stem
 from raypipe.ogip import read_pha
 from raypipe.ogip.loading import load
 from raypipe.store.manifest import OWN_TYPES

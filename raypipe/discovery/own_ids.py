@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 
 import pyarrow.compute as pc
 
-from raypipe.discovery.listing import stem
 from raypipe.errors import RaypipeError
+from raypipe.identity import stem
 from raypipe.store.layout import manifest_folder
 from raypipe.store.workspace import Workspace
 

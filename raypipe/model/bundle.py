@@ -8,9 +8,9 @@ import logging
 import os
 import tomllib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,8 @@ from safetensors.numpy import save as save_tensors
 
 from raypipe.config import Config, EmbedConfig
 from raypipe.config_toml import load_config
-from raypipe.errors import RaypipeError, UsageError
-from raypipe.model.card import model_card
+from raypipe.errors import OgipError, RaypipeError, UsageError
+from raypipe.model.card import model_card, model_summary
 from raypipe.model.encode import (
     Reconstruction,
     as_frame,
@@ -31,6 +31,7 @@ from raypipe.model.encode import (
     encode_batch,
     reconstruct_batch,
 )
+from raypipe.model.inputs import SpectrumOrPath, identity_of, latents_in, read_all
 from raypipe.model.integrity import bundle_hash, require_finite, require_population
 from raypipe.model.latent_population import Population
 from raypipe.model.presets import Folded, Paper, build
@@ -38,6 +39,9 @@ from raypipe.ogip import Spectrum
 from raypipe.spectra.batch import SpectraBatch
 from raypipe.spectra.grid import Grid
 from raypipe.store.workspace import Workspace, check_name
+
+if TYPE_CHECKING:
+    from raypipe.display.spectrum_figure import BinnedSpectrum
 
 log = logging.getLogger(__name__)
 
@@ -85,19 +89,25 @@ class Model:
         """Name of the recipe, folded or paper."""
         return self.network.name
 
-    def encode(self, spectra: Spectrum | Sequence[Spectrum]) -> pd.DataFrame:
-        """Measure latents and goodness of fit of spectra read with `raypipe.read_spectrum`.
+    def _repr_html_(self) -> str:
+        from raypipe.display.table import summary_table
 
-        Returns one row per spectrum: z0.., z0_err.., z0_std.., z_cov, total_counts, cash,
-        cash_expected, fit_zscore, anomaly_score and p_<class> as in the catalog. Each spectrum
-        needs its ARF and RMF. A spectrum that cannot be measured, for instance without counts, has
-        NaN latents, and a warning names it.
+        return summary_table(f"Model {self.model_id}", model_summary(self))
+
+    def encode(self, spectra: SpectrumOrPath | Iterable[SpectrumOrPath]) -> pd.DataFrame:
+        """Measure latents and goodness of fit of spectra, or of PHA files given by their paths.
+
+        Returns one row per spectrum: detection_id and path of its file (`identity_of`), then z0..,
+        z0_err.., z0_std.., z_cov, total_counts, cash, cash_expected, fit_zscore, anomaly_score and
+        p_<class> as in the catalog. Each spectrum needs its ARF and RMF. A spectrum that cannot be
+        measured, for instance without counts, has NaN latents, and a warning names it. Raises
+        OgipError naming the file that cannot be read or that the model cannot use.
         """
-        listed = [spectra] if isinstance(spectra, Spectrum) else list(spectra)
+        listed = read_all(spectra)
         frame = self.encode_batch(SpectraBatch.from_spectra(listed, self.grid))
         for row in np.flatnonzero(frame["z0"].isna()):
             warnings.warn(f"{listed[row].path}: cannot be measured: latents are NaN", stacklevel=2)
-        return frame
+        return pd.concat([pd.DataFrame(identity_of(listed)), frame], axis=1)
 
     def encode_batch(
         self,
@@ -122,9 +132,56 @@ class Model:
         blank_unmeasured(columns, errors=config.errors and isinstance(self.network, Folded))
         return as_frame(columns)
 
-    def reconstruct(self, spectra: SpectraBatch, z: npt.ArrayLike) -> Reconstruction:
-        """Expected counts of a batch for given latents (n, latents)."""
-        return reconstruct_batch(self.network, spectra, np.asarray(z, dtype=np.float32))
+    def reconstruct(
+        self,
+        spectra: SpectraBatch | SpectrumOrPath | Iterable[SpectrumOrPath],
+        z: npt.ArrayLike | pd.DataFrame | None = None,
+    ) -> Reconstruction:
+        """Predict the counts of spectra, paths or a batch from latents.
+
+        `z` (n, latents) is an array or what `encode` returned; without it the spectra are encoded.
+        A row without latents is NaN.
+        """
+        batch = spectra
+        if not isinstance(batch, SpectraBatch):
+            batch = SpectraBatch.from_spectra(read_all(spectra), self.grid)  # type: ignore[arg-type]
+        z = self.encode_batch(batch) if z is None else z
+        return reconstruct_batch(self.network, batch, latents_in(z, self.config.model.latents))
+
+    def flux(
+        self,
+        spectra: SpectraBatch | SpectrumOrPath | Iterable[SpectrumOrPath],
+        z: npt.ArrayLike | pd.DataFrame | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Return the photon flux density of spectra, with the instrument's response removed.
+
+        It is (n, n_energy), photon/cm2/s/keV, at the energies `model.grid.energy_mid_kev`. The
+        arguments are those of `reconstruct`. Raises UsageError for preset paper, which has no flux.
+        """
+        flux = self.reconstruct(spectra, z).flux
+        if flux is None:
+            raise UsageError(f"{self.model_id}: preset {self.preset} has no flux; use folded")
+        return flux
+
+    def binned(self, spectrum: Spectrum) -> BinnedSpectrum:
+        """Return a spectrum's counts in the model's channel bins, with those it expects.
+
+        Raises OgipError where the spectrum cannot be measured.
+        """
+        from raypipe.display.spectrum_figure import BinnedSpectrum
+
+        batch = SpectraBatch.from_spectra([spectrum], self.grid)
+        latents = self.encode_batch(batch)
+        if latents["z0"].isna().any():
+            raise OgipError(spectrum.path, "cannot be measured: it has no finite latents")
+        fold = self.reconstruct(batch, latents)
+        return BinnedSpectrum(
+            counts=batch.counts[0].astype(np.float64),
+            model=fold.total[0].astype(np.float64),
+            background=fold.background[0].astype(np.float64),
+            edges_kev=self.grid.channel_edges_kev,
+            exposure_s=spectrum.exposure_s,
+        )
 
     def split_of(self, sources: npt.NDArray[np.int64]) -> npt.NDArray[np.str_]:
         """Whether each source was used to train, to validate, or not at all ("test")."""

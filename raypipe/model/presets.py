@@ -47,7 +47,7 @@ class Preset(nn.Module, ABC):
     def forward(self, batch: Batch, shown: Batch) -> tuple[Tensor, Tensor]:
         """Return the loss and the mean square of the latents of each row, (n,) each.
 
-        The encoder sees `shown`, a view of the same detections made by `thinning.thin`.
+        The encoder sees `shown`, a view of the same detections made by `count_splitting.thin`.
         """
         z = self.encode(shown)
         return self.loss(z, batch, shown), z.square().mean(-1)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -32,9 +32,13 @@ from raypipe.ogip.notes import (
     prefixed,
 )
 from raypipe.ogip.pha import Pha, read_pha
+from raypipe.ogip.presentation import FoldedModel, binned, headline, summary
 from raypipe.ogip.quadrature import Flux, integrate
 from raypipe.ogip.rmf import Rmf, read_rmf
 from raypipe.redaction import printable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MAX_NAME_SHOWN = 200
 """Most characters of a file's name in a note."""
@@ -99,6 +103,33 @@ class Spectrum:
             f"{len(self.warnings)} warnings" if self.warnings else "",
         ]
         return printable(f"Spectrum({self.path}: {', '.join(filter(None, parts))})", 500)
+
+    def _repr_html_(self) -> str:
+        from raypipe.display.table import summary_table
+
+        return summary_table("Spectrum", summary(self))
+
+    def plot(self, model: FoldedModel | Flux | None = None) -> Figure:
+        """Draw counts per second and keV, with what `model` expects, and the residuals.
+
+        `model` is a trained model (`raypipe.load_model`), whose latents are fitted to the spectrum,
+        or a photon flux as for `fold`; without one, counts and background are drawn alone. A model
+        is drawn in its own channel bins, anything else where the effective area is at least 1% of
+        its peak. Channels are grouped to at least 5 to 25 counts for the figure only; crosses show
+        68% Poisson limits, and residuals are in units of the root of the expected counts.
+
+        Returns a matplotlib figure, which notebooks display; `figure.savefig("fit.png")` writes it.
+        Raises OgipError where the channels have no energies, or the model cannot use the spectrum.
+        """
+        from raypipe.display.spectrum_figure import spectrum_figure
+
+        if not 0 < self.exposure_s < np.inf:
+            raise OgipError(self.path, f"EXPOSURE is {self.exposure_s:g} s: no rate to draw")
+        shown = binned(self, model) if model is None or callable(model) else model.binned(self)
+        title = printable(headline(self, shown), 100)
+        figure = spectrum_figure(shown, title=title, size_in=(6.4, 4.4))
+        figure.set_facecolor("white")
+        return figure
 
     def fold(self, flux: Flux, *, lines_kev: Sequence[float] = ()) -> Floats:
         """Counts per channel (n,) that a source of this photon flux leaves, background apart.

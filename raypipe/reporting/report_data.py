@@ -13,11 +13,11 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from raypipe.config import ReportConfig
+from raypipe.display.spectrum_figure import BinnedSpectrum
 from raypipe.evaluation.evaluated_catalog import EvaluatedCatalog, labeled_catalog, metrics_name
 from raypipe.evaluation.selection import choose_rows, has_latents, latents_of, read_spectra
 from raypipe.evaluation.validation import fitting_threads, on_one_scale
 from raypipe.model.bundle import Model
-from raypipe.reporting.spectrum_figure import ExampleSpectrum
 from raypipe.store.layout import model_folder, rejects_folder
 from raypipe.store.manifest import read_manifest_summary
 from raypipe.store.parts import count_rows
@@ -45,7 +45,7 @@ class Example:
     """A detection to show: its row of the catalog and its spectrum with the model's."""
 
     row: pd.Series[Any]
-    spectrum: ExampleSpectrum
+    spectrum: BinnedSpectrum
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def _read_examples(
     return [
         Example(
             row,
-            ExampleSpectrum(
+            BinnedSpectrum(
                 counts=spectra.counts[i].astype(np.float64),
                 model=spectra.model_counts[i].astype(np.float64),
                 background=spectra.model_background[i].astype(np.float64),

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from raypipe.display.spectrum_figure import spectrum_figure
 from raypipe.evaluation.regression import hardness_ratios, regression_targets
 from raypipe.evaluation.selection import has_latents, latent_columns, latents_of
 from raypipe.evaluation.validation import sources_of
@@ -31,7 +32,6 @@ from raypipe.html.page import (
 from raypipe.reporting import figures
 from raypipe.reporting.classes import MOST_CLASSES
 from raypipe.reporting.report_data import SHOW_ALL_ROWS, Example, ReportData
-from raypipe.reporting.spectrum_figure import spectrum_figure
 
 ANOMALIES_SHOWN = 10
 """Rows in each list of anomalies."""
