@@ -1,4 +1,4 @@
-"""A trained model as files: weights, configuration, metrics and a model card."""
+"""Save and load trained models: weights, configuration, metrics and a model card."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 _DESCRIPTION, _HASH = "raypipe", "raypipe_sha256"
-"""Keys of the metadata of the weights."""
+"""Keys in the metadata of the weights file."""
 _MAX_WEIGHTS_BYTES = 1 << 30
 _POPULATION_ARRAYS = (
     "weights",
@@ -86,7 +86,7 @@ class Model:
 
     @property
     def preset(self) -> str:
-        """Name of the recipe, folded or paper."""
+        """Name of the recipe: folded or paper."""
         return self.network.name
 
     def _repr_html_(self) -> str:
@@ -115,11 +115,11 @@ class Model:
         sources: npt.NDArray[np.int64] | None = None,
         config: EmbedConfig | None = None,
     ) -> pd.DataFrame:
-        """Give the measured columns of the catalog for a batch; see `encode`.
+        """Return the measured columns of the catalog for a batch; see `encode`.
 
-        A row is NaN, `total_counts` apart, where one of its numbers would not be finite.
+        A row is NaN, except for `total_counts`, if one of its numbers would not be finite.
         `sources` (n,) are the keys of the rows' sources, so that their own training detections
-        have no vote on their class. `config` is by default what the model was trained with.
+        have no vote on their class. `config` defaults to the settings of the training.
         """
         config = config or self.config.embed
         columns = encode_batch(self.network, spectra, config.refine_steps, config.errors)
@@ -184,13 +184,13 @@ class Model:
         )
 
     def split_of(self, sources: npt.NDArray[np.int64]) -> npt.NDArray[np.str_]:
-        """Whether each source was used to train, to validate, or not at all ("test")."""
+        """Return how each source was used: "train", "validation", or "test" for not at all."""
         seen = np.where(np.isin(sources, self.validation_sources), "validation", "test")
         return np.where(np.isin(sources, self.train_sources), "train", seen)
 
 
 def save_model(model: Model, workspace: Workspace, folder: str) -> None:
-    """Publish a model bundle; its weights last, so that a bundle with weights is whole."""
+    """Write a model bundle; the weights come last, so that a bundle with weights is complete."""
     tensors = {
         f"network.{name}": value.detach().cpu().contiguous().numpy()
         for name, value in model.network.state_dict().items()
@@ -218,9 +218,9 @@ def save_model(model: Model, workspace: Workspace, folder: str) -> None:
 def load_model(path: str | os.PathLike[str]) -> Model:
     """Open a model bundle, a folder or s3:// prefix.
 
-    Raises RaypipeError where it is none, is not whole, has changed since it was saved, holds
-    numbers that no model has, or was made for another grid. The first bundles of this format carry
-    no hash: in these a change is only noticed where it makes the numbers impossible.
+    Raises RaypipeError if it is no bundle, is incomplete, has changed since it was saved, holds
+    impossible numbers, or was made for another grid. The first bundles of this format carry no
+    hash: in these, a change is noticed only if it makes the numbers impossible.
     """
     bundle = Workspace(path)
     where = bundle.absolute_uri("model.safetensors")
@@ -274,7 +274,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
 def _require_unchanged(
     metadata: dict[str, str], config: bytes, tensors: dict[str, npt.NDArray[Any]], where: str
 ) -> None:
-    """Raise RaypipeError where a bundle does not have the hash that it was saved with."""
+    """Raise RaypipeError if a bundle does not have the hash with which it was saved."""
     if _HASH not in metadata:
         log.info("%s: saved without a hash, so a change since then cannot be detected", where)
     elif metadata[_HASH] != bundle_hash(metadata[_DESCRIPTION], config, tensors):

@@ -16,16 +16,16 @@ from raypipe.ogip.fits import Floats, Integers
 Flux: TypeAlias = Callable[[Floats], Any]
 
 PITCH_KEV = 0.00125
-"""Largest distance of the samples in bins up to 20 eV wide. A line is missed if no sample lies on it;
-a line of sigma 0.1 eV is wide enough for one."""
+"""Largest distance of the samples in bins up to 20 eV wide. A line is missed if no sample lies on
+it; a line of sigma 0.1 eV is wide enough for one."""
 
 FEWEST_SAMPLES, MOST_SAMPLES = 10, 17
 """Numbers of equally spaced energies at which the flux is evaluated in each bin, from edge to edge,
 so that a jump between two bins is noticed."""
 
 WITHIN = 1.0 - 1e-6
-"""Distance of a bin's outermost samples from its middle, in half widths. It is just below 1, so that
-a flux that jumps at the edge itself, like a histogram, counts as smooth."""
+"""Distance of a bin's outermost samples from its middle, in half widths. It is just below 1: a flux
+that jumps at the edge itself, like a histogram, counts as smooth."""
 
 LEAST_ENERGY = 1.0 / 32.0
 """Lowest sample of a bin, as a fraction of its upper edge. Power laws diverge toward zero energy:

@@ -99,12 +99,8 @@ def read_rmf(source: Source, *, name: str | None = None) -> Rmf:
     named = _states_area(hdu)
     grids = [energy_grid_kev(table) for table in tables]
     groups = [_read_groups(table, channels) for table in tables]
-    del (
-        hdus,
-        hdu,
-        tables,
-        bounds,
-    )  # These hold the file's bytes; free them before matrices are made.
+    # Free the file's bytes, which these hold: the matrices need the room.
+    del hdus, hdu, tables, bounds
     parts = [
         _of_rows(part.to_matrix(len(channels)), grid.rows)
         for part, grid in zip(groups, grids, strict=True)
