@@ -156,7 +156,7 @@ def _taken_by_fit(
     """Return by how much a fit lowers expectation and variance of the Cash statistic, (n,) each.
 
     The expectation is lowered by the effective number of parameters. Besides, it is computed at the
-    fitted parameters, which follow the noise by C s: s are the scores, C the posterior's covariance,
+    fitted parameters, which follow the noise by C s: s are the scores, C the covariance of the fit,
     and F, the information, is the covariance of s. The slope of a bin's expectation is cov(cash, n)
     d ln(mu), so that with c = cov(cash, s) the expectation moves by c C s, and the variance of the
     statistic minus its expectation decreases by 2 c C c - c C F C c. For bright spectra c is near
