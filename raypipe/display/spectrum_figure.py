@@ -42,9 +42,10 @@ class BinnedSpectrum:
 
 
 def group_bins(counts: FloatArray, fewest: float, widest: int) -> IntArray:
-    """Return the first bin of each group, (groups,): each has `fewest` counts or `widest` bins.
+    """Group bins and return the first bin of each group, (groups,).
 
-    A last group that is short of counts joins the one before it unless it is the wider one.
+    A group ends when it has `fewest` counts or `widest` bins. A last group with fewer counts joins
+    the group before it, unless it is wider than that.
     """
     starts = [0]
     held = 0.0
@@ -59,10 +60,10 @@ def group_bins(counts: FloatArray, fewest: float, widest: int) -> IntArray:
 
 
 def poisson_interval(counts: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return central 68% confidence limits of Poisson means, (n,) each.
+    """Compute central 68% confidence limits of Poisson means, (low, high).
 
-    The limits are those of Garwood (1936); Gehrels (1986) tabulates the same. The lower limit for
-    no counts is 0.
+    From quantiles of the chi-squared distribution (Garwood 1936, Biometrika 28, 437; tabulated by
+    Gehrels 1986, ApJ 303, 336). The lower limit for zero counts is 0.
     """
     low = np.where(counts > 0, chi2.ppf(_ONE_SIGMA_TAIL, 2 * np.maximum(counts, 1)) / 2, 0.0)
     high = chi2.ppf(1 - _ONE_SIGMA_TAIL, 2 * (counts + 1)) / 2
@@ -102,7 +103,7 @@ class _Groups:
 
     @property
     def middle_kev(self) -> FloatArray:
-        """Geometric middles of the groups."""
+        """Return the geometric middles of the groups."""
         return np.sqrt(self.edges_kev[1:] * self.edges_kev[:-1])
 
     def draw_crosses(

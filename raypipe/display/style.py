@@ -1,4 +1,4 @@
-"""Set the look of figures: one ink that follows the page's theme, a color and marker per class."""
+"""Set the look of figures: an ink that follows the page's theme, colors, markers per class."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INK = "#0a0b0c"
 """Color of text and lines; `raypipe.html.page` makes it the text color of the page."""
 
 MUTED = "#8a8f98"
-"""Color of what stays in the background: background counts, unlabeled rows, reference lines."""
+"""Color of what stays in the background: unlabeled rows, reference lines."""
 
 ACCENT = "#d1495b"
 """Color of the model."""
@@ -37,7 +37,7 @@ CLASS_STYLE: Mapping[str, tuple[str, str]] = {
 """Color (after Okabe & Ito, for color-blind readers) and marker of each class."""
 
 OTHER_STYLE = (MUTED, ".")
-"""Color and marker of classes that are shown together."""
+"""Color and marker of the rare classes that a figure joins."""
 
 _SETTINGS = {
     "svg.fonttype": "none",
@@ -69,7 +69,7 @@ _SETTINGS = {
 
 
 def styled() -> AbstractContextManager[None]:
-    """Return a context in which figures are drawn and saved with raypipe's settings."""
+    """Apply the settings of figures within a block; matplotlib's own stay as they are."""
     context: AbstractContextManager[None] = mpl.rc_context(_SETTINGS)
     return context
 
@@ -86,13 +86,13 @@ class _ShownFigure(Figure):
 def new_figure(
     width: float, height: float, rows: int = 1, columns: int = 1, **grid: Any
 ) -> tuple[Figure, Any]:
-    """Make an empty figure (inches) and its axes, apart from pyplot's global state."""
+    """Create an empty figure (inches) and its axes, outside of pyplot's global state."""
     figure = _ShownFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, **grid)
 
 
 def light_grid(axes: Axes, which: Literal["both", "x", "y"] = "both") -> None:
-    """Draw faint lines behind the data."""
+    """Draw faint grid lines behind the data."""
     axes.grid(True, axis=which, color=MUTED, alpha=0.22, linewidth=0.6)
     axes.set_axisbelow(True)
