@@ -36,7 +36,7 @@ class FoldedModel(Protocol):
 def headline(spectrum: Spectrum, shown: BinnedSpectrum) -> str:
     """Return the name of a spectrum's file with its exposure, and the counts that are shown."""
     low, high = shown.edges_kev[0], shown.edges_kev[-1]
-    counts = f"{shown.counts.sum():,.0f} counts of {low:.2g} to {high:.2g} keV"
+    counts = f"{shown.counts.sum():,.0f} counts from {low:.2g} to {high:.2g} keV"
     return f"{Path(spectrum.path).name}: {counts} in {spectrum.exposure_s / 1e3:.3g} ks"
 
 

@@ -93,7 +93,7 @@ def _refine(
         with np.errstate(invalid="ignore"):
             change = halves[::2] + halves[1::2] - before
             integrals += np.bincount(bins, change, len(integrals))
-            # Go on with halves that are rough themselves, of panels whose integral still changes.
+            # Next, halve those halves that are rough, where the panel's integral still changed.
             moved = np.abs(change) > CONVERGED * np.abs(integrals[bins])
         halved = np.repeat(moved, 2) & rough
         if not halved.any():

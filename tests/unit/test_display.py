@@ -81,7 +81,7 @@ def test_a_spectrum_draws_counts_model_and_residuals(model: Model) -> None:
     assert residuals.get_xlabel() == "energy (keV)"
     words = [text.get_text() for text in rates.get_legend().get_texts()]
     assert words == ["counts", "model", "background"]
-    assert rates.get_title(loc="left") == "mine.pi: 1,024 counts of 0.5 to 8 keV in 30 ks"
+    assert rates.get_title(loc="left") == "mine.pi: 1,024 counts from 0.5 to 8 keV in 30 ks"
     assert figure._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
 
 
