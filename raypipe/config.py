@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
@@ -17,6 +18,33 @@ ClassScheme = Literal["neighbors", "density"]
 
 Workers = PositiveInt | tuple[PositiveInt, PositiveInt]
 """A fixed number of processes, or a pair (minimum, maximum)."""
+
+
+Attempts = Annotated[
+    int,
+    Field(
+        ge=1,
+        description="Maximum attempts per HTTP request. Another one follows status 408, 425, 429 "
+        "or 5xx, a broken connection, and an answer that is late or damaged.",
+    ),
+]
+BackoffSeconds = Annotated[
+    float,
+    Field(
+        ge=0,
+        description="Longest wait before the second attempt, in s. It doubles for each further "
+        "attempt, up to 60 s; up to half of it is taken off at random.",
+    ),
+]
+SilenceSeconds = Annotated[
+    float,
+    Field(gt=0, description="Abandon an attempt if the server sends nothing for this long, in s."),
+]
+AnswerSeconds = Annotated[
+    float,
+    Field(gt=0, description="Maximum time from a request to the last byte of its answer, in s."),
+]
+"""The limits of an HTTP request have the same names in every section that makes requests."""
 
 
 class _Section(BaseModel):
@@ -54,22 +82,23 @@ class DiscoverConfig(_Section):
     sync_rows: int = Field(
         500, ge=0, description="Queries for more rows than this run as asynchronous jobs."
     )
-    attempts: int = Field(6, ge=1, description="Maximum attempts per request to the archive.")
-    backoff_s: float = Field(
-        1.0,
-        ge=0,
-        description="Wait before the second attempt, in s. It doubles for each further attempt.",
-    )
-    silence_s: float = Field(
-        120.0, gt=0, description="Give up when the archive sends nothing for this long, in s."
-    )
-    answer_s: float = Field(1800.0, gt=0, description="Maximum duration of one answer, in s.")
+    attempts: Attempts = 6
+    backoff_s: BackoffSeconds = 1.0
+    silence_s: SilenceSeconds = 120.0
+    answer_s: AnswerSeconds = 1800.0
     poll_s: float = Field(
         2.0,
         gt=0,
         description="Wait between the first two polls of an asynchronous job, in s. It grows.",
     )
     job_s: float = Field(7200.0, gt=0, description="Maximum duration of an asynchronous job, in s.")
+
+
+_EARLIER_NAMES = {
+    "http_timeout_s": "silence_s",
+    "http_deadline_s": "answer_s",
+    "retries": "attempts",
+}
 
 
 class IngestConfig(_Section):
@@ -114,22 +143,10 @@ class IngestConfig(_Section):
     host_concurrency: int = Field(
         8, ge=1, description="Simultaneous requests per task to one HTTP server."
     )
-    http_timeout_s: float = Field(
-        60.0, gt=0, description="Give up when a server sends nothing for this long, in s."
-    )
-    http_deadline_s: float = Field(
-        300.0, gt=0, description="Maximum time from a request to the last byte of its answer, in s."
-    )
-    retries: int = Field(
-        5,
-        ge=0,
-        description="Retries after HTTP 408, 425, 429, 5xx, timeouts and broken connections.",
-    )
-    backoff_s: float = Field(
-        1.0,
-        ge=0,
-        description="Maximum wait before the first retry, in s. It doubles for each further retry.",
-    )
+    attempts: Attempts = 6
+    backoff_s: BackoffSeconds = 1.0
+    silence_s: SilenceSeconds = 60.0
+    answer_s: AnswerSeconds = 300.0
     cache_dir: str | None = Field(
         None, description="Local folder that caches fetched files. Default: no cache."
     )
@@ -141,6 +158,22 @@ class IngestConfig(_Section):
         description="Which rejects a rerun tries again. all: also those that no retry is "
         "expected to cure, for instance after the files were repaired.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_earlier_names(cls, values: Any) -> Any:
+        """Accept the earlier names of settings, which the config.toml of older models has."""
+        if not isinstance(values, Mapping):
+            return values
+        taken = dict(values)
+        if type(taken.get("retries")) is int:
+            taken["retries"] += 1
+        for earlier, name in _EARLIER_NAMES.items():
+            if earlier in taken:
+                if name in taken:
+                    raise ValueError(f"{earlier} is the earlier name of {name}: set only {name}")
+                taken[name] = taken.pop(earlier)
+        return taken
 
 
 class ModelConfig(_Section):

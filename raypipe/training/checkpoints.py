@@ -7,9 +7,9 @@ from typing import Any
 
 import ray.train
 import torch
-from ray.train import Checkpoint
-from ray.train.v2.api.report_config import CheckpointUploadMode
+from ray.train import Checkpoint, CheckpointUploadMode
 
+from raypipe.private_apis import training_filesystem
 from raypipe.store.workspace import Workspace
 
 _FILE = "checkpoint.pt"
@@ -30,8 +30,7 @@ def report_checkpoint(
         return
     copy = io.BytesIO()
     torch.save(state, copy)
-    files = ray.train.get_context().get_storage().storage_filesystem
-    target = Checkpoint(workspace.path(folder), files)
+    target = Checkpoint(workspace.path(folder), training_filesystem())
 
     def publish(checkpoint: Checkpoint, _: str) -> Checkpoint:
         workspace.write_bytes(f"{folder}/{_FILE}", copy.getvalue())

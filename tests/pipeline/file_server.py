@@ -38,6 +38,10 @@ class Exchange(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.answer(self)
 
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.answer(self)
+
     def give(
         self,
         content: bytes,
@@ -225,7 +229,7 @@ def cut_without_length(share: float) -> Fault:
 
 
 def damage_second_header(content: bytes) -> bytes:
-    """A tar whose second member's header does not add up."""
+    """Return a tar with a wrong checksum in the header of its second member."""
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         start = tar.getmembers()[1].offset
     return content[: start + 10] + b"#" + content[start + 11 :]
