@@ -440,14 +440,24 @@ class Config(_Section):
     ray: RayConfig = RayConfig()
 
     def __repr__(self) -> str:
-        changed = [
-            f"{name}.{key}={value!r}"
-            for name in type(self).model_fields
-            for key, value in getattr(self, name).model_dump(exclude_defaults=True).items()
-        ]
+        changed = [f"{name}={value!r}" for name, value in self._changed().items()]
         return redact_text(f"Config({', '.join(changed) or 'defaults'})")
 
     __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        from raypipe.display.table import summary_table
+
+        title = "Config: all other settings are defaults" if self._changed() else "Config: defaults"
+        return summary_table(title, {name: repr(each) for name, each in self._changed().items()})
+
+    def _changed(self) -> dict[str, object]:
+        """Return the settings that are not at their defaults, by section.key."""
+        return {
+            f"{name}.{key}": value
+            for name in type(self).model_fields
+            for key, value in getattr(self, name).model_dump(exclude_defaults=True).items()
+        }
 
     def to_toml(self) -> str:
         """Write the settings as TOML: None is left out, and so are credentials in URLs."""

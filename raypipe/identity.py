@@ -128,3 +128,10 @@ def source_keys(names: Iterable[str | None], detection_ids: Iterable[str]) -> np
         for name, detection_id in zip(names, detection_ids, strict=True)
     )
     return hash_names(texts).byteswap().view(np.int64)
+
+
+def stem(uri: str) -> str:
+    """Return a file's name without folders and suffixes (.gz, .pi, .pha, .fits)."""
+    name = uri.rsplit("/", 1)[-1]
+    name = name[:-3] if name.lower().endswith(".gz") else name
+    return name.rsplit(".", 1)[0] if "." in name else name

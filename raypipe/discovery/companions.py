@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from raypipe.discovery.files import list_files
-from raypipe.discovery.listing import stem
+from raypipe.identity import stem
 from raypipe.ogip import Pha
 from raypipe.store.workspace import Workspace
 

@@ -103,13 +103,6 @@ def may_be_pha(uri: str) -> bool:
     return _NO_SPECTRUM.search(name) is None
 
 
-def stem(uri: str) -> str:
-    """Return a file's name without folder and suffixes (.gz, .pi, .pha, .fits)."""
-    name = uri.rsplit("/", 1)[-1]
-    name = name[:-3] if name.lower().endswith(".gz") else name
-    return name.rsplit(".", 1)[0] if "." in name else name
-
-
 def _newest(files: pa.Table) -> pa.Table:
     """Return the file to use of each product of each detection, in order of both."""
     order = [("detection", "ascending"), ("product", "ascending")]

@@ -22,11 +22,10 @@ from raypipe.discovery.companions import (
 )
 from raypipe.discovery.files import UNSEEN
 from raypipe.discovery.header_identity import HeaderIdentity, header_identity, source_names
-from raypipe.discovery.listing import stem
 from raypipe.discovery.own_ids import in_order, own_ids
 from raypipe.discovery.photons import Photons, photons_of, same_photons
 from raypipe.errors import RaypipeError
-from raypipe.identity import parse_csc_name
+from raypipe.identity import parse_csc_name, stem
 from raypipe.ogip import read_pha
 from raypipe.ogip.fits import read_hdus
 from raypipe.ogip.loading import load

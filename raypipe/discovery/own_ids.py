@@ -8,9 +8,8 @@ from collections.abc import Iterable, Mapping
 
 import pyarrow.compute as pc
 
-from raypipe.discovery.listing import stem
 from raypipe.errors import RaypipeError
-from raypipe.identity import OWN_FILE
+from raypipe.identity import OWN_FILE, stem
 from raypipe.store.layout import manifest_folder
 from raypipe.store.manifest import summary_name
 from raypipe.store.workspace import Workspace

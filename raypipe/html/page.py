@@ -12,7 +12,7 @@ from typing import NewType
 
 from matplotlib.figure import Figure
 
-from raypipe.html.style import INK, styled
+from raypipe.display.style import INK, styled
 
 Html = NewType("Html", str)
 """Text that is HTML already; the functions of this module escape all other text."""

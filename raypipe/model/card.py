@@ -1,7 +1,8 @@
-"""Write the README of a model bundle."""
+"""Describe a model: the README of its bundle, and a summary."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -132,3 +133,29 @@ def _number(value: float | None) -> str:
 
 def _signed(value: float | None) -> str:
     return "-" if value is None else f"{value:+.2f}"
+
+
+def model_summary(model: Model) -> Mapping[str, object]:
+    """Return names and values that describe a model: preset, grid, training, validation."""
+    metrics, grid = model.metrics, model.grid
+    spectra, quality = metrics.get("spectra", {}), metrics.get("quality") or {}
+    weights = sum(each.numel() for each in model.network.parameters())
+    seen = f"{spectra['train']:,} spectra of " if "train" in spectra else ""
+    scores = {
+        "loss": metrics.get("validation_loss"),
+        "Cash per bin": quality.get("cash_per_bin"),
+        "expected": quality.get("cash_expected_per_bin"),
+        "z-score": quality.get("fit_zscore", {}).get("mean"),
+    }
+    figures = [f"{name} {value:.3f}" for name, value in scores.items() if value is not None]
+    edges = grid.channel_edges_kev
+    return {
+        "preset": f"{model.preset}, {model.config.model.latents} latents, {weights:,} weights",
+        "energies": f"{grid.energy_lo_kev:g} to {grid.energy_hi_kev:g} keV in {grid.n_energy} bins",
+        "channels": f"{edges[0]:.2f} to {edges[-1]:.2f} keV in {grid.n_channel_bins} bins",
+        "trained on": f"{seen}{len(model.train_sources):,} sources"
+        + (f", release {metrics['release']}" if metrics.get("release") else ""),
+        "validated on": f"{len(model.validation_sources):,} sources",
+        "validation": ", ".join(figures),
+        "classes": ", ".join(model.population.classes) or "none",
+    }

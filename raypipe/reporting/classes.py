@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from raypipe.html.style import CLASS_STYLE, OTHER_STYLE
+from raypipe.display.style import CLASS_STYLE, OTHER_STYLE
 
 MOST_CLASSES = 30
 """Most classes that a figure distinguishes by color or panel, or a matrix by numbers in cells."""

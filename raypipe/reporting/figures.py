@@ -12,11 +12,10 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from scipy.stats import norm
 
-from raypipe.html.page import minus
-from raypipe.html.style import (
+from raypipe.display.style import (
     ACCENT,
     INK,
     MUTED,
@@ -25,6 +24,7 @@ from raypipe.html.style import (
     new_figure,
     styled,
 )
+from raypipe.html.page import minus
 from raypipe.reporting.classes import MOST_CLASSES, class_styles, join_rare
 from raypipe.spectra.grid import Grid
 
@@ -315,25 +315,3 @@ def _bare(axes: Axes) -> None:
 
 def _plain_number(value: float, _: object = None) -> str:
     return f"{value:,.0f}" if value >= 1 else f"{value:g}"
-
-
-def log_rate_axis(axes: Axes) -> None:
-    """Make the vertical axis logarithmic, with powers of ten in plain text as ticks."""
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(numticks=6))
-    axes.yaxis.set_major_formatter(FuncFormatter(_power_of_ten))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _power_of_ten(value: float, _: object = None) -> str:
-    exponent = f"{np.log10(value):.0f}"
-    return "10" + exponent.translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-
-
-def energy_axis(axes: Axes) -> None:
-    """Make the horizontal axis a logarithmic energy axis with ticks from 0.5 to 8 keV."""
-    axes.set_xscale("log")
-    axes.set_xlim(0.48, 8.1)
-    axes.set_xticks([0.5, 1, 2, 3, 5, 8], ["0.5", "1", "2", "3", "5", "8"])
-    axes.xaxis.set_minor_locator(LogLocator(subs=range(1, 10)))
-    axes.xaxis.set_minor_formatter(NullFormatter())

@@ -14,12 +14,12 @@ from sklearn.manifold import TSNE
 
 from raypipe.catalog.classes import catalog_classes
 from raypipe.config import ReportConfig
+from raypipe.display.spectrum_figure import BinnedSpectrum
 from raypipe.evaluation.evaluated_catalog import EvaluatedCatalog, labeled_catalog, metrics_name
 from raypipe.evaluation.selection import choose_rows, has_latents, latents_of, read_spectra
 from raypipe.evaluation.validation import fitting_threads, on_one_scale
 from raypipe.model.bundle import Model
 from raypipe.model.covariance import triangles_in
-from raypipe.reporting.spectrum_figure import ExampleSpectrum
 from raypipe.searching.batched_gaussians import Posteriors
 from raypipe.searching.strangest import BADLY_FIT, FAR, Significances, far_sigmas, fit_sigmas
 from raypipe.store.layout import model_folder, rejects_folder
@@ -52,7 +52,7 @@ class Example:
     """Hold a detection to show: its row of the catalog, and its spectrum with the model's."""
 
     row: pd.Series[Any]
-    spectrum: ExampleSpectrum
+    spectrum: BinnedSpectrum
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def _read_examples(
     return [
         Example(
             row,
-            ExampleSpectrum(
+            BinnedSpectrum(
                 counts=spectra.counts[i].astype(np.float64),
                 model=spectra.model_counts[i].astype(np.float64),
                 background=spectra.model_background[i].astype(np.float64),

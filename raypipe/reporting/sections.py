@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from raypipe.catalog.hardness import hardness_ratios, has_band_counts
+from raypipe.display.spectrum_figure import spectrum_figure
 from raypipe.evaluation.regression import regression_targets
 from raypipe.evaluation.selection import has_latents, latent_columns, latents_of
 from raypipe.evaluation.validation import sources_of
@@ -32,7 +33,6 @@ from raypipe.reporting import figures
 from raypipe.reporting.classes import MOST_CLASSES
 from raypipe.reporting.detections import remarks
 from raypipe.reporting.report_data import SHOW_ALL_ROWS, SIGMAS, Example, ReportData
-from raypipe.reporting.spectrum_figure import spectrum_figure
 from raypipe.searching.strangest import BADLY_FIT
 
 REJECT_REASONS_SHOWN = 30

@@ -72,6 +72,17 @@ class LatentSearch:
             f"{len(self.detections)} detections)"
         )
 
+    def _repr_html_(self) -> str:
+        from raypipe.display.table import summary_table
+
+        rows = {
+            "workspace": self.workspace.uri,
+            "release": self.release,
+            "model": self.model_id,
+            "detections": f"{len(self.detections):,}",
+        }
+        return summary_table("LatentSearch", rows)
+
     @cached_property
     def sources(self) -> SearchedRows:
         """Return the table of sources, loaded on first use."""

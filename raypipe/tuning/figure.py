@@ -15,7 +15,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from raypipe.html.style import ACCENT, INK, MUTED, new_figure, styled
+from raypipe.display.style import ACCENT, INK, MUTED, new_figure, styled
 from raypipe.tuning.records import DONE, Record
 from raypipe.tuning.space import Space
 

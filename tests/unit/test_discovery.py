@@ -16,10 +16,11 @@ from raypipe.catalog.brought_table import read_catalog
 from raypipe.discovery.catalog_join import CatalogJoin
 from raypipe.discovery.columns import ColumnTypes, manifest_rows
 from raypipe.discovery.discover import discover
-from raypipe.discovery.listing import CscFiles, looks_like_pha, stem
+from raypipe.discovery.listing import CscFiles, looks_like_pha
 from raypipe.discovery.own_ids import own_ids
 from raypipe.discovery.release import folder_release
 from raypipe.errors import RaypipeError, UsageError
+from raypipe.identity import stem
 from raypipe.store.layout import manifest_folder
 from raypipe.store.manifest import choose_release, read_manifest_summary
 from raypipe.store.workspace import Workspace, check_name

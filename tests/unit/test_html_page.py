@@ -16,10 +16,16 @@ from matplotlib.colors import to_rgba
 
 import raypipe
 from raypipe.config import ReportConfig
+from raypipe.display.spectrum_figure import (
+    BinnedSpectrum,
+    group_bins,
+    poisson_interval,
+    spectrum_figure,
+)
+from raypipe.display.style import ACCENT, CLASS_STYLE, OTHER_STYLE, SECOND
 from raypipe.evaluation.evaluate import evaluate
 from raypipe.evaluation.evaluated_catalog import choose_catalog
 from raypipe.html.page import number_cell, svg, text_cell
-from raypipe.html.style import ACCENT, CLASS_STYLE, OTHER_STYLE, SECOND
 from raypipe.reporting import figures
 from raypipe.reporting.classes import MOST_CLASSES, class_styles, join_rare
 from raypipe.reporting.detections import (
@@ -36,12 +42,6 @@ from raypipe.reporting.report_data import (
     map_latents,
 )
 from raypipe.reporting.sections import group_rejects
-from raypipe.reporting.spectrum_figure import (
-    ExampleSpectrum,
-    group_bins,
-    poisson_interval,
-    spectrum_figure,
-)
 from raypipe.searching.strangest import BADLY_FIT, FAR, Significances
 from raypipe.store.layout import model_folder, spectra_folder
 from raypipe.store.publication import require_publication
@@ -286,7 +286,7 @@ def test_poisson_interval_agrees_with_gehrels_tables() -> None:
 
 def test_spectrum_without_counts_or_background_can_be_drawn() -> None:
     zeros = np.zeros(256)
-    example = ExampleSpectrum(zeros, zeros + 1e-3, zeros, np.linspace(0.5, 8, 257), 1e4)
+    example = BinnedSpectrum(zeros, zeros + 1e-3, zeros, np.linspace(0.5, 8, 257), 1e4)
     assert "<svg" in svg(spectrum_figure(example))
 
 
