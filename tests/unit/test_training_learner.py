@@ -30,7 +30,8 @@ def _network() -> Preset:
 
 
 def _learner(network: Preset | None = None, rows: int = 96, **options: Any) -> Learner:
-    config = TrainConfig(epochs=4, batch_size=16, learning_rate=5e-3, **options.pop("train", {}))
+    settings = {"epochs": 4, "batch_size": 16, "learning_rate": 5e-3, **options.pop("train", {})}
+    config = TrainConfig(**settings)
     train = options.pop("source", None) or ResidentStream(prepare(power_laws(rows)[0]))
     validation = options.pop("validation", None) or ResidentStream(
         prepare(power_laws(40, seed=1)[0])
@@ -126,6 +127,22 @@ def test_a_step_waits_for_no_device() -> None:
         loss, norm = learner._step(part)
         assert (loss.device, norm.device) == (meta, meta)
     assert learner.schedule.last_epoch == learner.plan.steps == 6
+
+
+@pytest.mark.parametrize("steps", [*range(1, 41), 100, 1000])
+def test_the_learning_rate_of_every_step_is_positive_and_peaks_early(steps: int) -> None:
+    """One step and ten steps are the cases in which OneCycleLR alone fails."""
+    learner = _learner(rows=16, train={"epochs": steps, "learning_rate": 1e-2})
+    assert learner.plan.steps == 1
+    rates = []
+    for _ in range(steps):
+        rates.append(learner.schedule.get_last_lr()[0])
+        learner.optimizer.step()
+        learner.schedule.step()
+    assert min(rates) > 0
+    assert 0.5e-2 <= max(rates) <= 1e-2
+    assert rates.index(max(rates)) <= 0.1 * steps
+    assert rates[-1] == min(rates)
 
 
 def test_arithmetic_of_a_cpu() -> None:
