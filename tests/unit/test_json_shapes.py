@@ -91,7 +91,9 @@ def test_a_list_that_lost_a_part_is_noticed(made: Synthetic) -> None:
     content = made.workspace.read_json(published.name)
     made.workspace.write_json(published.name, content | {"rows": published.rows + 1})
     try:
-        with pytest.raises(RaypipeError, match=r"25 rows stated, 24 there; .*raypipe embed again"):
+        with pytest.raises(
+            RaypipeError, match=r"states 25 rows, but 24 were read; .*raypipe embed again"
+        ):
             read_detections(made.workspace, RELEASE, made.models[0])
     finally:
         made.workspace.write_json(published.name, content)
