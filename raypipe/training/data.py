@@ -35,9 +35,9 @@ class Roster:
     """The detections of a release and their splits, sorted by detection_id.
 
     It is identical on every worker. `keys` (n,) identify the sources; `labels` (n,) are their
-    classes, None if unknown; `split` (n,) is the split; `usable` (n,) says whether training can use a row;
-    `part` (n,) is the index into `files` of the file with the row. `fingerprint` identifies the
-    data.
+    classes, None if unknown; `split` (n,) is the split; `usable` (n,) says whether training can use
+    a row; `part` (n,) is the index into `files` of the file with the row. `fingerprint` identifies
+    the data.
     """
 
     detection_ids: npt.NDArray[Any]
