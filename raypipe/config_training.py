@@ -45,7 +45,7 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> ModelConfig:
         if self.width % self.heads:
-            raise ValueError(f"width {self.width} does not divide into {self.heads} heads")
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         bins = PRESET_BINS[self.preset]
         if bins % self.patch:
             raise ValueError(

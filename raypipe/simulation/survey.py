@@ -124,7 +124,9 @@ def plan_survey(
     if seed < 0:
         raise UsageError(f"seed must not be negative, but is {seed}")
     if not 0 < counts_min <= counts_max:
-        raise UsageError(f"counts must have 0 < min <= max, not {counts_min} and {counts_max}")
+        raise UsageError(
+            f"counts_min {counts_min}, counts_max {counts_max}: expected 0 < min <= max"
+        )
     instruments = _instruments(responses)
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
     targets = _targets(rng, detections, counts_min, counts_max, catalog)

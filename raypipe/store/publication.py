@@ -195,8 +195,8 @@ def _create(workspace: Workspace, new: Publication) -> Publication:
     if other.fingerprint == new.fingerprint and other.files == new.files:
         return other
     raise PublishedMeanwhileError(
-        f"{workspace.absolute_uri(new.name)}: another run has published this catalog since this "
-        "run began, and it was left unchanged. Run the same command again to replace it"
+        f"{workspace.absolute_uri(new.name)}: another run has published a different catalog "
+        "since this run began, which has changed nothing; run the same command again to replace it"
     )
 
 
@@ -207,6 +207,6 @@ def _require_files(workspace: Workspace, new: Publication) -> None:
         gone = [name for name, is_so in zip(names, there, strict=True) if not is_so]
     if gone:
         raise RaypipeError(
-            f"{workspace.absolute_uri(gone[0])} and {len(gone) - 1} other files have been removed "
-            "by another run since they were written; run the same command again"
+            f"{workspace.absolute_uri(gone[0])}: another run has removed this file since it was "
+            f"written (files removed: {len(gone)}); run the same command again"
         )

@@ -233,7 +233,7 @@ class Workspace:
             raise self.unexpected(name, "not a JSON object")
         for field, kind in fields.items():
             if not isinstance(value.get(field), kind) or isinstance(value[field], bool):
-                raise self.unexpected(name, f"its field {field} is not as raypipe writes it")
+                raise self.unexpected(name, f"its field {field} is missing or has the wrong type")
         return value
 
     def unexpected(self, name: str, problem: str) -> RaypipeError:
@@ -327,7 +327,7 @@ class Workspace:
     def _unwritable(self, name: str, error: Exception) -> RaypipeError:
         return RaypipeError(
             f"{self.absolute_uri(name)}: cannot be written ({error}); "
-            "make room or choose another workspace, then run the same command again"
+            "free space or choose another workspace, and then run the same command again"
         )
 
     @contextmanager

@@ -106,7 +106,7 @@ class Learner:
                 self._guard.look(when)
             if self.tell and (now := time.monotonic()) - reported >= self.tell_every_s:
                 reported = now
-                self.tell(self._standing(epoch, step + 1, total, now - started))
+                self.tell(self._progress(epoch, step + 1, total, now - started))
         self._guard.look(when)
         train_loss = self._mean_over_workers(total, plan.steps * plan.share)
         validation_loss = self._validate(when)
@@ -219,7 +219,7 @@ class Learner:
     def _shown(self, batch: Batch) -> Batch:
         return thin(batch, self.config.thinning_min, self.most_shown)
 
-    def _standing(self, epoch: int, steps: int, total: Tensor, seconds: float) -> dict[str, float]:
+    def _progress(self, epoch: int, steps: int, total: Tensor, seconds: float) -> dict[str, float]:
         """Return this worker's loss so far, the speed of all workers, and the time left, s."""
         plan = self.plan
         step_s = seconds / steps
@@ -286,8 +286,8 @@ def _one_cycle(
     # OneCycleLR counts steps from 0, has the peak at step `pct_start * total_steps - 1`, and
     # divides by that number: it is 0 for 10 steps.
     rise = _WARM_UP if _WARM_UP * steps > 1 else 0.0
-    # The rate of the last step is almost zero. If there is only one step, a second is pretended,
-    # so that the one that is taken trains.
+    # The rate of the last step is almost zero: a single step has the schedule of two, so that it
+    # changes the weights.
     return torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=peak, total_steps=max(steps, 2), pct_start=rise
     )

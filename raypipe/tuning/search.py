@@ -138,7 +138,7 @@ class Recorder(Callback):
             return
         if record.add(result):
             self._records.write(record)
-            _tell(record, f"epoch {record.epochs}/{self._epochs}, Cash per bin {record.cash:.4f}")
+            _log(record, f"epoch {record.epochs}/{self._epochs}, Cash per bin {record.cash:.4f}")
         if result.get("finished"):
             self._end(record, DONE)
 
@@ -163,8 +163,8 @@ class Recorder(Callback):
     def _end(self, record: Record, status: str, reason: str = "") -> None:
         record.status, record.reason = status, reason
         self._records.write(record)
-        _tell(record, f"{status}{f': {reason}' if reason else ''}")
+        _log(record, f"{status}{f': {reason}' if reason else ''}")
 
 
-def _tell(record: Record, what: str) -> None:
+def _log(record: Record, what: str) -> None:
     log.info("tune: trial %d, %s: %s", record.number, record.model_id, what)

@@ -232,13 +232,13 @@ def _summary(
             status: sum(record.status == status for record in found)
             for status in sorted({record.status for record in found})
         },
-        "best": _standing(best),
-        "default": _standing(found[0]),
+        "best": _result_of(best),
+        "default": _result_of(found[0]),
         "settings": settings.model_dump(),
     }
 
 
-def _standing(record: Record) -> dict[str, Any]:
+def _result_of(record: Record) -> dict[str, Any]:
     return {
         "trial": record.number,
         "model_id": record.model_id,

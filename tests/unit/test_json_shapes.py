@@ -64,7 +64,7 @@ def test_no_verb_ends_in_a_traceback(made: Synthetic, pattern: str, verb: str) -
             said.append(_run(made.workspace, verb))
     finally:
         file.write_bytes(content)
-    assert all(str(file) in each for each in said if "not as raypipe writes it" in each)
+    assert all(str(file) in each for each in said if "has the wrong type" in each)
     assert _run(made.workspace, verb) == ""
 
 

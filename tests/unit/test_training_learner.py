@@ -32,7 +32,7 @@ def _network() -> Preset:
 def _learner(network: Preset | None = None, rows: int = 96, **options: Any) -> Learner:
     settings = {"epochs": 4, "batch_size": 16, "learning_rate": 5e-3, **options.pop("train", {})}
     config = TrainConfig(**settings)
-    train = options.pop("source", None) or ResidentStream(prepare(power_laws(rows)[0]))
+    train = options.pop("stream", None) or ResidentStream(prepare(power_laws(rows)[0]))
     validation = options.pop("validation", None) or ResidentStream(
         prepare(power_laws(40, seed=1)[0])
     )
@@ -46,7 +46,7 @@ def _names(places: torch.Tensor) -> list[str]:
 def test_the_spectrum_whose_loss_is_not_finite_is_named() -> None:
     spectra, _ = power_laws(96)
     spectra.arf_cm2[37, 5] = np.nan
-    learner = _learner(source=ResidentStream(prepare(spectra)), names=_names)
+    learner = _learner(stream=ResidentStream(prepare(spectra)), names=_names)
     with pytest.raises(NotFiniteError, match=r"epoch 0, step \d: the loss of 1 spectra.*") as error:
         learner.run_epoch(0)
     assert "(worker 0: sim:37.0.1)" in str(error.value)
@@ -59,7 +59,7 @@ def test_the_first_of_many_bad_steps_is_named_between_two_looks() -> None:
     rows = 16 * (STEPS_BETWEEN_LOOKS + 4)
     spectra, _ = power_laws(rows)
     spectra.exposure_s[5] = np.inf
-    learner = _learner(source=ResidentStream(prepare(spectra)), names=_names)
+    learner = _learner(stream=ResidentStream(prepare(spectra)), names=_names)
     with pytest.raises(NotFiniteError, match=r"worker 0: sim:5\.0\.1\)"):
         learner.run_epoch(0)
 
@@ -120,11 +120,11 @@ def test_a_step_waits_for_no_device() -> None:
     batch = prepare(power_laws(96)[0])
     assert len(batch.response_index.unique()) > 1
     away = {name: value.to(meta) for name, value in vars(batch).items() if name != "response_index"}
-    source = ResidentStream(replace(batch, **away))
+    stream = ResidentStream(replace(batch, **away))
     everything = {"thinning_min": 1.0}
-    learner = _learner(_network().to(meta), source=source, device=meta, train=everything)
-    for _, part in source.steps(learner.plan.steps, learner.plan.share, 0):
-        loss, norm = learner._step(part)
+    learner = _learner(_network().to(meta), stream=stream, device=meta, train=everything)
+    for _, rows in stream.steps(learner.plan.steps, learner.plan.share, 0):
+        loss, norm = learner._step(rows)
         assert (loss.device, norm.device) == (meta, meta)
     assert learner.schedule.last_epoch == learner.plan.steps == 6
 
