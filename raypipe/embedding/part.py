@@ -57,7 +57,7 @@ class Wanted(NamedTuple):
 
 
 class PartEncoder:
-    """Makes parts of a release's catalog from the `parts` parts of its spectra."""
+    """Makes parts of a release's catalog from parts of its spectra; `parts` is their number."""
 
     def __init__(
         self, workspace: Workspace, release: str, parts: int, model: Model, config: EmbedConfig

@@ -47,8 +47,8 @@ class RowCache:
     """Finds rows of a release's detections in the catalogs that a model had made of all releases.
 
     It reads parts of this release, published or not, and published parts of other releases. A hash
-    assigns detections to parts, and numbers of parts are powers of two: a detection of part i is in
-    a part j of another release with i = j modulo the smaller number of parts.
+    assigns detections to parts, and numbers of parts are powers of two: a detection of part i can
+    only be in those parts of another release that equal i modulo the smaller number of parts.
     """
 
     def __init__(

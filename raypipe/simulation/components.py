@@ -41,7 +41,7 @@ def black_body(kt_kev: FloatArray, grid: EnergyGrid) -> FloatArray:
 def disk_black_body(kt_kev: FloatArray, grid: EnergyGrid) -> FloatArray:
     """Return multicolor disks of inner temperature kT, (B, n).
 
-    Sources: Mitsuda et al. (1984, PASJ 36, 741) and Makishima et al. (1986, ApJ 308, 635).
+    See Mitsuda et al. (1984, PASJ 36, 741) and Makishima et al. (1986, ApJ 308, 635).
     """
     return normalized(_interpolated(_disk_table(), kt_kev, grid, power=2), grid)
 

@@ -29,7 +29,7 @@ REGION_ID = 1
 TYPICAL_EXPOSURE_S = 25e3
 EXPOSURE_DEX = 0.4
 EXPOSURE_RANGE_S = (1e3, 250e3)
-"""Exposures are log-normal around the typical one, within limits; all chosen."""
+"""Exposures are log-normal around a typical value, within limits. The values were chosen."""
 ERG_PER_COUNT = 1.2e-11
 """Approximate flux, erg/cm2, per count from 0.5 to 7 keV at the aim point. It sets the brightness
 of sources."""

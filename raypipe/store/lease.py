@@ -43,9 +43,10 @@ _changing = threading.Lock()
 def exclusive(workspace: Workspace, work: str, folders: Sequence[str]) -> Iterator[None]:
     """Do `work` as the only run that does it, with `folders` reserved for it.
 
-    Files that killed runs left half written in these folders are removed, before and after. Raises
-    BusyError if another run is doing the same work. If a run has died on this machine, this one
-    takes over at once; if it has died on another machine, after a minute without heartbeat.
+    Incomplete files that killed runs have left in these folders are removed before and after the
+    work. Raises BusyError if another run is doing the same work. If a run has died on this machine,
+    this one takes over at once; if it has died on another machine, after a minute without
+    heartbeat.
     """
     with _in_this_process(workspace, work):
         name = _take(workspace, work)

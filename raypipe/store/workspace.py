@@ -196,7 +196,7 @@ class Workspace:
     def remove_drafts(self, folders: Sequence[str]) -> None:
         """Remove incomplete files that killed processes have left in these folders, at any depth.
 
-        Only for a run that is the only one to write there. A bucket has no incomplete files.
+        Call this only if no other run writes there. A bucket has no incomplete files.
         """
         if not self.is_local:
             return

@@ -31,8 +31,8 @@ class DataPlacement:
         """Return the decision in words."""
         what = "kept in memory" if self.name == "resident" else "read again in each epoch"
         return (
-            f"spectra are {what}: those of the first worker, {self.rows} of {self.row_bytes} bytes "
-            f"each, may use {self.room_bytes / 1e9:.2f} GB"
+            f"spectra are {what}: the first worker has {self.rows} spectra of {self.row_bytes} "
+            f"bytes each, which may use {self.room_bytes / 1e9:.2f} GB"
         )
 
 
