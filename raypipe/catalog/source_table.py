@@ -88,6 +88,7 @@ def _sources(
 def _by_source(detections: pa.Table) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return an order with the detections of each source together, and where each source begins."""
     ids, names = (detections[name].cast(pa.large_string()) for name in ("detection_id", "name"))
+    # A detection without a name is grouped by its own id.
     named = pc.fill_null(pc.greater(pc.utf8_length(names), 0), False)
     table = pa.table({"key": pc.if_else(named, names, ids), "id": ids})
     order = pc.sort_indices(table, [("key", "ascending"), ("id", "ascending")])

@@ -82,6 +82,7 @@ class PartEncoder:
         if known.any():
             earlier = _as_measured(cached.take(keys[known].tolist()), measured)
             measured = pd.concat([earlier, measured], ignore_index=True)
+        # `measured` has the known rows first: the inverse permutation restores the spectra's order.
         place = np.argsort(np.concatenate([np.flatnonzero(known), np.flatnonzero(~known)]))
         split = model.split_of(sources)
         table = catalog_table(spectra, measured.iloc[place], split, model.model_id)

@@ -43,10 +43,12 @@ def population_targets(
 
     Counts are log-uniform from `counts_min` to `counts_max`; positions are uniform on the sphere.
     """
+    # 1 + Poisson(0.3) detections per source; sources beyond the number of detections are cut off.
     repeats = 1 + rng.poisson(REPEATS, detections)
     source = np.repeat(np.arange(detections), repeats)[:detections]
     sources = draw_population(rng, int(source[-1]) + 1)
     ra = rng.uniform(0.0, 360.0, len(sources))
+    # Uniform on the sphere: the sine of the declination is uniform.
     dec = np.degrees(np.arcsin(rng.uniform(-1.0, 1.0, len(sources))))
     return Targets(
         sources=sources,

@@ -105,6 +105,7 @@ class HashPartitioner:
         `count` is a power of two up to BUCKETS. Rows with equal hash keep the order in which they
         were added.
         """
+        # `count` divides BUCKETS: hash % count == i for the buckets i, i + count, i + 2 count, ...
         runs: list[_Run | _RunFile] = [*self._files, *self._runs()]
         for share in range(count):
             yield [run.bucket(b) for run in runs for b in range(share, BUCKETS, count)]

@@ -75,6 +75,7 @@ class FileStream:
         for window in self._windows(order):
             places, spectra = window if left is None else _together(left, window)
             shuffled = torch.randperm(len(places), generator=generator)
+            # Only full batches are used; the remaining spectra go into the next window.
             whole = len(places) // share * share
             for rows in shuffled[:whole].split(share):
                 if taken == count:
