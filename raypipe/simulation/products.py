@@ -152,7 +152,7 @@ def rmf_file(instrument: Instrument) -> bytes:
             *_class_cards("RESPONSE", "RSP_MATRIX", "REDIST", version="1.3.0"),
             *common,
             *channels,
-            ("LO_THRES", 1e-6, "lower probabilities are left out"),
+            ("LO_THRES", 1e-6, "probabilities below are left out"),
             ("NUMGRP", len(records), "sum of the N_GRP column"),
             ("NUMELT", elements, "sum of the N_CHAN column"),
         ]

@@ -195,7 +195,7 @@ def _room(settings: Config) -> int:
         for name, amount in zip(("CPU", "GPU"), wanted, strict=True)
         if amount
     ]
-    # 1e-6: 9 CPUs over 0.9 per trial may come out just below 10.
+    # 1e-6: a quotient that is a whole number may come out just below it.
     return max(1, int(min(shares) + 1e-6))
 
 
