@@ -17,7 +17,7 @@ from raypipe.config import IngestConfig
 from raypipe.http.client import Body, HttpClient, Traffic, first_line
 from raypipe.http.errors import FetchError, TryAgain, describe
 from raypipe.ingestion.cache import Cache
-from raypipe.store.workspace import open_filesystem
+from raypipe.store.s3 import open_filesystem
 
 FITS_START = b"SIMPLE  ="
 _FILE_STARTS = (FITS_START, b"\x1f\x8b")

@@ -17,7 +17,7 @@ from raypipe.errors import RaypipeError, UsageError
 from raypipe.http.policy import Patience
 from raypipe.http.session import PoliteSession
 from raypipe.redaction import printable, redact
-from raypipe.store.workspace import open_filesystem
+from raypipe.store.s3 import open_filesystem
 
 Address = str | os.PathLike[str]
 
