@@ -54,7 +54,7 @@ def main(model_path: str, pha: str, out: str) -> None:
     left.step(energy, background / width, where="mid", c="0.6", lw=0.9, label="background")
     left.set(ylabel="counts per keV", ylim=(0.3 * (counts / width).min(), None), xlim=(0.5, 8))
     left.set_title(f"Cash {row.cash:.0f}, expected {row.cash_expected:.0f}", fontsize=10)
-    grid = model.grid.energy_mid_kev
+    grid = model.grid.mid_kev
     right.fill_between(grid, lower, upper, color="C0", alpha=0.3, lw=0, label="68%")
     right.plot(grid, middle, c="C0", label="flux, response removed")
     right.set(ylabel="E² F  (keV cm⁻² s⁻¹)", xlim=left.get_xlim())
@@ -69,21 +69,20 @@ def main(model_path: str, pha: str, out: str) -> None:
 
 
 def energy_flux(model: Model, batch: SpectraBatch, z: Array, covariance: Array) -> list[Array]:
-    """E² F at the 16th percentile, for the latents themselves, and at the 84th, (n_energy,) each.
+    """Return E² F at the 16th percentile, for the latents, and at the 84th, (n_energy,) each.
 
-    The band is that of latents drawn from a normal distribution with the posterior's covariance;
-    the amplitude of each draw is fitted to the counts.
+    The percentiles are those of latents drawn from a normal distribution with the posterior's
+    covariance; the amplitude of each draw is fitted to the counts.
     """
     draws = np.random.default_rng(0).multivariate_normal(z, covariance, DRAWS)
-    flux = model.reconstruct(batch.take([0] * (DRAWS + 1)), np.vstack([z[None], draws])).flux
-    assert flux is not None, "preset paper has no flux"
-    energy = flux * model.grid.energy_mid_kev**2
+    flux = model.flux(batch.take([0] * (DRAWS + 1)), np.vstack([z[None], draws]))
+    energy = flux * model.grid.mid_kev**2
     lower, upper = np.percentile(energy[1:], [16, 84], axis=0)
     return [lower, energy[0], upper]
 
 
 def grouped(model: Model, counts: Array, *curves: Array) -> list[Array]:
-    """Energy and width in keV, counts and curves, in groups of at least COUNTS_PER_POINT counts."""
+    """Group bins to COUNTS_PER_POINT counts; return energy and width in keV, counts and curves."""
     group = (np.cumsum(counts) - counts) // COUNTS_PER_POINT
     starts = np.flatnonzero(np.append(True, np.diff(group) > 0))
     bins = np.diff(np.append(starts, len(counts)))

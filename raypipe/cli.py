@@ -165,7 +165,12 @@ def _source_options(
     )
     parser.add_argument("--where", metavar="ADQL", help="select detections of an archive release")
     parser.add_argument("--catalog", help="join the columns and class labels of this table")
-    parser.add_argument("--release", help="name for the release", required=release_required)
+    default = (
+        "" if release_required else "; default: that of the archive or survey, or the folder's"
+    )
+    parser.add_argument(
+        "--release", help=f"name of the release{default}", required=release_required
+    )
 
 
 def _search_options(parser: argparse.ArgumentParser) -> None:
@@ -305,7 +310,8 @@ def _export(options: argparse.Namespace, config: Config) -> Any:
 
 
 def _search(options: argparse.Namespace, config: Config) -> Any:
-    from raypipe.searching.search import answer_json, answer_text, search
+    from raypipe.searching.answers import answer_json, answer_text
+    from raypipe.searching.search import search
 
     answer = search(
         options.workspace,
