@@ -20,7 +20,6 @@ from raypipe._version import __version__
 from raypipe.catalog.source_table import source_columns, source_tables
 from raypipe.cluster import joins_cluster, map_parts, ray_session
 from raypipe.config import Config, EmbedConfig
-from raypipe.config_toml import as_config
 from raypipe.embedding.part import PartEncoder, Wanted, wanted_part
 from raypipe.errors import BusyError
 from raypipe.model.bundle import Model, load_model
@@ -30,9 +29,9 @@ from raypipe.store.lease import exclusive
 from raypipe.store.manifest import choose_release
 from raypipe.store.parts import require_ingested
 from raypipe.store.publication import Publication, find_publication, publish
-from raypipe.store.run_record import record_run
 from raypipe.store.workspace import Workspace
 from raypipe.telemetry import stage
+from raypipe.verb import Call, verb
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +42,9 @@ _ROUNDS = 3
 """How many times a run makes parts whose spectra keep changing before it gives up."""
 
 
+@verb
 def embed(
+    call: Call,
     workspace: str | Path | Workspace,
     *,
     release: str | None = None,
@@ -61,15 +62,14 @@ def embed(
     something else since this one began, BusyError where one is making the same catalog, or where
     spectra change each time they are measured.
     """
-    settings = as_config(config)
-    workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    workspace, settings = call.workspace, call.config
     release = choose_release(workspace, release)
     model_id = adopt_model(workspace, resolve_model(workspace, model))
     uri = workspace.absolute_uri(model_folder(model_id))
     bundle = load_model(uri)
     folders = catalog_folder(release, model_id), sources_folder(release, model_id)
     with (
-        record_run(workspace, "embed", settings) as figures,
+        call.recorded() as figures,
         exclusive(workspace, f"embed-{release}-{model_id}", folders),
     ):
         base = find_publication(workspace, release, model_id)

@@ -15,6 +15,7 @@ from raypipe.errors import UsageError
 from raypipe.searching.latent_search import open_search
 from raypipe.searching.query import SpectrumFiles
 from raypipe.store.workspace import Workspace
+from raypipe.verb import Call, verb
 
 _DECIMALS = {
     "ra": 5,
@@ -30,7 +31,9 @@ _DECIMALS = {
 }
 
 
+@verb
 def search(
+    call: Call,
     workspace: str | os.PathLike[str] | Workspace,
     *,
     detection: str | None = None,
@@ -59,7 +62,7 @@ def search(
     if pha is None and any(file is not None for file in (arf, rmf, background)):
         raise UsageError("--arf, --rmf and --background belong to --pha")
     spectrum = SpectrumFiles(pha, arf, rmf, background).read() if pha is not None else None
-    opened = open_search(workspace, release=release, model=model, config=config)
+    opened = open_search(call.workspace, release=release, model=model, config=call.config)
     if spectrum is not None:
         return opened.like_spectrum(spectrum, k)
     if detection is not None:
