@@ -30,7 +30,7 @@ _LOADS = {
 }
 """Libraries that a verb imports before it works, which takes seconds."""
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("raypipe.cli")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

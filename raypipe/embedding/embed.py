@@ -18,7 +18,7 @@ from ray.data import ActorPoolStrategy
 
 from raypipe._version import __version__
 from raypipe.catalog.source_table import source_columns, source_tables
-from raypipe.cluster import joins_cluster, map_parts, ray_session
+from raypipe.cluster import joins_cluster, map_parts, ray_session, without_restart_warning
 from raypipe.config import Config, EmbedConfig
 from raypipe.embedding.part import PartEncoder, Wanted, wanted_part
 from raypipe.errors import BusyError
@@ -125,7 +125,7 @@ def _make_parts(
             return parts, work
         if work:
             log.warning("embed: the spectra of %d parts have changed meanwhile", len(todo))
-        with ray_session(settings.ray):
+        with ray_session(settings.ray), without_restart_warning():
             task = _Task(workspace, release, len(parts), uri, settings.embed)
             figures = _run_parts(task, todo, joins_cluster(settings.ray), there)
         work["work" if number == 1 else f"work_{number}"] = figures
@@ -215,12 +215,15 @@ def _pool(config: EmbedConfig, parts: int, joined: bool) -> ActorPoolStrategy:
 def _run_parts(task: _Task, parts: list[int], joined: bool, there: set[str]) -> dict[str, Any]:
     """Do the parts on Ray; returns what that came to, and adds the files it wrote to `there`."""
     config = task.config
+    pool = _pool(config, len(parts), joined)
+    plural = "" if pool.initial_size == 1 else "s"
+    log.info("embed: starting %d encoder%s (about 10 s)", pool.initial_size, plural)
     outcomes = map_parts(
         "embed",
         parts,
         _Encoder,
         fn_constructor_args=(task,),
-        compute=_pool(config, len(parts), joined),
+        compute=pool,
         num_cpus=config.cpus_per_actor,
         num_gpus=config.gpus_per_actor,
     )

@@ -54,6 +54,7 @@ def report(
     store, settings = call.workspace, call.config
     evaluated = choose_catalog(store, release, model)
     name = report_name(evaluated.release, evaluated.model_id)
+    log.info("report: drawing the figures of %s (about 10 s)", evaluated.model_id)
     with call.recorded() as figures:
         text = build_page(gather_report_data(store, evaluated, labels, settings.report))
         store.write_bytes(name, text.encode())

@@ -30,9 +30,10 @@ class DataPlacement:
     def text(self) -> str:
         """The decision in words."""
         what = "kept in memory" if self.name == "resident" else "read again in each epoch"
+        size_mb, room_mb = self.rows * self.row_bytes / 1e6, self.room_bytes / 1e6
         return (
-            f"spectra {what}: the first worker has {self.rows} of {self.row_bytes} bytes each, "
-            f"and {self.room_bytes / 1e9:.2f} GB to keep them in"
+            f"spectra {what}: those of the first worker take {size_mb:,.1f} MB, "
+            f"and {room_mb:,.0f} MB are free for them"
         )
 
 

@@ -98,7 +98,8 @@ def make_model(
         exclusive(workspace, f"train-{model_id}", folders),
         ray_session(settings.ray),
     ):
-        log.info("train: %s on %s, %s", model_id, release, roster.sizes())
+        sizes = ", ".join(f"{number} {part}" for part, number in roster.sizes().items())
+        log.info("train: %s on the spectra of %s: %s", model_id, release, sizes)
         training = Training(workspace, release, model_id, roster.sizes()[TRAIN], tuning)
         fit(training, settings, figures.folder)
         metrics = workspace.read_json(f"{model_folder(model_id)}/metrics.json")
@@ -160,6 +161,8 @@ def fit(
     require_resources("training", *resources_of(settings.train, fewest), settings.ray)
     cpus, gpus = resources_of(settings.train, 1)
     tell_device("train", use_gpu, settings.train.use_gpu)
+    number = f"{most}" if fewest >= most else f"{fewest} to {most}"
+    log.info("train: starting %s worker%s (about 20 s)", number, "" if most == 1 else "s")
     with (
         stage("train", model_id) as told,
         event_log(workspace, events_folder) as events,
