@@ -12,7 +12,7 @@ from raypipe.config import Config
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.planning.cluster_file import read_cluster
 from raypipe.planning.measurement import measure
-from raypipe.planning.plan_text import assumptions
+from raypipe.planning.plan_text import assumptions, not_included
 from raypipe.planning.prediction import predict, price
 from raypipe.planning.sample import draw_sample
 from raypipe.store.manifest import choose_release, parts_for, read_manifest_summary
@@ -44,7 +44,8 @@ def plan(
     prices, by default `plan.cluster_file` of the configuration.
 
     Returns release, sample, prediction, cost and assumptions: bytes, requests, core hours, memory,
-    hours and US dollars; the same record is kept in W/runs.
+    hours and US dollars. Hours and dollars are lower limits; `not_included` names what they leave
+    out. The same record is kept in W/runs.
     """
     workspace, settings = call.workspace, call.config
     size = settings.plan.sample if sample is None else sample
@@ -75,6 +76,7 @@ def plan(
             prediction=asdict(predicted),
             cluster=asdict(nodes),
             cost=asdict(cost),
+            not_included=not_included(predicted, cost, settings),
             assumptions=assumptions(measured, predicted, nodes, cost, settings),
         )
     return figures
