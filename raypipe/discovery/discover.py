@@ -47,17 +47,18 @@ def discover(
     release: str | None = None,
     config: Config | Mapping[str, Any] | str | Path | None = None,
 ) -> dict[str, Any]:
-    """List a source's detections into the manifest of a release and return its summary.
+    """List the detections of a source in the manifest of a release and return its summary.
 
     `source` is a folder or s3:// prefix, searched with all its subfolders, or the name of a release
-    of the archive (csc2.1), of which `where`, an ADQL condition, may choose a part; `catalog` is a
-    table whose columns and class labels are joined to the detections. The manifest is that of
-    `release`; by default a simulated survey and a release of the archive name theirs themselves,
-    other folders are taken for `discover.release` of the configuration. Raises UsageError where
-    there are no spectra, ServiceError where the archive fails: the same call goes on from there.
-    The archive is not asked for a manifest that is there whole and was made of the same question,
-    catalog and settings. Memory does not grow with the source, but for the catalog. BusyError
-    where another run discovers the same release.
+    of the archive (csc2.1), from which the ADQL condition `where` may select. `catalog` is a table
+    whose columns and class labels are joined to the detections. `release` names the release; by
+    default that is the name of the archive's release or of a simulated survey, and
+    `discover.release` for other folders.
+
+    The same call resumes an interrupted discovery. It does not query the archive again if the
+    manifest is complete and was made with the same query, catalog and settings. Memory does not
+    grow with the source, except for the catalog. Raises UsageError if there are no spectra,
+    ServiceError if the archive fails, BusyError if another run discovers the same release.
     """
     workspace, settings = call.workspace, call.config
     if where is not None and not is_release_name(source):

@@ -51,16 +51,17 @@ def embed(
     model: str | None = None,
     config: Config | Mapping[str, Any] | str | Path | None = None,
 ) -> str:
-    """Write the latent catalog of a release by a model and return the model's id.
+    """Write the latent catalog of a release with a model and return the model's id.
 
-    `model` is the id of a model of the workspace, or the path or URI of a bundle, which is copied
-    into the workspace; by default the newest one of the workspace. Only spectra that the model has
-    not measured are encoded, in this release or another: the same command completes an interrupted
-    run. All parts and the table of sources are published in one step at the end; parts whose
-    spectra have changed by then are made again before. A row that cannot be measured has the flag
-    `not_measured` and no latents. Raises PublishedMeanwhileError where another run has published
-    something else since this one began, BusyError where one is making the same catalog, or where
-    spectra change each time they are measured.
+    `model` is the id of a model in the workspace, by default of the newest one, or the path or URI
+    of a bundle, which is copied into the workspace. Only spectra that the model has not measured in
+    this release or another are encoded: the same command completes an interrupted run. A spectrum
+    that cannot be measured has the flag `not_measured` and no latents.
+
+    All parts and the table of sources are published in one step at the end. If spectra have changed
+    by then, their parts are made again first. Raises PublishedMeanwhileError if another run has
+    published this catalog since, and BusyError if another run is making it, or if spectra change
+    each time they are measured.
     """
     workspace, settings = call.workspace, call.config
     release = choose_release(workspace, release)

@@ -74,14 +74,14 @@ def evaluate(
     labels: str | os.PathLike[str] | None = None,
     config: Config | Mapping[str, Any] | str | Path | None = None,
 ) -> dict[str, Any]:
-    """Measure how good the latents of a catalog are and write `metrics.json`; returns the metrics.
+    """Measure how good the latents of a catalog are, write `metrics.json` and return the metrics.
 
-    `model` is the id of one with a catalog of the release, or the path of its bundle; by default
-    the newest. `labels` is a table with classes and, from the simulator, true parameters and
-    counts; without it the catalog's own column `class` serves. What cannot be measured is None in
-    the metrics, with the reason beside it; of more than `selection.MAX_JUDGED` detections a sample
-    is judged. Raises UsageError for labels that match no detection and where there is no such
-    catalog.
+    `model` is the id of a model with a catalog of the release, by default of the newest one, or the
+    path of its bundle. `labels` is a table with classes and, from the simulator, true parameters
+    and counts; without it, the catalog's column `class` is used. A metric that cannot be measured
+    is None, with the reason beside it. If the catalog has more than `selection.MAX_JUDGED`
+    detections, a sample is used. Raises UsageError if no label matches a detection or there is no
+    such catalog.
     """
     store, settings = call.workspace, call.config
     evaluated = choose_catalog(store, release, model)

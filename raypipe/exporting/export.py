@@ -43,14 +43,14 @@ def export(
     out: str | Path | None = None,
     config: Config | Mapping[str, Any] | str | Path | None = None,
 ) -> str:
-    """Write a catalog's detections, or its sources, in a format and return the URI of that.
+    """Write a catalog's detections, or its `sources`, in another format and return the file's URI.
 
-    `format` is fits, votable, hats or parquet; the same rows and numbers are in each, but HATS has
-    none of the rows without a position. It goes to `exports/<release>/<model_id>/` of the
-    workspace, or to the folder `out`, with a README.md and an index.html that say what is there.
-    With `out` the workspace need not be writable: the run leaves no record there then. Raises
-    UsageError for a format that is none, where there is no catalog, where hats is not installed,
-    and for an `out` that holds files which no export wrote.
+    `format` is fits, votable, hats or parquet. All have the same rows and numbers, but HATS leaves
+    out rows without a position. The file goes to `exports/<release>/<model_id>/` of the workspace,
+    or to the folder `out`, with a README.md and an index.html that describe it. With `out` the
+    workspace may be read-only: the run is then not recorded there. Raises UsageError for an unknown
+    format, if there is no such catalog, if the package hats is not installed, and for an `out` with
+    files that no export wrote.
     """
     workspace, settings = call.workspace, call.config
     if format not in FORMATS:

@@ -36,10 +36,11 @@ def ingest(
 ) -> dict[str, int]:
     """Read a release's files into spectra; return the numbers of manifest, spectra, rejects.
 
-    Only parts that are missing, whose manifest rows have changed, or that have rejects worth a
-    retry are done, and of these only the rows that are not published: the same command completes
-    an interrupted run. At the end every detection of the manifest is a row of spectra or of
-    rejects, or RaypipeError is raised. BusyError where another run ingests into the workspace.
+    Parts are read if they are missing, if their rows of the manifest have changed, or if they have
+    rejects that are worth a retry; rows that are published already are kept. The same command
+    therefore completes an interrupted run. Raises RaypipeError unless every detection of the
+    manifest is in the end a row of spectra or of rejects, and BusyError if another run ingests into
+    the workspace.
     """
     workspace, settings = call.workspace, call.config
     release = choose_release(workspace, release)

@@ -46,10 +46,10 @@ def report(
 ) -> str:
     """Write the page about a catalog, `reports/<release>/<model_id>.html`, and return its URI.
 
-    `model` is the id of one with a catalog of the release, or the path of its bundle. Shows what
-    there is: metrics where `evaluate` has run, reconstructions where the model's bundle and the
-    spectra are there, classes from `labels` or the catalog. Raises UsageError for labels that
-    match no detection and where there is no such catalog.
+    `model` is the id of a model with a catalog of the release, or the path of its bundle. The page
+    shows metrics if `evaluate` has run, reconstructions if the workspace has the model and the
+    spectra, and classes from `labels` or else from the catalog. Raises UsageError if no label
+    matches a detection or there is no such catalog.
     """
     store, settings = call.workspace, call.config
     evaluated = choose_catalog(store, release, model)

@@ -50,11 +50,11 @@ def search(
 ) -> pd.DataFrame:
     """Find the k detections of a catalog most similar to one query, or its strangest detections.
 
-    Give exactly one query: `detection` is a detection_id, `name` the name of a source, `pha` a file
-    with its ARF and RMF beside it or given; `strangest` asks for the detections farthest from the
-    population and with the worst fit. Columns are described in
-    `raypipe.searching.latent_search.LatentSearch`. For many queries open the catalog once with
-    `raypipe.open_search`.
+    Give exactly one query, or UsageError is raised. `detection` is a detection_id, `name` the name
+    of a source, and `pha` a file whose ARF and RMF are beside it or given. `strangest` lists the
+    detections that are farthest from the population or fitted worst. `LatentSearch` in
+    `raypipe.searching.latent_search` describes the columns of the answer. For many queries, open
+    the catalog once with `raypipe.open_search`.
     """
     asked = [detection is not None, name is not None, pha is not None, strangest]
     if sum(asked) != 1:

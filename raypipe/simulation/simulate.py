@@ -72,15 +72,14 @@ def simulate(
 
     Each detection has a pha3 (with its background), an arf3 and an rmf3 file, named and laid out as
     in the Chandra Source Catalog; detections of one instrument share their RMF by hard links.
-    `truth.parquet` holds the classes, parameters and expected counts, `survey.json` what made the
-    survey. Sources are the built-in population, or those of the table `catalog`; instruments the
-    built-in ones, or the ARF/RMF pairs in the folder `responses`; expected source counts (0.5-7
-    keV) lie within `counts_min` and `counts_max`.
+    `truth.parquet` holds the classes, parameters and expected counts, and `survey.json` the
+    arguments. Sources are drawn from the built-in population or from the table `catalog`;
+    instruments are the built-in ones or the ARF and RMF pairs in the folder `responses`. Expected
+    source counts (0.5-7 keV) lie between `counts_min` and `counts_max`.
 
-    The same arguments give the same bytes, whatever `workers` (threads; all CPUs by default).
-    A survey already in `out` is replaced, an interrupted one completed. Raises UsageError for an
-    address such as s3://, for a folder that holds something else (unless `overwrite`), and as
-    `plan_survey` does.
+    The same arguments give the same bytes for any number of `workers` (threads; by default one per
+    CPU). A survey that is already in `out` is replaced. Raises UsageError for an address such as
+    s3://, for a folder that holds something else (unless `overwrite`), and as `plan_survey` does.
     """
     started = time.monotonic()
     out = _local_folder(out)

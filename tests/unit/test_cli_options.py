@@ -128,6 +128,16 @@ def test_a_function_gets_what_was_typed_and_keeps_its_other_defaults(
     assert (given["first"], given["second"]) == ("csc2.0", "csc2.1")
 
 
+def test_a_verb_says_what_it_loads_before_it_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert set(cli._LOADS) == set(VERBS) - {"simulate", "status", "settings"}
+    _called_with(monkeypatch, ["train", "--workspace", "w"], "folded-1")
+    printed = capsys.readouterr()
+    assert "train: loading Ray and PyTorch\n" in printed.err
+    assert printed.out == "model_id: folded-1\n"
+
+
 def test_options_of_simulate_win_over_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ["--set", "simulate.detections=5", "--set", "simulate.counts_max=70"]
     monkeypatch.setattr(cli, "_answer", lambda *_: None)
