@@ -99,6 +99,7 @@ ONLY_IN_PYTHON = {
 }
 """Parameters, besides `config`, that are no options. Some are settings of the verb's section."""
 
+_TYPES = {"int": int, "float": float}
 POSITIONAL = {"first", "second", "section"}
 EXACTLY_ONE = {"search": ("detection", "name", "pha", "strangest")}
 """Options of a verb that exclude each other, and one of which is required."""
@@ -122,7 +123,7 @@ def parameters_of(verb: str) -> tuple[Parameter, ...]:
     path = Path(raypipe.__file__).parents[1] / raypipe.public_names()[verb].replace(".", "/")
     (function,) = (
         node
-        for node in ast.parse(path.with_suffix(".py").read_text()).body
+        for node in ast.parse(path.with_suffix(".py").read_text("utf-8")).body
         if isinstance(node, ast.FunctionDef) and node.name == verb
     )
     given = function.args
@@ -169,5 +170,6 @@ def _add(parser: Any, verb: str, parameter: Parameter) -> None:
         shown["action"] = "store_true"
     else:
         shown |= {"metavar": option.metavar, "choices": option.choices}
-        shown["type"] = int if parameter.type.split(" ")[0] == "int" else str
-    parser.add_argument(f"-{name}" if len(name) == 1 else f"--{name}", **shown)
+        shown["type"] = _TYPES.get(parameter.type.removesuffix(" | None"), str)
+    flag = f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
+    parser.add_argument(flag, **shown)

@@ -22,7 +22,7 @@ from raypipe.cli_options import (
 )
 
 COMMON = {"help", "config", "settings", "verbose", "log_format", "json"}
-PLAIN_TYPES = {"int": int, "bool": None}
+PLAIN_TYPES = {"int": int, "int | None": int, "bool": None}
 
 
 def _signature(verb: str) -> list[inspect.Parameter]:
@@ -60,7 +60,7 @@ def test_each_parameter_is_an_option_of_its_type(verb: str) -> None:
         is_optional = parameter.default is not inspect.Parameter.empty
         assert action.required is not is_optional, name
         if name not in POSITIONAL:
-            assert action.type is PLAIN_TYPES.get(str(parameter.annotation).split(" ")[0], str)
+            assert action.type is PLAIN_TYPES.get(str(parameter.annotation), str)
             assert (action.nargs == 0) is (parameter.annotation == "bool")
 
 
