@@ -69,21 +69,20 @@ def main(model_path: str, pha: str, out: str) -> None:
 
 
 def energy_flux(model: Model, batch: SpectraBatch, z: Array, covariance: Array) -> list[Array]:
-    """E² F at the 16th percentile, for the latents themselves, and at the 84th, (n_energy,) each.
+    """Return E² F at the 16th percentile, for the latents, and at the 84th, (n_energy,) each.
 
-    The band is that of latents drawn from a normal distribution with the posterior's covariance;
-    the amplitude of each draw is fitted to the counts.
+    The percentiles are those of latents drawn from a normal distribution with the posterior's
+    covariance; the amplitude of each draw is fitted to the counts.
     """
     draws = np.random.default_rng(0).multivariate_normal(z, covariance, DRAWS)
-    flux = model.reconstruct(batch.take([0] * (DRAWS + 1)), np.vstack([z[None], draws])).flux
-    assert flux is not None, "preset paper has no flux"
+    flux = model.flux(batch.take([0] * (DRAWS + 1)), np.vstack([z[None], draws]))
     energy = flux * model.grid.energy_mid_kev**2
     lower, upper = np.percentile(energy[1:], [16, 84], axis=0)
     return [lower, energy[0], upper]
 
 
 def grouped(model: Model, counts: Array, *curves: Array) -> list[Array]:
-    """Energy and width in keV, counts and curves, in groups of at least COUNTS_PER_POINT counts."""
+    """Group bins to COUNTS_PER_POINT counts; return energy and width in keV, counts and curves."""
     group = (np.cumsum(counts) - counts) // COUNTS_PER_POINT
     starts = np.flatnonzero(np.append(True, np.diff(group) > 0))
     bins = np.diff(np.append(starts, len(counts)))

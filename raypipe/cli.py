@@ -120,7 +120,7 @@ def _answer(verb: str, result: Any, config: Config, options: argparse.Namespace)
         case "report" | "export":
             return {verb: result}
         case "search":
-            from raypipe.searching.search import answer_json, answer_text
+            from raypipe.searching.answers import answer_json, answer_text
 
             return answer_json(result) if options.json else answer_text(result)
         case "settings" if options.json:

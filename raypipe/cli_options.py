@@ -81,7 +81,9 @@ OPTIONS = {
 }
 """Each option by the name of its parameter, for all verbs but those in `SPECIAL_OPTIONS`."""
 
-_NEW_RELEASE = Option("name for the release")
+_NEW_RELEASE = Option(
+    "name of the release; default: that of the archive or survey, or the folder's"
+)
 SPECIAL_OPTIONS = {
     ("simulate", "catalog"): Option("draw sources from this table of real ones"),
     ("simulate", "detections"): Option("number of detections"),
@@ -90,7 +92,7 @@ SPECIAL_OPTIONS = {
     ("discover", "release"): _NEW_RELEASE,
     ("run", "release"): _NEW_RELEASE,
     ("run", "source"): Option('folder, s3:// prefix, release of the archive, or "simulated"'),
-    ("reprocess", "release"): _NEW_RELEASE,
+    ("reprocess", "release"): Option("name of the release"),
 }
 """Options whose parameter means something else in one verb, by verb and parameter."""
 

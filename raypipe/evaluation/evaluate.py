@@ -1,4 +1,4 @@
-"""The verb evaluate: a catalog's metrics."""
+"""Run the verb `evaluate`: measure the quality of a catalog."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ from raypipe.verb import Call, verb
 log = logging.getLogger(__name__)
 
 MAX_PCA_ROWS = 20_000
-"""Most training spectra a PCA baseline is fitted to, drawn at random."""
+"""Most training spectra for a PCA baseline, drawn at random."""
 
 
 @verb
@@ -74,14 +74,14 @@ def evaluate(
     labels: str | os.PathLike[str] | None = None,
     config: Config | Mapping[str, Any] | str | Path | None = None,
 ) -> dict[str, Any]:
-    """Measure how good the latents of a catalog are, write `metrics.json` and return the metrics.
+    """Measure the quality of the latents of a catalog, write `metrics.json` and return its content.
 
-    `model` is the id of a model with a catalog of the release, by default of the newest one, or the
-    path of its bundle. `labels` is a table with classes and, from the simulator, true parameters
-    and counts; without it, the catalog's column `class` is used. A metric that cannot be measured
-    is None, with the reason beside it. If the catalog has more than `selection.MAX_JUDGED`
-    detections, a sample is used. Raises UsageError if no label matches a detection or there is no
-    such catalog.
+    `model` is the id of a model with a catalog of the release, or the path of its bundle; the
+    default is the newest. `labels` is a table with classes and, from the simulator, true parameters
+    and counts; without it, the catalog's column `class` has the labels. A figure that cannot be
+    measured is None, with the reason beside it. Of more than `selection.MAX_JUDGED` detections, a
+    sample is judged. Raises UsageError for labels that match no detection, and if there is no such
+    catalog.
     """
     store, settings = call.workspace, call.config
     evaluated = choose_catalog(store, release, model)
@@ -172,7 +172,7 @@ def _measure(
 
 
 def _classes(frame: pd.DataFrame) -> npt.NDArray[np.object_]:
-    """Classes of rows, (n,), None where they have none."""
+    """Return the classes of rows, (n,), None for rows without a class."""
     if "class" not in frame:
         return np.full(len(frame), None, dtype=object)
     return frame["class"].to_numpy(dtype=object)
@@ -181,7 +181,7 @@ def _classes(frame: pd.DataFrame) -> npt.NDArray[np.object_]:
 def _reconstruction(
     store: Workspace, evaluated: EvaluatedCatalog, frame: pd.DataFrame, expected: FloatArray | None
 ) -> dict[str, Any]:
-    """Scores of a model's fits, against the truth's `expected` counts where they are known."""
+    """Score the fits of a model, compared with the true `expected` counts if they are known."""
     grid = Grid() if evaluated.model is None else evaluated.model.grid
     truth, reason = None, None
     if expected is None:
@@ -197,9 +197,9 @@ def _reconstruction(
 def _other_catalogs(
     store: Workspace, evaluated: EvaluatedCatalog, frame: pd.DataFrame
 ) -> list[tuple[str, pd.DataFrame]]:
-    """Every other model's catalog of this release that has all the judged detections.
+    """Read the catalogs of this release by other models that have all judged detections.
 
-    Its rows are in the order of `frame`; some may have no latents, not all.
+    Their rows are in the order of `frame`. Some, but not all, may lack latents.
     """
     found = []
     for other_id in published_models(store, evaluated.release):
@@ -222,7 +222,7 @@ def _baselines(
     frame: pd.DataFrame,
     settings: EvaluateConfig,
 ) -> tuple[list[Representation], str | None]:
-    """Baselines on the judged rows, and why one is missing (None where none is)."""
+    """Compute the baselines on the judged rows; state why one is missing, None if none is."""
     baselines: list[Representation] = []
     reason = None
     spectra = read_spectra(store, release, frame)

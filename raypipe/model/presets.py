@@ -47,13 +47,13 @@ class Preset(nn.Module, ABC):
     def forward(self, batch: Batch, shown: Batch) -> tuple[Tensor, Tensor]:
         """Return the loss and the mean square of the latents of each row, (n,) each.
 
-        The encoder sees `shown`, a view of the same detections made by `thinning.thin`.
+        The encoder sees `shown`, a view of the same detections made by `count_splitting.thin`.
         """
         z = self.encode(shown)
         return self.loss(z, batch, shown), z.square().mean(-1)
 
     def expected_counts(self, z: Tensor, batch: Batch) -> Tensor:
-        """Expected counts per channel bin, of source and background, (n, bins)."""
+        """Predict the counts per channel bin, of source and background, (n, bins)."""
         return self.source_counts(z, batch) + batch.background
 
     @abstractmethod
@@ -62,15 +62,15 @@ class Preset(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, z: Tensor, batch: Batch, shown: Batch) -> Tensor:
-        """Loss of each row, (n,), for latents `z` encoded from `shown`."""
+        """Compute the loss of each row, (n,), for latents `z` encoded from `shown`."""
 
     @abstractmethod
     def source_counts(self, z: Tensor, batch: Batch) -> Tensor:
-        """Expected source counts per channel bin, (n, bins), with fitted amplitude."""
+        """Predict the source counts per channel bin, (n, bins), with fitted amplitude."""
 
 
 class Folded(Preset):
-    """Decodes a photon flux, folds it through the detection's response, and fits it by likelihood.
+    """A model of the photon flux, which is folded through the detection's response.
 
     The loss is the Cash statistic divided by a power of the counts, by default their fourth root:
     bright detections, which constrain the shape of spectra best, weigh more than faint ones without
@@ -90,16 +90,16 @@ class Folded(Preset):
         self.register_buffer("log_flux_base", torch.tensor(base, dtype=torch.float32))
 
     def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Features and conditions from counts, background and area; see `encoder_inputs`."""
+        """Return features and conditions from counts, background and area (`encoder_inputs`)."""
         return encoder_inputs(batch)
 
     def log_shape(self, z: Tensor) -> Tensor:
-        """Logarithm of the photon flux density up to the amplitude, (n, n_energy)."""
+        """Return the logarithm of the photon flux density up to the amplitude, (n, n_energy)."""
         out: Tensor = self.log_flux_base + self.autoencoder.decoder(z)
         return (out - out.mean(-1, keepdim=True)).clamp(-_LOG_FLUX_LIMIT, _LOG_FLUX_LIMIT)
 
     def flux(self, z: Tensor, batch: Batch) -> Tensor:
-        """Photon flux density, (n, n_energy), photon/cm2/s/keV, with fitted amplitude."""
+        """Return the photon flux density (n, n_energy), photon/cm2/s/keV, with fitted amplitude."""
         shape = torch.exp(self.log_shape(z))
         folded = fold(shape, batch, self.grid.energy_width_kev)
         return best_amplitude(batch.counts, folded, batch.background) * shape
@@ -110,7 +110,7 @@ class Folded(Preset):
         return best_amplitude(batch.counts, folded, batch.background) * folded
 
     def loss(self, z: Tensor, batch: Batch, shown: Batch) -> Tensor:
-        """Cash statistic of the counts not shown, divided by a power of all counts, and scaled."""
+        """Scale the Cash statistic of the counts not shown by a power of the number of counts."""
         judged = unseen(batch, shown)
         cash = cash_per_bin(judged.counts, self.expected_counts(z, judged)).sum(-1)
         relative = batch.counts.sum(-1).clamp_min(1.0) / _TYPICAL_COUNTS
@@ -136,12 +136,12 @@ class Paper(Preset):
         self.register_buffer("rebin", overlap)
 
     def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Min-max scaled net count rate (n, 1, 400), without conditions."""
+        """Return the min-max scaled net count rate (n, 1, 400), without conditions."""
         scaled, _, _ = self._scaled_rate(batch)
         return scaled[:, None], scaled.new_zeros(len(batch), 0)
 
     def source_counts(self, z: Tensor, batch: Batch) -> Tensor:
-        """The decoded spectrum, scaled back to counts in the channel bins."""
+        """Scale the decoded spectrum back to counts in the channel bins."""
         _, low, span = self._scaled_rate(batch)
         rate = (self._decode(z) * span + low).clamp_min(0.0)
         counts = (rate * batch.exposure_s[:, None]) @ (self.rebin.T / self.rebin.sum(0)[:, None])
@@ -149,7 +149,7 @@ class Paper(Preset):
         return best_amplitude(batch.counts, shape, batch.background) * shape
 
     def loss(self, z: Tensor, batch: Batch, shown: Batch) -> Tensor:
-        """Mean absolute error of the scaled spectrum."""
+        """Compute the mean absolute error of the scaled spectrum."""
         scaled, _, _ = self._scaled_rate(batch)
         return (self._decode(z) - scaled).abs().mean(-1)
 
@@ -174,7 +174,7 @@ def build(config: ModelConfig, grid: Grid) -> Folded | Paper:
 
 
 def _overlap(n: int, m: int) -> npt.NDArray[Any]:
-    """Shares (n, m) of each of n equal bins that lie in each of m equal bins of the same range."""
+    """Return the shares (n, m) of n equal bins in each of m equal bins of the same range."""
     old, new = np.linspace(0, 1, n + 1), np.linspace(0, 1, m + 1)
     low = np.maximum(old[:-1, None], new[None, :-1])
     high = np.minimum(old[1:, None], new[None, 1:])

@@ -1,4 +1,4 @@
-"""The verb report: one self-contained HTML page about a catalog."""
+"""Run the verb `report`: write one self-contained HTML page about a catalog."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from raypipe._version import __version__
 from raypipe.config import Config
 from raypipe.evaluation.evaluated_catalog import choose_catalog
 from raypipe.html.page import Html, count_of, page, section
-from raypipe.reporting import scores, sections
+from raypipe.reporting import detections, scores, sections
 from raypipe.reporting.report_data import ReportData, gather_report_data
 from raypipe.store.layout import report_name
 from raypipe.store.workspace import Workspace
@@ -22,12 +22,12 @@ from raypipe.verb import Call, verb
 log = logging.getLogger(__name__)
 
 SECTIONS = (
-    ("summary", "Summary", scores.summary_section),
+    ("detections", "Detections", detections.detections_section),
+    ("unusual", "Unusual detections", detections.unusual_section),
     ("spectra", "Spectra and their reconstructions", sections.spectra_section),
     ("latents", "Latents", sections.latents_section),
     ("evaluation", "Evaluation", scores.evaluation_section),
     ("training", "Training", sections.training_section),
-    ("anomalies", "Anomalies", sections.anomalies_section),
     ("data", "Data", sections.data_section),
     ("provenance", "Provenance", sections.provenance_section),
 )
@@ -47,9 +47,9 @@ def report(
     """Write the page about a catalog, `reports/<release>/<model_id>.html`, and return its URI.
 
     `model` is the id of a model with a catalog of the release, or the path of its bundle. The page
-    shows metrics if `evaluate` has run, reconstructions if the workspace has the model and the
-    spectra, and classes from `labels` or else from the catalog. Raises UsageError if no label
-    matches a detection or there is no such catalog.
+    has metrics if `evaluate` has run, reconstructions if the workspace has the model's bundle and
+    the spectra, and labels from `labels` or from the catalog. Raises UsageError for labels that
+    match no detection, and if there is no such catalog.
     """
     store, settings = call.workspace, call.config
     evaluated = choose_catalog(store, release, model)
@@ -65,7 +65,7 @@ def report(
 
 
 def build_page(report_data: ReportData) -> Html:
-    """The page's HTML from what was gathered."""
+    """Build the HTML of the page from its data."""
     made = [
         (anchor, title, section(anchor, title, build(report_data)))
         for anchor, title, build in SECTIONS

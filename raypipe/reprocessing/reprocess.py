@@ -63,7 +63,7 @@ def reprocess(
             release=release,
             config=settings,
         )
-        changes = _carry(workspace, base, release, settings)
+        changes = _reuse(workspace, base, release, settings)
         log.info(
             "reprocess: compared with %s: %d detections unchanged, %d changed, %d new, %d vanished",
             base,
@@ -106,8 +106,8 @@ def _choose_base(workspace: Workspace, release: str, base: str | None) -> str:
     return known[0]
 
 
-def _carry(workspace: Workspace, base: str, release: str, settings: Config) -> dict[str, int]:
-    """Carry unchanged detections over, on Ray; returns the number of detections by change."""
+def _reuse(workspace: Workspace, base: str, release: str, settings: Config) -> dict[str, int]:
+    """Reuse rows of unchanged detections, on Ray; returns the number of detections by change."""
     if settings.ingest.rmf == "chip":
         reuse_chip_rmfs(workspace, base, release)
     work = groups(count_parts(workspace, base), count_parts(workspace, release))
@@ -115,7 +115,7 @@ def _carry(workspace: Workspace, base: str, release: str, settings: Config) -> d
         if name >= part_name(changes_folder(release), len(work)):
             workspace.delete(name)
 
-    def carry(number: int) -> dict[str, Any]:
+    def reuse(number: int) -> dict[str, Any]:
         table = reuse_group(workspace, base, release, work[number])
         workspace.write_table(part_name(changes_folder(release), number), table, {"base": base})
         return dict(Counter(table["change"].to_pylist()))
@@ -123,6 +123,6 @@ def _carry(workspace: Workspace, base: str, release: str, settings: Config) -> d
     cpus = settings.ingest.cpus_per_task
     tasks = tasks_for(len(work), cpus, settings.ray)
     totals = Counter({SAME: 0, CHANGED: 0, NEW: 0, VANISHED: 0})
-    for counts in map_parts("carry", list(range(len(work))), carry, tasks, num_cpus=cpus):
+    for counts in map_parts("carry", list(range(len(work))), reuse, tasks, num_cpus=cpus):
         totals.update(counts)
     return dict(totals)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from raypipe.errors import OgipError, UsageError
+from raypipe.identity import parse_csc_name
 from raypipe.ogip import Arf, Rmf, read_arf, read_rmf
 from raypipe.simulation.energy import FloatArray
 from raypipe.simulation.instrument import Instrument
@@ -18,8 +19,6 @@ from raypipe.spectra.grid import NATIVE_CHANNELS
 logger = logging.getLogger(__name__)
 
 RESPONSE_NAME = re.compile(r"(?P<stem>.+)[._]w?(?P<kind>arf|rmf)3?(\.fits?)?(\.gz)?", re.IGNORECASE)
-CATALOG_STEM = re.compile(r"(?P<head>(acis|hrc)f\d+_\d+)N\d+(?P<tail>.*_r\d+)")
-"""Stem of a Chandra Source Catalog product, whose version may differ between its files."""
 BACK_ILLUMINATED_WIDTHS = 0.48
 """Back-illuminated chips: peaks at 0.5 keV at least this wide in units of those at 5.9 keV (0.60,
 against 0.30-0.40 on front-illuminated chips)."""
@@ -29,9 +28,10 @@ UNKNOWN_YEAR = 2000.0
 def read_responses(folder: Path) -> tuple[Instrument, ...]:
     """Read every ARF/RMF pair of `folder` for ACIS (1024 channels), ordered by name.
 
-    A pair shares its stem: `x.arf` and `x.rmf.gz`, `x_arf3.fits.gz` and `x_rmf3.fits.gz`. Pairs
-    for other detectors are passed over with a warning. Raises UsageError where the folder is
-    missing or holds no pair, OgipError where a file of a pair is not readable.
+    A pair shares its stem: `x.arf` and `x.rmf.gz`, `x_arf3.fits.gz` and `x_rmf3.fits.gz`; the
+    versions of two products of the Chandra Source Catalog may differ. Pairs for other detectors are
+    left out with a warning. Raises UsageError where the folder is missing or holds no pair,
+    OgipError where a file of a pair is not readable.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder of responses")
@@ -39,7 +39,9 @@ def read_responses(folder: Path) -> tuple[Instrument, ...]:
     for path in sorted(folder.iterdir()):
         match = RESPONSE_NAME.fullmatch(path.name)
         if match:
-            found[_pair_name(match["stem"])][match["kind"].lower()] = path
+            product = parse_csc_name(path.name)
+            pair = product.region if product else match["stem"]
+            found[pair][match["kind"].lower()] = path
     pairs = {name: kinds for name, kinds in found.items() if len(kinds) == 2}
     instruments = [_instrument(name, kinds["arf"], kinds["rmf"]) for name, kinds in pairs.items()]
     usable = tuple(each for each in instruments if each is not None)
@@ -49,11 +51,6 @@ def read_responses(folder: Path) -> tuple[Instrument, ...]:
             "a pair is NAME.arf with NAME.rmf, or NAME_arf3.fits with NAME_rmf3.fits, .gz or not)"
         )
     return usable
-
-
-def _pair_name(stem: str) -> str:
-    catalog = CATALOG_STEM.fullmatch(stem)
-    return catalog["head"] + catalog["tail"] if catalog else stem
 
 
 def _instrument(name: str, arf_path: Path, rmf_path: Path) -> Instrument | None:
@@ -81,7 +78,7 @@ def _instrument(name: str, arf_path: Path, rmf_path: Path) -> Instrument | None:
         area_cm2=arf.area_on(edges[:-1], edges[1:]),
         redistribution=rmf.matrix,
         channel_energy_kev=np.asarray(rmf.channel_energy_kev, dtype=float),
-        vignettes=CATALOG_STEM.match(rmf_path.name) is None,
+        vignettes=parse_csc_name(rmf_path.name) is None,
     )
 
 

@@ -1,4 +1,4 @@
-"""Drawing a survey: detections planned, folded, and their counts drawn, all in arrays."""
+"""Draw a survey: plan detections, fold spectra, and draw counts, for arrays of detections."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from raypipe.simulation.responses import read_responses
 from raypipe.simulation.targets import Targets, population_targets
 
 BATCH = 256
-"""Detections drawn at a time, from one random stream: part of what a seed means."""
+"""Number of detections that share a random stream. Another number changes the result of a seed."""
 RELEASE = "sim"
 OBI = 0
 REGION_ID = 1
@@ -29,16 +29,19 @@ REGION_ID = 1
 TYPICAL_EXPOSURE_S = 25e3
 EXPOSURE_DEX = 0.4
 EXPOSURE_RANGE_S = (1e3, 250e3)
+"""Exposures are log-normal around a typical value, within limits. The values were chosen."""
 ERG_PER_COUNT = 1.2e-11
-"""Flux per count/s from 0.5 to 7 keV at the aim point, roughly: fixes how bright sources are."""
+"""Approximate flux, erg/cm2, per count from 0.5 to 7 keV at the aim point. It sets the brightness
+of sources."""
 VARIABILITY_DEX = 0.1
+"""Scatter of the flux of a source between its detections."""
 BACKGROUND_SHARE = (3e-3, 2.0)
-"""Background in the source region per source count, log-uniform within what `BACKSCAL` allows."""
+"""Background counts in the source region per source count: log-uniform, limited by `BACKSCAL`."""
 BACKSCAL = (2e-7, 1e-3)
-"""Area of the source region on the detector plane: of a point source at the aim point, and of a
-wide region far off axis; as in the Chandra Source Catalog."""
+"""Smallest and largest fraction of the detector plane in the source region: of a point source at
+the aim point, and of a wide region far off axis, as in the Chandra Source Catalog."""
 BACKGROUND_AREA = (15.0, 25.0)
-"""Area of the background region in source regions."""
+"""Area of the background region per area of the source region."""
 BACKGROUND_RATE_DEX = 0.15
 SKY_SHARE = (0.1, 0.5)
 PSF_FRACTION = (0.85, 0.97)
@@ -47,13 +50,14 @@ HIGHEST_OFF_AXIS_ARCMIN = 12.0
 
 @dataclass(frozen=True)
 class Survey:
-    """Detections as they were observed, with the truth behind them.
+    """N observed detections and their true parameters.
 
-    `table` holds (N,) columns: identity, class, parameters, and what the headers need. `counts` and
-    `background_counts` (N, 1024) are what was drawn in the source and background region,
-    `model_counts` and `background_model_counts` (N, 1024) what was expected in the source region:
-    all of it, and the background alone. `instrument` (N,) indexes `instruments`; `area_cm2` has
-    each detection's effective area on its instrument's energy bins.
+    `table` has columns (N,): identity, class, parameters, and values for the headers. `counts` and
+    `background_counts` (N, 1024) are the counts drawn in the source region and the background
+    region. `model_counts` and `background_model_counts` (N, 1024) are the expected counts in the
+    source region, in total and from the background. `instrument` (N,) are indices into
+    `instruments`; `area_cm2` has the effective area of each detection on the energy bins of its
+    instrument.
     """
 
     instruments: Sequence[Instrument]
@@ -71,10 +75,10 @@ class Survey:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be observed, (N,) rows of detections; cheap to draw for a whole survey at once.
+    """N planned observations, drawn for all detections of a survey together.
 
-    `flux` (erg/cm2/s, 0.5-7 keV) and `background_share` are what is aimed at: the limits of
-    exposures and regions may ask for others. `background_rate` is in counts/s per unit of BACKSCAL.
+    `flux` (erg/cm2/s, 0.5-7 keV) and `background_share` are target values, which the limits of
+    exposures and regions may change. `background_rate` is in counts/s per unit of BACKSCAL.
     """
 
     instruments: Sequence[Instrument]
@@ -95,7 +99,7 @@ class Plan:
 
     @property
     def batches(self) -> int:
-        """Number of batches the survey is drawn in."""
+        """Return the number of batches of the survey."""
         return -(-len(self) // BATCH)
 
 
@@ -108,7 +112,7 @@ def plan_survey(
     catalog: str | Path | None = None,
     responses: str | Path | None = None,
 ) -> Plan:
-    """Draw what a survey of `detections` looks at and with what.
+    """Draw the targets and instruments of a survey.
 
     Sources come from the built-in population, or from the table `catalog`; instruments are the
     built-in ones, or the ARF/RMF pairs in the folder `responses`. The same arguments give the same
@@ -118,9 +122,11 @@ def plan_survey(
     if detections < 1:
         raise UsageError(f"detections must be at least 1, not {detections}")
     if seed < 0:
-        raise UsageError(f"seed must not be negative, and is {seed}")
+        raise UsageError(f"seed must not be negative, but is {seed}")
     if not 0 < counts_min <= counts_max:
-        raise UsageError(f"counts must have 0 < min <= max, not {counts_min} and {counts_max}")
+        raise UsageError(
+            f"counts_min {counts_min}, counts_max {counts_max}: expected 0 < min <= max"
+        )
     instruments = _instruments(responses)
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
     targets = _targets(rng, detections, counts_min, counts_max, catalog)
@@ -147,18 +153,18 @@ def plan_survey(
 
 
 def draw_survey(detections: int, seed: int = 0, **options: Any) -> Survey:
-    """Draw a whole survey in memory (20 KB a detection); options as of `plan_survey`."""
+    """Draw a survey in memory (20 kB per detection); `options` are those of `plan_survey`."""
     return _joined(list(draw_batches(plan_survey(detections, seed, **options))))
 
 
 def draw_batches(plan: Plan) -> Iterator[Survey]:
-    """Yield the survey of a plan in batches of `BATCH` detections."""
+    """Yield the survey in batches of `BATCH` detections."""
     for batch in range(plan.batches):
         yield draw_batch(plan, batch)
 
 
 def draw_batch(plan: Plan, batch: int) -> Survey:
-    """Draw one batch of a plan: the same whatever was drawn before."""
+    """Draw one batch of a plan, independently of other batches."""
     rows = np.arange(batch * BATCH, min((batch + 1) * BATCH, len(plan)))
     rng = np.random.default_rng(np.random.SeedSequence(plan.seed, spawn_key=(1, batch)))
     targets = plan.targets
@@ -168,6 +174,9 @@ def draw_batch(plan: Plan, batch: int) -> Survey:
 
     rate, background, area = _through_instruments(plan, rows, flux)
 
+    # The wanted counts and the flux determine the exposure, and the wanted background determines
+    # BACKSCAL; both are limited. Source counts are then scaled to the wanted number, so that where
+    # a limit applies it is the flux or the background that differs from the plan.
     wanted = targets.counts[rows]
     band_rate = rate[:, plan.instruments[0].channels_in_band].sum(axis=1)
     exposure = np.round(np.clip(wanted / (plan.flux[rows] * band_rate), *EXPOSURE_RANGE_S), 3)
@@ -212,8 +221,8 @@ def _through_instruments(
 ) -> tuple[FloatArray, FloatArray, list[npt.NDArray[np.float32]]]:
     """Fold the flux (B, n) of detections, each with its instrument.
 
-    Returns counts per second and channel (B, 1024), the background's shape (B, 1024) with one
-    count between 0.5 and 7 keV, and the effective areas.
+    Returns counts per second in each channel (B, 1024), the background normalized to one count
+    between 0.5 and 7 keV (B, 1024), and the effective areas.
     """
     channels = len(plan.instruments[0].channel_energy_kev)
     rate = np.empty((len(rows), channels))
@@ -257,7 +266,7 @@ def _log_uniform(rng: np.random.Generator, limits: tuple[float, float], n: int) 
 
 
 def _energy_flux(flux: FloatArray, grid: EnergyGrid) -> FloatArray:
-    """Return erg/cm2/s between 0.5 and 7 keV of photon flux densities (B, n)."""
+    """Return the energy flux of photon flux densities (B, n), erg/cm2/s between 0.5 and 7 keV."""
     per_bin = grid.mid_kev[grid.in_band] * grid.width_kev * ERG_PER_KEV
     energy: FloatArray = (flux[:, grid.in_band] * per_bin).sum(axis=1)
     return energy
@@ -274,16 +283,15 @@ def _identity(rows: npt.NDArray[np.intp]) -> dict[str, npt.NDArray[Any]]:
     }
 
 
-def _joined(parts: list[Survey]) -> Survey:
+def _joined(batches: list[Survey]) -> Survey:
+    columns = batches[0].table
     return Survey(
-        instruments=parts[0].instruments,
-        instrument=np.concatenate([part.instrument for part in parts]),
-        table={
-            name: np.concatenate([part.table[name] for part in parts]) for name in parts[0].table
-        },
-        counts=np.concatenate([part.counts for part in parts]),
-        background_counts=np.concatenate([part.background_counts for part in parts]),
-        model_counts=np.concatenate([part.model_counts for part in parts]),
-        background_model_counts=np.concatenate([p.background_model_counts for p in parts]),
-        area_cm2=[area for part in parts for area in part.area_cm2],
+        instruments=batches[0].instruments,
+        instrument=np.concatenate([batch.instrument for batch in batches]),
+        table={name: np.concatenate([batch.table[name] for batch in batches]) for name in columns},
+        counts=np.concatenate([batch.counts for batch in batches]),
+        background_counts=np.concatenate([batch.background_counts for batch in batches]),
+        model_counts=np.concatenate([batch.model_counts for batch in batches]),
+        background_model_counts=np.concatenate([b.background_model_counts for b in batches]),
+        area_cm2=[area for batch in batches for area in batch.area_cm2],
     )

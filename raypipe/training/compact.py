@@ -1,4 +1,4 @@
-"""Hold spectra in little memory: counts as small integers, areas in half precision."""
+"""Store spectra compactly: counts as small integers, effective areas in half precision."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class CompactSpectra:
     `counts` and `background_counts` (n, n_channel_bins) are int16, or int32 if a count needs it;
     `background_scale` and `exposure_s` (n,) float32; `arf_cm2` (n, n_energy) float16, with a
     relative rounding error below 5e-4 (float32 if an area is too large); `response_index` (n,)
-    int32 points into `responses` (m, n_energy, n_channel_bins) float32, which all pieces share. As
-    in `Batch`, all but `response_index` may be on another device.
+    int32 is an index into `responses` (m, n_energy, n_channel_bins) float32, which all pieces
+    share. As in `Batch`, everything except `response_index` may be on another device.
     """
 
     counts: Tensor
@@ -36,7 +36,7 @@ class CompactSpectra:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes per row, without the responses."""
+        """Return the number of bytes per row, without the responses."""
         return sum(
             value[0].numel() * value.element_size()
             for value in self._by_row().values()
@@ -44,7 +44,7 @@ class CompactSpectra:
         )
 
     def take(self, rows: Tensor) -> Batch:
-        """Select rows as the model reads them, with smooth background; indices are on the host."""
+        """Return rows as a batch for the model, with smoothed background; `rows` is on the host."""
         there = rows.to(self.counts.device, non_blocking=True)
         return as_batch(
             counts=self.counts[there].float(),
@@ -57,20 +57,20 @@ class CompactSpectra:
         )
 
     def rows(self, rows: Tensor) -> CompactSpectra:
-        """Select rows and keep them compact; the indices `rows` are on the host."""
+        """Return rows in compact form; `rows` is on the host."""
         return replace(self, **{name: value[rows] for name, value in self._by_row().items()})
 
     @classmethod
     def join(cls, pieces: list[CompactSpectra], responses: Tensor) -> CompactSpectra:
-        """Concatenate pieces, with responses that serve them all; empties the list of pieces.
+        """Concatenate pieces that share `responses`; empties the list of pieces.
 
         Columns are concatenated one at a time, so that at most one of them is in memory twice.
         """
         columns = {}
-        parts = [piece._by_row() for piece in pieces]
+        by_piece = [piece._by_row() for piece in pieces]
         pieces.clear()
-        for name in list(parts[0]):
-            columns[name] = torch.cat([part.pop(name) for part in parts])
+        for name in list(by_piece[0]):
+            columns[name] = torch.cat([columns_of.pop(name) for columns_of in by_piece])
         return cls(**columns, responses=responses)
 
     def _by_row(self) -> dict[str, Tensor]:

@@ -245,6 +245,6 @@ class _Trainer:
 
 
 @torch.no_grad()
-def _encode(network: Folded | Paper, source: BatchStream) -> Tensor:
-    """Encode all spectra of a source, in order."""
-    return torch.cat([network.encode(batch) for _, batch in source.sweep()])
+def _encode(network: Folded | Paper, stream: BatchStream) -> Tensor:
+    """Encode all spectra of a stream, in order."""
+    return torch.cat([network.encode(batch) for _, batch in stream.sweep()])

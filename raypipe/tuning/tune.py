@@ -104,7 +104,7 @@ def tune(
 
 
 def tune_id_of(settings: Config, fingerprint: str) -> str:
-    """Name the search that these settings make on the data with this fingerprint."""
+    """Return the id of the search with these settings on the data with this fingerprint."""
     recipe = {
         "model": settings.model.model_dump(),
         "train": settings.train.model_dump(exclude=EXECUTION),
@@ -117,7 +117,7 @@ def tune_id_of(settings: Config, fingerprint: str) -> str:
 
 
 def _search(task: Task, roster: Roster) -> None:
-    """Run the trials in Ray Tune, except those that are finished."""
+    """Run all trials that are not finished, in Ray Tune."""
     settings = task.space.base
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -140,7 +140,7 @@ def _search(task: Task, roster: Roster) -> None:
 def _tuner(
     task: Task, trainable: Any, folder: str, at_once: int, fingerprint: str
 ) -> ray_tune.Tuner:
-    """Make Ray Tune's tuner, restored from its saved state if that holds a trial."""
+    """Create Ray Tune's tuner, or restore it if its saved state has a trial."""
     workspace, settings = task.workspace, task.space.base
     if _has_trials(workspace, folder):
         log.info("tune: resuming %s", task.tune_id)
@@ -178,7 +178,7 @@ def _tuner(
 
 
 def _has_trials(workspace: Workspace, folder: str) -> bool:
-    """Whether Ray Tune's saved state is complete and holds a trial; else it cannot be restored."""
+    """Return whether Ray Tune's saved state is complete and has a trial, so that it can restore."""
     if not ray_tune.Tuner.can_restore(workspace.path(folder), storage_filesystem=workspace.fs):
         return False
     states = [n for n in workspace.files(folder, ".json") if "/experiment_state-" in n]
@@ -189,7 +189,7 @@ def _has_trials(workspace: Workspace, folder: str) -> bool:
 
 
 def _room(settings: Config) -> int:
-    """Number of trials that the cluster can run at once, at least one."""
+    """Return the number of trials that the cluster can run at the same time, at least one."""
     have = ray.cluster_resources()
     wanted = resources_of(settings.train, settings.train.workers[1])
     shares = [
@@ -197,6 +197,7 @@ def _room(settings: Config) -> int:
         for name, amount in zip(("CPU", "GPU"), wanted, strict=True)
         if amount
     ]
+    # 1e-6: a quotient that is a whole number may come out just below it.
     return max(1, int(min(shares) + 1e-6))
 
 
@@ -234,13 +235,13 @@ def _summary(
             status: sum(record.status == status for record in found)
             for status in sorted({record.status for record in found})
         },
-        "best": _standing(best),
-        "default": _standing(found[0]),
+        "best": _result_of(best),
+        "default": _result_of(found[0]),
         "settings": settings.model_dump(),
     }
 
 
-def _standing(record: Record) -> dict[str, Any]:
+def _result_of(record: Record) -> dict[str, Any]:
     return {
         "trial": record.number,
         "model_id": record.model_id,

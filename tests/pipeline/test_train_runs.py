@@ -93,8 +93,8 @@ def test_spectra_that_are_read_anew_train_as_well(
     assert resident["model_id"] == stream["model_id"]
     assert resident["optimizer_steps"] == stream["optimizer_steps"] > 0
     assert course(resident) != course(stream)
-    assert "spectra kept in memory" in caplog.text
-    assert "spectra read again in each epoch" in caplog.text
+    assert "spectra are kept in memory" in caplog.text
+    assert "spectra are read again in each epoch" in caplog.text
     _check_events(workspace, history)
 
 

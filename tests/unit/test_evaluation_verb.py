@@ -178,7 +178,7 @@ def test_true_counts_are_read_from_any_kind_of_list(tmp_path: Path) -> None:
     pd.DataFrame({"detection_id": ["a"], "model_counts": [[1.0, 2.0]]}).to_parquet(
         tmp_path / "short.parquet"
     )
-    with pytest.raises(UsageError, match="has 2 values a row, expected 1024"):
+    with pytest.raises(UsageError, match="has 2 values per row, expected 1024"):
         read_labels(tmp_path / "short.parquet")
 
 
