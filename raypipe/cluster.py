@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ray.util.state import list_nodes
 
 from raypipe.config import RayConfig
 from raypipe.errors import RaypipeError, UsageError
+from raypipe.logs import hide_lines
 from raypipe.private_apis import (
     API_SERVER_VARIABLE,
     ENVIRONMENT,
@@ -26,6 +28,15 @@ log = logging.getLogger(__name__)
 
 TASKS_A_SLOT = 8
 """Tasks per task slot of a local cluster, so that all slots finish at about the same time."""
+
+_RESTART_WARNING = re.compile(
+    rb"core_worker\.cc.*has constructor arguments in the object store and max_restarts > 0"
+)
+"""Line that Ray prints as an error for each actor of a pool of Ray Data.
+
+It warns that a lost actor cannot be restarted once its arguments are gone (ray-project/ray#53727).
+Here they cannot be gone: Ray Data keeps them as long as the pool exists.
+"""
 
 
 @contextmanager
@@ -43,6 +54,7 @@ def ray_session(config: RayConfig, dashboard: bool = False) -> Iterator[None]:
         os.environ.setdefault(name, value)
     address = _address(config)
     local = address == "local"
+    log.info("ray: %s", "starting it here (about 5 s)" if local else f"connecting to {address}")
     with _dashboard_port() if local and dashboard else nullcontext() as port:
         ray.init(
             address=address,
@@ -159,6 +171,11 @@ def _answer(work: Callable[[int], dict[str, Any]], batch: dict[str, Any]) -> dic
     except RaypipeError as error:
         answers = [{"error": str(error)}]
     return {"answer": [json.dumps(answer) for answer in answers]}
+
+
+def without_restart_warning() -> AbstractContextManager[None]:
+    """Keep Ray's warning about actors of a pool, which does not apply here, off the terminal."""
+    return hide_lines(_RESTART_WARNING)
 
 
 @contextmanager

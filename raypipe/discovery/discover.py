@@ -16,7 +16,6 @@ from raypipe.archive.pages import release_pages
 from raypipe.archive.products import is_release_name
 from raypipe.catalog.brought_table import read_catalog
 from raypipe.config import Config, DiscoverConfig
-from raypipe.config_toml import as_config
 from raypipe.discovery.account import Account
 from raypipe.discovery.catalog_join import CatalogJoin
 from raypipe.discovery.columns import manifest_rows
@@ -29,14 +28,16 @@ from raypipe.store.hash_partitioner import remove_leftovers, scratch_folder
 from raypipe.store.layout import manifest_folder
 from raypipe.store.lease import exclusive
 from raypipe.store.manifest import find_manifest, set_aside_name
-from raypipe.store.run_record import record_run
 from raypipe.store.workspace import Workspace
 from raypipe.telemetry import stage
+from raypipe.verb import Call, verb
 
 log = logging.getLogger(__name__)
 
 
+@verb
 def discover(
+    call: Call,
     workspace: str | Path | Workspace,
     *,
     source: str,
@@ -58,13 +59,12 @@ def discover(
     again. Raises UsageError if there are no spectra, ServiceError if the archive fails (the same
     call then continues), BusyError if another run discovers the same release.
     """
-    settings = as_config(config)
-    workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    workspace, settings = call.workspace, call.config
     if where is not None and not is_release_name(source):
         raise UsageError(f"--where chooses from a release of the archive (csc2.1), not {source}")
     release = choose_release_name(source, release, settings.discover)
     with (
-        record_run(workspace, "discover", settings) as figures,
+        call.recorded() as figures,
         exclusive(workspace, f"discover-{release}", [manifest_folder(release)]),
         stage("discover", release) as progress,
     ):

@@ -15,7 +15,6 @@ import pandas as pd
 
 from raypipe.catalog.classes import catalog_classes
 from raypipe.config import Config, EvaluateConfig
-from raypipe.config_toml import as_config
 from raypipe.errors import UsageError
 from raypipe.evaluation.baselines import (
     MIN_PCA_ROWS,
@@ -56,8 +55,9 @@ from raypipe.evaluation.validation import FloatArray, sources_of
 from raypipe.model.bundle import Model
 from raypipe.model.fit_scores import score_reconstruction, score_truth
 from raypipe.store.publication import published_models, read_detections
-from raypipe.store.run_record import plain, record_run
+from raypipe.store.run_record import plain
 from raypipe.store.workspace import Workspace
+from raypipe.verb import Call, verb
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,9 @@ MAX_PCA_ROWS = 20_000
 """Most training spectra for a PCA baseline, drawn at random."""
 
 
+@verb
 def evaluate(
+    call: Call,
     workspace: str | Path | Workspace,
     *,
     release: str | None = None,
@@ -82,10 +84,9 @@ def evaluate(
     sample is judged. Raises UsageError for labels that match no detection, and if there is no such
     catalog.
     """
-    settings = as_config(config)
-    store = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    store, settings = call.workspace, call.config
     evaluated = choose_catalog(store, release, model)
-    with record_run(store, "evaluate", settings) as figures:
+    with call.recorded() as figures:
         metrics = plain(_metrics(store, evaluated, labels, settings.evaluate))
         store.write_json(metrics_name(evaluated.release, evaluated.model_id), metrics)
         figures.update(metrics["summary"])

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from raypipe.config import Config
-from raypipe.config_toml import as_config
 from raypipe.errors import UsageError
 from raypipe.exporting.export_page import describe_export
 from raypipe.exporting.export_summary import Written, claim, record, summarize
@@ -28,8 +27,8 @@ from raypipe.model.choice import choose_model
 from raypipe.store.layout import exports_folder
 from raypipe.store.manifest import choose_release
 from raypipe.store.publication import Publication, read_published
-from raypipe.store.run_record import record_run
 from raypipe.store.workspace import Workspace
+from raypipe.verb import Call, verb
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +36,9 @@ _FILES = {"fits": write_fits, "votable": write_votable, "parquet": write_parquet
 _ENDINGS = {"fits": ".fits", "votable": ".vot", "parquet": ".parquet", "hats": "-hats"}
 
 
+@verb
 def export(
+    call: Call,
     workspace: str | Path | Workspace,
     *,
     format: str,
@@ -56,8 +57,7 @@ def export(
     for an unknown format, if there is no catalog, if hats is needed and not installed, and if `out`
     is a folder of the workspace's own files or holds files that no export wrote.
     """
-    settings = as_config(config)
-    workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    workspace, settings = call.workspace, call.config
     if format not in FORMATS:
         raise UsageError(f"format {format!r}: expected one of {', '.join(FORMATS)}")
     if format == "hats":
@@ -85,7 +85,7 @@ def export(
         describe_export(destination, summarize(workspace, publication, files))
         return written
 
-    with record_run(workspace, "export", settings, optional=out is not None) as figures:
+    with call.recorded(optional=out is not None) as figures:
         written = read_published(workspace, release, model_id, write)
         figures.update({"file": name, "rows": written.rows, "rows_left_out": written.rows_left_out})
     for note in written.notes:

@@ -11,14 +11,13 @@ from typing import Any
 
 from raypipe._version import __version__
 from raypipe.config import Config
-from raypipe.config_toml import as_config
 from raypipe.evaluation.evaluated_catalog import choose_catalog
 from raypipe.html.page import Html, count_of, page, section
 from raypipe.reporting import detections, scores, sections
 from raypipe.reporting.report_data import ReportData, gather_report_data
 from raypipe.store.layout import report_name
-from raypipe.store.run_record import record_run
 from raypipe.store.workspace import Workspace
+from raypipe.verb import Call, verb
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +34,9 @@ SECTIONS = (
 """Anchor, title and maker of each section, in the order of the page."""
 
 
+@verb
 def report(
+    call: Call,
     workspace: str | Path | Workspace,
     *,
     release: str | None = None,
@@ -50,11 +51,11 @@ def report(
     the spectra, and labels from `labels` or from the catalog. Raises UsageError for labels that
     match no detection, and if there is no such catalog.
     """
-    settings = as_config(config)
-    store = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    store, settings = call.workspace, call.config
     evaluated = choose_catalog(store, release, model)
     name = report_name(evaluated.release, evaluated.model_id)
-    with record_run(store, "report", settings) as figures:
+    log.info("report: drawing the figures of %s (about 10 s)", evaluated.model_id)
+    with call.recorded() as figures:
         text = build_page(gather_report_data(store, evaluated, labels, settings.report))
         store.write_bytes(name, text.encode())
         figures["bytes"] = len(text.encode())

@@ -18,13 +18,12 @@ from raypipe.catalog.classes import catalog_classes, most_probable
 from raypipe.catalog.open import open_sources
 from raypipe.catalog.schema import described
 from raypipe.config import Config
-from raypipe.config_toml import as_config
 from raypipe.model.choice import choose_model
 from raypipe.model.covariance import latents_of_triangle, solve, triangles_in, unpack
 from raypipe.store.layout import comparisons_folder
 from raypipe.store.manifest import choose_release
-from raypipe.store.run_record import record_run
 from raypipe.store.workspace import Workspace
+from raypipe.verb import Call, verb
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +31,9 @@ _MOVED_P = 1e-3
 """A source has moved if `shift_p` is below this."""
 
 
+@verb
 def compare(
+    call: Call,
     workspace: str | Path | Workspace,
     first: str,
     second: str,
@@ -47,12 +48,11 @@ def compare(
     its most probable class in both. `model` is the id of a model with a catalog of both releases,
     by default the newest of the second. Raises UsageError if there is none.
     """
-    settings = as_config(config)
-    workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    workspace = call.workspace
     first, second = (choose_release(workspace, release) for release in (first, second))
     model_id = choose_model(workspace, second, model)
     choose_model(workspace, first, model_id)
-    with record_run(workspace, "compare", settings) as figures:
+    with call.recorded() as figures:
         before, now = (
             open_sources(workspace, release=release, model=model_id) for release in (first, second)
         )

@@ -10,7 +10,6 @@ from typing import Any
 
 from raypipe.cluster import map_parts, ray_session, tasks_for
 from raypipe.config import Config
-from raypipe.config_toml import as_config
 from raypipe.discovery.discover import discover
 from raypipe.embedding.embed import embed
 from raypipe.errors import UsageError
@@ -21,13 +20,15 @@ from raypipe.reprocessing.reuse import groups, reuse_chip_rmfs, reuse_group
 from raypipe.store.layout import changes_folder, part_name
 from raypipe.store.parts import count_parts, require_ingested
 from raypipe.store.publication import published_models, require_publication
-from raypipe.store.run_record import record_run
 from raypipe.store.workspace import Workspace, check_name
+from raypipe.verb import Call, verb
 
 log = logging.getLogger(__name__)
 
 
+@verb
 def reprocess(
+    call: Call,
     workspace: str | Path | Workspace,
     *,
     release: str,
@@ -48,13 +49,12 @@ def reprocess(
     base's newest catalog. The same command completes an interrupted run, and does nothing if
     nothing changed. Raises UsageError if there is no such base.
     """
-    settings = as_config(config)
-    workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    workspace, settings = call.workspace, call.config
     check_name(release, "release")
     base = _choose_base(workspace, release, base)
     model_id = choose_model(workspace, base, model)
     require_ingested(workspace, base)
-    with record_run(workspace, "reprocess", settings) as figures, ray_session(settings.ray):
+    with call.recorded() as figures, ray_session(settings.ray):
         discover(
             workspace,
             source=source,

@@ -14,9 +14,12 @@ from raypipe.errors import UsageError
 from raypipe.searching.latent_search import open_search
 from raypipe.searching.query import SpectrumFiles
 from raypipe.store.workspace import Workspace
+from raypipe.verb import Call, verb
 
 
+@verb
 def search(
+    call: Call,
     workspace: str | os.PathLike[str] | Workspace,
     *,
     detection: str | None = None,
@@ -33,11 +36,11 @@ def search(
 ) -> pd.DataFrame:
     """Find the k detections of a catalog most similar to one query, or its strangest detections.
 
-    Give exactly one query: `detection` is a detection_id, `name` the name of a source, `pha` a file
-    with its ARF and RMF beside it or given; `strangest` asks for the detections farthest from the
-    population and with the worst fit. Columns are described in
-    `raypipe.searching.latent_search.LatentSearch`. For many queries open the catalog once with
-    `raypipe.open_search`.
+    Give exactly one query, or UsageError is raised. `detection` is a detection_id, `name` the name
+    of a source, and `pha` a file whose ARF and RMF are beside it or given. `strangest` lists the
+    detections that are farthest from the population or fitted worst. `LatentSearch` in
+    `raypipe.searching.latent_search` describes the columns of the answer. For many queries, open
+    the catalog once with `raypipe.open_search`.
     """
     asked = [detection is not None, name is not None, pha is not None, strangest]
     if sum(asked) != 1:
@@ -45,7 +48,7 @@ def search(
     if pha is None and any(file is not None for file in (arf, rmf, background)):
         raise UsageError("--arf, --rmf and --background belong to --pha")
     spectrum = SpectrumFiles(pha, arf, rmf, background).read() if pha is not None else None
-    opened = open_search(workspace, release=release, model=model, config=config)
+    opened = open_search(call.workspace, release=release, model=model, config=call.config)
     if spectrum is not None:
         return opened.like_spectrum(spectrum, k)
     if detection is not None:

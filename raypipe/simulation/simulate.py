@@ -100,6 +100,7 @@ def simulate(
         responses=responses,
     )
     _prepare(out, overwrite=overwrite)
+    logger.info("simulate: writing %d detections to %s", len(plan), out)
     _write_description(out, settings, complete=False, fingerprint=None)
     fingerprint = _write(plan, out, workers or os.cpu_count() or 1, progress)
     _write_description(out, settings, complete=True, fingerprint=fingerprint)

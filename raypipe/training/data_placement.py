@@ -30,9 +30,10 @@ class DataPlacement:
     def text(self) -> str:
         """Return the decision in words."""
         what = "kept in memory" if self.name == "resident" else "read again in each epoch"
+        size_mb, room_mb = self.rows * self.row_bytes / 1e6, self.room_bytes / 1e6
         return (
-            f"spectra are {what}: the first worker has {self.rows} spectra of {self.row_bytes} "
-            f"bytes each, which may use {self.room_bytes / 1e9:.2f} GB"
+            f"spectra are {what}: those of the first worker take {size_mb:,.1f} MB, "
+            f"and {room_mb:,.0f} MB are free for them"
         )
 
 

@@ -118,6 +118,8 @@ class _Trainer:
         self._tell_start()
         if state := read_checkpoint(ray.train.get_checkpoint(), self.device):
             self.learner.resume(state)
+            text = f"resuming after epoch {self.learner.resumed_after[-1]}"
+            self.tell({"news": "line", "text": text})
 
     def tell(self, news: dict[str, Any]) -> None:
         """Send news to the driver if this is the first worker."""

@@ -17,12 +17,12 @@ from ray import tune as ray_tune
 from raypipe._version import __version__
 from raypipe.cluster import ray_session, require_dashboard, require_resources
 from raypipe.config import Config
-from raypipe.config_toml import as_config, load_config
+from raypipe.config_toml import load_config
 from raypipe.errors import RaypipeError
 from raypipe.store.layout import model_folder, tuning_folder
 from raypipe.store.lease import exclusive
 from raypipe.store.manifest import choose_release
-from raypipe.store.run_record import made_by, record_run
+from raypipe.store.run_record import made_by
 from raypipe.store.workspace import Workspace
 from raypipe.training.data import Roster, read_roster
 from raypipe.training.split import TRAIN
@@ -33,6 +33,7 @@ from raypipe.tuning.search import Draws, Halving, Recorder
 from raypipe.tuning.space import Space, read_space
 from raypipe.tuning.table import table_lines, table_of
 from raypipe.tuning.trial import Task, trial_function
+from raypipe.verb import Call, verb
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,9 @@ _ENVIRONMENT = {
 }
 
 
+@verb
 def tune(
+    call: Call,
     workspace: str | Path | Workspace,
     *,
     release: str | None = None,
@@ -59,12 +62,11 @@ def tune(
     finds a finished one. Results are in `W/tuning/<tune_id>/`. Raises BusyError if another run
     performs the same search.
     """
-    settings = with_preset(as_config(config), preset)
+    workspace, settings = call.workspace, with_preset(call.config, preset)
     if trials is not None:
         changed = settings.model_dump()
         changed["tune"]["trials"] = trials
         settings = load_config(settings=changed)
-    workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
     release = choose_release(workspace, release)
     space = read_space(settings)
     roster = read_roster(workspace, release, settings.train)
@@ -76,7 +78,7 @@ def tune(
         values = workspace.read_json(f"{folder}/tuning.json")["best"]["values"]
         return make_model(workspace, release, space.settings(values), tune_id)
     with (
-        record_run(workspace, "tune", settings) as figures,
+        call.recorded(settings) as figures,
         exclusive(workspace, f"tune-{tune_id}", [folder]),
         ray_session(settings.ray, dashboard=True),
     ):

@@ -126,8 +126,10 @@ def test_workers_that_die_again_and_again_end_training(
         train(workspace, config=config)
     assert plan.groups == [2, 2]
     assert workspace.folders("models") == []
-    with training_in_processes():
+    with training_in_processes(), caplog.at_level(logging.INFO, "raypipe"):
         model_id = train(workspace, config=config)
+        assert "starting 2 workers (about 20 s)" in caplog.text
+        assert f"{model_id} resuming after epoch 3" in caplog.text
         assert train(unbroken, config=config) == model_id
     metrics, whole = load(workspace, model_id).metrics, load(unbroken, model_id).metrics
     assert metrics["resumed_after_epochs"] == [1, 3]
