@@ -149,17 +149,19 @@ def _order(
     """The files in order: of those with the same photons, the one to keep comes first.
 
     That is a background, if one is, so that no copy of it becomes a source; else a file that can be
-    compared with its background, of these the file with most companions, of these one that is not
-    grouped, of these one that was published before, of these the first by name.
+    compared with its background, of these the file with most companions, of these the one whose
+    header names most, of these one that is not grouped, of these one that was published before, of
+    these the first by name.
     """
 
-    def rank(name: str) -> tuple[bool, bool, int, bool, bool, tuple[int, str]]:
+    def rank(name: str) -> tuple[bool, bool, int, int, bool, bool, tuple[int, str]]:
         photons = files[name].photons
         background = files.get(companions[name].background or name, files[name])
         return (
             not _is_background(name, files, backgrounds),
             files[name].has_backscal != background.has_backscal,
             companions[name].count(None),
+            files[name].named.count(None),
             photons is not None and photons.is_grouped,
             name not in published,
             in_order(name),

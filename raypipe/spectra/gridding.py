@@ -22,7 +22,7 @@ from raypipe.spectra.bounds import (
     PEAK_AREA_CM2,
     require_within,
 )
-from raypipe.spectra.channel_bins import ChannelBins, acis_edges_kev
+from raypipe.spectra.channel_bins import FEWEST_BINS, ChannelBins, acis_edges_kev
 from raypipe.spectra.fates import flags_of
 from raypipe.spectra.grid import EnergyGrid
 from raypipe.spectra.redistribution import (
@@ -206,7 +206,10 @@ def _places(spectrum: Spectrum, bins: ChannelBins) -> slice:
 
 def _bins_within(spectrum: Spectrum, bins: ChannelBins, places: slice) -> ChannelBins:
     try:
-        return bins.within(places.start, places.stop)
+        inside = bins.within(places.start, places.stop)
+        if len(inside) < FEWEST_BINS:
+            raise ValueError(f"{len(inside)} channel bins, at least {FEWEST_BINS} are needed")
+        return inside
     except ValueError as error:
         raise OgipError(
             spectrum.path,
