@@ -17,6 +17,7 @@ import raypipe
 from raypipe.model.bundle import Model
 from raypipe.model.covariance import unpack
 from raypipe.spectra.batch import SpectraBatch
+from raypipe.spectra.channel_bins import ChannelBins
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -29,7 +30,7 @@ Array = npt.NDArray[np.float64]
 def main(model_path: str, pha: str, out: str) -> None:
     """Encode one spectrum, fold its latents, and plot counts and flux."""
     model = raypipe.load_model(model_path)
-    batch = SpectraBatch.from_spectra([raypipe.read_spectrum(pha)], model.grid)
+    batch = SpectraBatch.from_spectra([raypipe.read_spectrum(pha)])
     row = model.encode_batch(batch).iloc[0]
     z = row.filter(regex=r"^z\d$").to_numpy(float)
     fold = model.reconstruct(batch, z[None])
@@ -37,7 +38,7 @@ def main(model_path: str, pha: str, out: str) -> None:
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     energy, width, counts, total, background = grouped(
-        model, batch.counts[0], fold.total[0], fold.background[0]
+        batch.bins[0], batch.counts[0], fold.total[0], fold.background[0]
     )
     left.errorbar(
         energy,
@@ -81,13 +82,14 @@ def energy_flux(model: Model, batch: SpectraBatch, z: Array, covariance: Array) 
     return [lower, energy[0], upper]
 
 
-def grouped(model: Model, counts: Array, *curves: Array) -> list[Array]:
+def grouped(bins: ChannelBins, counts: Array, *curves: Array) -> list[Array]:
     """Group bins to COUNTS_PER_POINT counts; return energy and width in keV, counts and curves."""
+    counts, *curves = (each[: len(bins)] for each in (counts, *curves))
     group = (np.cumsum(counts) - counts) // COUNTS_PER_POINT
     starts = np.flatnonzero(np.append(True, np.diff(group) > 0))
-    bins = np.diff(np.append(starts, len(counts)))
-    energy = np.add.reduceat(model.grid.channel_mid_kev, starts) / bins
-    width = bins * float(np.diff(model.grid.channel_mid_kev[:2])[0])
+    ends = np.append(starts[1:], len(counts)) - 1
+    low, high = bins.lo_kev[starts], bins.hi_kev[ends]
+    energy, width = 0.5 * (low + high), high - low
     return [energy, width, *(np.add.reduceat(each, starts) for each in (counts, *curves))]
 
 
