@@ -182,7 +182,8 @@ def _order(
 
     That is a background if there is one, so that no copy of it becomes a detection. Otherwise it is
     a file that can be compared with its background; of these the one with most companions; then
-    one whose header names most of them; then one that is not grouped; then one that was published before; then the first by name.
+    one whose header names most of them; then one that is not grouped; then one that was published
+    before; then the first by name.
     """
 
     def rank(name: str) -> tuple[bool, bool, int, int, bool, bool, tuple[int, str]]:

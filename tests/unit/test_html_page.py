@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -174,7 +175,7 @@ def test_unusual_detections_come_first_and_the_others_by_counts(tmp_path: Path) 
     )
     sigmas = np.linspace(-1, 1, 12)
     sigmas[[3, 7]] = 8.0, 9.0
-    quiet = dataclasses.replace(
+    quiet = replace(
         data,
         significances={
             FAR: Significances(FAR, np.full(12, 0.5)),
