@@ -141,7 +141,7 @@ def as_batch(
 
 
 def area_averages(grid: EnergyGrid) -> Tensor:
-    """Weights (n_energy, ARF_POINTS) that take the area's means at ARF_POINTS energies."""
+    """Return weights (n_energy, ARF_POINTS) that take the area's means at ARF_POINTS energies."""
     edges = np.linspace(*ARF_BAND_KEV, ARF_POINTS + 1)
     return torch.tensor(grid.averages(edges).T, dtype=torch.float32)
 

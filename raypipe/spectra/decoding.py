@@ -161,7 +161,7 @@ class SpectraDecoder:
 
 
 def vectors(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[Any]:
-    """A column of fixed-size lists as a matrix (rows, size); null rows become zeros."""
+    """Read a column of fixed-size lists as a matrix (rows, size); null rows become zeros."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     size = array.type.list_size
     matrix = np.zeros((len(array), size), array.type.value_type.to_pandas_dtype())
@@ -173,12 +173,12 @@ def vectors(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[Any]:
 
 
 def background_scales(table: pa.Table) -> pa.ChunkedArray:
-    """The column `background_scale` of spectra, 0 where there is no background."""
+    """Return the column `background_scale` of spectra, 0 where there is no background."""
     return table["background_scale"].cast(pa.float64()).fill_null(0.0)
 
 
 def single(column: pa.ChunkedArray) -> FloatArray:
-    """A column of numbers in single precision, (rows,): infinite beyond it, NaN for null."""
+    """Read a column in single precision, (rows,): infinite beyond its range, NaN for null."""
     with np.errstate(over="ignore"):
         values: FloatArray = column.to_numpy(zero_copy_only=False).astype(np.float32)
     return values
