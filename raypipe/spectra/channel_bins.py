@@ -217,8 +217,11 @@ def fwhm_of(rmf: Rmf) -> Resolution:
     rows = np.unique(np.clip(np.searchsorted(middle, wanted), 0, len(middle) - 1))
     rows = rows[(middle[rows] > 0.5 * _FIT_KEV[0]) & (middle[rows] < 1.2 * _FIT_KEV[1])]
     edges = rmf.channel_energy_kev
+    widths = np.maximum(edges[:, 1] - edges[:, 0], 1e-6)
+    # A channel more at either end stands for what lies beyond: nothing.
+    at = np.concatenate([edges[:1, 0], 0.5 * (edges[:, 0] + edges[:, 1]), edges[-1:, 1]])
     channel_width = float(np.median(edges[:, 1] - edges[:, 0]))
-    pairs = [(middle[row], _half_width(rmf, int(row), float(middle[row]))) for row in rows]
+    pairs = [(middle[row], _half_width(rmf, int(row), middle[row], at, widths)) for row in rows]
     found = np.array([pair for pair in pairs if pair[1] > 0]).reshape(-1, 2)
     if not len(found):
         return Resolution((channel_width**2, 0.0, 0.0))
@@ -235,14 +238,12 @@ def fwhm_of(rmf: Rmf) -> Resolution:
     return Resolution((a, b, c))
 
 
-def _half_width(rmf: Rmf, row: int, energy: float) -> float:
+def _half_width(rmf: Rmf, row: int, energy: float, middle: Floats, widths: Floats) -> float:
     """Measure the width of a row's peak at half of it, keV; 0 where the row has no peak."""
     begin, end = rmf.matrix.indptr[row : row + 2]
-    edges = rmf.channel_energy_kev
-    density = np.zeros(len(edges) + 2)
+    density = np.zeros(len(middle))
     density[1 + rmf.matrix.indices[begin:end]] = rmf.matrix.data[begin:end]
-    density[1:-1] /= np.maximum(edges[:, 1] - edges[:, 0], 1e-6)
-    middle = np.concatenate([[edges[0, 0]], edges.mean(axis=1), [edges[-1, 1]]])
+    density[1:-1] /= widths
     near = np.flatnonzero(np.abs(middle - energy) < max(0.25 * energy, 0.1))
     if not len(near):
         return 0.0
