@@ -14,7 +14,7 @@ import numpy as np
 from raypipe.archive.package import Products
 from raypipe.archive.products import is_product_uri
 from raypipe.config import IngestConfig
-from raypipe.errors import OgipError
+from raypipe.errors import OgipError, RaypipeError
 from raypipe.http.errors import FetchError, describe
 from raypipe.identity import is_own_file
 from raypipe.ingestion.chip_rmfs import ChipRmfs
@@ -267,6 +267,8 @@ def _reject(detection: _Detection, error: Exception) -> dict[str, Any]:
         retryable = any(is_remote(row[key]) and _is_broken(files[key]) for key in files)
     elif isinstance(error, FetchError):
         reason, retryable = error.problem, error.retryable
+    elif isinstance(error, RaypipeError):  # the response of a zone is missing or damaged
+        reason, retryable = f"{error}; set ingest.choose_rmfs_again=true with it", True
     elif isinstance(error, MemoryError):
         reason = "not enough memory to read it: give tasks more memory, or leave the file out"
         retryable = True

@@ -69,7 +69,7 @@ def kernels_of(responses: Sequence[ChannelBins], n_bins: int = MOST_BINS) -> Bac
 
 
 def narrow_sigma_kev(bins: ChannelBins) -> Floats:
-    """Sigma of the narrow average at each bin, (n_bins,), keV."""
+    """Return the sigma of the narrow average at each bin, (n_bins,), keV."""
     narrow = np.full(len(bins), NARROW_KEV)
     return narrow if bins.is_acis else np.maximum(narrow, NARROW_FWHM * bins.fwhm_kev)
 

@@ -24,7 +24,7 @@ _DECIMALS = 6
 
 
 def band_channels(channel_energy_kev: Floats) -> dict[str, tuple[int, int] | None]:
-    """Place of the first channel of each band and of the one after the last; None for no band.
+    """Find the first channel of each band and the one after its last; None for no band.
 
     `channel_energy_kev` (n, 2): nominal edges by EBOUNDS, keV, ascending. A band that the channels
     do not cover from end to end, within half a channel, has no counts that could be compared.
@@ -47,7 +47,7 @@ def _half(edges: Floats, place: int) -> float:
 def band_counts(
     counts: npt.NDArray[Any] | None, places: Mapping[str, tuple[int, int] | None]
 ) -> dict[str, int | None]:
-    """Counts (n,) summed by band; None where there are no counts or no such band."""
+    """Sum counts (n,) by band; None where there are no counts or no such band."""
     if counts is None:
         return dict.fromkeys(places)
     return {

@@ -76,7 +76,7 @@ class SpectraBatch:
         )
 
     def take(self, rows: npt.ArrayLike) -> SpectraBatch:
-        """The rows of those indices, with all responses."""
+        """Select the rows of those indices, with all responses."""
         chosen = np.asarray(rows)
         return replace(
             self,
@@ -90,7 +90,7 @@ class SpectraBatch:
 
     @classmethod
     def from_table(cls, table: pa.Table, library: ResponseLibrary) -> SpectraBatch:
-        """Rows of a spectra table (`decoding.COLUMNS` are read), responses from `library`."""
+        """Read rows of a spectra table (`decoding.COLUMNS`), with responses from `library`."""
         decoder = SpectraDecoder(library)
         decoded = decoder.decode(table)
         return cls(
@@ -106,7 +106,7 @@ class SpectraBatch:
 
     @classmethod
     def from_spectra(cls, spectra: Sequence[Spectrum]) -> SpectraBatch:
-        """Spectra as read from their files; each needs its ARF and RMF.
+        """Take spectra as read from their files; each needs its ARF and RMF.
 
         Raises RaypipeError naming the spectrum that cannot be put onto the grid.
         """
@@ -160,12 +160,12 @@ def _padded_rows(rows: Sequence[npt.NDArray[np.generic]]) -> FloatArray:
 
 
 def _is_amount(values: FloatArray) -> npt.NDArray[np.bool_]:
-    """Whether all numbers of a row (n, ...) are finite and none is negative."""
+    """Tell whether all numbers of a row (n, ...) are finite and none is negative."""
     axes = tuple(range(1, values.ndim))
     return np.asarray((values.min(axes) >= 0) & (values.max(axes) < np.inf))
 
 
 def _is_density(values: FloatArray) -> npt.NDArray[np.bool_]:
-    """As `_is_amount`, and whether one of the row's numbers is above zero."""
+    """Tell what `_is_amount` does, and whether one of the row's numbers is above zero."""
     most = values.max(tuple(range(1, values.ndim)))
     return _is_amount(values) & (most > 0)

@@ -114,7 +114,7 @@ class ChannelBins:
         return summed
 
     def within(self, begin: int, end: int) -> ChannelBins:
-        """The bins that lie wholly between two places of channels, `end` not included.
+        """Return the bins that lie wholly between two places of channels, `end` not included.
 
         For a spectrum that has fewer channels than its response. Raises ValueError for none.
         """
@@ -185,7 +185,7 @@ def acis_edges_kev() -> Floats:
 
 
 def is_acis(rmf: Rmf) -> bool:
-    """Whether a response has the 1024 PI channels of ACIS, told by their nominal energies."""
+    """Tell by its nominal energies whether a response has the 1024 PI channels of ACIS."""
     edges = rmf.channel_energy_kev
     if len(edges) != ACIS_CHANNELS:
         return False
@@ -200,7 +200,7 @@ class Resolution:
     coefficients: tuple[float, float, float]
 
     def __call__(self, energy_kev: npt.ArrayLike) -> Floats:
-        """FWHM in keV at these energies, keV."""
+        """Return the FWHM in keV at these energies, keV."""
         energies = np.asarray(energy_kev, dtype=np.float64)
         a, b, c = self.coefficients
         return np.asarray(np.sqrt(a + b * energies + c * energies**2))
@@ -217,8 +217,11 @@ def fwhm_of(rmf: Rmf) -> Resolution:
     rows = np.unique(np.clip(np.searchsorted(middle, wanted), 0, len(middle) - 1))
     rows = rows[(middle[rows] > 0.5 * _FIT_KEV[0]) & (middle[rows] < 1.2 * _FIT_KEV[1])]
     edges = rmf.channel_energy_kev
+    widths = np.maximum(edges[:, 1] - edges[:, 0], 1e-6)
+    # A channel more at either end stands for what lies beyond: nothing.
+    at = np.concatenate([edges[:1, 0], 0.5 * (edges[:, 0] + edges[:, 1]), edges[-1:, 1]])
     channel_width = float(np.median(edges[:, 1] - edges[:, 0]))
-    pairs = [(middle[row], _half_width(rmf, int(row), float(middle[row]))) for row in rows]
+    pairs = [(middle[row], _half_width(rmf, int(row), middle[row], at, widths)) for row in rows]
     found = np.array([pair for pair in pairs if pair[1] > 0]).reshape(-1, 2)
     if not len(found):
         return Resolution((channel_width**2, 0.0, 0.0))
@@ -235,14 +238,12 @@ def fwhm_of(rmf: Rmf) -> Resolution:
     return Resolution((a, b, c))
 
 
-def _half_width(rmf: Rmf, row: int, energy: float) -> float:
-    """Width between the halves of the peak of a row of the matrix, keV; 0 where it has no peak."""
+def _half_width(rmf: Rmf, row: int, energy: float, middle: Floats, widths: Floats) -> float:
+    """Measure the width of a row's peak at half of it, keV; 0 where the row has no peak."""
     begin, end = rmf.matrix.indptr[row : row + 2]
-    edges = rmf.channel_energy_kev
-    density = np.zeros(len(edges) + 2)
+    density = np.zeros(len(middle))
     density[1 + rmf.matrix.indices[begin:end]] = rmf.matrix.data[begin:end]
-    density[1:-1] /= np.maximum(edges[:, 1] - edges[:, 0], 1e-6)
-    middle = np.concatenate([[edges[0, 0]], edges.mean(axis=1), [edges[-1, 1]]])
+    density[1:-1] /= widths
     near = np.flatnonzero(np.abs(middle - energy) < max(0.25 * energy, 0.1))
     if not len(near):
         return 0.0
@@ -268,7 +269,7 @@ def _crossing(middle: Floats, density: Floats, one: int, other: int, half: float
 
 
 def _first_channels(rmf: Rmf, fwhm: Resolution, path: str) -> Integers:
-    """Places of the bins' first channels, and the place after the last bin."""
+    """Choose the places of the bins' first channels, and the place after the last bin."""
     edges = rmf.channel_energy_kev
     begin, end = _usable(rmf, path)
     bins_per_fwhm = BINS_PER_FWHM
@@ -280,7 +281,7 @@ def _first_channels(rmf: Rmf, fwhm: Resolution, path: str) -> Integers:
 
 
 def _divided(edges: Floats, fwhm: Resolution, bins_per_fwhm: float) -> Integers:
-    """Places (n_bins + 1,) that divide channels into bins of about the FWHM over `bins_per_fwhm`.
+    """Divide channels at places (n_bins + 1,), into bins of about the FWHM over `bins_per_fwhm`.
 
     A last bin with less than half of the channels due to it joins the one before.
     """
@@ -296,7 +297,7 @@ def _divided(edges: Floats, fwhm: Resolution, bins_per_fwhm: float) -> Integers:
 
 
 def _usable(rmf: Rmf, path: str) -> tuple[int, int]:
-    """Places of the first channel to use and of the one after the last."""
+    """Find the places of the first channel to use and of the one after the last."""
     edges = rmf.channel_energy_kev
     low, high = BAND_KEV
     named = str(rmf.header.get("TELESCOP", "")).strip().upper()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -77,20 +76,8 @@ class EnergyGrid:
         return len(self.even_bin)
 
     def averages(self, edges_kev: Floats) -> Floats:
-        """Weights (k, n_energy) that take means over the energies between k + 1 edges, keV.
-
-        Those of `np.linspace(0.3, 9.3, 31)` give the areas at 30 energies that the encoder has
-        always seen.
-        """
+        """Return weights (k, n_energy) that take means over energies between k + 1 edges, keV."""
         low, high = self.edges_kev[:-1], self.edges_kev[1:]
         ends = np.minimum(high, edges_kev[1:, None]) - np.maximum(low, edges_kev[:-1, None])
         share = np.clip(ends, 0.0, None)
         return np.asarray(share / share.sum(axis=1, keepdims=True), dtype=np.float64)
-
-    def spread_even(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Repeat values of the even bins (n_even, ...) for each of their parts, (n_energy, ...).
-
-        An area and a redistribution spread so fold any flux to the counts of its means over even
-        bins.
-        """
-        return values[self.even_bin]

@@ -183,7 +183,7 @@ def require_imaging(header: Mapping[str, Any], path: str) -> None:
 
 
 def _places(spectrum: Spectrum, bins: ChannelBins) -> slice:
-    """Where the spectrum's channels stand among those of the response."""
+    """Find where the spectrum's channels stand among those of the response."""
     path, channels = spectrum.path, spectrum.channels
     if (np.diff(channels) != 1).any():
         raise OgipError(
@@ -221,7 +221,7 @@ def _bins_within(spectrum: Spectrum, bins: ChannelBins, places: slice) -> Channe
 def _scales(
     spectrum: Spectrum, places: slice, bins: ChannelBins
 ) -> tuple[float | None, npt.NDArray[np.float32] | None]:
-    """The background's factor, and by bin where it differs by channel: the mean over the bin."""
+    """Return the background's factor, and by bin where it differs by channel: the bin's mean."""
     path, scale = spectrum.path, spectrum.background_scale
     if scale is None:
         return None, None
@@ -254,7 +254,7 @@ def _areascal(spectrum: Spectrum, places: slice, bins: ChannelBins) -> Floats | 
 
 
 def missing_response(spectrum: Spectrum, kind: str, key: str) -> OgipError:
-    """The error for a spectrum without its ARF or RMF, the file that keyword `key` should name."""
+    """Make the error for a spectrum without its ARF or RMF, which keyword `key` should name."""
     named = str(spectrum.header.get(key, "")).strip().lower()
     mend = f"write the name of the {kind} into it"
     if named == "none":
@@ -271,7 +271,7 @@ def missing_response(spectrum: Spectrum, kind: str, key: str) -> OgipError:
 def _area_on_grid(
     spectrum: Spectrum, grid: EnergyGrid, bins: ChannelBins, factor: float
 ) -> tuple[npt.NDArray[np.float32], bool]:
-    """Mean area over each energy bin, cm2, times AREASCAL, and whether it covers what bins need."""
+    """Compute the mean area of each energy bin, cm2, and whether it covers what bins need."""
     arf, rmf, path = spectrum.arf, spectrum.rmf, spectrum.path
     if arf is not None:
         overlap = overlap_of(arf.energy_lo_kev, arf.energy_hi_kev, grid)
@@ -288,7 +288,7 @@ def _area_on_grid(
 
 
 def _is_beyond(spectrum: Spectrum, grid: EnergyGrid, bins: ChannelBins) -> bool:
-    """Whether photons above the energy grid make more of a bin's counts than may be left out."""
+    """Tell whether photons above the grid make more of a bin's counts than may be left out."""
     rmf, arf = spectrum.rmf, spectrum.arf
     if rmf is None or rmf.energy_lo_kev[-1] < grid.edges_kev[-1]:
         return False
@@ -303,7 +303,7 @@ def _bands(
     counts: npt.NDArray[np.int32],
     background: npt.NDArray[np.int32] | None,
 ) -> dict[str, int | None]:
-    """Counts and background counts (n,) in each band; without edges (n, 2) those of ACIS."""
+    """Sum counts and background counts (n,) by band; without edges (n, 2) by those of ACIS."""
     places = _acis_bands() if edges_kev is None else band_channels(edges_kev)
     sums = {"counts": band_counts(counts, places)}
     sums["background_counts"] = band_counts(background, places)
@@ -316,7 +316,7 @@ def _acis_bands() -> Mapping[str, tuple[int, int] | None]:
 
 
 def _native(counts: Floats, places: slice, bins: ChannelBins, path: str) -> npt.NDArray[np.int32]:
-    """Counts on all channels of the response, 0 where the spectrum has none."""
+    """Put counts on all channels of the response, 0 where the spectrum has none."""
     least, most = counts.min(), counts.max()
     if not 0 <= least <= most <= _MOST_COUNTS:
         raise OgipError(

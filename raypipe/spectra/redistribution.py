@@ -37,7 +37,7 @@ _ACIS_REACH_KEV = (0.3, 9.3)
 def overlap_shares(
     lo: npt.NDArray[np.float64], hi: npt.NDArray[np.float64], edges: npt.NDArray[np.float64]
 ) -> sparse.csr_array:
-    """Share of each model bin, (model bins, file bins), that each of a file's bins covers.
+    """Compute the share of each model bin that each bin of a file covers, (model bins, file bins).
 
     Rows sum to 1 where the file's bins cover the whole of the model bin.
     """
@@ -88,7 +88,7 @@ def _overlap_of(lo: bytes, hi: bytes, grid: EnergyGrid) -> Overlap:
 
 
 def efficiency_on_grid(rmf: Rmf, grid: EnergyGrid) -> Floats:
-    """Probability that a photon of each energy bin is counted in any native channel, (n_energy,).
+    """Compute the probability that a photon is counted in any native channel, (n_energy,).
 
     The mean of the sums of the file's rows over each energy bin: at most about 1, and the effective
     area in cm2 where the matrix includes it.
@@ -99,7 +99,7 @@ def efficiency_on_grid(rmf: Rmf, grid: EnergyGrid) -> Floats:
 
 
 def in_broad_band(response: npt.NDArray[Any], grid: EnergyGrid) -> npt.NDArray[Any]:
-    """The part of an area or efficiency (n_energy,) that lies in the CSC's broad band."""
+    """Return the part of an area or efficiency (n_energy,) that lies in the CSC's broad band."""
     low, high = BROAD_BAND_KEV
     return response[(grid.mid_kev > low) & (grid.mid_kev < high)]
 
@@ -107,7 +107,7 @@ def in_broad_band(response: npt.NDArray[Any], grid: EnergyGrid) -> npt.NDArray[A
 def redistribution_on_grid(
     rmf: Rmf, grid: EnergyGrid, bins: ChannelBins, path: str, areascal: Floats | None = None
 ) -> Single:
-    """Probability that a photon of each energy bin lands in each channel bin, (n_energy, n_bins).
+    """Compute the probability that a photon lands in each channel bin, (n_energy, n_bins).
 
     The mean of the file's rows over each energy bin, its native channels summed by their place.
     Where the matrix includes the effective area, that is divided out: `efficiency_on_grid` has it.
@@ -215,7 +215,7 @@ def put_rmf_on_grid(
 
 
 def reach_kev(bins: ChannelBins) -> tuple[float, float]:
-    """Energies, keV, that an ARF has to cover for the channel bins to be predicted.
+    """Return the energies, keV, that an ARF has to cover for the channel bins to be predicted.
 
     From 1.5 FWHM below the first bin to as much above the last; 0.3 to 9.3 keV for ACIS.
     """
@@ -226,14 +226,14 @@ def reach_kev(bins: ChannelBins) -> tuple[float, float]:
 
 
 def is_covered(overlap: Overlap, grid: EnergyGrid, reach: tuple[float, float]) -> bool:
-    """Whether a file's energy bins cover at least 99% of each of the grid's bins within `reach`."""
+    """Tell whether a file's energy bins cover 99% of each of the grid's bins within `reach`."""
     low, high = max(reach[0], grid.edges_kev[0]), min(reach[1], grid.edges_kev[-1])
     needed = (grid.mid_kev > low) & (grid.mid_kev < high)
     return bool((overlap.covered[needed] >= 0.99).all())
 
 
 def beyond_share(rmf: Rmf, area_cm2: Floats, grid: EnergyGrid, bins: ChannelBins) -> float:
-    """Largest share of a channel bin's counts that photons above the energy grid have.
+    """Compute the largest share of a channel bin's counts that photons above the grid have.
 
     For a photon index of 1 through `area_cm2` (m,), the area on the RMF's energy bins; 1 where the
     matrix includes it. Above 0.001 a spectrum is predicted in part only: NuSTAR has 0.015, cameras

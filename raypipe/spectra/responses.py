@@ -75,7 +75,7 @@ class ResponseLibrary:
 
 
 def is_former(table: pa.Table) -> bool:
-    """Whether a response's file has no channel bins, or other energy bins than the grid."""
+    """Tell whether a response's file lacks channel bins, or has other energy bins than the grid."""
     described = _BINS.encode() in (table.schema.metadata or {})
     return not described or table.num_rows != EnergyGrid().n_energy
 

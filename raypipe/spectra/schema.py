@@ -61,5 +61,5 @@ GRID = {
 
 
 def is_on_grid(metadata: Mapping[str, str]) -> bool:
-    """Whether a part of this metadata was made with the energy grid and channel bins of now."""
+    """Tell whether a part with this metadata has the current energy grid and channel bins."""
     return all(metadata.get(key) == value for key, value in GRID.items())

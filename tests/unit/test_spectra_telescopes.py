@@ -18,7 +18,7 @@ from raypipe.model.features import prepare
 from raypipe.model.folding import cash_per_bin
 from raypipe.model.smooth_background import kernels_of, smooth_background
 from raypipe.model.statistics import cash_moments
-from raypipe.ogip import read_pha
+from raypipe.ogip import read_pha, read_spectrum
 from raypipe.spectra.band_counts import band_channels, band_counts
 from raypipe.spectra.batch import SpectraBatch
 from raypipe.spectra.grid import EnergyGrid
@@ -33,6 +33,7 @@ from raypipe.spectra.redistribution import (
 )
 from tests.unit.spectra_release import MODEL
 from tests.unit.telescopes import ACIS, OTHERS, Telescope
+from tests.unit.test_model_folding import REAL
 
 GRID = EnergyGrid()
 
@@ -177,6 +178,31 @@ def test_band_counts_of_acis_are_those_of_nominal_energies(shared_data: Path) ->
     for band in "smh":
         assert sums[band] == row[f"counts_{band}"]
     assert sums["b"] == sum(sums[band] or 0 for band in "smh")
+
+
+FORMER_BANDS_KEV = {"s": (0.5, 1.2), "m": (1.2, 2.0), "h": (2.0, 7.0), "b": (0.5, 7.0)}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_counts_of_acis_are_what_they_always_were(shared_data: Path, name: str) -> None:
+    """Channel bins and bands as they were when all spectra had the 1,024 channels of ACIS."""
+    spectrum = read_spectrum(shared_data / name)
+    row, _ = grid_detection(spectrum, GRID)
+    middles = 0.0146 * np.arange(1, 1025) - 0.5 * 0.0146
+    for kind, counts in (
+        ("counts", spectrum.counts),
+        ("background_counts", spectrum.background_counts),
+    ):
+        gridded = getattr(row, kind)
+        if counts is None:
+            assert gridded is None
+            assert {row.bands[f"{kind}_{band}"] for band in FORMER_BANDS_KEV} == {None}
+            continue
+        former = counts[34:546].reshape(256, 2).sum(1)
+        assert row.bins.bin_counts(gridded).tolist() == former.tolist()
+        for band, (low, high) in FORMER_BANDS_KEV.items():
+            begin, end = np.searchsorted(middles, (low, high))
+            assert row.bands[f"{kind}_{band}"] == counts[begin:end].sum()
 
 
 def test_bands_a_telescope_does_not_cover_are_unknown(shared_data: Path) -> None:
