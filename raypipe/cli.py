@@ -60,12 +60,19 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"raypipe {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
 
-    simulate = _verb(verbs, "simulate", _simulate, "simulate a survey as CSC-like FITS products")
+    simulate = _verb(verbs, "simulate", _simulate, "simulate a survey as FITS products")
     simulate.add_argument("--detections", type=int, help="number of detections")
     simulate.add_argument("--seed", type=int, help="seed for all random draws")
     simulate.add_argument("--out", required=True, help="folder to write the survey to")
     simulate.add_argument("--catalog", help="draw sources from this table of real ones")
-    simulate.add_argument("--responses", help="use the ARF and RMF pairs of this folder")
+    simulate.add_argument(
+        "--responses",
+        action="append",
+        help="use the ARF and RMF pairs, of any telescopes, in this folder (may be given again)",
+    )
+    simulate.add_argument(
+        "--visits", type=int, help="observations of each source, by different telescopes"
+    )
 
     discover = _verb(
         verbs, "discover", _discover, "list the detections of a data source in a manifest"
@@ -190,11 +197,11 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
 def _simulate(options: argparse.Namespace, config: Config) -> Any:
     from raypipe.simulation.simulate import simulate
 
-    given = {"detections": options.detections, "seed": options.seed}
+    given = {name: getattr(options, name) for name in ("detections", "seed", "visits")}
     settings = config.simulate.model_dump() | {k: v for k, v in given.items() if v is not None}
-    summary = simulate(
-        options.out, catalog=options.catalog, responses=options.responses, **settings
-    )
+    folders = options.responses
+    responses = folders[0] if folders and len(folders) == 1 else folders
+    summary = simulate(options.out, catalog=options.catalog, responses=responses, **settings)
     return asdict(summary)
 
 

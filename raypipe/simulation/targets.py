@@ -37,14 +37,19 @@ class Targets:
 
 
 def population_targets(
-    rng: np.random.Generator, detections: int, *, counts_min: float, counts_max: float
+    rng: np.random.Generator,
+    detections: int,
+    *,
+    counts_min: float,
+    counts_max: float,
+    repeats: float = REPEATS,
 ) -> Targets:
-    """Draw `detections` of sources of the eight classes, a source 1.3 times on average.
+    """Draw `detections` of sources of the eight classes, each 1 + `repeats` times on average.
 
     Counts are log-uniform from `counts_min` to `counts_max`; sources lie anywhere on the sky.
     """
-    repeats = 1 + rng.poisson(REPEATS, detections)
-    source = np.repeat(np.arange(detections), repeats)[:detections]
+    times = 1 + rng.poisson(repeats, detections)
+    source = np.repeat(np.arange(detections), times)[:detections]
     sources = draw_population(rng, int(source[-1]) + 1)
     ra = rng.uniform(0.0, 360.0, len(sources))
     dec = np.degrees(np.arcsin(rng.uniform(-1.0, 1.0, len(sources))))
