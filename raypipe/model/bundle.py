@@ -9,7 +9,7 @@ import os
 import tomllib
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,12 +36,12 @@ from raypipe.model.latent_population import Population
 from raypipe.model.presets import Folded, Paper, build
 from raypipe.ogip import Spectrum
 from raypipe.spectra.batch import SpectraBatch
-from raypipe.spectra.grid import Grid
+from raypipe.spectra.grid import EnergyGrid
 from raypipe.store.workspace import Workspace, check_name
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 _DESCRIPTION, _HASH = "raypipe", "raypipe_sha256"
 """Keys of the metadata of the weights."""
 _MAX_WEIGHTS_BYTES = 1 << 30
@@ -65,7 +65,7 @@ class Model:
 
     model_id: str
     config: Config
-    grid: Grid
+    grid: EnergyGrid
     network: Folded | Paper
     population: Population
     train_sources: npt.NDArray[np.int64]
@@ -94,7 +94,7 @@ class Model:
         NaN latents, and a warning names it.
         """
         listed = [spectra] if isinstance(spectra, Spectrum) else list(spectra)
-        frame = self.encode_batch(SpectraBatch.from_spectra(listed, self.grid))
+        frame = self.encode_batch(SpectraBatch.from_spectra(listed))
         for row in np.flatnonzero(frame["z0"].isna()):
             warnings.warn(f"{listed[row].path}: cannot be measured: latents are NaN", stacklevel=2)
         return frame
@@ -146,7 +146,7 @@ def save_model(model: Model, workspace: Workspace, folder: str) -> None:
     header = {
         "format": FORMAT,
         "model_id": model.model_id,
-        "grid": asdict(model.grid),
+        "grid": _grid_as_json(model.grid),
         "classes": model.population.classes,
     }
     description, config = json.dumps(header), model.config.to_toml().encode()
@@ -180,10 +180,15 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         _require_unchanged(metadata, config_bytes, tensors, where)
         header = json.loads(metadata[_DESCRIPTION])
         if header["format"] != FORMAT:
-            raise RaypipeError(f"{where}: format {header['format']}, this version reads {FORMAT}")
-        grid = Grid(**header["grid"])
-        if grid != Grid():
-            raise RaypipeError(f"{where}: made for another grid, {grid}; train it again")
+            raise RaypipeError(
+                f"{where}: a model of format {header['format']}, this version of raypipe reads "
+                f"{FORMAT}; train it again"
+            )
+        grid = EnergyGrid()
+        if header["grid"] != _grid_as_json(grid):
+            raise RaypipeError(
+                f"{where}: made for another energy grid, {header['grid']}; train it again"
+            )
         require_finite(tensors)
         config = load_config(settings=tomllib.loads(config_bytes.decode()))
         network = build(config.model, grid)
@@ -225,6 +230,13 @@ def _require_unchanged(
             f"{where}: it, or config.toml beside it, has changed since the model was saved; "
             "restore both from a copy, or delete the folder and train the model again"
         )
+
+
+def _grid_as_json(grid: EnergyGrid) -> dict[str, Any]:
+    """Describe an energy grid: its range, its number of bins, and how they are divided."""
+    low, high = (float(edge) for edge in grid.edges_kev[[0, -1]])
+    divisions = [list(each) for each in grid.divisions]
+    return {"low_kev": low, "high_kev": high, "n_energy": grid.n_energy, "divisions": divisions}
 
 
 def _safetensors_metadata(data: bytes) -> dict[str, str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from raypipe.spectra.channel_bins import BAND_KEV, MOST_BINS
+
 if TYPE_CHECKING:
     from raypipe.model.bundle import Model
-
 
 _RESPONSE = {"folded": ", with the instrument's response removed"}
 
@@ -35,9 +36,9 @@ latents that describe the spectrum of a detection{_RESPONSE.get(model.preset, ""
 | seed | {model.config.train.seed} |
 | best epoch | {metrics.get("best_epoch")} of {metrics.get("epochs")}, validation loss \
 {metrics.get("validation_loss"):.4f} |
-| energies | {grid.energy_lo_kev}-{grid.energy_hi_kev} keV in {grid.n_energy} bins |
-| channels | {grid.n_channel_bins} bins of {grid.channels_per_bin} PI channels from \
-{grid.first_channel} |
+| energies | {grid.edges_kev[0]:g}-{grid.edges_kev[-1]:g} keV in {grid.n_energy} bins |
+| channels | at most {MOST_BINS} bins of whole channels per response, within \
+{BAND_KEV[0]:g}-{BAND_KEV[1]:g} keV |
 | classes | {classes or "none (no labels were given)"} |
 
 ## Use
@@ -59,7 +60,8 @@ file contains code.
 
 ## Limits
 
-{_limits(quality)}The model is for imaging ACIS spectra with their own ARF and RMF. Class \
+{_limits(quality)}The model reads imaging spectra of X-ray telescopes with their own ARF \
+and RMF; for telescopes that are not among its training spectra it is not validated. Class \
 probabilities inherit the errors of the training labels, and assume that all classes are equally \
 frequent.
 """

@@ -26,7 +26,7 @@ _ERRORS = re.compile(r"z\d_err|z\d_std|z_cov")
 class Reconstruction:
     """What a model expects of a batch in the source region.
 
-    `total` and its part `background` (n, n_channel_bins) are expected counts; `flux`
+    `total` and its part `background` (n, 256) are expected counts in channel bins; `flux`
     (n, n_energy) is in photon/cm2/s/keV before the telescope, None for presets without one.
     """
 
@@ -41,7 +41,7 @@ def encode_batch(
     """Measure spectra as they were read; columns are those of `measure`.
 
     Rows that no likelihood can be made of (`SpectraBatch.is_measurable`) are not shown to the
-    network: all their columns are NaN but `total_counts`.
+    network: all their columns are NaN but `total_counts` and `n_bins`.
     """
     device = next(network.parameters()).device
     rows = spectra.is_measurable
@@ -51,7 +51,10 @@ def encode_batch(
         network, prepare(spectra.take(np.flatnonzero(rows)), device), refine_steps, errors
     )
     columns = {name: _spread(values, rows) for name, values in measured.items()}
-    return columns | {"total_counts": _total_counts(spectra.counts)}
+    return columns | {
+        "total_counts": _total_counts(spectra.counts),
+        "n_bins": spectra.n_bins,
+    }
 
 
 def blank_unmeasured(columns: dict[str, npt.NDArray[Any]], errors: bool) -> None:
@@ -77,7 +80,9 @@ def blank_unmeasured(columns: dict[str, npt.NDArray[Any]], errors: bool) -> None
 def measure(
     network: Folded | Paper, batch: Batch, refine_steps: int, errors: bool = True
 ) -> dict[str, npt.NDArray[Any]]:
-    """Latents z0.., z0_err.., z0_std.., total_counts, cash, cash_expected, fit_zscore, (n,) each.
+    """Latents z0.., z0_err.., z0_std.., total_counts, n_bins, cash, cash_expected, fit_zscore.
+
+    All are (n,); `n_bins` is the number of channel bins that `cash` is summed over.
 
     `z_cov` (n, latents (latents + 1) / 2) is the latents' posterior covariance, its lower triangle
     row by row.
@@ -108,6 +113,7 @@ def measure(
     columns |= _columns("z{}_std", nothing if refined is None else refined.z_std)
     columns["z_cov"] = _covariance(refined, z)
     columns["total_counts"] = _total_counts(counts)
+    columns["n_bins"] = batch.n_bins.cpu().numpy()
     columns["cash"] = total_cash
     columns["cash_expected"] = cash_expected
     columns["fit_zscore"] = (total_cash - cash_expected) / np.sqrt(cash_variance)

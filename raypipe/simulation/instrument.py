@@ -11,7 +11,7 @@ from scipy import sparse
 
 from raypipe.simulation.energy import BAND_KEV, EnergyGrid, FloatArray
 from raypipe.simulation.measured_background import MeasuredBackground
-from raypipe.spectra.grid import NATIVE_CHANNELS
+from raypipe.spectra.channel_bins import ACIS_CHANNELS
 
 VIGNETTING_LOSS = 0.0025
 """Loss of area per arcmin^2 below 3 keV."""
@@ -57,7 +57,7 @@ class Instrument:
     def is_acis(self) -> bool:
         """Tell whether the instrument is ACIS with the channels of its PI spectra."""
         is_named = self.telescope == "CHANDRA" and self.camera.startswith("ACIS")
-        return is_named and len(self.channel_energy_kev) == NATIVE_CHANNELS
+        return is_named and len(self.channel_energy_kev) == ACIS_CHANNELS
 
     @property
     def energy_mid_kev(self) -> FloatArray:

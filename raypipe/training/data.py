@@ -15,7 +15,7 @@ import pyarrow as pa
 from raypipe.config import TrainConfig
 from raypipe.errors import RaypipeError
 from raypipe.identity import source_keys
-from raypipe.spectra.batch import background_scales, single
+from raypipe.spectra.decoding import background_scales, single
 from raypipe.store.layout import spectra_folder
 from raypipe.store.parts import require_ingested
 from raypipe.store.workspace import Workspace

@@ -16,12 +16,12 @@ from raypipe.discovery.discover import discover
 from raypipe.errors import OgipError
 from raypipe.ingestion.part import ingest_part
 from raypipe.ogip import read_spectrum
-from raypipe.spectra.grid import Grid
+from raypipe.spectra.grid import EnergyGrid
 from raypipe.spectra.gridding import put_on_grid
 from raypipe.spectra.responses import ResponseLibrary
 from raypipe.store.workspace import Workspace
 
-GRID = Grid()
+GRID = EnergyGrid()
 
 
 @pytest.fixture
