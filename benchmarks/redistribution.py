@@ -22,8 +22,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from physical_fits import ENERGIES, Fit, FloatArray, Observation, fit_best
 
+from benchmarks.physical_fits import ENERGIES, Fit, FloatArray, Observation, fit_best
 from raypipe import read_spectrum
 from raypipe.archive.names import parse_csc_name
 from raypipe.discovery.listing import looks_like_pha

@@ -15,13 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.latents.responses import GRID
-from benchmarks.latents.surveys import VALIDATION_SHARE, Sample, Survey, code_of, digest
+from benchmarks.latents.samples import Sample
+from benchmarks.latents.surveys import VALIDATION_SHARE, Survey, code_of, digest
 from raypipe.config import Config, ModelConfig
 from raypipe.identity import source_keys
 from raypipe.model import autoencoder, count_splitting, features, folding, presets
 from raypipe.model.autoencoder import Encoder
-from raypipe.model.features import CONDITIONS, Batch, encoder_inputs, prepare
+from raypipe.model.features import CONDITIONS, Batch, area_averages, encoder_inputs, prepare
 from raypipe.model.presets import Folded, Paper, Preset, build
+from raypipe.spectra.channel_bins import MOST_BINS
 from raypipe.training import learner
 from raypipe.training.batch_streams import ResidentStream
 from raypipe.training.learner import Learner
@@ -65,12 +67,13 @@ class Supervised(nn.Module):
     def __init__(self, config: ModelConfig, outputs: int, weights: Tensor | None) -> None:
         super().__init__()
         shape = config.model_copy(update={"latents": outputs})
-        self.encoder = Encoder(shape, GRID.n_channel_bins, 2, CONDITIONS)
+        self.encoder = Encoder(shape, MOST_BINS, 2, CONDITIONS)
         self.weights = weights
+        self.averages = area_averages(GRID)
 
     def outputs(self, batch: Batch) -> Tensor:
         """Scores of the classes, or standardized quantities, (n, k)."""
-        out: Tensor = self.encoder(*encoder_inputs(batch))
+        out: Tensor = self.encoder(*encoder_inputs(batch, self.averages))
         return out
 
     def forward(self, batch: Answered, shown: Batch) -> tuple[Tensor, Tensor]:
