@@ -20,6 +20,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,12 @@ class RealSpectrum:
         """Counts in its channel bins, (bins,)."""
         return self.batch.counts[0, : self.bins].astype(float)
 
+    @cached_property
+    def background(self) -> FloatArray:
+        """Expected background in its channel bins, (bins,), as the model smooths it."""
+        smooth: FloatArray = prepare(self.batch).background[0, : self.bins].double().numpy()
+        return smooth
+
     def thinned(self, most: int, seed: int) -> RealSpectrum:
         """Keep each count with the probability that leaves `most` in the channel bins."""
         share = min(1.0, most / max(float(self.batch.counts.sum()), 1.0))
@@ -90,7 +97,6 @@ class Judged:
     """A spectrum, its best physical fit, and the model's folds by encoder and refinement."""
 
     real: RealSpectrum
-    background: FloatArray
     fit: Fit
     folds: dict[str, FloatArray]
     zscore: float
@@ -102,7 +108,7 @@ class Judged:
     @property
     def background_share(self) -> float:
         """Expected background per count."""
-        return float(self.background.sum() / max(self.real.counts.sum(), 1.0))
+        return float(self.real.background.sum() / max(self.real.counts.sum(), 1.0))
 
     def as_json(self) -> dict[str, Any]:
         """Return the figures of a row of the table."""
@@ -164,23 +170,27 @@ def spectra_in(folder: Path) -> Iterator[tuple[str, Path, dict[str, Path]]]:
             yield path.name.split(".")[0].removesuffix("_pha3"), path, {}
 
 
-def judge(real: RealSpectrum, network: Folded) -> Judged:
-    """Fit a spectrum and fold what the network makes of it."""
-    bins, background = real.bins, prepare(real.batch).background[0].double().numpy()
+def fit_physical(real: RealSpectrum) -> Fit:
+    """Fit a spectrum through its files, over the background that the model expects."""
     observation = Observation.of_spectrum(
         real.spectrum,
         real.batch.bins[0],
         real.counts,
-        background[:bins],
+        real.background,
         float(real.batch.exposure_s[0]),
     )
+    return fit_best(observation)
+
+
+def judge(real: RealSpectrum, network: Folded, fit: Fit) -> Judged:
+    """Fold what the network makes of a spectrum, beside its best physical fit."""
     folds, zscore = {}, 0.0
     for kind, steps in (("encoder", 0), ("refined", REFINE_STEPS)):
         columns = encode_batch(network, real.batch, steps)
         fold = reconstruct_batch(network, real.batch, _latents(columns)).total[0]
-        folds[kind] = fold[:bins].astype(float)
+        folds[kind] = fold[: real.bins].astype(float)
         zscore = float(columns["fit_zscore"][0])
-    return Judged(real, background[:bins], fit_best(observation), folds, zscore)
+    return Judged(real, fit, folds, zscore)
 
 
 def agreements(spectra: Sequence[RealSpectrum], network: Folded) -> list[Agreement]:
@@ -270,7 +280,7 @@ def _grouped(one: Judged) -> tuple[FloatArray, ...]:
             held = 0.0
     low = bins.lo_kev[starts]
     high = np.append(low[1:], bins.hi_kev[-1])
-    curves = counts, one.folds["refined"], one.fit.mu, one.background
+    curves = counts, one.folds["refined"], one.fit.mu, one.real.background
     grouped = (np.add.reduceat(curve, starts) for curve in curves)
     return 0.5 * (low + high), high - low, *grouped
 
@@ -303,7 +313,8 @@ def main() -> None:
     judged = []
     print(HEADING)
     for seed, real in enumerate(spectra):
-        judged.append(judge(real.thinned(MOST_COUNTS, seed), network))
+        thinned = real.thinned(MOST_COUNTS, seed)
+        judged.append(judge(thinned, network, fit_physical(thinned)))
         print(row(judged[-1]), flush=True)
     bound = [one for one in judged if one.background_share < BACKGROUND_OF_TARGETS]
     for kind, most in TARGETS.items():

@@ -102,8 +102,12 @@ def join(parts: Iterable[Sample]) -> Sample:
     )
 
 
-def save(sample: Sample, folder: Path) -> None:
-    """Write a sample into a folder: counts as whole numbers, the table of the truth beside them."""
+def save(sample: Sample, folder: Path, *, to_learn: bool = False) -> None:
+    """Write a sample into a folder: counts as whole numbers, and a table beside them.
+
+    With `to_learn` areas are in half precision, as the learner holds them, and the expected counts
+    of the truth, which it does not need, are left out: 32,000 detections take about 50 MB.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     spectra = sample.spectra
     arrays = {
@@ -123,23 +127,22 @@ def save(sample: Sample, folder: Path) -> None:
             for name in _BINS
         },
     }
-    np.savez(
-        folder / "arrays.npz",
-        truth=sample.truth,
-        truth_background=sample.truth_background,
-        **arrays,
-        **described,
-    )
+    if to_learn:
+        arrays["arf_cm2"] = arrays["arf_cm2"].astype(np.float16)
+    else:
+        arrays |= {"truth": sample.truth, "truth_background": sample.truth_background}
+    np.savez_compressed(folder / "arrays.npz", **arrays, **described)
     sample.table.to_parquet(folder / "table.parquet")
 
 
 def load(folder: Path) -> Sample:
-    """Read a sample that `save` wrote."""
+    """Read a sample that `save` wrote; the truth is NaN where it was left out."""
     with np.load(folder / "arrays.npz", allow_pickle=False) as stored:
         arrays = dict(stored)
     described = {name: arrays.pop(name) for name in list(arrays) if name.startswith("bins_")}
-    truth, background = arrays.pop("truth"), arrays.pop("truth_background")
-    for name in ("counts", "background_counts"):
+    unknown = np.broadcast_to(np.float32(np.nan), arrays["counts"].shape)
+    truth, background = (arrays.pop(name, unknown) for name in ("truth", "truth_background"))
+    for name in ("counts", "background_counts", "arf_cm2"):
         arrays[name] = arrays[name].astype(np.float32)
     spectra = SpectraBatch(**arrays, bins=_bins(described))
     return Sample(spectra, truth, background, pd.read_parquet(folder / "table.parquet"))
