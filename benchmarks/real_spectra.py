@@ -253,7 +253,8 @@ def plot(judged: list[Judged], file: Path) -> None:
         top.step(energy, fit / width, where="mid", color="C1", lw=0.9, label=one.fit.name)
         top.step(energy, background / width, where="mid", color="0.7", lw=0.9, label="background")
         title = f"{one.real.name} ({one.real.telescope}), {one.real.counts.sum():.0f} counts"
-        top.set(xscale="log", yscale="log", title=title)
+        top.set(xscale="log", yscale="log")
+        top.set_title(title, fontsize=9)
         density = counts / width
         top.set_ylim(0.3 * density[counts > 0].min(), 2 * density.max())
         top.set_ylabel("counts / keV")

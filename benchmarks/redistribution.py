@@ -1,6 +1,6 @@
 """Measure the error from folding a spectrum through the RMF of another detection.
 
-Usage: python benchmarks/redistribution.py FOLDER [FOLDER ...] [--counts 2000]
+Usage: python -m benchmarks.redistribution FOLDER [FOLDER ...] [--counts 2000]
 
 Each FOLDER holds real ACIS spectra with ARF and RMF beside them (PHA files of the CSC or of CIAO).
 For each ordered pair of detections, three source spectra are folded through the first one's area
