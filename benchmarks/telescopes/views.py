@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,9 @@ COUNTS = (20.0, 30_000.0)
 PAIR_COUNTS = (50.0, 30_000.0)
 FOLDERS = ("responses", "csc", "missions")
 """Folders whose responses surveys are drawn through; those of `ciao` are never seen in training."""
+
+LEARNED = ["detection_id", "name", "class", "telescope", "source_counts"]
+"""Columns of the survey to train on that are kept."""
 
 
 def prepare(data: Path, workdir: Path, train: int, test: int, sources: int, seed: int) -> None:
@@ -51,7 +55,11 @@ def prepare(data: Path, workdir: Path, train: int, test: int, sources: int, seed
     }
     for name, plan in plans.items():
         log.info("drawing %d detections (%s)", len(plan), name)
-        save(draw(plan), workdir / name, to_learn=name == "train")
+        sample = draw(plan)
+        if name == "train":
+            save(replace(sample, table=sample.table[LEARNED]), workdir / name, to_learn=True)
+        else:
+            save(sample, workdir / name)
     description.write_text(json.dumps(settings) + "\n")
 
 
