@@ -20,6 +20,7 @@ from raypipe.ingestion.chip_rmfs import ChipRmfs
 from raypipe.ingestion.fetch import FITS_START, Fetcher, is_remote
 from raypipe.ogip import Pha, Rmf, Spectrum, read_arf, read_pha, read_rmf
 from raypipe.ogip.loading import load
+from raypipe.ogip.neighbors import is_same_product
 from raypipe.ogip.spectrum import assemble
 from raypipe.redaction import printable, redact
 from raypipe.spectra.channel_bins import ACIS_CHANNELS
@@ -27,6 +28,7 @@ from raypipe.spectra.grid import EnergyGrid
 from raypipe.spectra.gridding import (
     BACKGROUND_MISSING,
     BAD_QUALITY,
+    RESPONSE_NOT_NAMED,
     grid_detection,
     missing_response,
     require_imaging,
@@ -223,7 +225,21 @@ def _flags(detection: _Detection, spectrum: Spectrum) -> list[str]:
     return [
         *([BACKGROUND_MISSING] if spectrum.background_counts is None and pha.backfile else []),
         *([BAD_QUALITY] if pha.quality is not None and pha.quality.any() else []),
+        *([RESPONSE_NOT_NAMED] if _is_not_named(detection, pha) else []),
     ]
+
+
+def _is_not_named(detection: _Detection, pha: Pha) -> bool:
+    """Whether an ARF or RMF of a user's spectrum is not the one that its header names."""
+    row = detection.row
+    if row["obsid"] is not None:
+        return False
+    pairs = (row["arf_uri"], pha.ancrfile), (row["rmf_uri"], pha.respfile)
+    return any(
+        not is_same_product((named or "").casefold(), uri.rsplit("/", 1)[-1].casefold())
+        for uri, named in pairs
+        if uri
+    )
 
 
 def _may_share(pha: Pha) -> bool:

@@ -46,6 +46,7 @@ BACKGROUND_MISSING = "background_missing"
 BAD_QUALITY = "bad_quality_channels"
 NO_COUNTS = "no_counts"
 ZEROTH_ORDER = "grating_zeroth_order"
+RESPONSE_NOT_NAMED = "response_not_named"
 BEYOND_GRID = "beyond_energy_grid"
 
 _MOST_BEYOND = 1e-3
