@@ -1,11 +1,10 @@
-"""Prepare the encoder's input from a spectrum, identically for training and embedding."""
+"""Hold spectra as tensors with their expected background, alike for training and embedding."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -13,16 +12,6 @@ from torch import Tensor
 from raypipe.model.channel_axes import ChannelAxes
 from raypipe.model.smooth_background import smooth_background
 from raypipe.spectra.batch import SpectraBatch
-from raypipe.spectra.grid import EnergyGrid
-
-ARF_POINTS = 30
-"""Number of energies at which the encoder sees the effective area."""
-
-ARF_BAND_KEV = (0.3, 9.3)
-"""Energies over which the encoder sees the effective area."""
-
-CONDITIONS = 4 + ARF_POINTS
-"""Length of the conditioning vector."""
 
 
 @dataclass(frozen=True)
@@ -138,37 +127,3 @@ def as_batch(
         responses=responses,
         axes=axes,
     )
-
-
-def area_averages(grid: EnergyGrid) -> Tensor:
-    """Weights (n_energy, ARF_POINTS) that take the area's means at ARF_POINTS energies."""
-    edges = np.linspace(*ARF_BAND_KEV, ARF_POINTS + 1)
-    return torch.tensor(grid.averages(edges).T, dtype=torch.float32)
-
-
-def encoder_inputs(batch: Batch, averages: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the encoder's input from a batch: features per bin, and conditions.
-
-    Features (n, 2, bins) are the square roots of the counts and of the expected background, both as
-    shares of the total counts, scaled to a root mean square near one. Conditions (n, CONDITIONS)
-    are log counts, log exposure, background share, log mean area, and the area's relative deviation
-    from its mean at ARF_POINTS energies, which `averages` takes (`area_averages`).
-    """
-    total = batch.counts.sum(-1, keepdim=True).clamp_min(1.0)
-    bins = batch.n_bins[:, None, None]
-    features = torch.stack([batch.counts, batch.background], 1) / total[:, None]
-    background_share = (batch.background.sum(-1, keepdim=True) / total).clamp(0.0, 1.5)
-    area = batch.arf_cm2 @ averages
-    mean_area = area.mean(-1, keepdim=True).clamp_min(1e-3)
-    # Offsets bring typical values near zero: 300 counts, 30 ks, 100 cm2.
-    conditions = torch.cat(
-        [
-            torch.log10(total) - 2.5,
-            torch.log10(batch.exposure_s[:, None].clamp_min(1.0)) - 4.5,
-            background_share,
-            torch.log10(mean_area) - 2.0,
-            area / mean_area - 1.0,
-        ],
-        -1,
-    )
-    return (features * bins).sqrt(), conditions

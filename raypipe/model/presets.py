@@ -10,12 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from raypipe.config import ModelConfig
-from raypipe.model.autoencoder import Autoencoder
+from raypipe.model.autoencoder import Autoencoder, Decoder, Encoder
 from raypipe.model.channel_axes import EVEN_BINS
 from raypipe.model.count_splitting import unseen
-from raypipe.model.features import CONDITIONS, Batch, area_averages, encoder_inputs
+from raypipe.model.features import Batch
 from raypipe.model.folding import best_amplitude, cash_per_bin, fold, redistribute
-from raypipe.spectra.channel_bins import MOST_BINS
+from raypipe.model.photon_energies import (
+    CONDITIONS,
+    INPUT_BINS,
+    MARKS,
+    VALUES,
+    EncoderInput,
+    PhotonEnergies,
+    patch_places,
+)
 from raypipe.spectra.grid import EnergyGrid
 
 _LOG_FLUX_LIMIT = 30.0
@@ -59,8 +67,8 @@ class Preset(nn.Module, ABC):
         return self.source_counts(z, batch) + batch.background
 
     @abstractmethod
-    def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return features (n, features, bins) and conditions (n, conditions) of a batch."""
+    def inputs(self, batch: Batch) -> EncoderInput:
+        """Return the encoder's arguments for a batch."""
 
     @abstractmethod
     def loss(self, z: Tensor, batch: Batch, shown: Batch) -> Tensor:
@@ -82,18 +90,19 @@ class Folded(Preset):
     name = "folded"
     most_shown = 0.8
     log_flux_base: Tensor
-    area_averages: Tensor
 
     def __init__(self, config: ModelConfig, grid: EnergyGrid) -> None:
-        super().__init__(Autoencoder(config, MOST_BINS, 2, grid.n_energy, CONDITIONS), grid)
+        encoder = Encoder(config, INPUT_BINS, VALUES, CONDITIONS, MARKS, patch_places(config.patch))
+        super().__init__(Autoencoder(encoder, Decoder(config, grid.n_energy)), grid)
+        self.photon_energies = PhotonEnergies(grid)
         self.loss_power = config.loss_power
         base = -_TYPICAL_PHOTON_INDEX * np.log(grid.mid_kev)
         self.register_buffer("log_flux_base", torch.tensor(base, dtype=torch.float32))
-        self.register_buffer("area_averages", area_averages(grid), persistent=False)
 
-    def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Features and conditions from counts, background and area; see `encoder_inputs`."""
-        return encoder_inputs(batch, self.area_averages)
+    def inputs(self, batch: Batch) -> EncoderInput:
+        """Carry counts back to photon energies; see `PhotonEnergies`."""
+        found: EncoderInput = self.photon_energies(batch)
+        return found
 
     def log_shape(self, z: Tensor) -> Tensor:
         """Logarithm of the photon flux density up to the amplitude, (n, n_energy)."""
@@ -132,12 +141,19 @@ class Paper(Preset):
     most_shown = 1.0
 
     def __init__(self, config: ModelConfig, grid: EnergyGrid) -> None:
-        super().__init__(Autoencoder(config, EVEN_BINS, 1, EVEN_BINS, 0), grid)
+        encoder = Encoder(config, EVEN_BINS, values=1, conditions=0)
+        super().__init__(Autoencoder(encoder, Decoder(config, EVEN_BINS)), grid)
 
-    def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Min-max scaled net count rate (n, 1, 400), without conditions."""
+    def inputs(self, batch: Batch) -> EncoderInput:
+        """Min-max scaled net count rate (n, 1, 400), without marks and conditions."""
         scaled, _, _ = self._scaled_rate(batch)
-        return scaled[:, None], scaled.new_zeros(len(batch), 0)
+        nothing = scaled.new_zeros(len(batch), 0)
+        return EncoderInput(
+            values=scaled[:, None],
+            marks=nothing[..., None],
+            seen=torch.ones_like(scaled, dtype=torch.bool),
+            conditions=nothing,
+        )
 
     def source_counts(self, z: Tensor, batch: Batch) -> Tensor:
         """The decoded spectrum, scaled back to counts in the channel bins."""
