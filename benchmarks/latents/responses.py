@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
@@ -31,17 +32,21 @@ SAME_RESPONSE = 0.015
 """Responses count as equal if their spectra of the same source differ by less than this."""
 
 
-def collect_responses(data: Path, folder: Path) -> Path:
-    """Link all distinct ARF/RMF pairs of ACIS below `data` into one folder.
+def collect_responses(data: Sequence[Path], folder: Path) -> Path:
+    """Link all distinct ARF/RMF pairs of ACIS below the folders `data` into one folder.
 
-    Of equal ones the catalog's own are kept.
+    Of equal ones the catalog's own are kept, of files of one name the first.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
         path.unlink()
-    files = [path for path in sorted(data.rglob("*")) if RESPONSE_NAME.fullmatch(path.name)]
-    for path in files:
-        (folder / path.name).symlink_to(path.resolve())
+    for path in (path for each in data for path in sorted(each.rglob("*"))):
+        if not RESPONSE_NAME.fullmatch(path.name):
+            continue
+        if (folder / path.name).exists():
+            log.warning("%s: passed over, there is another file of this name", path)
+        else:
+            (folder / path.name).symlink_to(path.resolve())
     kept: list[tuple[Instrument, FloatArray]] = []
     found = [instrument for instrument in read_responses(folder) if instrument.is_acis]
     for instrument in sorted(found, key=lambda each: each.vignettes):
