@@ -19,6 +19,7 @@ from raypipe.simulation.energy import BAND_KEV, FloatArray
 from raypipe.simulation.instrument import Instrument
 from raypipe.simulation.measured_background import MeasuredBackground, measured_background
 from raypipe.simulation.response_files import CATALOG_STEM, ResponseFiles, find_response_files
+from raypipe.spectra.channel_bins import channel_bins_of
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +33,11 @@ def read_responses(*folders: Path) -> tuple[Instrument, ...]:
     """Read every response in `folders` and the folders in them, ordered by name.
 
     `find_response_files` says how files are paired; a matrix with the area in it needs no ARF. A
-    file that cannot be paired and a camera without energy resolution (HRC) are passed over with a
-    warning. An instrument takes the background of the spectrum that was observed through it
-    (`measured_background`), else, unless it is ACIS, of another one of its telescope and camera.
-    Raises UsageError where a folder is missing or there is no response in all of them, OgipError
-    where a response is not readable.
+    file that cannot be paired and a response that the model cannot use (HRC, and what
+    `channel_bins_of` refuses) are passed over with a warning. An instrument takes the background of
+    the spectrum that was observed through it (`measured_background`), else, unless it is ACIS, of
+    another one of its telescope and camera. Raises UsageError where a folder is missing or there is
+    no response in all of them, OgipError where a response is not readable.
     """
     found: list[Instrument] = []
     for folder in folders:
@@ -67,6 +68,11 @@ def _instrument(files: ResponseFiles) -> Instrument | None:
             "%s: passed over, no ARF found for it; give both the same name (NAME.arf, NAME.rmf)",
             files.rmf,
         )
+        return None
+    try:
+        channel_bins_of(rmf, str(files.rmf))
+    except OgipError as error:
+        logger.warning("%s; passed over", error)
         return None
     edges = _edges(rmf, files.rmf)
     area, redistribution = _area_and_redistribution(files, arf, rmf, edges)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -66,6 +68,16 @@ def test_the_learner_sees_what_was_drawn(plan: Plan) -> None:
     assert torch.equal(seen.counts, expected.counts)
     assert torch.allclose(seen.background, expected.background, rtol=1e-4, atol=1e-5)
     assert torch.equal(seen.valid, expected.valid)
+
+
+def test_fitting_needs_neither_ray_nor_the_simulation() -> None:
+    forbidden = ("ray", "astropy", "xraydb", "matplotlib", "raypipe.simulation")
+    code = (
+        "import benchmarks.telescopes.fit, sys; "
+        f"print([name for name in {forbidden} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_a_telescope_can_be_left_out_or_taken_alone(plan: Plan) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -24,17 +25,17 @@ from raypipe.simulation.energy import ERG_PER_KEV, source_grids
 from raypipe.simulation.instrument import Instrument
 from raypipe.simulation.measured_background import smoothed
 from raypipe.simulation.populations import PARAMETERS, Sources, photon_flux
-from raypipe.simulation.products import rmf_file
+from raypipe.simulation.products import arf_file, rmf_file
 from raypipe.simulation.response_files import find_response_files
 from raypipe.simulation.responses import read_responses
-from raypipe.simulation.survey import Survey
+from raypipe.simulation.survey import Plan, Survey, plan_survey
 from raypipe.simulation.visits import SEEN_SHARE, seen_shares
 from raypipe.store.layout import manifest_folder
 from raypipe.store.workspace import Workspace
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*of the 6.5 keV from 0.5 to 7 keV:UserWarning")
 
-DETECTIONS = 60
+DETECTIONS = 45
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +127,20 @@ def test_what_cannot_be_paired_is_named_with_the_mend(
     assert "broken.pha" in caplog.text
 
 
+def test_a_response_that_ingest_refuses_is_passed_over(
+    instruments: dict[str, Instrument], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    nicer = instruments["nicer"]
+    hard = replace(nicer, channel_energy_kev=nicer.channel_energy_kev + 20)
+    (tmp_path / "hard.rmf.gz").write_bytes(rmf_file(hard))
+    row = {"obsid": 1, "obi": 0, "region_id": 1, "ra": 0.0, "dec": 0.0, "psf_fraction": 0.9}
+    row |= {"exposure_s": 1e4, "off_axis_arcmin": 0.0}
+    (tmp_path / "hard.arf.gz").write_bytes(arf_file(nicer, row, nicer.area_cm2.astype(np.float32)))
+    with pytest.raises(UsageError, match="no ARF/RMF pair"):
+        read_responses(tmp_path)
+    assert "no channel between 0.3 and 10 keV that a photon reaches" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("index", "message"),
     [
@@ -174,8 +189,9 @@ def test_one_telescope_gives_its_other_responses_to_further_visits(shared_data: 
 
 
 def test_telescopes_with_many_responses_leave_room_for_others(folders: list[Path]) -> None:
-    table = pd.DataFrame(draw_survey(1500, seed=3, responses=folders).table)
-    shares = table["telescope"].value_counts(normalize=True)
+    plan = plan_survey(3000, seed=3, responses=folders)
+    missions = pd.Series([plan.instruments[index].mission for index in plan.instrument])
+    shares = missions.value_counts(normalize=True)
     assert len(shares) == 7
     assert 0.15 < shares["CHANDRA ACIS"] < 0.30
     assert shares.drop("CHANDRA ACIS").between(0.06, 0.2).all()
@@ -184,24 +200,19 @@ def test_telescopes_with_many_responses_leave_room_for_others(folders: list[Path
 def test_soft_sources_are_not_given_to_a_hard_telescope(
     folders: list[Path], shared_data: Path
 ) -> None:
-    mixed = draw_survey(800, seed=3, responses=folders)
-    shares = sees(mixed)
-    assert (shares >= SEEN_SHARE).all()
-    alone = draw_survey(200, seed=3, responses=shared_data / "missions/nustar", counts_min=400)
-    shares, counts = sees(alone), alone.table["source_counts"]
-    assert (shares < SEEN_SHARE).any()
+    assert (seen_by(plan_survey(3000, seed=3, responses=folders)) >= SEEN_SHARE).all()
+    alone = plan_survey(300, seed=3, responses=shared_data / "missions/nustar", counts_min=400)
+    shares, counts = seen_by(alone), alone.targets.counts
     assert (counts[shares >= SEEN_SHARE] >= 400).all()
     faintest = shares < SEEN_SHARE / 20
     assert faintest.any()
     assert (counts[faintest] < 5000 / 20).all()
 
 
-def sees(survey: Survey) -> np.ndarray:
+def seen_by(plan: Plan) -> npt.NDArray[np.float64]:
     """Return the share of its source's photons that each detection's telescope sees."""
-    table = survey.table
-    sources = Sources(table["model"], {name: table[name] for name in PARAMETERS})
-    shares = seen_shares(sources, survey.instruments)
-    return shares[np.arange(len(shares)), survey.instrument]
+    shares = seen_shares(plan.targets.sources, plan.instruments)
+    return shares[plan.targets.source, plan.instrument]
 
 
 def test_a_measured_background_has_the_rate_and_shape_of_its_file(
