@@ -28,7 +28,7 @@ from benchmarks.real_spectra import (
     row,
 )
 from benchmarks.real_spectra import judge as judge_real
-from benchmarks.telescopes.fit import Choice, load_network
+from benchmarks.telescopes.fit import Choice, load_network, telescopes_in
 from benchmarks.telescopes.measures import (
     REFINE_STEPS,
     Measured,
@@ -133,10 +133,12 @@ def _guesses(network: Folded, sample: Sample) -> Iterator[Figure]:
 
 def _acis(network: Folded, train: Sample, test: Sample) -> Iterator[Figure]:
     """Give figures of ACIS as `benchmarks.latents` does, for the counts it judges."""
-    is_acis = test.table["telescope"].str.startswith("CHANDRA").to_numpy()
     low, high = ACIS_COUNTS
-    chosen = is_acis & (test.source_counts >= low) & (test.source_counts <= high)
-    judged = test.take(np.flatnonzero(chosen))
+    train, judged = (
+        each.take(np.flatnonzero(telescopes_in(each.table) == "CHANDRA")) for each in (train, test)
+    )
+    within = (judged.source_counts >= low) & (judged.source_counts <= high)
+    judged = judged.take(np.flatnonzero(within))
     for kind, steps in KINDS.items():
         found, known = (measure(network, each, steps) for each in (judged, train))
         per_bin = found.excess / judged.spectra.n_bins
@@ -181,8 +183,7 @@ def _agreement(network: Folded, spectra: list[RealSpectrum]) -> Iterator[Figure]
 
 
 def _unseen(network: Folded, test: Sample, telescope: str) -> Iterator[Figure]:
-    rows = test.table["telescope"].str.startswith(telescope).to_numpy()
-    here = test.take(np.flatnonzero(rows))
+    here = test.take(np.flatnonzero(telescopes_in(test.table) == telescope))
     for kind, steps in KINDS.items():
         found = measure(network, here, steps)
         ratio = float(found.cash.sum() / found.truth.sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,16 +88,15 @@ def score_pairs(found: Measured) -> PairScores:
     apart_one, apart_two = _distances(found, one, same), _distances(found, one, other)
     rng = np.random.default_rng(SETTINGS.seed)
     drawn = [rng.integers(len(one), size=len(one)) for _ in range(DRAWS)]
-    everyone = np.arange(len(one))
 
-    def with_error(statistic: _Ratio) -> tuple[float, float]:
-        values = [statistic(apart_one[rows], apart_two[rows]) for rows in drawn]
-        return statistic(apart_one[everyone], apart_two[everyone]), float(np.std(values))
+    def with_error(size: Callable[[FloatArray], float]) -> tuple[float, float]:
+        values = [size(apart_two[rows]) / size(apart_one[rows]) for rows in drawn]
+        return size(apart_two) / size(apart_one), float(np.std(values))
 
     second = found.telescope[other]
     return PairScores(
-        with_error(_Ratio(np.median)),
-        with_error(_Ratio(lambda values: np.sqrt(np.mean(np.square(values))))),
+        with_error(lambda values: float(np.median(values))),
+        with_error(lambda values: float(np.sqrt(np.mean(np.square(values))))),
         {
             str(name): float(np.median(apart_two[second == name]) / np.median(apart_one))
             for name in np.unique(second)
@@ -104,15 +104,6 @@ def score_pairs(found: Measured) -> PairScores:
         _pulls(found, one, same),
         _pulls(found, one, other),
     )
-
-
-class _Ratio:
-    def __init__(self, of: object) -> None:
-        self.of = of
-
-    def __call__(self, one: FloatArray, two: FloatArray) -> float:
-        assert callable(self.of)
-        return float(self.of(two) / self.of(one))
 
 
 def _distances(
