@@ -25,9 +25,9 @@ import numpy as np
 
 from benchmarks.physical_fits import ENERGIES, Fit, FloatArray, Observation, fit_best
 from raypipe import read_spectrum
-from raypipe.archive.names import parse_csc_name
 from raypipe.discovery.listing import looks_like_pha
 from raypipe.errors import OgipError
+from raypipe.identity import parse_csc_name
 from raypipe.ingestion.chips import Chip, chip_of
 from raypipe.model.features import prepare
 from raypipe.simulation.absorption import transmission

@@ -36,7 +36,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import psutil
 import ray
-from ray._private.internal_api import node_stats
 
 from benchmarks import embed as embedding
 from benchmarks import throughput
@@ -48,6 +47,7 @@ from raypipe.discovery.discover import discover
 from raypipe.embedding.embed import embed
 from raypipe.ingestion.ingest import ingest
 from raypipe.planning.processes import tree_use
+from raypipe.private_apis import object_store_bytes
 from raypipe.store.manifest import choose_release
 from raypipe.store.workspace import Workspace
 
@@ -96,7 +96,7 @@ def look_at(cost: Cost, over: threading.Event) -> None:
         now = dict.fromkeys((DRIVER, RAYS_OWN, WORKERS, STORE), 0)
         for pid, use in tree_use(psutil.Process()).items():
             now[_kind(pid)] += use.memory_bytes
-        now[STORE] = int(node_stats(*node, False).store_stats.object_store_bytes_used)
+        now[STORE] = object_store_bytes(*node)
         for kind, size in now.items():
             cost.peak_bytes[kind] = max(size, cost.peak_bytes.get(kind, 0))
 

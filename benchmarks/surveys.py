@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from raypipe.archive.names import parse_csc_name
 from raypipe.discovery.columns import manifest_rows
 from raypipe.discovery.discover import discover
 from raypipe.discovery.manifest import write_manifest
+from raypipe.identity import parse_csc_name
 from raypipe.simulation.simulate import simulate
 from raypipe.spectra.schema import REJECT_FIELDS
 from raypipe.store.fingerprints import FINGERPRINT, manifest_fingerprint

@@ -8,6 +8,13 @@ import raypipe
 from raypipe.catalog.schema import known_columns
 from raypipe.config_toml import settings
 
+RETURNED_CLASSES = [
+    "raypipe.model.bundle.Model",
+    "raypipe.model.encode.Reconstruction",
+    "raypipe.searching.latent_search.LatentSearch",
+]
+"""Classes that users get from functions, and do not import."""
+
 SINGLE_FILE_READERS = ["raypipe.ogip.read_pha", "raypipe.ogip.read_arf", "raypipe.ogip.read_rmf"]
 
 
@@ -55,6 +62,7 @@ def api_page() -> str:
     """Show the docstring of each public name."""
     homes = {name: home for name, home in raypipe.public_names().items() if name != "Config"}
     readers = "\n".join(map(_entry, SINGLE_FILE_READERS))
+    classes = "\n".join(map(_entry, RETURNED_CLASSES))
     entries = "\n".join(_entry(f"{home}.{name}") for name, home in sorted(homes.items()))
     return f"""# Python API
 
@@ -62,6 +70,12 @@ Import these names from `raypipe`. Every verb of the command line is a function;
 `raypipe.Config`, a nested mapping, or the path of a TOML file with [settings](settings.md).
 
 {entries}
+## Classes that these functions return
+
+`load_model` returns a Model, whose `reconstruct` returns a Reconstruction; `open_search` returns a
+LatentSearch.
+
+{classes}
 ## Read single OGIP files
 
 {readers}"""
@@ -71,5 +85,5 @@ def _entry(path: str) -> str:
     """Write the autodoc directive of a name; the main classes get their methods, too."""
     name = path.rsplit(".", 1)[1]
     kind = "autoclass" if name[0].isupper() else "autofunction"
-    members = ":members:\n" if name in ("Spectrum", "Model") else ""
+    members = ":members:\n" if kind == "autoclass" and not name.endswith("Error") else ""
     return f"```{{eval-rst}}\n.. {kind}:: {path}\n{'   ' + members if members else ''}```\n"

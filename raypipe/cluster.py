@@ -5,31 +5,38 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import socket
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.data._internal.execution.streaming_executor import StreamingExecutor
 from ray.util.state import list_nodes
 
 from raypipe.config import RayConfig
 from raypipe.errors import RaypipeError, UsageError
+from raypipe.logs import hide_lines
+from raypipe.private_apis import (
+    API_SERVER_VARIABLE,
+    ENVIRONMENT,
+    stop_ray_data_executions,
+)
 
 log = logging.getLogger(__name__)
 
 TASKS_A_SLOT = 8
 """Tasks per task slot of a local cluster, so that all slots finish at about the same time."""
 
-_API_SERVER = "RAY_API_SERVER_ADDRESS"
+_RESTART_WARNING = re.compile(
+    rb"core_worker\.cc.*has constructor arguments in the object store and max_restarts > 0"
+)
+"""Line that Ray prints as an error for each actor of a pool of Ray Data.
 
-_ENVIRONMENT = {
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-}
+It warns that a lost actor cannot be restarted once its arguments are gone (ray-project/ray#53727).
+Here they cannot be gone: Ray Data keeps them as long as the pool exists.
+"""
 
 
 @contextmanager
@@ -43,10 +50,11 @@ def ray_session(config: RayConfig, dashboard: bool = False) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    for name, value in _ENVIRONMENT.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     address = _address(config)
     local = address == "local"
+    log.info("ray: %s", "starting it here (about 5 s)" if local else f"connecting to {address}")
     with _dashboard_port() if local and dashboard else nullcontext() as port:
         ray.init(
             address=address,
@@ -63,7 +71,7 @@ def ray_session(config: RayConfig, dashboard: bool = False) -> Iterator[None]:
         try:
             yield
         finally:
-            _stop_executions()
+            stop_ray_data_executions()
             ray.shutdown()
 
 
@@ -77,14 +85,14 @@ def _dashboard_port() -> Iterator[int]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    before = os.environ.get(_API_SERVER)
-    os.environ[_API_SERVER] = f"http://127.0.0.1:{port}"
+    before = os.environ.get(API_SERVER_VARIABLE)
+    os.environ[API_SERVER_VARIABLE] = f"http://127.0.0.1:{port}"
     try:
         yield port
     finally:
-        os.environ.pop(_API_SERVER)
+        os.environ.pop(API_SERVER_VARIABLE)
         if before is not None:
-            os.environ[_API_SERVER] = before
+            os.environ[API_SERVER_VARIABLE] = before
 
 
 def _keep_token_private() -> None:
@@ -95,17 +103,6 @@ def _keep_token_private() -> None:
     token = Path.home() / ".ray" / "auth_token"
     if token.is_file() and token.stat().st_mode & 0o077:
         token.chmod(0o600)
-
-
-def _stop_executions() -> None:
-    """Stop executions of Ray Data that continue after an exception, including Ctrl-C.
-
-    Their threads outlive the iteration they serve, and would start another Ray once this one is
-    gone.
-    """
-    for thread in threading.enumerate():
-        if isinstance(thread, StreamingExecutor):
-            thread.shutdown(force=True)
 
 
 def _address(config: RayConfig) -> str:
@@ -174,6 +171,11 @@ def _answer(work: Callable[[int], dict[str, Any]], batch: dict[str, Any]) -> dic
     except RaypipeError as error:
         answers = [{"error": str(error)}]
     return {"answer": [json.dumps(answer) for answer in answers]}
+
+
+def without_restart_warning() -> AbstractContextManager[None]:
+    """Keep Ray's warning about actors of a pool, which does not apply here, off the terminal."""
+    return hide_lines(_RESTART_WARNING)
 
 
 @contextmanager

@@ -1,29 +1,76 @@
-"""Define every setting once: its type, default, limits and description."""
+"""Define every setting once, with its type, default, limits and description.
+
+The settings of model, training and tuning are defined in `raypipe.config_training`.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
+from raypipe.config_training import (
+    PRESET_BINS,
+    ModelConfig,
+    Range,
+    Section,
+    TrainConfig,
+    TuneConfig,
+)
 from raypipe.redaction import redact_text
 
-PRESET_BINS = {"folded": 256, "paper": 400}
-"""Number of spectral bins that the encoder of each preset reads."""
-
+__all__ = [
+    "PRESET_BINS",
+    "ClassScheme",
+    "Config",
+    "DiscoverConfig",
+    "EmbedConfig",
+    "EvaluateConfig",
+    "ExportConfig",
+    "IngestConfig",
+    "ModelConfig",
+    "PlanConfig",
+    "Range",
+    "RayConfig",
+    "ReportConfig",
+    "SimulateConfig",
+    "TrainConfig",
+    "TuneConfig",
+]
 
 ClassScheme = Literal["neighbors", "density"]
 
-Workers = PositiveInt | tuple[PositiveInt, PositiveInt]
-"""A fixed number of processes, or a pair (minimum, maximum)."""
+
+Attempts = Annotated[
+    int,
+    Field(
+        ge=1,
+        description="Maximum attempts per HTTP request. Another one follows status 408, 425, 429 "
+        "or 5xx, a broken connection, and an answer that is late or damaged.",
+    ),
+]
+BackoffSeconds = Annotated[
+    float,
+    Field(
+        ge=0,
+        description="Longest wait before the second attempt, in s. It doubles for each further "
+        "attempt, up to 60 s; up to half of it is taken off at random.",
+    ),
+]
+SilenceSeconds = Annotated[
+    float,
+    Field(gt=0, description="Abandon an attempt if the server sends nothing for this long, in s."),
+]
+AnswerSeconds = Annotated[
+    float,
+    Field(gt=0, description="Maximum time from a request to the last byte of its answer, in s."),
+]
+"""The limits of an HTTP request have the same names in every section that makes requests."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SimulateConfig(_Section):
+class SimulateConfig(Section):
     """Simulate a survey."""
 
     detections: int = Field(4000, ge=1, description="Number of detections to simulate.")
@@ -35,18 +82,18 @@ class SimulateConfig(_Section):
     counts_max: float = Field(5000.0, gt=0, description="Maximum number of expected source counts.")
 
 
-class DiscoverConfig(_Section):
-    """List the files of a source in a manifest."""
+class DiscoverConfig(Section):
+    """List the detections of a folder or release in a manifest."""
 
-    release: str = Field(
-        "csc2.1",
+    release: str | None = Field(
+        None,
         pattern=r"^[\w.\-]+$",
-        description="Release assigned to a folder of CSC products that does not name its release.",
+        description="Release of a folder that has no survey.json. Default: the folder's name.",
     )
     part_rows: int = Field(
         500,
         ge=1,
-        description="Detections per part. Parts are larger where there would be more than 65,536.",
+        description="Detections per part. Parts are larger if there would be more than 65,536.",
     )
     tap_url: str | None = Field(
         None,
@@ -57,16 +104,10 @@ class DiscoverConfig(_Section):
     sync_rows: int = Field(
         500, ge=0, description="Queries for more rows than this run as asynchronous jobs."
     )
-    attempts: int = Field(6, ge=1, description="Maximum attempts per request to the archive.")
-    backoff_s: float = Field(
-        1.0,
-        ge=0,
-        description="Wait before the second attempt, in s. It doubles for each further attempt.",
-    )
-    silence_s: float = Field(
-        120.0, gt=0, description="Give up when the archive sends nothing for this long, in s."
-    )
-    answer_s: float = Field(1800.0, gt=0, description="Maximum duration of one answer, in s.")
+    attempts: Attempts = 6
+    backoff_s: BackoffSeconds = 1.0
+    silence_s: SilenceSeconds = 120.0
+    answer_s: AnswerSeconds = 1800.0
     poll_s: float = Field(
         2.0,
         gt=0,
@@ -75,7 +116,14 @@ class DiscoverConfig(_Section):
     job_s: float = Field(7200.0, gt=0, description="Maximum duration of an asynchronous job, in s.")
 
 
-class IngestConfig(_Section):
+_EARLIER_NAMES = {
+    "http_timeout_s": "silence_s",
+    "http_deadline_s": "answer_s",
+    "retries": "attempts",
+}
+
+
+class IngestConfig(Section):
     """Read the files of a manifest into spectra."""
 
     rmf: Literal["chip", "exact"] = Field(
@@ -117,22 +165,10 @@ class IngestConfig(_Section):
     host_concurrency: int = Field(
         8, ge=1, description="Simultaneous requests per task to one HTTP server."
     )
-    http_timeout_s: float = Field(
-        60.0, gt=0, description="Give up when a server sends nothing for this long, in s."
-    )
-    http_deadline_s: float = Field(
-        300.0, gt=0, description="Maximum time from a request to the last byte of its answer, in s."
-    )
-    retries: int = Field(
-        5,
-        ge=0,
-        description="Retries after HTTP 408, 425, 429, 5xx, timeouts and broken connections.",
-    )
-    backoff_s: float = Field(
-        1.0,
-        ge=0,
-        description="Maximum wait before the first retry, in s. It doubles for each further retry.",
-    )
+    attempts: Attempts = 6
+    backoff_s: BackoffSeconds = 1.0
+    silence_s: SilenceSeconds = 60.0
+    answer_s: AnswerSeconds = 300.0
     cache_dir: str | None = Field(
         None, description="Local folder that caches fetched files. Default: no cache."
     )
@@ -141,185 +177,28 @@ class IngestConfig(_Section):
     )
     retry_rejects: Literal["retryable", "all"] = Field(
         "retryable",
-        description="Which rejects a rerun tries again. all: also those that no retry is "
+        description="Rejects that a rerun tries again. all: also those that no retry is "
         "expected to cure, for instance after the files were repaired.",
     )
 
-
-class ModelConfig(_Section):
-    """Set the architecture of the autoencoder."""
-
-    preset: Literal["folded", "paper"] = Field("folded", description="Recipe for model and loss.")
-    latents: int = Field(8, ge=1, le=8, description="Number of latents per spectrum.")
-    width: int = Field(64, ge=8, le=4096, description="Width of the encoder's tokens.")
-    depth: int = Field(3, ge=1, le=64, description="Number of transformer layers in the encoder.")
-    heads: int = Field(4, ge=1, description="Number of attention heads per layer.")
-    patch: int = Field(8, ge=1, description="Spectral bins per token.")
-    loss_power: float = Field(
-        0.25,
-        ge=0,
-        le=1,
-        description="Exponent p in the loss of preset folded, Cash / counts^p per spectrum: "
-        "0 gives all photons equal weight, 1 gives all spectra equal weight.",
-    )
-    decoder_width: int = Field(
-        256, ge=8, le=8192, description="Width of the decoder's hidden layers."
-    )
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> ModelConfig:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} does not divide into {self.heads} heads")
-        bins = PRESET_BINS[self.preset]
-        if bins % self.patch:
-            raise ValueError(
-                f"patch {self.patch} does not divide the {bins} bins of preset {self.preset}"
-            )
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _take_earlier_names(cls, values: Any) -> Any:
+        """Accept the earlier names of settings, which the config.toml of older models has."""
+        if not isinstance(values, Mapping):
+            return values
+        taken = dict(values)
+        if type(taken.get("retries")) is int:
+            taken["retries"] += 1
+        for earlier, name in _EARLIER_NAMES.items():
+            if earlier in taken:
+                if name in taken:
+                    raise ValueError(f"{earlier} is the earlier name of {name}: set only {name}")
+                taken[name] = taken.pop(earlier)
+        return taken
 
 
-class TrainConfig(_Section):
-    """Train with Ray Train."""
-
-    epochs: int = Field(50, ge=1, description="Maximum number of passes over the training spectra.")
-    batch_size: int = Field(
-        64, ge=2, description="Spectra per optimizer step, summed over all workers."
-    )
-    learning_rate: float = Field(
-        2e-3, gt=0, description="Peak learning rate of the one-cycle schedule."
-    )
-    weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
-    gradient_clip: float = Field(1.0, gt=0, description="Clip gradients to this norm.")
-    thinning_min: float = Field(
-        0.3,
-        gt=0,
-        le=1,
-        description="Minimum fraction of the counts that the encoder sees during training.",
-    )
-    latent_penalty: float = Field(
-        1e-3, ge=0, description="Weight of the latents' mean square in the loss."
-    )
-    test_fraction: float = Field(0.2, ge=0, lt=1, description="Fraction of sources held out.")
-    validation_fraction: float = Field(
-        0.1, ge=0, lt=1, description="Fraction of sources used for early stopping."
-    )
-    patience: int = Field(15, ge=1, description="Stop after this many epochs without improvement.")
-    seed: int = Field(0, ge=0, description="Seed for weights, split and order.")
-    num_workers: Workers = Field(
-        2, description="Number of DDP workers; elastic if given as [minimum, maximum]."
-    )
-    cpus_per_worker: float = Field(0.9, gt=0, description="CPUs that Ray reserves per worker.")
-    use_gpu: bool | None = Field(
-        None,
-        description="Give each worker a GPU. true makes an autoscaler add GPU nodes. "
-        "Default: use GPUs that the cluster already has.",
-    )
-    gpus_per_worker: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="GPUs that Ray reserves per worker; below 1, trials share a GPU.",
-    )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto",
-        description="Precision of the encoder's matrix products. auto: bfloat16 on GPUs that "
-        "support it.",
-    )
-    compile: bool | None = Field(None, description="Use torch.compile. Default: on GPUs only.")
-    data: Literal["auto", "resident", "stream"] = Field(
-        "auto",
-        description="resident: keep the spectra on the device. stream: read them in every epoch. "
-        "auto: resident if they fit.",
-    )
-    stream_rows: int = Field(
-        32_768, ge=1, description="Size of each worker's shuffle buffer when spectra are streamed."
-    )
-    max_failures: int = Field(3, ge=0, description="Restarts after worker failures.")
-    references: int = Field(
-        20_000,
-        ge=1,
-        description="Maximum number of labelled training spectra stored for class probabilities.",
-    )
-    validation_cash: bool = Field(
-        False,
-        description="After each epoch, measure the Cash statistic on the half of the validation "
-        "counts that the encoder does not see. raypipe tune compares trials by it.",
-    )
-
-    @property
-    def workers(self) -> tuple[int, int]:
-        """Minimum and maximum number of training processes."""
-        return (
-            self.num_workers
-            if isinstance(self.num_workers, tuple)
-            else (self.num_workers, self.num_workers)
-        )
-
-    @model_validator(mode="after")
-    def _workers_have_work(self) -> TrainConfig:
-        fewest, most = self.workers
-        if fewest > most:
-            raise ValueError(f"num_workers [{fewest}, {most}]: the fewest are more than the most")
-        if most > self.batch_size:
-            raise ValueError(f"{most} workers cannot share batches of {self.batch_size} spectra")
-        if self.gpus_per_worker <= 0.5 and most > 1 and self.use_gpu is not False:
-            raise ValueError(
-                f"gpus_per_worker {self.gpus_per_worker:g} puts workers of one training on one "
-                "GPU, where they cannot talk to each other: set num_workers to 1"
-            )
-        return self
-
-
-class Range(_Section):
-    """Sample values between `low` and `high`, both included; log-uniformly if `log`."""
-
-    low: float
-    high: float
-    log: bool = False
-
-    @model_validator(mode="after")
-    def _is_a_range(self) -> Range:
-        if self.low >= self.high:
-            raise ValueError(f"low {self.low:g} is not below high {self.high:g}")
-        if self.log and self.low <= 0:
-            raise ValueError(f"low {self.low:g} has no logarithm")
-        return self
-
-
-Choices = Annotated[list[int | float | str], Field(min_length=1)]
-
-_SPACE: dict[str, Range | Choices] = {
-    "model.latents": [4, 6, 8],
-    "model.width": [32, 64, 96, 128],
-    "model.depth": [1, 2, 3, 4],
-    "model.patch": [4, 8, 16],
-    "model.loss_power": Range(low=0.0, high=0.75),
-    "train.learning_rate": Range(low=3e-4, high=1e-2, log=True),
-    "train.thinning_min": Range(low=0.1, high=0.7),
-}
-
-
-class TuneConfig(_Section):
-    """Search for better settings with Ray Tune."""
-
-    trials: int = Field(20, ge=1, description="Number of trials. The first uses the configuration.")
-    grace_epochs: int = Field(4, ge=1, description="Minimum epochs per trial.")
-    reduction_factor: float = Field(
-        3.0, gt=1, description="ASHA reduction factor: one trial in N survives each rung."
-    )
-    concurrent_trials: int | None = Field(
-        None, ge=1, description="Simultaneous trials. Default: as many as fit on the cluster."
-    )
-    seed: int = Field(0, ge=0, description="Seed for the sampled settings.")
-    space: dict[str, Range | Choices] = Field(
-        _SPACE,
-        min_length=1,
-        description="Search space: for each setting of model or train, a list of values or "
-        "{low, high, log}. The value in the configuration is always included.",
-    )
-
-
-class EmbedConfig(_Section):
+class EmbedConfig(Section):
     """Encode spectra into the latent catalog."""
 
     batch_size: int = Field(256, ge=1, description="Spectra per batch.")
@@ -344,13 +223,13 @@ class EmbedConfig(_Section):
     )
 
 
-class ExportConfig(_Section):
+class ExportConfig(Section):
     """Write the catalog in formats that other tools open."""
 
     partition_rows: int = Field(250_000, ge=1, description="Maximum rows per HATS partition.")
 
 
-class EvaluateConfig(_Section):
+class EvaluateConfig(Section):
     """Measure the quality of the latents."""
 
     folds: int = Field(5, ge=2, description="Number of cross-validation folds, grouped by source.")
@@ -362,14 +241,14 @@ class EvaluateConfig(_Section):
     )
 
 
-class ReportConfig(_Section):
+class ReportConfig(Section):
     """Write the report on a catalog."""
 
     examples: int = Field(6, ge=1, description="Number of example reconstructions.")
     seed: int = Field(0, ge=0, description="Seed for the choice of examples.")
 
 
-class PlanConfig(_Section):
+class PlanConfig(Section):
     """Predict the cost of ingesting a release from a sample."""
 
     sample: int = Field(200, ge=1, description="Number of detections to ingest as a sample.")
@@ -380,11 +259,12 @@ class PlanConfig(_Section):
     source_mb_per_s: float | None = Field(
         None,
         gt=0,
-        description="Maximum total throughput of the source, in MB/s. Default: no limit.",
+        description="Maximum total throughput of the server or disk that holds the files, in MB/s. "
+        "Default: no limit.",
     )
 
 
-class RayConfig(_Section):
+class RayConfig(Section):
     """Choose the Ray cluster to run on."""
 
     address: str | None = Field(
@@ -393,8 +273,8 @@ class RayConfig(_Section):
     num_cpus: int | None = Field(None, ge=1, description="CPUs of the local cluster. Default: all.")
 
 
-class Config(_Section):
-    """Hold all settings, one section per verb or subject."""
+class Config(Section):
+    """All settings, in one section per verb or topic."""
 
     simulate: SimulateConfig = SimulateConfig()
     discover: DiscoverConfig = DiscoverConfig()
@@ -410,15 +290,25 @@ class Config(_Section):
     ray: RayConfig = RayConfig()
 
     def __repr__(self) -> str:
-        changed = [
-            f"{name}.{key}={value!r}"
-            for name in type(self).model_fields
-            for key, value in getattr(self, name).model_dump(exclude_defaults=True).items()
-        ]
+        changed = [f"{name}={value!r}" for name, value in self._changed().items()]
         return redact_text(f"Config({', '.join(changed) or 'defaults'})")
 
     __str__ = __repr__
 
+    def _repr_html_(self) -> str:
+        from raypipe.display.table import summary_table
+
+        title = "Config: all other settings are defaults" if self._changed() else "Config: defaults"
+        return summary_table(title, {name: repr(each) for name, each in self._changed().items()})
+
+    def _changed(self) -> dict[str, object]:
+        """Return the settings that are not at their defaults, by section.key."""
+        return {
+            f"{name}.{key}": value
+            for name in type(self).model_fields
+            for key, value in getattr(self, name).model_dump(exclude_defaults=True).items()
+        }
+
     def to_toml(self) -> str:
-        """Write the settings as TOML: None is left out, and so are credentials in URLs."""
+        """Write the settings as TOML, without unset values and without credentials in URLs."""
         return redact_text(tomli_w.dumps(self.model_dump(exclude_none=True)))

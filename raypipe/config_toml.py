@@ -28,8 +28,9 @@ def load_config(
 ) -> Config:
     """Read settings from a TOML file, a nested mapping, and `section.key=value` overrides.
 
-    Later ones win. Values of overrides are read as TOML where they are TOML, else as text.
-    Unknown keys, wrong types and unreadable files raise UsageError.
+    Each takes precedence over the one before. The value of an override is read as TOML if it is
+    valid TOML, otherwise as text. Raises UsageError for unknown keys, wrong types and files that
+    cannot be read.
     """
     values: dict[str, Any] = {}
     if file is not None:
@@ -77,7 +78,7 @@ def _parse_value(text: str) -> Any:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """End a sentence about an unknown name with the known name that is most like it, if any."""
+    """Return the end of a message about an unknown name: the most similar known name, if any."""
     found = difflib.get_close_matches(name, list(known), n=1)
     return f"; is it {found[0]}?" if found else ""
 
@@ -92,7 +93,7 @@ def _explain(error: ValidationError, file: str | Path | None) -> str:
 
 
 def _no_such_setting(name: str) -> str:
-    """Say that a setting or section is unknown, and which one may be meant."""
+    """Say that a setting or section is unknown, and which one was probably meant."""
     known = [
         f"{section}.{key}"
         for section, field in Config.model_fields.items()
@@ -111,8 +112,8 @@ def _keys_of(section: Any) -> Iterable[str]:
 def settings(section: str | None = None, config: Config | None = None) -> str:
     """Write the settings of one section, or of all, as commented TOML that `--config` reads.
 
-    Values are those of `config`, by default the defaults. A setting without a value is a comment.
-    Raises UsageError for an unknown section.
+    Values are those of `config`, or the defaults without one. A setting without a value is written
+    as a comment. Raises UsageError for an unknown section.
     """
     config = config or Config()
     known = list(Config.model_fields)
@@ -123,7 +124,7 @@ def settings(section: str | None = None, config: Config | None = None) -> str:
 
 
 def _section(name: str, values: BaseModel) -> str:
-    """One section: its purpose, its plain settings, then those that are tables themselves."""
+    """Write a section: its purpose, its simple settings, then those that are tables."""
     given = values.model_dump(exclude_none=True)
     lines = [*_comment(type(values).__doc__ or ""), f"[{name}]"]
     tables = []
@@ -139,7 +140,7 @@ def _section(name: str, values: BaseModel) -> str:
 
 
 def _describe(field: FieldInfo) -> str:
-    """Description of a setting, its choices, and the limits of its value."""
+    """Return the description of a setting with its choices and the limits of its value."""
     choices = " | ".join(map(str, _choices(field.annotation)))
     bounds = " and ".join(
         f"{words} {bound:g}"
@@ -158,7 +159,7 @@ def _choices(annotation: Any) -> tuple[Any, ...]:
 
 
 def _placeholder(annotation: Any) -> str:
-    """Name what a setting without a value takes: `int | None` takes a whole number."""
+    """Name the kind of value that an unset setting takes, for instance a whole number."""
     return " or ".join(_KINDS[kind] for kind in get_args(annotation) if kind in _KINDS)
 
 

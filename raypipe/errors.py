@@ -1,10 +1,10 @@
-"""The errors raypipe raises on purpose: each message names the thing at fault and the mend."""
+"""Define the errors that raypipe raises; their messages name the cause and the remedy."""
 
 from raypipe.redaction import printable
 
 
 class RaypipeError(Exception):
-    """A failure raypipe explains itself; the command line ends with exit code 1."""
+    """A failure with an explanation; the command line ends with exit code 1."""
 
 
 class UsageError(RaypipeError):
@@ -12,20 +12,19 @@ class UsageError(RaypipeError):
 
 
 class BusyError(RaypipeError):
-    """Another run does the same work on the same workspace."""
+    """Another run is doing the same work on the same workspace."""
 
 
 class ServiceError(RaypipeError):
-    """A service on the net that did not answer, or not with what it should have."""
+    """A network service did not answer, or gave an unusable answer."""
 
 
 class OgipError(RaypipeError, ValueError):
-    """Bytes that are not the OGIP product they should be.
+    """The bytes are not the OGIP product that was expected.
 
-    The message names the file, the HDU where there is one, and what was expected there. `problem`
-    and `hdu` quote headers that anybody may have written: they are cut to `MAX_PROBLEM` and
-    `MAX_HDU` characters, and their control characters are escaped. `path` stays as given, and is
-    cut in the message alone.
+    The message names the file, the HDU if known, and what was expected there. `problem` and `hdu`
+    may quote untrusted headers: they are shortened to `MAX_PROBLEM` and `MAX_HDU` characters, and
+    their control characters are escaped. `path` is kept as given and shortened in the message only.
     """
 
     MAX_PATH = 600

@@ -107,6 +107,9 @@ def stage(name: str, subject: str) -> Iterator[Stage]:
     try:
         yield current
         outcome = "done"
+    except KeyboardInterrupt:
+        outcome = "interrupted"
+        raise
     finally:
         figures = current.figures()
         numbers = [

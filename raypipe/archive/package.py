@@ -1,25 +1,26 @@
-"""The archive's package service: many detections' products by one request, as a tar."""
+"""Fetch products of many detections as a tar from the archive's package service."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from raypipe.archive.names import parse_csc_name
 from raypipe.archive.products import ProductKey, find_release, package_url, parse_product_uri
 from raypipe.archive.tar import Member, NotATar, TarError, read_tar
 from raypipe.config import IngestConfig
 from raypipe.errors import UsageError
-from raypipe.http.client import TOO_LARGE, Body, HttpClient, TryAgain, first_line
-from raypipe.http.errors import FetchError
+from raypipe.http.client import Body, HttpClient, first_line
+from raypipe.http.errors import FetchError, TryAgain
+from raypipe.http.policy import TOO_LARGE
+from raypipe.identity import parse_csc_name
 from raypipe.redaction import redact
 
 Products = dict[str, bytes | FetchError]
-"""Contents by product URI, or why a product could not be had."""
+"""By product URI: the content, or the error that says why there is none."""
 
 _MOST_MEMBERS = 10_000
 _MESSAGE_BYTES = 4096
 _ONE_AT_FAULT = (400, 404, 410, TOO_LARGE, 414, 422)
-"""Statuses that one detection of a package may bring upon all."""
+"""Statuses for a whole package that a single detection in it may cause."""
 
 
 class PackageService:
@@ -30,7 +31,7 @@ class PackageService:
         self._config = config
 
     def fetch(self, uris: Iterable[str]) -> Products:
-        """Products by URI: content, or the FetchError that says why there is none."""
+        """Return products by URI: the content, or the FetchError that says why there is none."""
         answer: Products = {}
         by_release: dict[str, dict[ProductKey, str]] = {}
         for uri in uris:
@@ -72,7 +73,7 @@ class PackageService:
 
 
 class _Package:
-    """What has come of a package, over as many answers as it takes."""
+    """The products of a package that have arrived, over as many answers as it takes."""
 
     def __init__(self, release: str, wanted: dict[ProductKey, str], config: IngestConfig) -> None:
         self._release = release
@@ -84,19 +85,19 @@ class _Package:
         self._refusals: dict[ProductKey, str] = {}
 
     def missing(self) -> list[ProductKey]:
-        """Products that have not come yet, in order."""
+        """Return the products that have not arrived yet, in order."""
         return [key for key in self._wanted if key not in self._contents]
 
     def found(self) -> Products:
-        """Products that came."""
+        """Return the products that arrived."""
         return {self._wanted[key]: content for key, content in self._contents.items()}
 
     def absent(self) -> Products:
-        """Products that a whole package did not have."""
+        """Return an error for each product that a complete package does not hold."""
         return {self._wanted[key]: self._absence(key) for key in self.missing()}
 
     def unpack(self, body: Body) -> None:
-        """Take what is wanted from an answer; TryAgain where it is no whole tar."""
+        """Take the wanted products from an answer. Raises TryAgain if it is not a complete tar."""
         members = read_tar(
             body.read,
             max_members=_MOST_MEMBERS,
@@ -108,10 +109,10 @@ class _Package:
                 self._take(member)
         except NotATar as error:
             said = first_line(error.start + body.read(_MESSAGE_BYTES))
-            raise TryAgain(f"no tar but {body.content_type}: {said}") from error
+            raise TryAgain(f"not a tar but {body.content_type}: {said}") from error
         except TarError as error:
             if missing := self.missing():
-                raise TryAgain(f"the tar is {error}; {len(missing)} files missing") from error
+                raise TryAgain(f"the tar is {error}; {len(missing)} files are missing") from error
 
     def _take(self, member: Member) -> None:
         name = parse_csc_name(member.name)
@@ -121,7 +122,7 @@ class _Package:
         if key not in self._wanted:
             return
         if member.refused:
-            self._refusals[key] = f"its package has {member.name!r}: refused, {member.refused}"
+            self._refusals[key] = f"its package holds {member.name!r}, refused: {member.refused}"
         elif key not in self._contents or name.rank > self._ranks[key]:
             self._contents[key], self._ranks[key] = member.content, name.rank
 
@@ -139,7 +140,7 @@ def _detection(key: ProductKey) -> tuple[int, int, int]:
 
 
 def _batches(wanted: dict[ProductKey, str], size: int) -> Iterator[dict[ProductKey, str]]:
-    """Products of at most `size` detections at a time; a detection's stay together."""
+    """Yield products of at most `size` detections; those of one detection stay together."""
     detections = list(dict.fromkeys(map(_detection, wanted)))
     for start in range(0, len(detections), size):
         chosen = set(detections[start : start + size])
@@ -147,6 +148,6 @@ def _batches(wanted: dict[ProductKey, str], size: int) -> Iterator[dict[ProductK
 
 
 def _halves(wanted: dict[ProductKey, str]) -> list[dict[ProductKey, str]]:
-    """Two packages of half the detections, one where there is one detection."""
+    """Split a package into two with half of the detections each; one detection stays whole."""
     detections = set(map(_detection, wanted))
     return list(_batches(wanted, max(1, (len(detections) + 1) // 2)))

@@ -49,7 +49,7 @@ Counts = list[tuple[int, int]]
 
 @dataclass(frozen=True)
 class Piece:
-    """The scope of one query: consecutive obsids, or a range of region_id in a single obsid."""
+    """Limit a query to consecutive obsids, or to a range of region_id in a single obsid."""
 
     counts: Counts
     regions: tuple[int, int] | None = None
@@ -70,13 +70,13 @@ class Piece:
 
 @dataclass(frozen=True)
 class ReleasePages:
-    """The pages of one query to a release's TAP service, kept in a workspace until removed.
+    """Keep the pages of one query to a release's TAP service in a workspace until removed.
 
-    `source` is the archive's name of the release, `release` that of the manifest.
+    `archive_release` is the archive's name of the release, `release` that of the manifest.
     """
 
     workspace: Workspace
-    source: str
+    archive_release: str
     release: str
     query: Query
     service: TapService
@@ -89,7 +89,7 @@ class ReleasePages:
 
     @property
     def origin(self) -> str:
-        """The service and the condition of the query, for display."""
+        """Return the service and the condition of the query, for display."""
         return self.service.name + (f" where {self.query.where}" if self.query.where else "")
 
     @property
@@ -107,7 +107,7 @@ class ReleasePages:
         for page in self._pages():
             unique = _without_repeats(page)
             repeated += page.num_rows - unique.num_rows
-            yield _with_identity(unique, self.source, self.release)
+            yield _with_identity(unique, self.archive_release, self.release)
         if repeated:
             log.warning("left out %d rows that repeat a detection", repeated)
         log.info("%s: %d requests", self.service.name, self.service.session.requests_sent)
@@ -247,17 +247,21 @@ class ReleasePages:
 
 
 def release_pages(
-    workspace: Workspace, source: str, release: str, where: str | None, settings: DiscoverConfig
+    workspace: Workspace,
+    archive_release: str,
+    release: str,
+    where: str | None,
+    settings: DiscoverConfig,
 ) -> ReleasePages:
     """Prepare the queries for a manifest; nothing is requested yet.
 
     `where` is an ADQL condition on m (sources) and o (their observations). Raises UsageError if the
     release is unknown or `where` is not a single condition.
     """
-    home = find_release(source)
+    home = find_release(archive_release)
     where = check_condition(where) if where is not None else None
     service = TapService(settings.tap_url or home.tap_url, settings)
-    return ReleasePages(workspace, source, release, Query(home.schema, where), service)
+    return ReleasePages(workspace, archive_release, release, Query(home.schema, where), service)
 
 
 def cut_into_pages(counts: Counts, most: int) -> list[Counts]:
@@ -296,15 +300,15 @@ def _without_repeats(page: pa.Table) -> pa.Table:
     return page.filter(np.append(True, (np.diff(keys) != 0).any(axis=0)))
 
 
-def _with_identity(page: pa.Table, source: str, release: str) -> pa.Table:
+def _with_identity(page: pa.Table, archive_release: str, release: str) -> pa.Table:
     """Add detection_id and the URIs of the products to a page; convert positions to degrees."""
     keys = list(zip(*(page[name].to_pylist() for name in _KEY), strict=True))
     columns = {name: page[name] for name in page.column_names}
     columns["detection_id"] = pa.array([f"{release}:{o}.{b}.{r}" for o, b, r in keys])
     for product in PRODUCTS:
         columns[f"{product[:3]}_uri"] = pa.array(
-            [product_uri(source, o, b, r, product) for o, b, r in keys]
+            [product_uri(archive_release, o, b, r, product) for o, b, r in keys]
         )
-    positions = positions_in_degrees(page.select(["ra", "dec"]), source)
+    positions = positions_in_degrees(page.select(["ra", "dec"]), archive_release)
     columns.update({name: positions[name] for name in positions.column_names})
     return pa.table(columns)

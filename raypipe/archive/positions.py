@@ -1,4 +1,4 @@
-"""Positions of a table as degrees: numbers, numbers written as text, and sexagesimal."""
+"""Convert positions in a table to degrees: numbers, numbers written as text, and sexagesimal."""
 
 from __future__ import annotations
 
@@ -32,14 +32,13 @@ _MOST_SHOWN = 60
 def positions_in_degrees(
     table: pa.Table, where: str, units: Mapping[str, str] | None = None
 ) -> pa.Table:
-    """A table whose `ra` and `dec` are degrees, as float64; `where` names it in messages.
+    """Convert `ra` and `dec` of a table to degrees (float64); `where` names it in messages.
 
-    Numbers are in the column's unit, if `units` has one, else in degrees.
-
-    Text is sexagesimal, `ra` in hours, only where it is written so (12:30:01, 12 30 01, 12h30m01s);
-    all other text is a number of degrees. Blanks and values outside the sphere, which are counted
-    in the log, become null; negative `ra` down to -180 count from 360. Raises UsageError, which
-    names column, row and value, for text that is no position, and for a unit of no angle.
+    Numbers are in the unit that `units` has for their column, otherwise in degrees. Text is
+    sexagesimal, `ra` in hours, only if it is written so (12:30:01, 12 30 01, 12h30m01s); all other
+    text is a number of degrees. Blanks and values outside the sphere become null, and the log
+    counts the latter; 360 is added to negative `ra` down to -180. Raises UsageError, which names
+    column, row and value, for text that is not a position, and for a unit that is not an angle.
     """
     for name in _UNITS:
         place = table.schema.get_field_index(name)
@@ -52,21 +51,21 @@ def positions_in_degrees(
 
 
 def is_missing(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Whether each text is null or says that there is no value."""
+    """Tell of each text whether it is null or says that there is no value."""
     is_word = pc.is_in(pc.utf8_lower(texts), value_set=pa.array(MISSING, texts.type))
     return pc.or_(pc.is_null(texts), is_word)
 
 
 def bad_value(where: str, column: str, row: int, value: Any, wanted: str) -> UsageError:
-    """The error about a value; rows are counted from 0 here, from 1 in the message."""
+    """Return the error about a value; `row` counts from 0, the message from 1."""
     shown = printable(str(value), _MOST_SHOWN)
     return UsageError(f"{where}: column {column}, row {row + 1}: {shown!r} is not {wanted}")
 
 
 def _degrees_of_unit(name: str, unit: str, where: str) -> float:
-    """Degrees in a unit; an unknown unit is taken as degrees, which the log says.
+    """Return the degrees in a unit; an unknown unit is taken as degrees, with a warning.
 
-    An hour is one of right ascension, 15 degrees. Raises UsageError for a unit of no angle.
+    An hour is one of right ascension, 15 degrees. Raises UsageError for a unit that is no angle.
     """
     from astropy import units
 
@@ -87,7 +86,7 @@ def _degrees_of_unit(name: str, unit: str, where: str) -> float:
 
 
 def _degrees(name: str, column: pa.ChunkedArray, where: str, scale: float) -> pa.Array:
-    """Degrees of a column whose numbers, if it holds numbers, are in units of `scale` degrees."""
+    """Convert a column to degrees; numbers in it are in units of `scale` degrees."""
     kind = column.type
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind):
         values = column.cast(pa.float64(), safe=False).to_numpy() * scale

@@ -1,4 +1,4 @@
-"""The Chandra archive: its releases, URIs of its products, and requests to its package service.
+"""Name the releases and products of the Chandra archive, and request them from its services.
 
 A product in the archive has a URI of the form
 
@@ -60,7 +60,7 @@ RELEASES = {
         package_version="cur",
     ),
 }
-"""The releases that can be discovered by name."""
+"""Releases that can be discovered by name."""
 
 
 @dataclass(frozen=True, order=True)
@@ -74,9 +74,9 @@ class ProductKey:
     product: str
 
 
-def is_release_name(source: str) -> bool:
-    """Whether a source has the form of a release name (csc2.1), even of an unknown release."""
-    return _RELEASE_NAME.fullmatch(source) is not None
+def is_release_name(name: str) -> bool:
+    """Tell whether a name has the form of a release (csc2.1), even of an unknown one."""
+    return _RELEASE_NAME.fullmatch(name) is not None
 
 
 def find_release(name: str) -> Release:
@@ -87,7 +87,7 @@ def find_release(name: str) -> Release:
 
 
 def is_product_uri(uri: str) -> bool:
-    """Whether a URI names a product in the archive rather than a file or object."""
+    """Tell whether a URI names a product in the archive rather than a file or object."""
     return uri.startswith(SCHEME)
 
 

@@ -92,7 +92,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Query:
-    """The requested detections: a release's tables in their `schema`, restricted by `where`."""
+    """Query detections: a release's tables in their `schema`, restricted by `where`."""
 
     schema: str
     where: str | None = None

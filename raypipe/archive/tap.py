@@ -24,7 +24,8 @@ from pyvo.dal.tap import TAPQuery, TAPResults
 
 from raypipe.config import DiscoverConfig
 from raypipe.errors import RaypipeError, ServiceError
-from raypipe.http.session import Patience, PoliteSession
+from raypipe.http.policy import Patience
+from raypipe.http.session import PoliteSession
 from raypipe.redaction import redact
 
 T = TypeVar("T")
@@ -57,14 +58,8 @@ class TapService:
         self.url = url.rstrip("/")
         self.name = redact(self.url)
         self.settings = settings
-        self.session = PoliteSession(
-            Patience(
-                attempts=settings.attempts,
-                silence_s=settings.silence_s,
-                answer_s=settings.answer_s,
-                backoff_s=settings.backoff_s,
-            )
-        )
+        patience = Patience.from_settings(settings)
+        self.session = PoliteSession(patience, is_answer=_is_error_document)
         self._service = pyvo.dal.TAPService(self.url, session=self.session)
 
     def row_limit(self) -> int | None:
@@ -108,7 +103,7 @@ class TapService:
 
     def _delete(self, job_url: str) -> None:
         """Delete a job with few, short attempts: this may delay the exit after an interrupt."""
-        hasty = PoliteSession(Patience(attempts=3, silence_s=3.0, answer_s=3.0, backoff_s=0.2))
+        hasty = PoliteSession(Patience(attempts=3, backoff_s=0.2, silence_s=3.0, answer_s=3.0))
         try:
             hasty.delete(job_url, allow_redirects=False).raise_for_status()
         except (requests.RequestException, ServiceError) as error:
@@ -167,6 +162,11 @@ class TapService:
             f"{self.name}: {problem}, after {self.settings.attempts} attempts; "
             "run the same command again later"
         )
+
+
+def _is_error_document(response: requests.Response) -> bool:
+    """Return whether status 500 comes with a VOTable: that answers the query, with an error."""
+    return response.status_code == 500 and b"<VOTABLE" in response.content[:4096].upper()
 
 
 def _read_votable(response: requests.Response) -> Answer:

@@ -1,8 +1,8 @@
-"""A tar read as a stream, within bounds, without ever writing a file.
+"""Read a tar as a stream, within limits, without writing files.
 
-`tarfile` takes a damaged header, or a stream that stops between two members, for the end of the
-archive, and reads extended headers of any size: it cannot tell "not in there" from "did not
-arrive". Here a tar is whole only where its end marker has been read.
+`tarfile` treats a damaged header, and a stream that stops between two members, as the end of the
+archive, and reads extended headers of any size. It cannot tell a file that is not in the archive
+from one that did not arrive. Here a tar is complete only once its end marker has been read.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _GNU_NAME, _GNU_LINK, _PAX, _PAX_GLOBAL = b"L", b"K", b"x", b"g"
 
 
 class TarError(Exception):
-    """Something other than a whole tar."""
+    """The content is not a complete tar."""
 
 
 class NotATar(TarError):
-    """Content that does not begin as a tar; `start` is how it begins."""
+    """The content does not begin like a tar; `start` holds its first bytes."""
 
     def __init__(self, start: bytes) -> None:
         super().__init__("not a tar")
@@ -40,7 +40,7 @@ class NotATar(TarError):
 
 @dataclass(frozen=True)
 class Member:
-    """A member of a tar: its content, or why it is refused."""
+    """A member of a tar: its content, or the reason why it is refused."""
 
     name: str
     content: bytes
@@ -50,12 +50,12 @@ class Member:
 def read_tar(
     read: Callable[[int], bytes], *, max_members: int, max_member_bytes: int, max_bytes: int
 ) -> Iterator[Member]:
-    """Members of a tar (plain or gzipped) that arrives by `read`; folders are left out.
+    """Yield the members of a tar, plain or gzipped, whose bytes `read` returns; skip folders.
 
-    Links, devices, names that lead out of a folder and members of more than `max_member_bytes`
-    come as refused, without content. Raises NotATar at the start, and TarError where the tar is
-    damaged, ends early or has more than `max_members` or `max_bytes`: what was yielded before is
-    whole. What `read` raises passes through.
+    Links, devices, names that lead out of the folder, and members of more than `max_member_bytes`
+    are yielded as refused, without content. Raises NotATar at the start, and TarError if the tar is
+    damaged, ends early, or has more than `max_members` members or `max_bytes` bytes; members that
+    were yielded before are complete. Exceptions of `read` pass through.
     """
     stream = _Stream(read, max_bytes)
     name, count = "", 0
@@ -65,7 +65,7 @@ def read_tar(
             continue
         count += 1
         if count > max_members:
-            raise TarError(f"more than {max_members} members")
+            raise TarError(f"too long: more than {max_members} members")
         member, name = name or header.name, ""
         refused = _refusal(member, header.kind, header.size, max_member_bytes)
         size = 0 if header.kind in _WITHOUT_CONTENT else header.size
@@ -85,7 +85,7 @@ class _Header:
 class _Stream:
     def __init__(self, read: Callable[[int], bytes], max_bytes: int) -> None:
         self._read = read
-        self._room = max_bytes
+        self._room = self._max_bytes = max_bytes
         start = self._upto(_BLOCK)
         if start.startswith(_GZIP_MAGIC):
             rest = gzip.GzipFile(fileobj=cast(io.BytesIO, _Rejoined(start, read)))
@@ -103,7 +103,7 @@ class _Stream:
             return None
         header = _parse_header(block)
         if header is None:
-            raise TarError("damaged: a member's header does not add up")
+            raise TarError("damaged: the checksum of a member's header is wrong")
         return header
 
     def extended(self, size: int) -> bytes:
@@ -130,7 +130,7 @@ class _Stream:
         return data
 
     def _upto(self, size: int) -> bytes:
-        """The next `size` bytes, fewer only at the end."""
+        """Return the next `size` bytes, fewer only at the end."""
         pieces = []
         while size:
             try:
@@ -141,14 +141,14 @@ class _Stream:
                 break
             self._room -= len(piece)
             if self._room < 0:
-                raise TarError("larger than it may be")
+                raise TarError(f"larger than the {self._max_bytes / 2**20:g} MiB allowed")
             size -= len(piece)
             pieces.append(piece)
         return b"".join(pieces)
 
 
 class _Rejoined:
-    """What is left of a stream whose first bytes were read already."""
+    """A stream whose first bytes were read already and are returned once more."""
 
     def __init__(self, start: bytes, read: Callable[[int], bytes]) -> None:
         self._start = start
@@ -162,7 +162,7 @@ class _Rejoined:
 
 
 def _parse_header(block: bytes) -> _Header | None:
-    """A POSIX or GNU header; None where the block is none. (IEEE Std 1003.1, pax, ustar format.)"""
+    """Parse a POSIX or GNU header (IEEE Std 1003.1, pax, ustar format); None if it is no header."""
     if len(block) < _BLOCK:
         return None
     try:
@@ -182,7 +182,7 @@ def _parse_header(block: bytes) -> _Header | None:
 
 
 def _number(field: bytes) -> int:
-    """An octal field, or GNU's base 256 where the first bit is set."""
+    """Parse an octal number, or one in base 256, which GNU marks by the first bit."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     return int(field.split(b"\0", 1)[0].strip() or b"0", 8)
@@ -200,7 +200,7 @@ def _extended_name(kind: bytes, content: bytes) -> str:
     while content:
         length, _, rest = content.partition(b" ")
         if not length.isdigit() or int(length) <= len(length) + 1:
-            raise TarError("damaged: an extended header does not add up")
+            raise TarError("damaged: the length in an extended header is wrong")
         key, _, value = rest[: int(length) - len(length) - 2].partition(b"=")
         if key == b"path":
             return _text(value)
@@ -212,7 +212,7 @@ def _refusal(name: str, kind: bytes, size: int, max_bytes: int) -> str | None:
     if kind in _KINDS:
         return f"{_KINDS[kind]}, not a file"
     if kind not in (*(bytes([k]) for k in _REGULAR), _FOLDER):
-        return f"of an unknown kind ({kind!r})"
+        return f"a member of unknown type {kind!r}"
     if name.startswith("/") or "\\" in name or ":" in name or ".." in name.split("/"):
         return "its name leads out of the package"
     if not name.isprintable():

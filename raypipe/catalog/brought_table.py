@@ -23,10 +23,10 @@ from raypipe.store.manifest import IDENTITY, ORIGINAL_NAME
 log = logging.getLogger(__name__)
 
 JOIN_KEYS = (("detection_id",), ("obsid", "obi", "region_id"), ("name",))
-"""What a row of another table is recognized by; the first that matches any row is used."""
+"""Keys by which rows of another table are matched; the first that matches any row is used."""
 
 MOST_COLUMNS = 900
-"""Columns a catalog may have: FITS holds 999 in all."""
+"""Largest number of columns of a catalog, since a FITS table can have 999."""
 
 _TEXTS = ("detection_id", "name", "class")
 _NUMBERS = ("obsid", "obi", "region_id")
@@ -37,7 +37,7 @@ _EXACT = 1 << 53
 
 
 def read_catalog(address: Address) -> pa.Table:
-    """Read a catalog from a path, s3:// or https://, as `read_catalog_file`."""
+    """Read a catalog from a path, s3:// or https://, as `read_catalog_file` does."""
     with local_file(address) as file:
         return read_catalog_file(file, shown(address))
 
@@ -45,11 +45,11 @@ def read_catalog(address: Address) -> pa.Table:
 def read_catalog_file(file: Path, where: str) -> pa.Table:
     """Read a catalog with one value per column and row: Parquet, CSV, FITS or VOTable.
 
-    `where` is what messages call the file. Class labels come back as `class`, positions as degrees,
+    `where` names the file in messages. Class labels are returned as `class`, positions in degrees,
     `obsid`, `obi` and `region_id` as integers; columns of arrays are left out. Columns are renamed
-    as `raypipe.catalog.column_names` says, and keep their original name in the metadata of
-    their field. All that is changed or left out is logged. Raises UsageError for a file that cannot
-    be read, for positions and numbers that are none, and for positions in a unit of no angle.
+    by `raypipe.catalog.column_names` and keep their original name in the metadata of their field.
+    All changes and omissions are logged. Raises UsageError for a file that cannot be read, for
+    text that should be a position or a number, and for positions in a unit that is not an angle.
     """
     try:
         columns = read_columns(file, _AS_TEXT)
@@ -72,7 +72,7 @@ def read_catalog_file(file: Path, where: str) -> pa.Table:
 
 
 def renamed(table: pa.Table) -> dict[str, str]:
-    """The original names of a table's renamed columns, by their new ones."""
+    """Return the original names of a table's renamed columns, by their new names."""
     return {
         field.name: field.metadata[ORIGINAL_NAME].decode()
         for field in table.schema
@@ -101,7 +101,7 @@ def _listed(words: Sequence[str], most: int = 20) -> str:
 
 
 def _with_identity(table: pa.Table, where: str) -> pa.Table:
-    """The table with keys of whole numbers and names of text."""
+    """Convert the columns that identify a row to whole numbers and text."""
     is_key = set(_NUMBERS) <= set(table.column_names)
     for place, name in enumerate(table.column_names):
         field, column = table.schema.field(place), table.column(place)
@@ -130,7 +130,7 @@ def _replaced(table: pa.Table, place: int, field: pa.Field, column: pa.ChunkedAr
 
 
 def _names(name: str, column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
-    """Names and classes as text, null where they are blank; numbers must be whole, 3.0 is 3."""
+    """Convert names and classes to text, blank ones to null; numbers must be whole, 3.0 is 3."""
     if pa.types.is_floating(column.type):
         column = _whole_numbers(name, column, where, f"a {name}: expected text or a whole number")
     texts = pc.utf8_trim_whitespace(column.cast(pa.large_string()))
@@ -144,7 +144,7 @@ def _whole_numbers(
     where: str,
     wanted: str = "a whole number; correct it or leave it blank",
 ) -> pa.ChunkedArray:
-    """Integers; UsageError, which names column, row and value, for what is not `wanted`."""
+    """Convert to integers; raise UsageError, with column, row and value, for any other value."""
     if pa.types.is_integer(column.type):
         return column.cast(pa.int64())
     if pa.types.is_large_string(column.type):
@@ -160,7 +160,7 @@ def _whole_numbers(
 
 
 def _whole_number(value: object) -> int | None:
-    """An integer written as text or kept as a float; None for what is none."""
+    """Return an integer that is written as text or kept as a float, None for any other value."""
     if isinstance(value, str) and _WHOLE.fullmatch(value):
         return int(value.partition(".")[0])
     if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
@@ -169,7 +169,7 @@ def _whole_number(value: object) -> int | None:
 
 
 def key_texts(columns: pd.DataFrame) -> pd.Index[str]:
-    """One text per row to join on, blank where any part of the key is missing."""
+    """Return one text per row to join on, blank if any part of the key is missing."""
     parts = [
         column.astype("Int64").astype("string")
         if pd.api.types.is_numeric_dtype(column)

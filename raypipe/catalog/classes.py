@@ -1,4 +1,4 @@
-"""The classes of a catalog: those of the model that made it, whatever other columns are called."""
+"""Find the classes of a catalog, which are those of its model, and the most probable class."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from raypipe.store.workspace import Workspace
 
 
 def catalog_classes(workspace: Workspace, release: str, model_id: str) -> tuple[str, ...]:
-    """The classes whose probabilities `p_<class>` a catalog has, in the model's order.
+    """Return the classes for which a catalog has probabilities `p_<class>`, in the model's order.
 
-    They are those of the model's bundle; where the workspace has lost that, those that `embed` has
-    described in the catalog. RaypipeError where nothing is published.
+    They are read from the model's bundle or, if the workspace no longer has it, from the metadata
+    of the catalog. Raises RaypipeError without a catalog.
     """
     folder = model_folder(model_id)
     if workspace.exists(f"{folder}/model.safetensors"):
@@ -32,9 +32,9 @@ def catalog_classes(workspace: Workspace, release: str, model_id: str) -> tuple[
 
 
 def most_probable(frame: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """The most probable class of each row and its probability, as columns `class` and `share`.
+    """Return the most probable class of each row and its probability: columns `class`, `share`.
 
-    Both are missing in rows without probabilities, and everywhere where there are no classes.
+    Both are missing in rows without probabilities, and in all rows without `classes`.
     """
     known = [name for name in classes if f"p_{name}" in frame]
     shares = frame[[f"p_{name}" for name in known]].to_numpy(dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Names of a joined table's columns: those that are understood, and those that must change.
+"""Name the columns of a joined table: recognize some, and change those that must change.
 
 A catalog is exported as FITS, VOTable, HATS and Parquet, so a column has a name that all of them
 hold: letters, digits and `_` of ASCII, at most 68 of them, and no two that differ in case alone.
@@ -14,25 +14,25 @@ from collections.abc import Callable, Collection, Sequence
 from raypipe.store.manifest import IDENTITY
 
 CLASS_COLUMNS = ["class", "muwclass_true_class", "true_class"]
-"""Names under which a class label is known; in raypipe's own tables it is `class`."""
+"""Names of columns that hold class labels; in raypipe's own tables it is `class`."""
 
 PREFIX = "catalog_"
-"""Prefix of a column whose name would take the place of one of raypipe's own."""
+"""Prefix of a column whose name is that of one of raypipe's own."""
 
 MOST_CHARACTERS = 68
-"""Characters of a name that fit a card of a FITS header."""
+"""Largest number of characters that a card of a FITS header has for a name."""
 
 _GOOD = re.compile(rf"[A-Za-z0-9_]{{1,{MOST_CHARACTERS}}}")
 _OTHER = re.compile(r"[^A-Za-z0-9_]+")
 
 
 def column_names(names: Sequence[str], is_reserved: Callable[[str], bool]) -> list[str]:
-    """The name that each column of a joined table gets, in order; most keep theirs.
+    """Return the new names of a joined table's columns, in order; most names stay as they are.
 
-    Columns of `IDENTITY` are understood in capitals, too; the first of `CLASS_COLUMNS` becomes
-    `class`. Reserved names get `PREFIX`. Characters that FITS does not hold are spelled in ASCII
-    or become `_`, and long names are cut. Of names that differ in case alone, all but the first get
-    a number; a name that can stay as it is comes first.
+    Columns of `IDENTITY` are recognized in upper and lower case; the first of `CLASS_COLUMNS`
+    becomes `class`. Reserved names get `PREFIX`. Characters that FITS does not allow are spelled in
+    ASCII or become `_`, and long names are cut. Of names that differ only in case, all but the
+    first get a number; a name that needs no other change comes first.
     """
     found = _understood(names)
     taken = set(found.values())
@@ -44,12 +44,12 @@ def column_names(names: Sequence[str], is_reserved: Callable[[str], bool]) -> li
 
 
 def free_name(name: str, taken: Collection[str]) -> str:
-    """The name, with `PREFIX` where it is among the `taken` ones, which are in lower case."""
+    """Return the name, with `PREFIX` if it is among the `taken` ones, which are in lower case."""
     return _numbered(_cut(PREFIX + name), taken) if name.lower() in taken else name
 
 
 def _understood(names: Sequence[str]) -> dict[int, str]:
-    """The columns that say what a row is about, by their place."""
+    """Return the names of the columns that identify a row, by their place."""
     found = {}
     for own in IDENTITY:
         place = _find(names, own)
@@ -62,7 +62,7 @@ def _understood(names: Sequence[str]) -> dict[int, str]:
 
 
 def _find(names: Sequence[str], wanted: str) -> int | None:
-    """The place of a name: as it is, else the first that differs in case alone."""
+    """Return the place of a name, else that of the first that differs only in case."""
     if wanted in names:
         return names.index(wanted)
     return next((i for i, name in enumerate(names) if name.strip().lower() == wanted), None)
@@ -76,7 +76,7 @@ def _wanted(name: str, place: int, is_reserved: Callable[[str], bool]) -> str:
 
 
 def _spelled(name: str) -> str:
-    """A name in ASCII as far as its letters have an equivalent there: Größe α is Grosse alpha."""
+    """Spell a name in ASCII as far as its letters have an equivalent: Größe α is Grosse alpha."""
     return "".join(_letter(each) for each in unicodedata.normalize("NFKD", name))
 
 
@@ -90,7 +90,7 @@ def _letter(character: str) -> str:
 
 
 def _cut(name: str) -> str:
-    """A name of at most MOST_CHARACTERS; one that is cut ends in a hash of the whole."""
+    """Cut a name to MOST_CHARACTERS; one that is cut ends in a hash of the whole name."""
     if len(name) <= MOST_CHARACTERS:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:7]

@@ -1,7 +1,7 @@
-"""Columns that come along from catalogs: the Chandra Source Catalog's, and a simulation's truth.
+"""Describe columns from other catalogs: the Chandra Source Catalog, and the truth of simulations.
 
-Units (VOUnit) and meanings are those of the Chandra Source Catalog's documentation; columns of an
-observation whose names a source has too begin with `obs_`.
+Units (VOUnit) and meanings follow the documentation of the Chandra Source Catalog. If a source and
+an observation have a column of the same name, that of the observation begins with `obs_`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,12 @@ _LIMITS = {
 }
 
 _EXACT = {
+    "target_name": ("", "meta.id;obs", "target of the observation (OBJECT), not always the source"),
+    "position_from": (
+        "",
+        "meta.note;pos.eq",
+        "origin of ra and dec: extraction region, target of the observation, or catalog",
+    ),
     "err_ellipse_r0": (
         "arcsec",
         "phys.angSize.smajAxis;pos.errorEllipse",
@@ -49,43 +55,46 @@ _EXACT = {
     "dec_pnt": ("deg", "pos.eq.dec;instr", "pointing, declination"),
     "gti_obs": ("", "time.start;obs", "start of the observation"),
     "gti_end": ("", "time.end;obs", "end of the observation"),
-    "instrument": ("", "meta.id;instr", "instrument: ACIS or HRC"),
     "grating": ("", "meta.id;instr.setup", "grating"),
     "datamode": ("", "meta.code;instr.setup", "data mode of the instrument"),
     "readmode": ("", "meta.code;instr.setup", "readout mode of the instrument"),
     "exptime": ("s", "time.duration;obs.exposure", "frame time of ACIS"),
     "theta": ("arcmin", "pos.angDistance;instr.det", "off-axis angle"),
     "phi": ("deg", "pos.posAng;instr.det", "azimuth about the optical axis"),
-    "conf_code": ("", "meta.code.qual", "confusion with other regions, bit by bit"),
-    "edge_code": ("", "meta.code.qual", "near a chip's edge, bit by bit"),
-    "extent_code": ("", "meta.code.qual", "extended, bit by bit by band"),
-    "multi_chip_code": ("", "meta.code.qual", "on several chips, bit by bit"),
-    "var_code": ("", "meta.code.qual;src.var", "variable, bit by bit by band"),
-    "pileup_warning": ("", "meta.code.qual", "counts a frame and pixel: pile-up where high"),
+    "conf_code": ("", "meta.code.qual", "confusion with other regions, one bit per case"),
+    "edge_code": ("", "meta.code.qual", "near the edge of a chip, one bit per case"),
+    "extent_code": ("", "meta.code.qual", "extended, one bit per band"),
+    "multi_chip_code": ("", "meta.code.qual", "on several chips, one bit per case"),
+    "var_code": ("", "meta.code.qual;src.var", "variable, one bit per band"),
+    "pileup_warning": ("", "meta.code.qual", "counts per frame and pixel: pile-up if high"),
     "muwclass_true_class": ("", "src.class", "class of the training set of MUWCLASS"),
     "model": ("", "meta.code", "spectral model that was simulated"),
     "off_axis_arcmin": ("arcmin", "pos.angDistance;instr.det", "off-axis angle"),
-    "psf_fraction": ("", "arith.factor;instr.det.psf", "share of the photons in the region"),
+    "psf_fraction": ("", "arith.factor;instr.det.psf", "fraction of the photons in the region"),
     "source_counts": ("ct", "phot.count;em.X-ray", "expected counts of the source, 0.5-7 keV"),
-    "background_share": ("", "arith.factor;instr.background", "expected share of background"),
+    "background_share": (
+        "",
+        "arith.factor;instr.background",
+        "expected background per source count",
+    ),
     "flux_b": (_FLUX, "phot.flux;em.X-ray", "true flux, 0.5-7 keV"),
-    "catalog_detection": ("", "meta.id.cross", "detection that parameters were drawn from"),
+    "catalog_detection": ("", "meta.id.cross", "detection from which parameters were taken"),
     "nh_1e22": ("10**22cm**-2", "phys.columnDensity", "true absorbing column density"),
     "log_nh": ("", "phys.columnDensity", "log10 of the true column density in cm-2"),
-    "nh_foreground_1e22": ("10**22cm**-2", "phys.columnDensity", "true column before it"),
-    "covering_fraction": ("", "arith.factor", "true share that the absorber covers"),
+    "nh_foreground_1e22": ("10**22cm**-2", "phys.columnDensity", "true foreground column density"),
+    "covering_fraction": ("", "arith.factor", "true fraction that the absorber covers"),
     "photon_index": ("", "spect.index", "true photon index"),
     "kt_kev": ("keV", "phys.temperature", "true temperature"),
     "kt2_kev": ("keV", "phys.temperature", "true temperature of the second component"),
     "abundance": ("", "phys.abund", "true abundance, solar"),
-    "second_share": ("", "arith.factor", "true share of the second component"),
-    "fe_line_ew_kev": ("keV", "spect.line.eqWidth;em.X-ray", "true width of the iron line"),
+    "second_share": ("", "arith.factor", "true ratio of the second component to the first"),
+    "fe_line_ew_kev": ("keV", "spect.line.eqWidth;em.X-ray", "true equivalent width of iron line"),
     "redshift": ("", "src.redshift", "true redshift"),
 }
 
 _FLAGS = {
     "conf": "regions overlap",
-    "dither_warning": "varies with the dither",
+    "dither_warning": "varies with the dither motion",
     "extent": "extended",
     "pileup": "piled up",
     "sat_src": "saturated",
@@ -98,15 +107,15 @@ _FLAGS = {
 def _describe_all() -> dict[str, tuple[str, str, str]]:
     columns = dict(_EXACT)
     for flag, meaning in _FLAGS.items():
-        for prefix, of in (("", "source"), ("obs_", "detection")):
-            columns[f"{prefix}{flag}_flag"] = ("", "meta.code.qual", f"{of}: {meaning}")
+        for prefix, owner in (("", "source"), ("obs_", "detection")):
+            columns[f"{prefix}{flag}_flag"] = ("", "meta.code.qual", f"{owner}: {meaning}")
     for end, (word, limit) in _LIMITS.items():
         for band in "bhms":
-            for prefix, of in (("", "source"), ("obs_", "detection")):
+            for prefix, owner in (("", "source"), ("obs_", "detection")):
                 columns[f"{prefix}flux_aper90{end}_{band}"] = (
                     _FLUX,
                     f"phot.flux;em.X-ray{word}",
-                    f"{of}: flux in the 90% aperture, {band} band{limit}",
+                    f"{owner}: flux in the 90% aperture, {band} band{limit}",
                 )
             columns[f"src_cnts_aper90{end}_{band}"] = (
                 "ct",
@@ -126,7 +135,7 @@ def _describe_all() -> dict[str, tuple[str, str, str]]:
                     f"{called}: {meaning}{limit}",
                 )
     for model, called in _MODELS.items():
-        columns[f"{model}_stat"] = ("", "stat.fit.chi2", f"{called}: statistic over freedom")
+        columns[f"{model}_stat"] = ("", "stat.fit.chi2", f"{called}: reduced fit statistic")
         for parameter, (_, _, meaning) in _PARAMETERS.items():
             columns[f"{model}_{parameter}_rhat"] = (
                 "",

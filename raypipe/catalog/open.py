@@ -1,4 +1,4 @@
-"""open_catalog, open_sources: the latent catalog in memory."""
+"""Open the latent catalog as a DataFrame: one row per detection, or one row per source."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def open_catalog(
     model: str | None = None,
     columns: list[str] | None = None,
 ) -> pd.DataFrame:
-    """The latent catalog of a release by a model, one row per detection.
+    """Read the latent catalog of a release by a model, with one row per detection.
 
-    By default the only release there is and its newest catalog; with `columns` only those of them
-    that it has. The rows are those of one publication, whatever is published in the meantime. What
-    raypipe measured has the types of numpy; integers and truth values that came along, some of
-    which are missing, have the nullable types of pandas (Int64, boolean), which keep every digit.
-    Raises UsageError where there is no such catalog.
+    By default, read the workspace's only release and its newest catalog. If `columns` are given,
+    read those of them that the catalog has. All rows belong to the same publication. Columns that
+    raypipe measured have numpy types; columns of integers and booleans from other catalogs have the
+    nullable types of pandas (Int64, boolean) if values are missing. Raises UsageError if there is
+    no such catalog.
     """
     return _frame(read_detections(*_chosen(workspace, release, model), columns))
 
@@ -51,7 +51,10 @@ def open_sources(
     model: str | None = None,
     columns: list[str] | None = None,
 ) -> pd.DataFrame:
-    """The sources of a latent catalog, one row for all detections of a name; as `open_catalog`."""
+    """Read the sources of a latent catalog, one row for all detections of a name.
+
+    Arguments and types are those of `open_catalog`.
+    """
     return _frame(read_sources(*_chosen(workspace, release, model), columns))
 
 
@@ -71,7 +74,7 @@ def _frame(table: pa.Table) -> pd.DataFrame:
 def _chosen(
     workspace: str | Path | Workspace, release: str | None, model: str | None
 ) -> tuple[Workspace, str, str]:
-    """Workspace, release and model of the catalog that is meant."""
+    """Return workspace, release and model of the catalog that the arguments select."""
     workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
     release = choose_release(workspace, release)
     return workspace, release, choose_model(workspace, release, model)

@@ -1,4 +1,4 @@
-"""Which names of columns are raypipe's own, so that no table from elsewhere may use them."""
+"""Reserve the names of raypipe's own columns, so that no table of a user may fill them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _WRITTEN = {*OWN_TYPES, *(field.name for field in SPECTRUM_FIELDS), *_HATS}
 
 
 def is_reserved(name: str) -> bool:
-    """Whether raypipe writes a column of that name, in capitals or not, and no table may fill it.
+    """Tell whether a name, in upper or lower case, is that of a column which raypipe writes.
 
-    These are the columns of manifest, spectra, catalog and sources. Not among them are those that
-    identify a detection (`raypipe.store.manifest.IDENTITY`), which a table may fill, and the
-    probabilities `p_<class>`, whose classes are known to a model alone.
+    These are the columns of manifest, spectra, catalog and sources, except those that identify a
+    detection (`raypipe.store.manifest.IDENTITY`), which a table may fill, and the probabilities
+    `p_<class>`, whose classes only a model knows.
     """
     lower = name.lower()
     return lower not in IDENTITY and (lower in _WRITTEN or is_own(lower))

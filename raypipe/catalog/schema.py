@@ -1,6 +1,6 @@
-"""The columns of the latent catalog, each with its unit, UCD and description: the one place.
+"""Define the columns of the latent catalog with unit, UCD and description.
 
-Those that come along from other catalogs are in `came_along`.
+Columns from other catalogs are in `raypipe.catalog.csc_columns`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from raypipe.store.manifest import ORIGINAL_NAME
 log = logging.getLogger(__name__)
 
 NOT_MEASURED = "not_measured"
-"""Flag of a row that could not be measured: it has no latents, nor what derives from them."""
+"""Flag of a row that could not be measured: latents and all that derives from them are null."""
 PARTLY_MEASURED = "partly_measured"
-"""Flag of a source some of whose detections are not measured."""
+"""Flag of a source with both measured detections and detections that could not be measured."""
 
 _LEFT_OUT = {
     "counts",
@@ -42,7 +42,7 @@ _IDENTITY = ["detection_id", "obsid", "obi", "region_id", "name", "ra", "dec"]
 
 @dataclass(frozen=True)
 class Column:
-    """What a column holds: unit (VOUnit), UCD1+ and description."""
+    """The meaning of a column: unit (VOUnit), UCD1+ and description."""
 
     unit: str
     ucd: str
@@ -51,15 +51,15 @@ class Column:
 
 _COLUMNS = {
     "detection_id": Column("", "meta.id;meta.main", "release:obsid.obi.region_id, or file:stem"),
-    "obsid": Column("", "meta.id;obs", "Chandra observation"),
+    "obsid": Column("", "meta.id;obs", "observation (OBS_ID)"),
     "obi": Column("", "meta.id;obs", "observation interval"),
     "region_id": Column("", "meta.id", "detection region in the observation"),
-    "name": Column("", "meta.id;src", "CSC source the detection belongs to"),
+    "name": Column("", "meta.id;src", "source the detection belongs to"),
     "ra": Column("deg", "pos.eq.ra;meta.main", "right ascension, ICRS"),
     "dec": Column("deg", "pos.eq.dec;meta.main", "declination, ICRS"),
-    "class": Column("", "src.class", "label the detection came with"),
+    "class": Column("", "src.class", "class label from the input table"),
     "exposure_s": Column("s", "time.duration;obs.exposure", "exposure"),
-    "background_scale": Column("", "arith.factor", "source to background region scale"),
+    "background_scale": Column("", "arith.factor", "scale from background to source region"),
     "telescope": Column("", "meta.id;instr.tel", "telescope, TELESCOP in the file's header"),
     "instrument": Column("", "meta.id;instr", "instrument, INSTRUME in the file's header"),
     "total_counts": Column(
@@ -68,43 +68,47 @@ _COLUMNS = {
     "n_bins": Column("", "meta.number", "channel bins that the Cash statistic is summed over"),
     "cash": Column("", "stat.fit.goodness", "Cash statistic of the reconstruction"),
     "cash_expected": Column(
-        "", "stat.fit.goodness", "its expectation (Kaastra 2017) less the fitted parameters"
+        "",
+        "stat.fit.goodness",
+        "expected cash (Kaastra 2017), less the fitted parameters",
     ),
     "fit_zscore": Column("", "stat.fit.residual", "(cash - cash_expected) / standard deviation"),
-    "anomaly_score": Column("", "stat.likelihood", "minus the log density of the latents, nats"),
-    "flags": Column("", "meta.code.qual", "what a user should know, separated by |"),
-    "split": Column("", "meta.code", "train, validation or test: what the source was for"),
+    "anomaly_score": Column("", "stat.likelihood", "negative log density of the latents, nats"),
+    "flags": Column("", "meta.code.qual", "properties that a user should know, separated by |"),
+    "split": Column("", "meta.code", "train, validation or test: use of the source in training"),
     "model_id": Column("", "meta.id", "model that made the row"),
-    "rmf_id": Column("", "meta.id", "redistribution in the responses table"),
-    "n_detections": Column("", "meta.number;obs", "detections of the source in the catalog"),
-    "best_detection_id": Column("", "meta.id", "the detection with the most counts"),
+    "rmf_id": Column("", "meta.id", "redistribution matrix in the folder of responses"),
+    "n_detections": Column("", "meta.number;obs", "number of detections of the source"),
+    "best_detection_id": Column("", "meta.id", "measured detection with the most counts"),
     "variability_chi2": Column(
-        "", "stat.fit.chi2;src.var", "of the detections' latents about the source's"
+        "", "stat.fit.chi2;src.var", "chi squared of the detections' latents about the source's"
     ),
-    "variability_dof": Column("", "stat.fit.dof;src.var", "its degrees of freedom"),
+    "variability_dof": Column("", "stat.fit.dof;src.var", "degrees of freedom of variability_chi2"),
     "variability_p": Column(
-        "", "stat.probability;src.var", "probability of as much if the spectrum never changed"
+        "",
+        "stat.probability;src.var",
+        "probability of a larger chi squared if nothing varies",
     ),
     "in_first": Column("", "meta.code", "whether the first release has the source"),
     "in_second": Column("", "meta.code", "whether the second release has the source"),
     "shift": Column("", "stat.value", "distance of the latents in units of their errors"),
-    "shift_p": Column("", "stat.probability", "probability of as much by chance"),
-    "separation_arcsec": Column("arcsec", "pos.angDistance", "distance of the positions"),
+    "shift_p": Column("", "stat.probability", "probability of a larger shift by chance"),
+    "separation_arcsec": Column("arcsec", "pos.angDistance", "angular distance of the positions"),
     "class_first": Column("", "src.class", "most probable class in the first release"),
     "class_second": Column("", "src.class", "most probable class in the second release"),
     "moved": Column("", "meta.code", "whether shift_p is below 0.001"),
     "reclassified": Column("", "meta.code", "whether the most probable classes differ"),
-    "source_uri": Column("", "meta.ref.uri", "file the spectrum was read from"),
+    "source_uri": Column("", "meta.ref.uri", "file from which the spectrum was read"),
 }
 _PROBABILITY = r"p_(.+)"
 _LATENT = r"z\d+(_err|_std)?"
 _MOST_SHOWN = 200
 
 CLASS_UCD = "stat.probability;src.class"
-"""UCD of the columns p_<class> that a model measured; columns of another's table have none."""
+"""UCD of columns p_<class> from the model; columns of that name from other tables have none."""
 
 _PATTERNS = {
-    r"z_cov": Column("", "stat.covariance", "posterior covariance of z, lower triangle row by row"),
+    r"z_cov": Column("", "stat.covariance", "posterior covariance of z, lower triangle by rows"),
     r"z(\d+)": Column("", "stat.value", "latent {0}"),
     r"z(\d+)_err": Column("", "stat.error", "scatter of latent {0} over repeated observations"),
     r"z(\d+)_std": Column("", "stat.stdev", "width of the posterior of latent {0}"),
@@ -117,7 +121,7 @@ _PATTERNS = {
 
 
 def describe(name: str) -> Column | None:
-    """What the column of that name holds; None for columns of a catalog that is not known."""
+    """Return the meaning of the column of that name; None if raypipe does not know it."""
     if name in _COLUMNS:
         return _COLUMNS[name]
     if name in CAME_ALONG:
@@ -129,13 +133,13 @@ def describe(name: str) -> Column | None:
 
 
 def known_columns() -> dict[str, Column]:
-    """List all columns that raypipe describes, by name; a pattern stands for numbered ones."""
+    """Return all columns that raypipe describes, by name or by pattern for numbered columns."""
     carried = {name: Column(*parts) for name, parts in CAME_ALONG.items()}
     return _COLUMNS | _PATTERNS | carried
 
 
 def is_own(name: str) -> bool:
-    """Whether a column of that name is measured by raypipe, the classes of models left aside."""
+    """Return whether raypipe measures the column of that name; classes of models do not count."""
     patterns = (pattern for pattern in _PATTERNS if pattern != _PROBABILITY)
     return name in _COLUMNS or any(re.fullmatch(pattern, name) for pattern in patterns)
 
@@ -143,13 +147,12 @@ def is_own(name: str) -> bool:
 def catalog_table(
     spectra: pa.Table, measured: pd.DataFrame, split: npt.NDArray[Any], model_id: str
 ) -> pa.Table:
-    """Rows of the latent catalog: identity, what was measured, then what came along.
+    """Make rows of the latent catalog: identity, measured columns, and columns of other catalogs.
 
-    `spectra` are rows of the spectra table, `measured` the output of `Model.encode_batch` and
-    `split` (n,) for the same rows. Fields carry unit, UCD and description. What is NaN in
-    `measured` is null in the catalog; rows without latents have the flag `not_measured`. A column
-    that came along under the name of one that was measured, such as p_<class>, is renamed, and
-    keeps its values.
+    `spectra` are rows of the table of spectra; `measured` (the output of `Model.encode_batch`) and
+    `split` (n,) belong to the same rows. Fields have unit, UCD and description. NaN in `measured`
+    becomes null; rows without latents get the flag `not_measured`. A column of another catalog with
+    the name of a measured column, such as p_<class>, is renamed and keeps its values.
     """
     own = {str(name): numbers(measured[name].to_numpy()) for name in measured if name != "z_cov"}
     latents = sum(re.fullmatch(r"z\d+", name) is not None for name in own)
@@ -176,7 +179,7 @@ def catalog_table(
         new = free_name(name, taken)
         taken.add(new.lower())
         if new != name:
-            log.info("the catalog has a column %s already: that of the table is %s", name, new)
+            log.info("the catalog has a column %s: that of the table becomes %s", name, new)
             metadata = {ORIGINAL_NAME: name.encode()} | metadata
         columns.append(column)
         fields.append(brought_field(new, column.type, metadata))
@@ -184,13 +187,13 @@ def catalog_table(
 
 
 def described(columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Table:
-    """A table of these columns whose fields carry unit, UCD and description."""
+    """Make a table of these columns, with unit, UCD and description in its fields."""
     fields = [described_field(name, column.type) for name, column in columns.items()]
     return pa.table(list(columns.values()), schema=pa.schema(fields))
 
 
 def described_field(name: str, kind: pa.DataType) -> pa.Field:
-    """A field that carries unit, UCD and description of the column of that name; text no unit."""
+    """Make a field with unit (not for text), UCD and description of the column of that name."""
     column = describe(name)
     if column is None:
         return pa.field(name, kind)
@@ -201,12 +204,12 @@ def described_field(name: str, kind: pa.DataType) -> pa.Field:
 
 
 def numbers(values: npt.NDArray[Any]) -> pa.Array:
-    """A column of numbers (n,), null where they are NaN."""
+    """Make a column from numbers (n,), with null for NaN."""
     return pa.array(values, from_pandas=True)
 
 
 def triangles(values: npt.NDArray[Any]) -> pa.Array:
-    """The column `z_cov` of triangles (n, k), null where one of a row's numbers is not finite."""
+    """Make the column `z_cov` from triangles (n, k); null if a number of a row is not finite."""
     absent = ~np.isfinite(values).all(axis=1)
     flat = pa.array(values.astype(np.float32).ravel())
     return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=pa.array(absent))
@@ -215,7 +218,7 @@ def triangles(values: npt.NDArray[Any]) -> pa.Array:
 def flagged(
     flags: pa.ChunkedArray | pa.Array, rows: npt.NDArray[np.bool_], flag: str
 ) -> pa.ChunkedArray | pa.Array:
-    """The column `flags` with another flag in some rows (n,)."""
+    """Return the column `flags` with `flag` added in `rows` (n,)."""
     if not rows.any():
         return flags
     texts = flags.to_pylist()
@@ -225,9 +228,10 @@ def flagged(
 
 
 def brought_field(name: str, kind: pa.DataType, metadata: Mapping[bytes, bytes]) -> pa.Field:
-    """The field of a column that a table brought, which keeps its original name.
+    """Make the field of a column from another table; its metadata keep the original name.
 
-    It is described as another of its name, but a column p_<anything> is no probability of a class.
+    It has the description that raypipe has for its name, except that a column p_<anything> from
+    another table is not a class probability.
     """
     is_probability = re.fullmatch(_PROBABILITY, name) is not None
     field = pa.field(name, kind) if is_probability else described_field(name, kind)
@@ -244,6 +248,6 @@ def _came_as(original: bytes) -> bytes:
 
 
 def classes_in(schema: pa.Schema) -> tuple[str, ...]:
-    """The classes whose probabilities the model of a catalog has measured, from its fields."""
+    """Return the classes for which a catalog has probabilities, from its fields."""
     measured = [f.name for f in schema if (f.metadata or {}).get(b"ucd") == CLASS_UCD.encode()]
     return tuple(name.removeprefix("p_") for name in measured if name.startswith("p_"))

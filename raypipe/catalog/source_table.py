@@ -1,4 +1,4 @@
-"""The table of sources: one row for all detections of a name."""
+"""Make the table of sources, with one row for all detections of a name."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from raypipe.model.bundle import Model
 from raypipe.model.covariance import pack, triangles_of, unpack
 
 _SOURCES_AT_ONCE = 20_000
-_COPIED = ("name", "ra", "dec", "class", "split", "model_id")
+_COPIED = ("name", *("ra", "dec", "position_from", "target_name"), "class", "split", "model_id")
 
 
 def source_columns(latents: int) -> list[str]:
-    """Columns of the detections that `source_tables` reads."""
-    own = ["detection_id", "name", "ra", "dec", "class", "split", "model_id", "flags"]
+    """Return the columns of the detections that `source_tables` reads."""
+    own = ["detection_id", *_COPIED, "flags"]
     return [*own, "total_counts", "z_cov", *(f"z{i}" for i in range(latents))]
 
 
 def source_tables(
     detections: pa.Table, model: Model, scheme: ClassScheme = "neighbors"
 ) -> Iterator[pa.Table]:
-    """The table of sources piece by piece, in order of name, from all rows of the detections.
+    """Yield the table of sources in blocks, in order of name, from all rows of the detections.
 
-    Latents are combined by `raypipe.catalog.sources.combine`; presets without errors have the mean
-    by counts, and nothing to say about variability. Position, class and split are those of the
-    best detection, which is the measured one with the most counts. `flags` has what any detection
-    has, but for `not_measured`: a source has that where none of its detections is measured, and
-    `partly_measured` where some are. A detection without a name is a source of its own.
+    `raypipe.catalog.sources.combine` combines latents. Without errors, latents are averaged with
+    counts as weights, and variability is not measured. Position, class and split are those of the
+    best detection, the measured one with the most counts. A source has the flags of all its
+    detections, except that it has `not_measured` only if none of its detections is measured, and
+    `partly_measured` if some are not. A detection without a name is a separate source.
     """
     have = set(detections.column_names)
     names = [name for name in source_columns(model.config.model.latents) if name in have]
@@ -60,7 +60,7 @@ def source_tables(
 def _sources(
     rows: pa.Table, starts: npt.NDArray[np.int64], model: Model, scheme: ClassScheme
 ) -> pa.Table:
-    """Rows of sources whose detections follow each other from `starts`."""
+    """Make the rows of sources; the detections of a source are contiguous and begin at `starts`."""
     latents = model.config.model.latents
     counts = rows["total_counts"].to_numpy()
     z = np.stack([rows[f"z{i}"].to_numpy() for i in range(latents)], 1).astype(np.float64)
@@ -86,8 +86,9 @@ def _sources(
 
 
 def _by_source(detections: pa.Table) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """An order in which the detections of a source follow each other, and where each begins."""
+    """Return an order with the detections of each source together, and where each source begins."""
     ids, names = (detections[name].cast(pa.large_string()) for name in ("detection_id", "name"))
+    # A detection without a name is grouped by its own id.
     named = pc.fill_null(pc.greater(pc.utf8_length(names), 0), False)
     table = pa.table({"key": pc.if_else(named, names, ids), "id": ids})
     order = pc.sort_indices(table, [("key", "ascending"), ("id", "ascending")])
@@ -98,6 +99,7 @@ def _by_source(detections: pa.Table) -> tuple[npt.NDArray[np.int64], npt.NDArray
 
 
 def _best(counts: npt.NDArray[Any], starts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the row of each source with the most counts, the first of equal ones, (s,)."""
     source = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(counts))))
     order = np.lexsort((np.arange(len(counts)), -counts, source))
     return order[starts].astype(np.int64)
@@ -106,7 +108,7 @@ def _best(counts: npt.NDArray[Any], starts: npt.NDArray[np.int64]) -> npt.NDArra
 def _mean(
     z: npt.NDArray[np.float64], counts: npt.NDArray[Any], starts: npt.NDArray[np.int64]
 ) -> Combined:
-    """The mean by counts of the measured detections, for latents without errors."""
+    """Average the latents of measured detections with counts as weights, if they have no errors."""
     used = np.asarray(np.isfinite(z).all(axis=1))
     weights = np.where(used, np.maximum(counts, 1).astype(np.float64), 0.0)
     sums = _sums(np.where(used[:, None], z, 0.0) * weights[:, None], starts)
@@ -142,7 +144,7 @@ def _sums(values: npt.NDArray[Any], starts: npt.NDArray[np.int64]) -> npt.NDArra
 def _flags(
     flags: list[str | None], combined: Combined, starts: npt.NDArray[np.int64]
 ) -> pa.Array | pa.ChunkedArray:
-    """Flags of sources: those of their detections, and whether these are measured."""
+    """Return the flags of sources: those of their detections, and whether these are measured."""
     column = pa.array(_united(flags, starts), pa.string())
     left_out = _sums((~combined.used).astype(np.int64), starts) > 0
     measured = np.asarray(np.isfinite(combined.z).all(axis=1))

@@ -1,6 +1,6 @@
-"""Tables that users bring, as columns of Arrow: Parquet, CSV, FITS, VOTable and what astropy reads.
+"""Read tables of users into columns of Arrow: Parquet, CSV, FITS, VOTable, and others by astropy.
 
-Integers stay integers wherever rows have none: 64-bit identifiers keep their last digit.
+Integers stay integers even if some rows have none, so that 64-bit identifiers keep their digits.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _CSV = frozenset({".csv"})
 _MAGIC_BYTES = 64
 _MAGIC = {b"PAR1": PARQUET, b"SIMPLE  =": _FITS, b"<?xml": _VOTABLE, b"<VOTABLE": _VOTABLE}
 _CSV_BLOCK = 64 << 20
-"""Bytes of CSV read at once; no row may be longer."""
+"""Bytes of CSV that are read at once; no row may be longer."""
 
 _CSV_COLUMNS = 10_000
 _EXACT_DIGITS = 15
-"""Digits of an integer, its sign among them, that a float has no matter which they are."""
+"""Largest number of characters, with the sign, of an integer that a float always holds exactly."""
 
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 _KEPT = (
@@ -54,11 +54,11 @@ _CSV_NULLS = (
 
 @dataclass(frozen=True)
 class Columns:
-    """Columns of one length with the names they have in their file, which may be any.
+    """Hold columns of one length with the names of their file, which may be any.
 
-    Their types are truth values, integers of 64 bits at most, floats, text (large_string), dates
-    and times. `left_out` says which columns have values of other kinds, `units` what the file
-    states as the unit of each column, empty where it states none.
+    Their types are truth values, integers of at most 64 bits, floats, text (large_string), dates
+    and times. `left_out` lists the columns with values of other types, `units` has the unit of each
+    column in the file, empty if it states none.
     """
 
     names: list[str]
@@ -68,10 +68,10 @@ class Columns:
 
 
 def read_columns(file: Path, as_text: Sequence[str] = ()) -> Columns:
-    """The columns of a table; what a CSV file has under the names `as_text` is not read as numbers.
+    """Read the columns of a table; those of a CSV file named in `as_text` stay text.
 
     Raises UsageError for a CSV row with another number of values than the header; other errors are
-    those of the libraries that read.
+    those of the libraries that read the file.
     """
     endings = _endings(file)
     units: list[str] | None = None
@@ -92,7 +92,7 @@ def read_columns(file: Path, as_text: Sequence[str] = ()) -> Columns:
 
 
 def _endings(file: Path) -> Set[str]:
-    """The endings of a file's name, or, where they say nothing, that of a file which begins so."""
+    """Return the endings of a file's name, or those of its format, by its first bytes."""
     endings = {suffix.lower() for suffix in file.suffixes}
     if not endings & (PARQUET | _CSV | _VOTABLE | _FITS):
         with file.open("rb") as content:
@@ -104,7 +104,7 @@ def _endings(file: Path) -> Set[str]:
 
 
 def _read_parquet(file: Path) -> tuple[list[str], list[pa.ChunkedArray | None]]:
-    """Flat columns, the index that pandas keeps apart; None for nested ones."""
+    """Read flat columns, without the index that pandas stores; None stands for nested ones."""
     parquet = pq.ParquetFile(file, page_checksum_verification=True)
     schema = parquet.schema_arrow
     require_plain(schema, file.name)
@@ -123,7 +123,7 @@ def _read_parquet(file: Path) -> tuple[list[str], list[pa.ChunkedArray | None]]:
 
 
 def _read_csv(file: Path, as_text: Sequence[str]) -> tuple[list[str], list[pa.ChunkedArray | None]]:
-    """All values as text first, so that all rows of a column decide what it holds."""
+    """Read all values as text first, so that all rows of a column determine its type."""
     bad: list[pacsv.InvalidRow] = []
 
     def note(row: pacsv.InvalidRow) -> str:
@@ -154,7 +154,7 @@ def _read_csv(file: Path, as_text: Sequence[str]) -> tuple[list[str], list[pa.Ch
 
 
 def _line_of(row: str, file: Path) -> int:
-    """Number of the line on which the first row with that text begins, counted from 1."""
+    """Return the number of the line on which the first row with this text begins, from 1."""
     start = row.split("\n")[0].rstrip("\r")
     with pa.input_stream(str(file), compression="detect") as stream:
         lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace")
@@ -167,11 +167,14 @@ def _without_nulls_of_csv(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def typed(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Text as integers, floats or truth values where all of it is.
+    """Convert text to integers, floats or truth values if all of it can be.
 
-    A column with an integer beyond 64 bits stays text, which keeps its digits.
+    A column with an integer beyond 64 bits stays text, which keeps its digits. So does one with a
+    number that begins with a needless zero (007): it is an identifier.
     """
     texts = pc.utf8_trim_whitespace(column)
+    if pc.any(pc.match_substring_regex(texts, r"^[+-]?0\d+$")).as_py():
+        return column
     numbers = pc.utf8_ltrim(texts, "+")
     are_whole = pc.match_substring_regex(texts, r"^[+-]?\d+$")
     kinds = [pa.bool_()]
@@ -190,7 +193,7 @@ def typed(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def _read_with_astropy(
     file: Path, endings: Set[str]
 ) -> tuple[list[str], list[pa.ChunkedArray | None], list[str]]:
-    """Names, values and units of columns."""
+    """Return names, values and units of columns."""
     from astropy.io import fits
     from astropy.io.votable import parse_single_table
     from astropy.table import Table
@@ -214,7 +217,7 @@ def _read_with_astropy(
 
 
 def _number_columns(header: Any) -> list[str]:
-    """Number the columns of a FITS table, for several may have one name; returns their names."""
+    """Number the columns of a FITS table, since names may be repeated; return their names."""
     names = []
     for number in range(1, int(header["TFIELDS"]) + 1):
         names.append(str(header.get(f"TTYPE{number}", "")))
@@ -223,7 +226,7 @@ def _number_columns(header: Any) -> list[str]:
 
 
 def _from_astropy(column: Any) -> pa.ChunkedArray | None:
-    """A column of astropy; None where it is no column of single values."""
+    """Convert a column of astropy; return None if it does not hold single values."""
     from astropy.table import Column
 
     if not isinstance(column, Column) or column.ndim != 1:
@@ -251,7 +254,7 @@ def _text(value: Any, absent: bool) -> Any:
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
-    """A column in one of the types of `Columns`; None where it has no place among them."""
+    """Convert a column to one of the types of `Columns`; return None if there is none for it."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         return _plain(column.cast(kind.value_type))

@@ -1,4 +1,4 @@
-"""What became of each file of a folder: nothing that is listed is lost without a word."""
+"""Account for each file of a folder: no listed file is lost without a word."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _OTHER = "others"
 
 
 class SetAside(NamedTuple):
-    """A file that could have been a detection and is none, or a folder that is not searched.
+    """Name a file that could have been a detection and is none, or a folder that is not searched.
 
-    `detection_id`: the detection whose photons the file repeats, None otherwise.
+    `detection_id` is that of the detection whose photons the file repeats, None otherwise.
     """
 
     uri: str
@@ -32,12 +32,12 @@ class SetAside(NamedTuple):
 
 @dataclass
 class Account:
-    """Counts of a folder's files: `listed` is the sum of all the others.
+    """Count a folder's files: `listed` is the sum of all other counts.
 
     `spectra`: PHAs that are detections; `companions`: their responses and backgrounds, and those
-    of spectra set aside; `unused`: products of the CSC that no detection takes, of older versions
-    or without a PHA; `set_aside`: files listed by name; `overlooked`: what is left, by suffix;
-    `not_searched`: folders left out, none of whose files is counted.
+    of spectra set aside; `unused`: products of the CSC that no detection uses, because they are of
+    older versions or have no PHA; `set_aside`: files listed by name; `overlooked`: all other
+    files, by suffix; `not_searched`: folders left out, whose files are not counted.
     """
 
     listed: int = 0
@@ -49,14 +49,14 @@ class Account:
     not_searched: list[SetAside] = field(default_factory=list)
 
     def overlook(self, name: str, number: int = 1) -> None:
-        """Count a file as one that looks like no spectrum; -1 takes it out of the count."""
+        """Count a file as one that does not look like a spectrum; -1 removes it from the count."""
         suffix = _suffix(name)
         if suffix not in self.overlooked and len(self.overlooked) >= _MOST_SUFFIXES:
             suffix = _OTHER
         self.overlooked[suffix] += number
 
     def skip(self, skipped: Skipped, uri: str) -> None:
-        """Take in what a listing left out."""
+        """Count a file or folder that a listing left out."""
         if skipped.is_folder:
             self.not_searched.append(SetAside(uri, skipped.reason))
         else:
@@ -64,7 +64,7 @@ class Account:
             self.set_aside.append(SetAside(uri, skipped.reason))
 
     def summary(self) -> dict[str, Any]:
-        """The counts, as the manifest's summary has them."""
+        """Return the counts for the manifest's summary."""
         return {
             "files": {
                 "listed": self.listed,
@@ -79,11 +79,11 @@ class Account:
         }
 
     def entries(self) -> list[SetAside]:
-        """All that is set aside or not searched, in order of URI."""
+        """Return the files that are set aside and the folders not searched, in order of URI."""
         return sorted([*self.set_aside, *self.not_searched], key=lambda entry: entry[:2])
 
     def report(self) -> None:
-        """Log the counts, and by name what is set aside, up to a number of names."""
+        """Log the counts, and the names of the first files that are set aside."""
         log.info("discover: %s", self)
         entries = self.entries()
         for entry in entries[:_NAMED_IN_LOG]:
@@ -106,7 +106,7 @@ class Account:
 
 
 def _suffix(name: str) -> str:
-    """What a file's name ends in, with what is before .gz, in small letters."""
+    """Return the suffix of a file's name in lower case, together with .gz."""
     base = name.rsplit("/", 1)[-1].lower()
     plain = base.removesuffix(".gz")
     _, dot, suffix = plain.rpartition(".")

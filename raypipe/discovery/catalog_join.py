@@ -8,11 +8,14 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raypipe.catalog.brought_table import JOIN_KEYS, key_texts, renamed
 from raypipe.catalog.column_names import free_name
 from raypipe.catalog.reserved import is_reserved
+from raypipe.discovery.header_identity import CATALOG
 from raypipe.errors import RaypipeError, UsageError
+from raypipe.identity import OWN_FILE
 from raypipe.redaction import printable
 from raypipe.store.fingerprints import part_fingerprint, row_hashes
 from raypipe.store.manifest import IDENTITY, ORIGINAL_NAME, OWN_TYPES
@@ -21,13 +24,13 @@ log = logging.getLogger(__name__)
 
 
 class CatalogJoin:
-    """A catalog's columns, joined to detections that come in tables.
+    """Join a catalog's columns to detections that come in tables.
 
-    The first of `JOIN_KEYS` counts that matches any detection, so all are looked at before columns
-    are added to any. Of several catalog rows for one detection the first counts. What identifies
-    the detections stays theirs where they have values; other columns of the catalog are renamed
-    where the detections have one of that name. Raises UsageError where the catalog has none of the
-    keys' columns, RaypipeError for a column whose name is reserved.
+    The first of `JOIN_KEYS` that matches any detection is used, so all detections are looked at
+    before columns are added to any. If several rows of the catalog are of one detection, the first
+    is used. Columns that identify the detections are combined (`_with_columns`); other columns of
+    the catalog are renamed if the detections have one of that name. Raises UsageError if the
+    catalog lacks the columns of all keys, RaypipeError for a column whose name is reserved.
     """
 
     def __init__(self, catalog: pa.Table) -> None:
@@ -46,16 +49,16 @@ class CatalogJoin:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the catalog's columns and values."""
+        """Return a hash of the catalog's columns and values."""
         return part_fingerprint(self._catalog.schema, row_hashes(self._catalog))
 
     @property
     def renamed(self) -> dict[str, str]:
-        """The original names of the catalog's renamed columns, by their new ones."""
+        """Return the original names of the catalog's renamed columns, by their new names."""
         return renamed(self._catalog)
 
     def look(self, detections: pa.Table) -> None:
-        """Find out which rows of the catalog are wanted."""
+        """Find the rows of the catalog that these detections need."""
         self._detections += detections.num_rows
         for number, key in enumerate(self._keys, start=1):
             key.look(detections)
@@ -64,16 +67,16 @@ class CatalogJoin:
                 break
 
     def settle(self, filled: Collection[str], known: Collection[str] = ()) -> None:
-        """All have been looked at: they have values in the columns of `filled`, among the `known`.
+        """Choose the key and the names of columns, after all detections have been looked at.
 
-        What the catalog's columns are called is known from here on. Raises UsageError, with a key
-        of either side, where no row of the catalog is a detection.
+        `known` are the columns of the detections, `filled` those that have values. Raises
+        UsageError, with a key of either side, if no row of the catalog is a detection.
         """
         found = [key for key in self._keys if key.found]
         if not found:
             tried = ", nor by ".join(key.compared() for key in self._keys)
             raise UsageError(
-                f"no row of the catalog is a detection of the source, neither by {tried}; correct "
+                f"no row of the catalog is a detection of --source, neither by {tried}; correct "
                 "the catalog or leave it out"
             )
         self._keys = found
@@ -95,28 +98,23 @@ class CatalogJoin:
         self._place = np.cumsum(key.wanted) - 1
 
     def add_columns(self, detections: pa.Table) -> pa.Table:
-        """Detections with the catalog's columns, nulls where it has no row for them."""
+        """Add the catalog's columns to detections, with nulls if it has no row for one."""
         for key in self._keys:
             places = key.places(detections)
             absent = places < 0
             rows = np.where(absent, 0, self._place[places]) if len(self._place) else places
             new = self._columns.take(pa.array(rows, mask=absent))
-            for field, column in zip(new.schema, new.columns, strict=True):
-                at = detections.schema.get_field_index(field.name)
-                if at < 0:
-                    detections = detections.append_column(field, column)
-                else:
-                    detections = detections.set_column(at, field, column)
+            detections = _with_columns(detections, new)
         return detections
 
 
 def _beside(catalog: pa.Table, filled: set[str], known: set[str]) -> pa.Table:
-    """The catalog's columns as they are called beside those that the detections have."""
+    """Name the catalog's columns so that they fit beside those of the detections."""
     theirs = {name.lower() for name in filled | (known - set(catalog.column_names))}
     taken = theirs | {name.lower() for name in catalog.column_names}
     fields, columns = [], []
     for field, column in zip(catalog.schema, catalog.columns, strict=True):
-        if field.name in filled and field.name in IDENTITY:
+        if field.name == "detection_id":
             continue
         if field.name in OWN_TYPES:
             field, column = (
@@ -136,10 +134,41 @@ def _beside(catalog: pa.Table, filled: set[str], known: set[str]) -> pa.Table:
     return pa.table(columns, schema=pa.schema(fields))
 
 
-class _Key:
-    """Rows of a catalog by one key; `found` detections want the `wanted` ones of `rows`.
+def _with_columns(detections: pa.Table, given: pa.Table) -> pa.Table:
+    """Add the columns of a catalog to detections; combine those that identify the detections.
 
-    `repeats` rows have the key of an earlier row, and are left out.
+    The archive and the CSC's file names identify a detection reliably, so a catalog only fills in
+    what they leave open. The header of a spectrum outside the CSC does not: its OBJECT and RA_TARG
+    are those of the target, so a catalog's values replace them; half a position replaces none.
+    """
+    are_own = pc.starts_with(detections["detection_id"], OWN_FILE)
+    are_placed = are_own
+    for name in ("ra", "dec"):
+        is_given = pc.is_valid(given[name]) if name in given.column_names else False
+        are_placed = pc.and_(are_placed, is_given)
+    for field, column in zip(given.schema, given.columns, strict=True):
+        at = detections.schema.get_field_index(field.name)
+        if at < 0:
+            detections = detections.append_column(field, column)
+            continue
+        if field.name in IDENTITY:
+            own = detections[field.name]
+            are_replaced = are_placed if field.name in ("ra", "dec") else are_own
+            first = pc.if_else(are_replaced, column, own)
+            column = pc.coalesce(first, own, column)
+        detections = detections.set_column(at, field, column)
+    at = detections.schema.get_field_index("position_from")
+    if at >= 0:
+        origin = pc.if_else(are_placed, CATALOG, detections["position_from"])
+        detections = detections.set_column(at, "position_from", origin.cast(pa.large_string()))
+    return detections
+
+
+class _Key:
+    """Look up the rows of a catalog by one key.
+
+    `rows` are the rows with distinct keys, and `wanted` those of them that are among the `found`
+    detections. `repeats` rows have the key of an earlier row and are left out.
     """
 
     def __init__(self, catalog: pa.Table, names: Sequence[str]) -> None:
@@ -166,7 +195,7 @@ class _Key:
         self.found += int((places >= 0).sum())
 
     def places(self, detections: pa.Table) -> np.ndarray:
-        """Places of detections in `rows`, -1 for those that are not there."""
+        """Return the places of detections in `rows`, -1 for those that are not there."""
         texts = key_texts(_frame(detections.select(self.names)))
         self._seen = self._seen or next((text for text in texts if text), "")
         places = self._texts.get_indexer(texts)

@@ -1,4 +1,4 @@
-"""The columns of a manifest: those that every one has, and types that all its rows agree on."""
+"""Give the rows of a manifest the same columns and types."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from raypipe.store.manifest import OWN_TYPES
 
 
 def manifest_rows(table: pa.Table) -> pa.Table:
-    """A table with the columns of OWN_TYPES first, null where it has none, then all others."""
+    """Return a table with the columns of OWN_TYPES first, null if absent, then all others."""
     others = [name for name in table.column_names if name not in OWN_TYPES]
     columns = {
         name: table[name].cast(kind)
@@ -23,10 +23,10 @@ def manifest_rows(table: pa.Table) -> pa.Table:
 
 
 class ColumnTypes:
-    """The columns of tables that come one by one, each of a type that holds all its values.
+    """Find for each column of several tables the type that holds all its values.
 
-    A column without a value in a table does not count there, whatever its type: services give
-    such columns any. Text is large_string.
+    The type of a column that has no value in a table does not count, since services give such
+    columns any type. Text is large_string.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class ColumnTypes:
         self.filled: set[str] = set()
 
     def see(self, table: pa.Table) -> None:
-        """Take a table's columns in; RaypipeError for a column that is text here, else numbers."""
+        """Add a table's columns; raise RaypipeError for text in a column that held numbers."""
         for name, column in zip(table.column_names, table.columns, strict=True):
             kind = pa.large_string() if pa.types.is_string(column.type) else column.type
             filled = column.null_count < len(column)
@@ -46,7 +46,7 @@ class ColumnTypes:
                 self.filled.add(name)
 
     def unite(self, tables: Sequence[pa.Table]) -> pa.Table:
-        """Tables seen before as one, with all columns that were seen and their types."""
+        """Concatenate tables that were seen before, with all columns and their common types."""
         return pa.concat_tables([self._cast(table) for table in tables])
 
     def _cast(self, table: pa.Table) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Files that a spectrum's header names: its responses and its background."""
+"""Find a spectrum's responses and background: files that its header names."""
 
 from __future__ import annotations
 
@@ -9,17 +9,27 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from raypipe.discovery.files import list_files
+from raypipe.identity import stem
 from raypipe.ogip import Pha
 from raypipe.store.workspace import Workspace
 
 MAX_NAME_LENGTH = 1024
-"""Longest name looked for: a header may hold strings of any length."""
+"""Longest name that is searched for, since a header may hold strings of any length."""
+
+_BACKGROUND = re.compile(
+    r"background|(?<![a-z])(?:backgr|back|bkgd|bkg|bgd|bg|bk)(?![a-z])", re.IGNORECASE
+)
+_SPECTRUM = re.compile(
+    r"spectrum|(?<![a-z])(?:source|src|sr|spec|pha|pi|grp\d*)(?![a-z])", re.IGNORECASE
+)
+"""Words by which names of background and source spectra differ: X_bkg.pi and X.pi of CIAO,
+PNbackground_spectrum.fits and PN.pha of SAS, target_bk.pha and target_sr.pha of HEASoft."""
 
 _SELECTORS = re.compile(r"(\[[^\]]*\]|\{\d+\})+$")
 
 
 class Companions(NamedTuple):
-    """Names of a spectrum's files: as its header gives them or as the folder has them."""
+    """Name a spectrum's files, as its header spells them or as the folder lists them."""
 
     arf: str | None = None
     rmf: str | None = None
@@ -27,21 +37,21 @@ class Companions(NamedTuple):
 
 
 def named_by(pha: Pha) -> Companions:
-    """The files that a spectrum's header names, as it spells them."""
+    """Return the files that a spectrum's header names, as it spells them."""
     return Companions(pha.ancrfile, pha.respfile, pha.backfile)
 
 
 def find_companions(
     folder: Workspace, named: Mapping[str, Companions]
 ) -> tuple[dict[str, Companions], dict[str, str]]:
-    """Find what spectra name among the files of a folder: names by spectrum, stamps by name.
+    """Find the files that spectra name in a folder; return names by spectrum, and stamps by name.
 
-    Only files that the folder lists count, so no path of a header leads out of it. A path counts
-    from the folder of its spectrum; where it leads to no file, the file is looked for beside the
-    spectrum. The name may lack its `.gz` or have one too many, may select an HDU, and may be in
-    other letters, capital or small, than the file's if no file has it exactly. Where the header
-    leads to no ARF or RMF, the one beside the spectrum is taken that has its name, or that is alone
-    there; an RSP, which may include the area, stands alone.
+    Only files that the folder lists are found, so no path in a header leads out of it. A path is
+    relative to the folder of its spectrum; if there is no such file, a file of that name beside
+    the spectrum is used. The name may lack `.gz` or have it although the file does not, may select
+    an HDU, and may differ from the file's in upper and lower case if no file has it exactly. If the
+    header leads to no ARF or RMF, the one beside the spectrum is taken that has its name, or that
+    is alone there; an RSP, which may include the area, stands alone.
     """
     wanted = {
         spelling.casefold()
@@ -118,7 +128,7 @@ def _find(
 
 
 def _spellings(name: str, companion: str | None) -> Iterator[str]:
-    """Names that a file which a spectrum names may have, the likeliest first."""
+    """Yield the names that a companion named by a spectrum may have, the most probable first."""
     if companion is None or len(companion) > MAX_NAME_LENGTH:
         return
     path = _SELECTORS.sub("", companion.strip()).replace("\\", "/")
@@ -134,3 +144,24 @@ def _with_gz(name: str) -> Iterator[str]:
     plain = name.removesuffix(".gz")
     yield name
     yield plain if plain != name else f"{name}.gz"
+
+
+def backgrounds_by_name(unreadable: Iterable[str], others: Iterable[str]) -> dict[str, str]:
+    """Find backgrounds of spectra that cannot be read, whose headers name none, by their names.
+
+    A background is a file of `others` in the spectrum's folder whose name differs from that of the
+    spectrum only in the words for background and source. Return the spectra by these files' names.
+    """
+    spectra = {_bare(name): name for name in unreadable if not _BACKGROUND.search(stem(name))}
+    return {
+        name: spectra[_bare(name)]
+        for name in others
+        if _BACKGROUND.search(stem(name)) and _bare(name) in spectra
+    }
+
+
+def _bare(name: str) -> tuple[str, str]:
+    """Return a file's folder, and its stem without the words for source and background."""
+    folder = name[: name.rfind("/") + 1]
+    plain = _SPECTRUM.sub("", _BACKGROUND.sub("", stem(name)))
+    return folder, re.sub(r"[\W_]+", "_", plain).strip("_").casefold()

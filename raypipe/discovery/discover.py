@@ -1,4 +1,4 @@
-"""discover: from a folder, a bucket or the archive to a manifest."""
+"""List the detections of a folder, bucket or release in a manifest: the verb `discover`."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from raypipe.archive.pages import release_pages
 from raypipe.archive.products import is_release_name
 from raypipe.catalog.brought_table import read_catalog
 from raypipe.config import Config, DiscoverConfig
-from raypipe.config_toml import as_config
 from raypipe.discovery.account import Account
 from raypipe.discovery.catalog_join import CatalogJoin
 from raypipe.discovery.columns import manifest_rows
 from raypipe.discovery.folder import detections
 from raypipe.discovery.manifest import write_manifest
-from raypipe.discovery.own_ids import published_ids
-from raypipe.errors import RaypipeError, UsageError
+from raypipe.discovery.own_ids import manifest_source, published_ids
+from raypipe.discovery.release import choose_release_name
+from raypipe.errors import UsageError
 from raypipe.store.hash_partitioner import remove_leftovers, scratch_folder
 from raypipe.store.layout import manifest_folder
 from raypipe.store.lease import exclusive
 from raypipe.store.manifest import find_manifest, set_aside_name
-from raypipe.store.run_record import record_run
-from raypipe.store.workspace import Workspace, check_name
+from raypipe.store.workspace import Workspace
 from raypipe.telemetry import stage
+from raypipe.verb import Call, verb
 
 log = logging.getLogger(__name__)
 
-_SURVEY = "survey.json"
 
-
+@verb
 def discover(
+    call: Call,
     workspace: str | Path | Workspace,
     *,
     source: str,
@@ -46,51 +46,36 @@ def discover(
     release: str | None = None,
     config: Config | Mapping[str, Any] | str | Path | None = None,
 ) -> dict[str, Any]:
-    """List a source's detections into the manifest of a release and return its summary.
+    """List the detections of a folder or release in a manifest, and return its summary.
 
-    `source` is a folder or s3:// prefix, searched with all its subfolders, or the name of a release
-    of the archive (csc2.1), of which `where`, an ADQL condition, may choose a part; `catalog` is a
-    table whose columns and class labels are joined to the detections. The manifest is that of
-    `release`; by default a simulated survey and a release of the archive name theirs themselves,
-    other folders are taken for `discover.release` of the configuration. Raises UsageError where
-    there are no spectra, ServiceError where the archive fails: the same call goes on from there.
-    The archive is not asked for a manifest that is there whole and was made of the same question,
-    catalog and settings. Memory does not grow with the source, but for the catalog. BusyError
-    where another run discovers the same release.
+    `source` is a folder or s3:// prefix, which is searched with all its subfolders, or the name of
+    a release of the archive (csc2.1), of which `where`, an ADQL condition, selects a part. The
+    columns and class labels of the table `catalog` are joined to the detections. `release` names
+    the manifest; by default it is the name of the archive's release, that of a simulated survey
+    (survey.json), or the name of the folder. Apart from the catalog, memory does not grow with the
+    number of files.
+
+    A complete manifest of the same query, catalog and settings is not queried from the archive
+    again. Raises UsageError if there are no spectra, ServiceError if the archive fails (the same
+    call then continues), BusyError if another run discovers the same release.
     """
-    settings = as_config(config)
-    workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    workspace, settings = call.workspace, call.config
     if where is not None and not is_release_name(source):
         raise UsageError(f"--where chooses from a release of the archive (csc2.1), not {source}")
-    release = _release_of(source, release, settings.discover)
+    release = choose_release_name(source, release, settings.discover)
     with (
-        record_run(workspace, "discover", settings) as figures,
+        call.recorded() as figures,
         exclusive(workspace, f"discover-{release}", [manifest_folder(release)]),
-        stage("discover", release) as told,
+        stage("discover", release) as progress,
     ):
         if is_release_name(source):
             summary = _from_archive(workspace, source, release, where, catalog, settings.discover)
         else:
             summary = _from_files(workspace, Workspace(source), release, catalog, settings.discover)
-        told.add("rows", summary["rows"])
+        progress.add("rows", summary["rows"])
         figures.update(summary)
     log.info("discover: %d detections of %s in %s", summary["rows"], release, source)
     return summary
-
-
-def _release_of(source: str, release: str | None, config: DiscoverConfig) -> str:
-    """The release that a source's detections are of; UsageError where it is no folder."""
-    if is_release_name(source):
-        return check_name(release or source, "release")
-    folder = Workspace(source)
-    if not folder.exists(""):
-        raise UsageError(f"{folder.uri}: no such folder")
-    if folder.is_file(""):
-        parent = folder.absolute_uri().rpartition("/")[0]
-        raise UsageError(
-            f"{folder.uri}: a file; give the folder that holds it: --source {parent or '/'}"
-        )
-    return check_name(_survey_release(folder, release) or config.release, "release")
 
 
 def _from_archive(
@@ -101,7 +86,7 @@ def _from_archive(
     catalog: str | Path | None,
     settings: DiscoverConfig,
 ) -> dict[str, Any]:
-    """The manifest of a release of the archive; its pages are kept until that is whole."""
+    """Write the manifest of a release of the archive; keep its pages until it is complete."""
     pages = release_pages(workspace, source, release, where, settings)
     join = CatalogJoin(read_catalog(catalog)) if catalog is not None else None
     recipe = [pages.question, join and join.fingerprint, settings.part_rows, __version__]
@@ -122,7 +107,7 @@ def _from_archive(
         )
     else:
         log.info(
-            "the manifest is there already; delete %s to ask the archive anew",
+            "the manifest is complete already; delete %s to query the archive again",
             workspace.absolute_uri(manifest_folder(release)),
         )
     pages.remove()
@@ -136,14 +121,20 @@ def _from_files(
     catalog: str | Path | None,
     settings: DiscoverConfig,
 ) -> dict[str, Any]:
-    """The manifest of what a folder holds now."""
+    """Write the manifest of the files that a folder holds now."""
+    source = folder.absolute_uri()
+    if (earlier := manifest_source(workspace, release)) not in (None, source):
+        log.warning(
+            "release %s is that of %s, and becomes that of %s; --release NAME keeps both",
+            *(release, earlier, source),
+        )
     join = CatalogJoin(read_catalog(catalog)) if catalog is not None else None
     remove_leftovers(workspace, release)
     account = Account()
     extra: dict[str, Any] = {}
 
     def tables() -> Iterator[pa.Table]:
-        published = published_ids(workspace, release, folder.absolute_uri())
+        published = published_ids(workspace, release, earlier or source)
         try:
             yield from map(manifest_rows, detections(folder, release, scratch, account, published))
         finally:
@@ -152,44 +143,16 @@ def _from_files(
         _write_set_aside(workspace, release, account)
 
     with scratch_folder(workspace, release) as scratch:
-        source = folder.absolute_uri()
         return write_manifest(
             workspace, release, tables(), settings.part_rows, source, join=join, extra=extra
         )
 
 
 def _write_set_aside(workspace: Workspace, release: str, account: Account) -> None:
-    """Publish the list of what a folder holds that is no detection but could have been one."""
+    """Publish the list of files that could have been detections and are none."""
     name = set_aside_name(release)
     if entries := account.entries():
         workspace.write_json(name, [entry._asdict() for entry in entries])
-        log.warning("%s lists all that is set aside", workspace.absolute_uri(name))
+        log.warning("%s lists all files that are set aside", workspace.absolute_uri(name))
     else:
         workspace.delete(name)
-
-
-def _survey_release(folder: Workspace, asked: str | None) -> str | None:
-    """The release asked for, else that of the simulated survey in a folder, None without a survey.
-
-    Raises UsageError where the survey is not complete, for detections are missing then, and so is
-    the truth; and where no release is asked for and the file says none.
-    """
-    if not folder.exists(_SURVEY):
-        return asked
-    where = folder.absolute_uri(_SURVEY)
-    try:
-        survey = folder.read_json(_SURVEY)
-        release, is_complete = str(survey["release"]), survey.get("complete", True)
-    except (RaypipeError, LookupError, TypeError, AttributeError) as error:
-        if asked is not None:
-            return asked
-        raise UsageError(
-            f"{where}: not a survey's description ({error}); simulate the survey again or give "
-            "--release"
-        ) from error
-    if not is_complete:
-        raise UsageError(
-            f"{where}: the survey there is not complete; run raypipe simulate again with the same "
-            "arguments"
-        )
-    return asked or release

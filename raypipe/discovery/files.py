@@ -1,4 +1,4 @@
-"""The files of a folder or bucket, one by one: a release has millions."""
+"""List the files of a folder or bucket one by one, since a release has millions."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from raypipe.store.s3 import S3_ERRORS, s3_client
 from raypipe.store.workspace import Workspace
 
 UNSEEN = "unseen"
-"""Stamp of a file that is listed but cannot be looked at, such as a link that leads nowhere."""
+"""Stamp of a file whose size and time are unknown, such as a link that leads nowhere."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class File(NamedTuple):
-    """A file's name relative to the folder that was listed, and its stamp.
+    """Name a file relative to the folder that was listed, with its stamp.
 
     The stamp is "size@time", with the time in ns, or `UNSEEN`.
     """
@@ -32,7 +32,7 @@ class File(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """A folder that is not searched or a file that no manifest can name, and the reason.
+    """Name a folder that is not searched or a file that no manifest can name, and the reason.
 
     `name` is relative to the folder that was listed, escaped where it is not UTF-8.
     """
@@ -43,12 +43,12 @@ class Skipped(NamedTuple):
 
 
 def list_files(folder: Workspace, skipped: list[Skipped] | None = None) -> Iterator[File]:
-    """List the files of a folder and its subfolders, in no order; append what is left out.
+    """List the files of a folder and its subfolders, in any order; append the others to `skipped`.
 
     Hidden files and folders (`.git`) are not listed. A link that leads nowhere is listed as
     `UNSEEN`. A subfolder that cannot be read, a link to a folder that is listed already, a pipe, a
     socket or a device, and a name that is not UTF-8 or contains ".." go to `skipped`. Raises
-    RaypipeError where the disk or the store does not give the folder itself.
+    RaypipeError if the folder itself cannot be read.
     """
     left_out = [] if skipped is None else skipped
     return (_files_on_disk if folder.is_local else _files_in_bucket)(folder, left_out)
@@ -87,7 +87,7 @@ def _files_on_disk(folder: Workspace, skipped: list[Skipped]) -> Iterator[File]:
 def _is_new(
     folder: Workspace, parent: str, searched: set[tuple[int, int]], skipped: list[Skipped]
 ) -> bool:
-    """Whether a folder can be looked at and was not searched under another name."""
+    """Tell whether a folder can be read and was not searched under another name."""
     try:
         status = Path(f"{folder.root}/{parent}").stat()
     except OSError as error:
@@ -118,7 +118,7 @@ def _leave_out(folder: Workspace, parent: str, error: OSError, skipped: list[Ski
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result | str | None:
-    """Status of what an entry leads to, `UNSEEN`, or None where it has gone or is hidden."""
+    """Return the status of an entry's target, `UNSEEN`, or None if it is gone or hidden."""
     try:
         return entry.stat()
     except OSError as error:
@@ -127,7 +127,7 @@ def _status(entry: os.DirEntry[str]) -> os.stat_result | str | None:
 
 
 def _unfit(name: str, is_folder: bool) -> str | None:
-    """The reason why an entry is left out, None for one to list."""
+    """Return the reason why an entry is left out, None for one to list."""
     if is_folder and name.startswith("."):
         return "a hidden folder"
     try:
@@ -138,7 +138,7 @@ def _unfit(name: str, is_folder: bool) -> str | None:
 
 
 def _spelled(name: str) -> str:
-    """A name with the bytes that are not UTF-8 escaped."""
+    """Return a name with the bytes escaped that are not UTF-8."""
     return printable(os.fsencode(name).decode(errors="backslashreplace"))
 
 

@@ -1,4 +1,4 @@
-"""The detections among the files of a folder or bucket."""
+"""Find the detections among the files of a folder or bucket."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from raypipe.store.workspace import Workspace
 log = logging.getLogger(__name__)
 
 MOST_LOOKS = 10_000
-"""Most files of names that say nothing whose headers are looked at."""
+"""Largest number of files whose headers are searched because their names say nothing."""
 
 
 def detections(
@@ -31,8 +31,8 @@ def detections(
 ) -> Iterator[pa.Table]:
     """Find the detections among a folder's files and yield them in tables.
 
-    `account` takes in what becomes of each file, `published` are detection_ids of files outside the
-    CSC, by name, that they keep. Raises UsageError where there are no detections.
+    `account` records what becomes of each file. `published` holds the detection_ids that files
+    outside the CSC keep, by name. Raises UsageError if there are no detections.
     """
     csc_files = CscFiles(scratch)
     own_files = _sort_out(folder, csc_files, account)
@@ -45,7 +45,7 @@ def detections(
 
 
 def _sort_out(folder: Workspace, csc_files: CscFiles, account: Account) -> dict[str, str]:
-    """Tell CSC files from others by their names; return those outside the CSC that are spectra."""
+    """Separate CSC files from others by their names; return the spectra among the others."""
     own_files: dict[str, str] = {}
     unknown: dict[str, str] = {}
     skipped: list[Skipped] = []
@@ -75,7 +75,7 @@ def _sort_out(folder: Workspace, csc_files: CscFiles, account: Account) -> dict[
 def _spectra_among(
     folder: Workspace, unknown: Mapping[str, str], account: Account
 ) -> dict[str, str]:
-    """Those of the files whose headers are a spectrum's."""
+    """Return the files whose headers are those of a spectrum."""
     found = {}
     for name, answer in look_into(folder, sorted(unknown)):
         if isinstance(answer, OSError):
@@ -91,7 +91,7 @@ def _spectra_among(
 
 
 def _count_csc(account: Account, table: pa.Table) -> None:
-    """Move the files of the detections in a table from the unused to their own counts."""
+    """Move the files of the detections in a table from the unused to the spectra and companions."""
     spectra, arfs, rmfs = (
         table.num_rows - table[name].null_count for name in ("pha_uri", "arf_uri", "rmf_uri")
     )

@@ -1,4 +1,4 @@
-"""What a folder or bucket holds: file names into detections."""
+"""Turn the names of files into detections."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raypipe.archive.names import _OTHER_CSC_NAME, parse_csc_name
+from raypipe.identity import SPECTRAL_PRODUCTS, is_csc_name, parse_csc_name
 from raypipe.store.hash_partitioner import BUCKETS, MEMORY, HashPartitioner
 
 _PHA_SUFFIXES = (".pi", ".pha")
@@ -25,9 +25,8 @@ _NO_SPECTRUM = re.compile(
 )
 """Words of file names that say which other product of an observation a FITS file is."""
 
-_PRODUCTS = ("pha3", "arf3", "rmf3")
 _OBIS, _REGIONS = 1_000, 100_000
-"""More than an obi and a region_id of `_CSC_NAME` can be."""
+"""More than the obi and the region_id of a CSC name can be."""
 
 _FILE = pa.schema(
     {
@@ -45,10 +44,10 @@ _MIXER = np.uint64(0x9E3779B97F4A7C15)
 
 
 class CscFiles:
-    """Files with the CSC's names, come in any order, and the detections they make.
+    """Collect files with the CSC's names in any order, and combine them into detections.
 
-    Of several files of a product the newest N wins (a PHA's version and its ARF's can differ);
-    among interleaved exposures (_e1, _e2) of one version the first, then the first name.
+    Of several files of a product, the one of the newest version is used (the versions of a PHA and
+    its ARF can differ); of these the first interleaved exposure (_e1, _e2), then the first name.
     """
 
     def __init__(self, scratch: Path, memory: int = MEMORY) -> None:
@@ -56,18 +55,19 @@ class CscFiles:
         self._rows: list[tuple[int, int, int, int, str, str]] = []
 
     def add(self, name: str, stamp: str = "") -> bool:
-        """Take a file in, or say that its name is none of the CSC's."""
+        """Add a file; return whether its name is one of the CSC's."""
         parsed = parse_csc_name(name)
         if parsed is None:
             return False
         detection = (parsed.obsid * _OBIS + parsed.obi) * _REGIONS + parsed.region_id
-        self._rows.append((detection, _PRODUCTS.index(parsed.product), *parsed.rank, name, stamp))
+        product = SPECTRAL_PRODUCTS.index(parsed.product)
+        self._rows.append((detection, product, *parsed.rank, name, stamp))
         if len(self._rows) == _FILES_AT_ONCE:
             self._put_aside()
         return True
 
     def detections(self, release: str, root: str) -> Iterator[pa.Table]:
-        """Detections with a PHA, in tables; `root` comes before the names in their URIs."""
+        """Yield the detections that have a PHA in tables; `root` is the beginning of their URIs."""
         self._put_aside()
         for share in self._partitioner.shares(BUCKETS):
             yield _detections(_newest(pa.concat_tables(share)), release, root)
@@ -84,7 +84,7 @@ class CscFiles:
 
 
 def looks_like_pha(uri: str) -> bool:
-    """Whether a file outside the CSC has the name of a spectrum: .pi, .pha, or "pha" in it."""
+    """Tell whether a file outside the CSC has the name of a spectrum: .pi, .pha, or "pha" in it."""
     name = uri.rsplit("/", 1)[-1].lower().removesuffix(".gz")
     if name.endswith(_PHA_SUFFIXES):
         return True
@@ -92,26 +92,19 @@ def looks_like_pha(uri: str) -> bool:
 
 
 def may_be_pha(uri: str) -> bool:
-    """Whether a file that does not look like a spectrum is worth a look at its headers.
+    """Tell whether the headers of a file with another name are to be searched for a spectrum.
 
-    Files in FITS are, by their suffixes, but those that are surely another product: the CSC's, and
-    events, images and the like by the words in their names.
+    They are if the suffix is that of a FITS file and the name does not belong to another product:
+    one of the CSC, or events, images and the like by the words in it.
     """
     name = uri.rsplit("/", 1)[-1]
-    if _FITS_SUFFIXES.search(name) is None or _OTHER_CSC_NAME.fullmatch(name):
+    if _FITS_SUFFIXES.search(name) is None or is_csc_name(name):
         return False
     return _NO_SPECTRUM.search(name) is None
 
 
-def stem(uri: str) -> str:
-    """A file's name without folder and suffixes (.gz, .pi, .pha, .fits)."""
-    name = uri.rsplit("/", 1)[-1]
-    name = name[:-3] if name.lower().endswith(".gz") else name
-    return name.rsplit(".", 1)[0] if "." in name else name
-
-
 def _newest(files: pa.Table) -> pa.Table:
-    """Of each product of each detection the file that counts, in order of both."""
+    """Return the file to use of each product of each detection, in order of both."""
     order = [("detection", "ascending"), ("product", "ascending")]
     order += [("version", "descending"), ("exposure_rank", "descending"), ("name", "ascending")]
     files = files.sort_by(order)
@@ -121,8 +114,9 @@ def _newest(files: pa.Table) -> pa.Table:
 
 
 def _detections(files: pa.Table, release: str, root: str) -> pa.Table:
-    """The detections that these files, one a product, belong to."""
-    pha, *others = (files.filter(pc.equal(files["product"], i)) for i in range(len(_PRODUCTS)))
+    """Return the detections of these files, of which there is one per product."""
+    products = range(len(SPECTRAL_PRODUCTS))
+    pha, *others = (files.filter(pc.equal(files["product"], i)) for i in products)
     keys = pha["detection"]
     companions = [other.take(pc.index_in(keys, other["detection"])) for other in others]
     number = keys.to_numpy()

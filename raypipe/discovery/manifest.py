@@ -1,4 +1,4 @@
-"""The manifest: one row a detection, in parts by a stable key."""
+"""Write the manifest: one row per detection, in parts by a stable key."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from raypipe.store.workspace import Workspace
 log = logging.getLogger(__name__)
 
 _WRITERS = 8
-"""Parts written at once: what takes time on S3 is the wait for it."""
+"""Parts written at the same time, since writing to S3 is mostly waiting."""
 
 
 def write_manifest(
@@ -50,13 +50,13 @@ def write_manifest(
 ) -> dict[str, Any]:
     """Publish a release's manifest of detections that come in tables; return its summary.
 
-    Rows go to parts by a hash of their detection_id without its release, the number of parts being
-    a power of two: more detections, or another release, leave most rows where they were. A part is
-    in order of detection_id, rows of one detection in the order they came. `join` adds a catalog's
-    columns, `made_of` goes into the summary, as do `extra`, which `tables` may fill, and the
-    original names of the catalog's columns that were renamed (`renamed`). Rows are put aside in a
-    scratch folder once they take more than `memory` bytes.
-    The summary is removed first and written last: a manifest with a summary is whole.
+    The part of a row is determined by a hash of its detection_id without the release. The number
+    of parts is a power of two, so that most rows stay in their parts if detections are added or
+    the release changes. A part is sorted by detection_id; rows of one detection keep their order.
+    `join` adds a catalog's columns. The summary includes `made_of`, `extra`, which `tables` may
+    fill, and the original names of renamed columns (`renamed`). Rows are written to a scratch
+    folder as soon as they need more than `memory` bytes.
+    The summary is removed first and written last, so a manifest with a summary is complete.
     """
     types, rows = ColumnTypes(), 0
     with scratch_folder(workspace, release) as folder:
@@ -72,7 +72,7 @@ def write_manifest(
         parts = parts_for(rows, part_rows)
         log.info("%d detections, in %d parts", rows, parts)
         if parts == MOST_PARTS and rows > parts * part_rows:
-            log.info("more than %d detections a part: there are %d parts at most", part_rows, parts)
+            log.info("parts have more than %d detections: at most %d parts", part_rows, parts)
         workspace.delete(summary_name(release))
         fingerprint = ManifestFingerprint()
         shares = min(parts, BUCKETS)
@@ -106,7 +106,7 @@ def _id_hashes(rows: pa.Table) -> np.ndarray:
 def _write_parts(
     workspace: Workspace, release: str, rows: pa.Table, numbers: range, parts: int
 ) -> None:
-    """Publish the parts of these numbers, which are all that `rows` belong to."""
+    """Publish the parts of these numbers; `rows` belong to no other part."""
     by_id = pc.sort_indices(rows["detection_id"]).to_numpy()
     part = (_id_hashes(rows) % parts)[by_id]
     order = np.argsort(part, kind="stable")

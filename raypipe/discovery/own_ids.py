@@ -1,4 +1,4 @@
-"""The detection_id of spectra outside the CSC: given once, kept while the release has them."""
+"""Give spectra outside the CSC a detection_id that stays as long as the release has them."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ from collections.abc import Iterable, Mapping
 
 import pyarrow.compute as pc
 
-from raypipe.discovery.listing import stem
 from raypipe.errors import RaypipeError
+from raypipe.identity import OWN_FILE, stem
 from raypipe.store.layout import manifest_folder
+from raypipe.store.manifest import summary_name
 from raypipe.store.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
-PREFIX = "file:"
-
 
 def own_ids(names: Iterable[str], published: Mapping[str, str]) -> dict[str, str]:
-    """Give each file its detection_id, by name.
+    """Give each file its detection_id; return them by the names of the files.
 
-    A file that the manifest has already, as `published` says, keeps its detection_id: no file that
-    is added or removed changes it. The others take theirs in order, those in fewer folders first,
-    then by name: `file:<stem>` where no other file has or had it, otherwise `file:<name>` with all
-    folders and suffixes.
+    A file that is in the manifest already keeps the detection_id that `published` has for it,
+    whichever files are added or removed. The other files get theirs in order of the number of
+    folders, then of the name: `file:<stem>` unless another file has or had it, otherwise
+    `file:<name>` with all folders and suffixes.
     """
     names = set(names)
     ids = {name: published[name] for name in names if name in published}
@@ -36,24 +35,22 @@ def own_ids(names: Iterable[str], published: Mapping[str, str]) -> dict[str, str
 
 
 def in_order(name: str) -> tuple[int, str]:
-    """Key that sorts files by the number of folders they are in, then by name."""
+    """Return a key that sorts files by the number of their folders, then by name."""
     return name.count("/"), name
 
 
-def published_ids(workspace: Workspace, release: str, source: str) -> dict[str, str]:
-    """The detection_ids of files outside the CSC in a release's manifest, by the files' names.
+def published_ids(workspace: Workspace, release: str, folder: str) -> dict[str, str]:
+    """Read the detection_ids of files outside the CSC from a manifest, by the files' names.
 
-    Names are relative to the folder that the manifest was made of, so that they stay when it is
-    moved; `source` stands for that folder where the manifest's summary is missing. What a part that
-    cannot be read gave is lost, with a warning.
+    Names are relative to `folder`, from which the manifest was made, so that they remain valid
+    when it is moved. The ids of a part that cannot be read are lost, with a warning.
     """
-    folder = manifest_folder(release)
-    root = f"{_source_of(workspace, folder) or source}/"
+    root = f"{folder}/"
     found: dict[str, str] = {}
-    for part in workspace.files(folder, ".parquet"):
+    for part in workspace.files(manifest_folder(release), ".parquet"):
         try:
             rows = workspace.read_table(part, ["detection_id", "pha_uri"])
-            rows = rows.filter(pc.starts_with(rows["detection_id"], PREFIX))
+            rows = rows.filter(pc.starts_with(rows["detection_id"], OWN_FILE))
             pairs = zip(rows["pha_uri"].to_pylist(), rows["detection_id"].to_pylist(), strict=True)
         except (RaypipeError, KeyError, ValueError, OSError) as error:
             log.warning("files of this part may get another detection_id (%s)", error)
@@ -62,14 +59,14 @@ def published_ids(workspace: Workspace, release: str, source: str) -> dict[str, 
     return found
 
 
-def _source_of(workspace: Workspace, folder: str) -> str | None:
-    """The folder that a manifest was made of, None where there is no whole manifest."""
+def manifest_source(workspace: Workspace, release: str) -> str | None:
+    """Return the folder from which a manifest was made, None if there is no complete manifest."""
     try:
-        return str(workspace.read_json(f"{folder}/manifest.json")["source"])
+        return str(workspace.read_json(summary_name(release))["source"])
     except (RaypipeError, ValueError, KeyError, TypeError):
         return None
 
 
 def _choices(name: str) -> Iterable[str]:
-    numbered = (f"{PREFIX}{name}#{number}" for number in itertools.count(2))
-    return itertools.chain([PREFIX + stem(name), PREFIX + name], numbered)
+    numbered = (f"{OWN_FILE}{name}#{number}" for number in itertools.count(2))
+    return itertools.chain([OWN_FILE + stem(name), OWN_FILE + name], numbered)

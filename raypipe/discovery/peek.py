@@ -1,4 +1,4 @@
-"""Which files hold a spectrum though their names do not say so."""
+"""Find files that hold a spectrum although their names do not say so."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOOK_BYTES = 1 << 18
 """Bytes read of a file to see whether it holds a spectrum."""
 
 _EXPANDED_BYTES = 1 << 20
-"""Bytes looked at after decompression."""
+"""Bytes searched after decompression."""
 
 _THREADS = 16
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -26,7 +26,7 @@ _SPECTRUM = re.compile(rb"(?:HDUCLAS1|EXTNAME )= 'SPECTRUM *'", re.IGNORECASE)
 
 
 def look_into(folder: Workspace, names: Iterable[str]) -> Iterator[tuple[str, bool | OSError]]:
-    """Say of each file whether it holds a spectrum, or why it cannot be read."""
+    """Yield for each file whether it holds a spectrum, or the reason why it cannot be read."""
     with ThreadPoolExecutor(_THREADS) as pool:
         names = list(names)
         yield from zip(names, pool.map(partial(_look, folder), names), strict=True)
@@ -41,10 +41,10 @@ def _look(folder: Workspace, name: str) -> bool | OSError:
 
 
 def holds_spectrum(start: bytes) -> bool:
-    """Whether these first bytes of a file, plain or gzip, have the header of an OGIP spectrum.
+    """Tell whether the first bytes of a file, plain or gzip, hold the header of an OGIP spectrum.
 
-    The cards of FITS headers lie at multiples of 80 bytes from the beginning of the file. Data that
-    imitate such a card make a candidate, which is then read with all checks.
+    Cards of FITS headers begin at multiples of 80 bytes. A file whose data imitate such a card is
+    taken as a candidate, which is then read with all checks.
     """
     if start.startswith(_GZIP_MAGIC):
         try:

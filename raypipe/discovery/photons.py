@@ -1,21 +1,21 @@
-"""Which spectrum files hold the same photons, and so are one detection.
+"""Find spectrum files that hold the same photons, and so are one detection.
 
-The same photons come in several files: as CIAO's `X.pi` and the grouped `X_grp.pi`, compressed
+The same photons can be in several files: as CIAO's `X.pi` and the grouped `X_grp.pi`, compressed
 beside the plain file, or copied into a subfolder. Two files hold the same photons if they agree in
 
 * telescope, instrument, observation (OBS_ID), start of the observation (DATE-OBS), and whether the
   background is subtracted;
-* counts per channel, whatever number the channels are counted from;
+* counts per channel, whatever the number of the first channel;
 * exposure, within the rounding of single precision;
 * BACKSCAL and AREASCAL, within the same rounding, where the files name no observation.
 
-The counts of a spectrum of `TELLING_COUNTS` or more are a fingerprint: ten photons of each of two
-sources spread alike over channels by chance once in 3e4 pairs where only ten channels are equally
-likely, and once in 3e8 where thirty are. The counts of a fainter spectrum are none: any two empty
-spectra agree. Two faint files hold the same photons only if they also agree in the region on the
-sky and in TSTART and TSTOP. Where they name no region, their bytes must agree after decompression,
-as must their names without suffixes, and their ARFs must not differ. A faint file that cannot be
-identified in this way stays a detection.
+The counts of a spectrum with `TELLING_COUNTS` or more are a fingerprint: ten photons of each of two
+sources fall on the same channels by chance in one of 3e4 pairs if only ten channels are equally
+likely, and in one of 3e8 if thirty are. The counts of a fainter spectrum are not a fingerprint: any
+two empty spectra agree. Two faint files hold the same photons only if they also agree in the region
+on the sky and in TSTART and TSTOP. If they name no region, their bytes must agree after
+decompression, as must their names without suffixes, and their ARFs must not differ. A faint file
+that cannot be identified in this way stays a detection.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TELLING_COUNTS = 10
 """Fewest counts whose places in the channels identify a spectrum."""
 
 _ROUNDING = 1e-6
-"""Relative difference that single precision, or a header of seven digits, explains."""
+"""Relative difference that single precision, or seven digits in a header, can cause."""
 
 _WHOLE = 1e-3
 """Distance from a whole number that a rate in single precision times an exposure may have."""
@@ -47,7 +47,7 @@ _MOST_FILTERS = 100
 
 @dataclass(frozen=True)
 class Photons:
-    """What identifies the photons of a spectrum file.
+    """Identify the photons of a spectrum file.
 
     `key`: a hash of all that must agree exactly; `exposure_s`, `scales`: what must agree within
     rounding, the latter only where no observation is named; `is_telling`: whether the key
@@ -61,7 +61,7 @@ class Photons:
     is_grouped: bool
 
     def agree(self, other: Photons) -> bool:
-        """Whether two files of one key hold the same photons."""
+        """Tell whether two files of one key hold the same photons."""
         pairs = zip(self.scales, other.scales, strict=True)
         return _close(self.exposure_s, other.exposure_s) and all(_close(*pair) for pair in pairs)
 
@@ -95,11 +95,11 @@ def same_photons(
     photons: Mapping[str, Photons],
     differ: Callable[[str, str], bool],
 ) -> dict[str, list[str]]:
-    """Sort files by their photons: for the first of each kind, in order, the files that repeat it.
+    """Group files by their photons; return for the first file of each group those that repeat it.
 
-    `ranked` are the names of files, the one to keep first; those without `photons` repeat none.
-    `differ` says whether the ARFs of two files differ, and is asked only of files whose photons
-    identify nothing by themselves.
+    `ranked` are the names of files in order, so that the first of a group is the one to keep; files
+    without `photons` repeat none. `differ` tells whether the ARFs of two files differ, and is
+    called only for files whose photons do not identify them.
     """
     kept: dict[tuple[str, int], list[str]] = defaultdict(list)
     repeats: dict[str, list[str]] = {}
@@ -129,9 +129,9 @@ def _repeat(
 
 
 def _step(exposure_s: float) -> int:
-    """Number of an exposure on a scale on which those that agree are at most one step apart.
+    """Number an exposure on a scale on which exposures that agree are at most one step apart.
 
-    Many files of the same counts but other exposures are thus not all compared with each other.
+    So files with the same counts but other exposures are not all compared with each other.
     """
     if not 0 < exposure_s < np.inf:
         return 0
@@ -149,14 +149,14 @@ def _close(first: Any, second: Any) -> bool:
 
 
 def _word(header: Mapping[str, Any], key: str) -> str:
-    """A keyword's value in capitals; empty where it is missing or says nothing."""
+    """Return a keyword's value in capitals, empty if it is missing or says nothing."""
     value = header.get(key)
     word = "" if value is None else str(value).strip().upper()
     return "" if word in ("NONE", "UNKNOWN") else word
 
 
 def _region(header: Mapping[str, Any]) -> str | None:
-    """The region on the sky that the photons come from, None where the header does not say.
+    """Return the region on the sky that the photons come from, None if the header has none.
 
     CIAO writes its filters into the data subspace, keywords DSTYPn and DSVALn; XMM-Newton's SAS
     writes the expression that selected the events, SLCTEXPR.

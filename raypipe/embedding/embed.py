@@ -18,9 +18,8 @@ from ray.data import ActorPoolStrategy
 
 from raypipe._version import __version__
 from raypipe.catalog.source_table import source_columns, source_tables
-from raypipe.cluster import joins_cluster, map_parts, ray_session
+from raypipe.cluster import joins_cluster, map_parts, ray_session, without_restart_warning
 from raypipe.config import Config, EmbedConfig
-from raypipe.config_toml import as_config
 from raypipe.embedding.part import PartEncoder, Wanted, wanted_part
 from raypipe.errors import BusyError
 from raypipe.model.bundle import Model, load_model
@@ -30,9 +29,9 @@ from raypipe.store.lease import exclusive
 from raypipe.store.manifest import choose_release
 from raypipe.store.parts import require_ingested
 from raypipe.store.publication import Publication, find_publication, publish
-from raypipe.store.run_record import record_run
 from raypipe.store.workspace import Workspace
 from raypipe.telemetry import stage
+from raypipe.verb import Call, verb
 
 log = logging.getLogger(__name__)
 
@@ -43,33 +42,35 @@ _ROUNDS = 3
 """How many times a run makes parts whose spectra keep changing before it gives up."""
 
 
+@verb
 def embed(
+    call: Call,
     workspace: str | Path | Workspace,
     *,
     release: str | None = None,
     model: str | None = None,
     config: Config | Mapping[str, Any] | str | Path | None = None,
 ) -> str:
-    """Write the latent catalog of a release by a model and return the model's id.
+    """Write the latent catalog of a release with a model and return the model's id.
 
-    `model` is the id of a model of the workspace, or the path or URI of a bundle, which is copied
-    into the workspace; by default the newest one of the workspace. Only spectra that the model has
-    not measured are encoded, in this release or another: the same command completes an interrupted
-    run. All parts and the table of sources are published in one step at the end; parts whose
-    spectra have changed by then are made again before. A row that cannot be measured has the flag
-    `not_measured` and no latents. Raises PublishedMeanwhileError where another run has published
-    something else since this one began, BusyError where one is making the same catalog, or where
-    spectra change each time they are measured.
+    `model` is the id of a model in the workspace, by default of the newest one, or the path or URI
+    of a bundle, which is copied into the workspace. Only spectra that the model has not measured in
+    this release or another are encoded: the same command completes an interrupted run. A spectrum
+    that cannot be measured has the flag `not_measured` and no latents.
+
+    All parts and the table of sources are published in one step at the end. If spectra have changed
+    by then, their parts are made again first. Raises PublishedMeanwhileError if another run has
+    published this catalog since, and BusyError if another run is making it, or if spectra change
+    each time they are measured.
     """
-    settings = as_config(config)
-    workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    workspace, settings = call.workspace, call.config
     release = choose_release(workspace, release)
     model_id = adopt_model(workspace, resolve_model(workspace, model))
     uri = workspace.absolute_uri(model_folder(model_id))
     bundle = load_model(uri)
     folders = catalog_folder(release, model_id), sources_folder(release, model_id)
     with (
-        record_run(workspace, "embed", settings) as figures,
+        call.recorded() as figures,
         exclusive(workspace, f"embed-{release}-{model_id}", folders),
     ):
         base = find_publication(workspace, release, model_id)
@@ -125,7 +126,7 @@ def _make_parts(
             return parts, work
         if work:
             log.warning("embed: the spectra of %d parts have changed meanwhile", len(todo))
-        with ray_session(settings.ray):
+        with ray_session(settings.ray), without_restart_warning():
             task = _Task(workspace, release, len(parts), uri, settings.embed)
             figures = _run_parts(task, todo, joins_cluster(settings.ray), there)
         work["work" if number == 1 else f"work_{number}"] = figures
@@ -215,12 +216,15 @@ def _pool(config: EmbedConfig, parts: int, joined: bool) -> ActorPoolStrategy:
 def _run_parts(task: _Task, parts: list[int], joined: bool, there: set[str]) -> dict[str, Any]:
     """Do the parts on Ray; returns what that came to, and adds the files it wrote to `there`."""
     config = task.config
+    pool = _pool(config, len(parts), joined)
+    plural = "" if pool.initial_size == 1 else "s"
+    log.info("embed: starting %d encoder%s (about 10 s)", pool.initial_size, plural)
     outcomes = map_parts(
         "embed",
         parts,
         _Encoder,
         fn_constructor_args=(task,),
-        compute=_pool(config, len(parts), joined),
+        compute=pool,
         num_cpus=config.cpus_per_actor,
         num_gpus=config.gpus_per_actor,
     )

@@ -1,6 +1,6 @@
-"""One part of the latent catalog: read its spectra, encode those not measured yet, write it.
+"""Make a part of the latent catalog: read its spectra, encode those not measured yet, and write it.
 
-A part is named by the very table that was encoded, so that its name never says what it is not.
+The name of a part is a hash of the table that was encoded, so that it always matches the content.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from raypipe.store.workspace import Workspace
 
 _MOST_NAMED = 5
 _ROWS_VERSION = 3
-"""To be raised where the same spectrum gives another row: rows of before are not taken over."""
+"""Increase this when rows of the same spectra change: rows of earlier versions are not reused."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a part; `kept` of its rows had been measured before.
+    """The result for a part, of whose `rows` a number `kept` had been measured before.
 
-    `not_measured` rows have no latents; `named` has the detection_ids of some of them.
+    `not_measured` counts rows without latents; `named` has the detection_ids of some of them.
     """
 
     part: int
@@ -47,9 +47,9 @@ class Outcome:
 
 
 class Wanted(NamedTuple):
-    """A part that certain spectra make: its name and its number of rows.
+    """The part that certain spectra will make: its name and its number of rows.
 
-    The name says what the part is made of: no other content has it.
+    The name is a hash of everything that the part is made from.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Wanted(NamedTuple):
 
 
 class PartEncoder:
-    """Makes parts of a release's catalog from those of its spectra, `parts` in number."""
+    """Makes parts of a release's catalog from parts of its spectra; `parts` is their number."""
 
     def __init__(
         self, workspace: Workspace, release: str, parts: int, model: Model, config: EmbedConfig
@@ -72,7 +72,7 @@ class PartEncoder:
         """Encode the spectra of a part that are not measured yet, and write the part."""
         model = self._model
         read = self._workspace.read_table(part_name(spectra_folder(self._release), part))
-        name = _made_of(read, self._release, part, model, self._recipe).name
+        name = _name_part(read, self._release, part, model, self._recipe).name
         spectra = read.sort_by([("rmf_id", "ascending"), ("detection_id", "ascending")])
         sources = _sources(spectra)
         keys = np.array(row_keys(spectra, sources), dtype=object)
@@ -80,8 +80,9 @@ class PartEncoder:
         known = np.array([key in cached.rows for key in keys], dtype=bool)
         measured = self._measure(spectra.filter(pa.array(~known)))
         if known.any():
-            again = _again(cached.take(keys[known].tolist()), measured)
-            measured = pd.concat([again, measured], ignore_index=True)
+            earlier = _as_measured(cached.take(keys[known].tolist()), measured)
+            measured = pd.concat([earlier, measured], ignore_index=True)
+        # `measured` has the known rows first: the inverse permutation restores the spectra's order.
         place = np.argsort(np.concatenate([np.flatnonzero(known), np.flatnonzero(~known)]))
         split = model.split_of(sources)
         table = catalog_table(spectra, measured.iloc[place], split, model.model_id)
@@ -118,21 +119,21 @@ class PartEncoder:
 def wanted_part(
     workspace: Workspace, release: str, part: int, model: Model, config: EmbedConfig
 ) -> Wanted:
-    """The part of the catalog that a part of the spectra makes as it is now."""
+    """Return the part of the catalog that a part of the spectra makes in its present state."""
     name = part_name(spectra_folder(release), part)
     spectra = workspace.read_table(name, ["detection_id", "content_sha256"])
-    return _made_of(spectra, release, part, model, recipe_of(model, config))
+    return _name_part(spectra, release, part, model, recipe_of(model, config))
 
 
 def recipe_of(model: Model, config: EmbedConfig) -> str:
-    """A hash of all that rows are measured with: model, settings, version."""
+    """Return a hash of everything with which rows are measured: model, settings and version."""
     settings = [config.refine_steps, config.errors, config.class_scheme]
     text = json.dumps([model.fingerprint, settings, __version__, _ROWS_VERSION])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _again(kept: pa.Table, measured: pd.DataFrame) -> pd.DataFrame:
-    """Rows measured before, with the columns and types of those measured now."""
+def _as_measured(kept: pa.Table, measured: pd.DataFrame) -> pd.DataFrame:
+    """Return rows measured before, with the columns and types of rows measured now."""
     frame = kept.select(list(measured.columns)).to_pandas()
     return frame.astype(measured.dtypes.to_dict())
 
@@ -141,8 +142,8 @@ def _sources(spectra: pa.Table) -> np.ndarray:
     return source_keys(spectra["name"].to_pylist(), spectra["detection_id"].to_pylist())
 
 
-def _made_of(spectra: pa.Table, release: str, part: int, model: Model, recipe: str) -> Wanted:
-    """The part that spectra make as they were read: their manifest's rows, they, and the recipe."""
+def _name_part(spectra: pa.Table, release: str, part: int, model: Model, recipe: str) -> Wanted:
+    """Name the part that spectra make, from their manifest's rows, the spectra, and the recipe."""
     rows = spectra.select(["detection_id", "content_sha256"]).to_pydict()
     manifest = (spectra.schema.metadata or {}).get(FINGERPRINT.encode(), b"").decode()
     text = json.dumps([rows, manifest, recipe])

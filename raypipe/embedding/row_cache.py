@@ -1,4 +1,4 @@
-"""What was measured before of the same spectra by the same model, row by row."""
+"""Find rows that the same model has measured before from the same spectra."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from raypipe.store.publication import find_publication
 from raypipe.store.workspace import Workspace
 
 RECIPE = "recipe_sha256"
-"""Key of a catalog part's metadata that says with what, beside the spectra, it was measured."""
+"""Metadata key of a catalog part: a hash of everything beside spectra that determines its rows."""
 ROW_KEYS = "row_keys"
-"""Key of a catalog part's metadata with the `row_keys` of its rows, a JSON list."""
+"""Metadata key of a catalog part: the `row_keys` of its rows, a JSON list."""
 
 _KEY_LENGTH = 16
 _PART = re.compile(r"/part-(\d+)-\w+\.parquet$")
 
 
 def row_keys(spectra: pa.Table, sources: npt.NDArray[np.int64]) -> list[str]:
-    """A hash of what each row is measured from: its spectrum, and its source `sources` (n,)."""
+    """Return hashes of the inputs of each row: its spectrum, and the key of its source, (n,)."""
     contents = spectra["content_sha256"].to_pylist()
     texts = (f"{one}|{other}" for one, other in zip(contents, sources, strict=True))
     return [hashlib.sha256(text.encode()).hexdigest()[:_KEY_LENGTH] for text in texts]
@@ -33,22 +33,22 @@ def row_keys(spectra: pa.Table, sources: npt.NDArray[np.int64]) -> list[str]:
 
 @dataclass(frozen=True)
 class CachedRows:
-    """Rows measured before, and the place of each key among them."""
+    """Rows measured before, and the position of each key among them."""
 
     table: pa.Table
     rows: dict[str, int]
 
     def take(self, keys: list[str]) -> pa.Table:
-        """The rows of these keys, all of which are here, in their order."""
+        """Return the rows of these keys, in their order; all of them must be cached."""
         return self.table.take(pa.array([self.rows[key] for key in keys], pa.int64()))
 
 
 class RowCache:
-    """What catalogs by a model held of a release's detections when this was made.
+    """Finds rows of a release's detections in the catalogs that a model had made of all releases.
 
-    They are parts of the release, published or not, and of other releases' publications. Of the
-    latter a detection is in the same part, where the numbers of parts are the same: both are powers
-    of two, and parts go by a hash.
+    It reads parts of this release, published or not, and published parts of other releases. A hash
+    assigns detections to parts, and numbers of parts are powers of two: a detection of part i can
+    only be in those parts of another release that equal i modulo the smaller number of parts.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class RowCache:
                     self._names[part] += publication.parts[part % common :: common]
 
     def of(self, part: int) -> CachedRows:
-        """The rows of a part that were measured by the same recipe."""
+        """Return the rows of a part that were measured with the same recipe."""
         tables: list[pa.Table] = []
         rows: dict[str, int] = {}
         for name in self._names[part]:

@@ -1,4 +1,4 @@
-"""Representations to compare with, and the one table that compares them."""
+"""Make representations to compare with, and the rows of the table that compares them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
 
+from raypipe.catalog.hardness import HARDNESS_PAIRS, hardness_ratios
 from raypipe.config import EvaluateConfig
 from raypipe.evaluation.classification import classify
 from raypipe.evaluation.clustering import (
@@ -17,15 +18,15 @@ from raypipe.evaluation.clustering import (
     PUBLISHED_REFERENCE,
     cluster_scores,
 )
-from raypipe.evaluation.regression import HARDNESS_PAIRS, Target, hardness_ratios, regress
+from raypipe.evaluation.regression import Target, regress
 from raypipe.evaluation.selection import HELD_OUT, BinnedSpectra, latents_of
 from raypipe.evaluation.validation import FloatArray, TextArray, fitting_threads
 
 PCA_COMPONENTS = 8
-"""Components of the PCA baselines: as many as the model has latents by default."""
+"""Components of the PCA baselines: the default number of latents of a model."""
 
 MIN_PCA_ROWS = 50
-"""Fewest spectra a PCA is fitted to."""
+"""Fewest spectra for a PCA."""
 
 CLASSIFIERS = ("knn", "boosting")
 R2_TARGETS = ("log_nh", "photon_index", "log_kt", *HARDNESS_PAIRS)
@@ -33,9 +34,9 @@ R2_TARGETS = ("log_nh", "photon_index", "log_kt", *HARDNESS_PAIRS)
 
 @dataclass(frozen=True)
 class Representation:
-    """Numbers that stand for spectra: `features` (n, d), with what they are.
+    """Hold numbers that represent spectra: `features` (n, d), with their name and origin.
 
-    `kind` is "model", "pca" or "hardness"; `note` says what a reader must know to compare.
+    `kind` is "model", "pca" or "hardness"; `note` has what a reader must know to compare them.
     """
 
     name: str
@@ -47,7 +48,7 @@ class Representation:
 
 
 def min_max_rates(spectra: BinnedSpectra) -> FloatArray:
-    """Net count rates scaled to 0-1 in each spectrum, (n, bins); the exposure cancels."""
+    """Scale the net count rates of each spectrum to 0-1, (n, bins); the exposure cancels."""
     net = (spectra.counts - spectra.background).astype(np.float64)
     low = net.min(axis=1, keepdims=True)
     span = np.maximum(net.max(axis=1, keepdims=True) - low, 1e-12)
@@ -56,7 +57,7 @@ def min_max_rates(spectra: BinnedSpectra) -> FloatArray:
 
 
 def root_shares(spectra: BinnedSpectra) -> FloatArray:
-    """Square roots of each bin's share of the counts, (n, bins)."""
+    """Return the square root of the share of the counts in each bin, (n, bins)."""
     counts = spectra.counts.astype(np.float64)
     shares: FloatArray = np.sqrt(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1.0))
     return shares
@@ -65,10 +66,10 @@ def root_shares(spectra: BinnedSpectra) -> FloatArray:
 def pca_representations(
     spectra: BinnedSpectra, fitted_to: BinnedSpectra | None, seed: int
 ) -> list[Representation]:
-    """PCA of two scalings of the spectra.
+    """Compute a PCA of two scalings of the spectra.
 
-    Fitted to the spectra the model was trained on where they are given, else to the judged ones
-    themselves: no class or quantity is used either way, but the latter flatters the baseline.
+    It is fitted to `fitted_to`, the training spectra of the model, if they are given, else to the
+    judged spectra. Neither uses classes or quantities, but the latter favors the baseline.
     """
     training = spectra if fitted_to is None else fitted_to
     note = "fitted to the judged spectra" if fitted_to is None else "fitted to training spectra"
@@ -82,7 +83,7 @@ def pca_representations(
 
 
 def model_representation(frame: pd.DataFrame, model_id: str, preset: str | None) -> Representation:
-    """The latents of a catalog's rows; the note counts the rows the model has seen."""
+    """Return the latents of a catalog's rows; the note counts rows that the model has seen."""
     note = ""
     if "split" in frame:
         seen = int((~frame["split"].isin(HELD_OUT)).sum())
@@ -92,7 +93,7 @@ def model_representation(frame: pd.DataFrame, model_id: str, preset: str | None)
 
 
 def hardness_representation(frame: pd.DataFrame) -> Representation:
-    """The three hardness ratios alone; 0 where a ratio has no counts."""
+    """Return the three hardness ratios, 0 if a ratio has no counts."""
     features = np.nan_to_num(hardness_ratios(frame).to_numpy())
     return Representation("hardness ratios", "hardness", features)
 
@@ -104,7 +105,7 @@ def score_representation(
     sources: TextArray,
     config: EvaluateConfig,
 ) -> dict[str, Any]:
-    """Clustering, classification and regression of one representation, all on the same rows."""
+    """Score clusters, classes and quantities of one representation, all on the same rows."""
     features = representation.features
     with fitting_threads(len(features)):
         return {
@@ -119,7 +120,7 @@ def comparison_row(
     scores: dict[str, Any],
     reconstruction: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """A row of the comparison table; None where a figure was not measured.
+    """Make a row of the comparison table; figures that were not measured are None.
 
     Keys: `representation`, `kind`, `model_id`, `preset`, `dimensions`, `note`; `cash_per_bin`,
     `excess_cash_per_bin`, `divergence_per_bin`; `cluster_balanced_accuracy`,
@@ -150,7 +151,7 @@ def comparison_row(
 
 
 def published_row() -> dict[str, Any]:
-    """The published figures as a row of the comparison table: other data, for orientation."""
+    """Make a row of the comparison table from published figures, which are of other data."""
     return {
         "representation": f"published ({PUBLISHED_REFERENCE})",
         "kind": "published",

@@ -1,4 +1,4 @@
-"""How well the classes can be told apart from a representation, by two plain classifiers."""
+"""Measure how well two plain classifiers separate the classes in a representation."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ BOOSTING = {
     "min_samples_leaf": 10,
     "early_stopping": False,
 }
-"""Settings of the gradient boosting, classifier and regressor alike."""
+"""Settings of gradient boosting, for the classifier and the regressor."""
 
 
 def classify(
     features: FloatArray, classes: TextArray, sources: TextArray, config: EvaluateConfig
 ) -> dict[str, Any]:
-    """Cross-validated scores of kNN and gradient boosting on a representation.
+    """Cross-validate kNN and gradient boosting on a representation.
 
     `features` (n, d), `classes` and `sources` (n,). Folds never share a source. Both classifiers
-    give every class the same weight, however rare. Classes with fewer sources than folds are left
-    out and named; without two classes the scores are None, with the reason.
+    give every class the same weight, however rare it is. Classes with fewer sources than folds are
+    left out and named; with fewer than two classes the scores are None, with the reason.
     """
     labeled = labeled_rows(classes, sources, config.folds)
     section: dict[str, Any] = {
@@ -61,9 +61,9 @@ def classify(
 def predict_knn(
     features: FloatArray, codes: IntArray, new_features: FloatArray, config: EvaluateConfig
 ) -> IntArray:
-    """Class codes by the votes of the nearest neighbors, by the distances the features have.
+    """Predict class codes by the votes of the nearest neighbors, in the distances of the features.
 
-    A vote weighs as much less as its class is more frequent among the training rows.
+    The weight of a vote is the inverse of the frequency of its class among the training rows.
     """
     neighbors = min(config.neighbors, len(codes))
     model = KNeighborsClassifier(neighbors).fit(features, codes)
@@ -76,7 +76,7 @@ def predict_knn(
 def predict_boosting(
     features: FloatArray, codes: IntArray, new_features: FloatArray, config: EvaluateConfig
 ) -> IntArray:
-    """Class codes by gradient-boosted trees with balanced class weights."""
+    """Predict class codes by gradient-boosted trees with balanced class weights."""
     model = HistGradientBoostingClassifier(
         class_weight="balanced", random_state=config.seed, **BOOSTING
     )
@@ -91,11 +91,11 @@ def score_probabilities(
     sources: TextArray,
     config: EvaluateConfig,
 ) -> dict[str, Any]:
-    """Scores of the model's own class probabilities in a catalog, as they are.
+    """Score the class probabilities that the model gave in a catalog.
 
     `known` are the model's classes, whose columns are `p_<class>`; the most probable of them is the
-    prediction. The same classes are judged as by `classify`. Adds `log_loss` (nats; 0 is perfect)
-    of the true class's probability, and `reliability` (`measure_reliability`).
+    prediction. The judged classes are those of `classify`. Adds `log_loss` (nats; 0 is perfect) of
+    the probability of the true class, and `reliability` (`measure_reliability`).
     """
     labeled = labeled_rows(classes, sources, config.folds)
     columns = [f"p_{name}" for name in known if f"p_{name}" in frame]
@@ -121,12 +121,15 @@ def score_probabilities(
 
 
 def measure_reliability(probabilities: FloatArray, codes: IntArray) -> dict[str, Any]:
-    """How often what has a probability is so: of `probabilities` (n, classes) in tenths.
+    """Measure how often a class is the true one, by its probability in tenths.
 
-    `codes` (n,) are the true classes. Every class weighs the same, as the probabilities suppose.
-    `bins` tell the number of probabilities in each tenth, their mean `predicted`, and the share
-    `observed` of them whose class was the true one; `calibration_error` is the mean difference.
+    `probabilities` (n, classes); `codes` (n,) are the true classes. Every class has the same
+    weight, as the probabilities assume. Each of `bins` has the number of probabilities in a tenth,
+    their mean (`predicted`), and the share of them whose class is the true one (`observed`);
+    `calibration_error` is the mean difference of the two.
     """
+    # The weight of a row is 1 / (members of its class). All its probabilities are judged, not only
+    # the largest one.
     weights = (1.0 / np.bincount(codes, minlength=probabilities.shape[1]).clip(1))[codes]
     each = np.repeat(weights[:, None], probabilities.shape[1], axis=1)
     true = np.arange(probabilities.shape[1]) == codes[:, None]

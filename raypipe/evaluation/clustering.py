@@ -1,4 +1,4 @@
-"""How far classes fall into clusters of a representation that were found without them."""
+"""Measure how well clusters that were found without classes agree with the classes."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from raypipe.evaluation.validation import (
 )
 
 PUBLISHED_REFERENCE = "arXiv:2510.14102"
-"""Pinciroli Vago, Martinez-Galarza & Amato: the published figures, on real CSC sources."""
+"""Pinciroli Vago, Martinez-Galarza & Amato (2025): published figures for real CSC sources."""
 
 PUBLISHED_EIGHT_CLASSES = 0.40
-"""Its balanced accuracy of clusters on eight classes."""
+"""Published balanced accuracy of clusters on eight classes."""
 
 PUBLISHED_AGN_COMPACT = 0.69
-"""Its balanced accuracy of clusters on AGN against stellar-mass compact objects."""
+"""Published balanced accuracy of clusters on AGN against stellar-mass compact objects."""
 
 COMPACT_CLASSES = ("HMXB", "LMXB", "NS")
-"""Stellar-mass compact objects: accreting binaries and neutron stars, no white dwarfs (CV)."""
+"""Stellar-mass compact objects: accreting binaries and neutron stars, not white dwarfs (CV)."""
 
 ROWS_PER_COMPONENT = 10
-"""Fewest rows a component of the mixture is fitted to."""
+"""Fewest rows per component of the mixture."""
 
 
 def cluster_scores(
     features: FloatArray, classes: TextArray, sources: TextArray, config: EvaluateConfig
 ) -> dict[str, Any]:
-    """Scores of clusters on all classes, and on AGN against stellar-mass compact objects.
+    """Score clusters on all classes, and on AGN against stellar-mass compact objects.
 
     `features` (n, d), `classes` and `sources` (n,). The second task clusters the rows of its
     classes alone, as published.
@@ -53,7 +53,7 @@ def cluster_scores(
 
 
 def merge_compact(classes: TextArray) -> TextArray:
-    """`AGN`, `compact` or None for each class."""
+    """Replace each class by `AGN`, `compact` or None."""
     merged = np.full(len(classes), None, dtype=object)
     merged[classes == "AGN"] = "AGN"
     merged[np.isin(classes, np.array(COMPACT_CLASSES, dtype=object))] = "compact"
@@ -63,12 +63,12 @@ def merge_compact(classes: TextArray) -> TextArray:
 def score_clusters(
     features: FloatArray, classes: TextArray, sources: TextArray, config: EvaluateConfig
 ) -> dict[str, Any]:
-    """Balanced accuracy of a Gaussian mixture whose clusters stand for classes.
+    """Compute the balanced accuracy of a Gaussian mixture whose clusters stand for classes.
 
-    The mixture is fitted to the features of all rows (`on_one_scale`) without their classes. Which
-    class a cluster stands for is learned on some sources and judged on the others, in turn: the
-    class with the largest share of its own rows there. A cluster that no such row fell into
-    stands for none, and its rows count as wrong.
+    The mixture is fitted to the features of all rows (`on_one_scale`) without their classes. The
+    class of each cluster is learned on some sources and judged on the others, in turn: a cluster
+    stands for the class of which it has the largest share. A cluster without labeled rows stands
+    for no class, and its rows count as wrong.
     """
     labeled = labeled_rows(classes, sources, config.folds)
     components = min(config.mixture_components, len(features) // ROWS_PER_COMPONENT)
@@ -94,22 +94,22 @@ def score_clusters(
 
 
 def fit_clusters(features: FloatArray, components: int, seed: int) -> IntArray:
-    """The component of a Gaussian mixture that each row of `features` (n, d) belongs to, (n,)."""
+    """Fit a Gaussian mixture and return the component of each row of `features` (n, d), (n,)."""
     scaled = on_one_scale(features)
     clusters: IntArray = fit_mixture(scaled, components, seed).predict(scaled)
     return clusters
 
 
 def fit_mixture(scaled: FloatArray, components: int, seed: int) -> GaussianMixture:
-    """A Gaussian mixture of features on one scale (n, d), the best of three starts."""
+    """Fit a Gaussian mixture to features on one scale (n, d), the best of three starts."""
     return GaussianMixture(components, n_init=3, reg_covar=1e-3, random_state=seed).fit(scaled)
 
 
 def map_clusters(clusters: IntArray, codes: IntArray, components: int) -> IntArray:
-    """The class each cluster stands for, (components,): -1 for a cluster without rows.
+    """Return the class that each cluster stands for, (components,); -1 for one without rows.
 
-    A row weighs one over the number of rows of its class, so that a frequent class does not claim
-    every cluster.
+    The weight of a row is 1 / (rows of its class), so that a frequent class does not claim every
+    cluster.
     """
     shares = np.zeros((components, int(codes.max()) + 1))
     np.add.at(shares, (clusters, codes), 1 / np.bincount(codes)[codes])

@@ -1,4 +1,4 @@
-"""The verb evaluate: a catalog's metrics."""
+"""Run the verb `evaluate`: measure the quality of a catalog."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import pandas as pd
 
 from raypipe.catalog.classes import catalog_classes
 from raypipe.config import Config, EvaluateConfig
-from raypipe.config_toml import as_config
 from raypipe.errors import UsageError
 from raypipe.evaluation.baselines import (
     MIN_PCA_ROWS,
@@ -56,16 +55,19 @@ from raypipe.evaluation.validation import FloatArray, sources_of
 from raypipe.model.bundle import Model
 from raypipe.model.fit_scores import score_reconstruction, score_truth
 from raypipe.store.publication import published_models, read_detections
-from raypipe.store.run_record import plain, record_run
+from raypipe.store.run_record import plain
 from raypipe.store.workspace import Workspace
+from raypipe.verb import Call, verb
 
 log = logging.getLogger(__name__)
 
 MAX_PCA_ROWS = 20_000
-"""Most training spectra a PCA baseline is fitted to, drawn at random."""
+"""Most training spectra for a PCA baseline, drawn at random."""
 
 
+@verb
 def evaluate(
+    call: Call,
     workspace: str | Path | Workspace,
     *,
     release: str | None = None,
@@ -73,19 +75,18 @@ def evaluate(
     labels: str | os.PathLike[str] | None = None,
     config: Config | Mapping[str, Any] | str | Path | None = None,
 ) -> dict[str, Any]:
-    """Measure how good the latents of a catalog are and write `metrics.json`; returns the metrics.
+    """Measure the quality of the latents of a catalog, write `metrics.json` and return its content.
 
-    `model` is the id of one with a catalog of the release, or the path of its bundle; by default
-    the newest. `labels` is a table with classes and, from the simulator, true parameters and
-    counts; without it the catalog's own column `class` serves. What cannot be measured is None in
-    the metrics, with the reason beside it; of more than `selection.MAX_JUDGED` detections a sample
-    is judged. Raises UsageError for labels that match no detection and where there is no such
+    `model` is the id of a model with a catalog of the release, or the path of its bundle; the
+    default is the newest. `labels` is a table with classes and, from the simulator, true parameters
+    and counts; without it, the catalog's column `class` has the labels. A figure that cannot be
+    measured is None, with the reason beside it. Of more than `selection.MAX_JUDGED` detections, a
+    sample is judged. Raises UsageError for labels that match no detection, and if there is no such
     catalog.
     """
-    settings = as_config(config)
-    store = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    store, settings = call.workspace, call.config
     evaluated = choose_catalog(store, release, model)
-    with record_run(store, "evaluate", settings) as figures:
+    with call.recorded() as figures:
         metrics = plain(_metrics(store, evaluated, labels, settings.evaluate))
         store.write_json(metrics_name(evaluated.release, evaluated.model_id), metrics)
         figures.update(metrics["summary"])
@@ -172,7 +173,7 @@ def _measure(
 
 
 def _classes(frame: pd.DataFrame) -> npt.NDArray[np.object_]:
-    """Classes of rows, (n,), None where they have none."""
+    """Return the classes of rows, (n,), None for rows without a class."""
     if "class" not in frame:
         return np.full(len(frame), None, dtype=object)
     return frame["class"].to_numpy(dtype=object)
@@ -184,7 +185,7 @@ def _reconstruction(
     frame: pd.DataFrame,
     expected: Sequence[FloatArray | None] | None,
 ) -> dict[str, Any]:
-    """Scores of a model's fits, against the truth's `expected` counts where they are known."""
+    """Score the fits of a model, compared with the true `expected` counts if they are known."""
     truth, reason = None, None
     if expected is None:
         reason = f"no labels with true expected counts ({TRUE_COUNTS}): only simulations have them"
@@ -202,9 +203,9 @@ def _reconstruction(
 def _other_catalogs(
     store: Workspace, evaluated: EvaluatedCatalog, frame: pd.DataFrame
 ) -> list[tuple[str, pd.DataFrame]]:
-    """Every other model's catalog of this release that has all the judged detections.
+    """Read the catalogs of this release by other models that have all judged detections.
 
-    Its rows are in the order of `frame`; some may have no latents, not all.
+    Their rows are in the order of `frame`. Some, but not all, may lack latents.
     """
     found = []
     for other_id in published_models(store, evaluated.release):
@@ -227,7 +228,7 @@ def _baselines(
     frame: pd.DataFrame,
     settings: EvaluateConfig,
 ) -> tuple[list[Representation], str | None]:
-    """Baselines on the judged rows, and why one is missing (None where none is)."""
+    """Compute the baselines on the judged rows; state why one is missing, None if none is."""
     baselines: list[Representation] = []
     reason = None
     spectra = read_spectra(store, release, frame)

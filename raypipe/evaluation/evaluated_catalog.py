@@ -1,4 +1,4 @@
-"""What a verb is about: a catalog of the workspace, its model and its labels."""
+"""Choose the catalog that a verb evaluates, with its model and its labels."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from raypipe.store.publication import read_detections
 from raypipe.store.workspace import Workspace
 
 WEIGHTS = "model.safetensors"
-"""The file that makes a folder a model bundle."""
+"""File without which a folder is not a model bundle."""
 
 
 @dataclass(frozen=True)
 class EvaluatedCatalog:
-    """The catalog a verb is about, with its model where the bundle can be had."""
+    """Name the catalog that a verb evaluates, with its model if the bundle is available."""
 
     release: str
     model_id: str
@@ -30,10 +30,10 @@ class EvaluatedCatalog:
 
 
 def choose_catalog(store: Workspace, release: str | None, model: str | None) -> EvaluatedCatalog:
-    """The catalog meant by a release and a model: an id, the path of a bundle, or the defaults.
+    """Choose a catalog by a release and a model: the model's id or the path of its bundle.
 
-    The bundle is looked for at that path, else in the workspace. Raises UsageError where there is
-    no such catalog.
+    The defaults are the only release and its newest catalog. The bundle is read from the path, else
+    from the workspace. Raises UsageError if there is no such catalog.
     """
     release = choose_release(store, release)
     if model is not None and Workspace(model).exists(WEIGHTS):
@@ -44,14 +44,14 @@ def choose_catalog(store: Workspace, release: str | None, model: str | None) -> 
 
 
 def metrics_name(release: str, model_id: str) -> str:
-    """Name of a catalog's metrics in the workspace."""
+    """Return the name of the metrics of a catalog in the workspace."""
     return f"{evaluation_folder(release, model_id)}/metrics.json"
 
 
 def labeled_catalog(
     store: Workspace, release: str, model_id: str, labels: str | os.PathLike[str] | None
 ) -> tuple[pd.DataFrame, str | None]:
-    """A catalog with `class` and quantities, and where the labels are from (None without any)."""
+    """Read a catalog with labels, and state where the labels are from (None without any)."""
     catalog = read_detections(store, release, model_id).to_pandas()
     source = "the catalog's column class"
     if labels is not None and len(catalog):
@@ -64,7 +64,7 @@ def labeled_catalog(
 
 
 def open_bundle(store: Workspace, model_id: str) -> Model | None:
-    """The model of a catalog; None where its bundle is not in the workspace."""
+    """Load the model of a catalog; None if its bundle is not in the workspace."""
     folder = model_folder(model_id)
     if not store.exists(f"{folder}/{WEIGHTS}"):
         return None

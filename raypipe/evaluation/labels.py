@@ -1,4 +1,4 @@
-"""Labels from a table of one's own, put beside the rows of a catalog."""
+"""Read labels from a user's table, and join them to the rows of a catalog."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ QUANTITY_COLUMNS = ("log_nh", "photon_index", "kt_kev", "powlaw_nh", "powlaw_gam
 """Quantities to compare with; see `raypipe.evaluation.regression.regression_targets`."""
 
 TRUE_COUNTS = "model_counts"
-"""The simulator's expected counts in the source region on native channels: a vector a detection."""
+"""The simulator's expected counts in the source region: a vector of channels per detection."""
 
 
 def read_labels(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read a table of labels from a path, s3:// or https://: Parquet, CSV, FITS or VOTable.
 
-    Identity, class (as `class`), quantities and, from Parquet, the simulator's expected counts
-    are kept. Raises UsageError where the file cannot be read or says nothing of any detection.
+    Keeps identity, class (as `class`), quantities and, from Parquet, the simulator's expected
+    counts. Raises UsageError if the file cannot be read or identifies no detection.
     """
     name = shown(path)
     with local_file(path) as file:
@@ -51,11 +51,11 @@ def read_labels(path: str | os.PathLike[str]) -> pd.DataFrame:
 
 
 def join_labels(catalog: pd.DataFrame, labels: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """Put labels beside a catalog's rows; returns both as one and the columns they met on.
+    """Join labels to the rows of a catalog; return the table and the columns of the join.
 
-    The labels' columns replace those of the catalog; rows without labels get missing values. A
-    join on `name` takes the class alone, for quantities and counts belong to detections. Raises
-    UsageError where no row matches, or where one key has several rows that disagree.
+    Columns of the labels replace those of the catalog; rows without labels get missing values. A
+    join on `name` takes only the class, because quantities and counts belong to detections. Raises
+    UsageError if no row matches, or if rows of one key disagree.
     """
     for key in JOIN_KEYS:
         columns = list(key)
@@ -76,7 +76,7 @@ def join_labels(catalog: pd.DataFrame, labels: pd.DataFrame) -> tuple[pd.DataFra
 
 
 def clean_classes(column: pd.Series[Any]) -> TextArray:
-    """Classes as text (n,), None where missing, blank or spelled out as not a number."""
+    """Return classes as text (n,), None if missing, blank, or a word such as "nan" or "none"."""
     text = column.astype("string").str.strip()
     missing = text.isna() | text.str.lower().isin(["", "nan", "none", "null"])
     return np.array(
@@ -85,10 +85,10 @@ def clean_classes(column: pd.Series[Any]) -> TextArray:
 
 
 def true_counts(frame: pd.DataFrame) -> list[npt.NDArray[np.float64] | None] | None:
-    """The simulator's expected counts in the source region, background included, row by row.
+    """Return the simulator's expected counts in the source region, row by row.
 
-    On the native channels of each row's response. None in rows without a truth, and where the
-    frame has no such column.
+    They include the background, and are on the native channels of each row's response. Rows
+    without a truth are None; None instead of a list if there is no such column.
     """
     if TRUE_COUNTS not in frame or frame[TRUE_COUNTS].isna().all():
         return None
@@ -102,9 +102,9 @@ def _as_numbers(column: pd.Series[Any], name: str) -> pd.Series[Any]:
     try:
         return pd.to_numeric(column).astype("Float64").astype(np.float64)
     except (ValueError, TypeError) as error:
-        raise UsageError(f"{name}: column {column.name} is no number everywhere ({error})") from (
-            error
-        )
+        raise UsageError(
+            f"{name}: column {column.name} has values that are not numbers ({error})"
+        ) from (error)
 
 
 def _has_true_counts(file: Path) -> bool:

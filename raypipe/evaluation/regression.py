@@ -1,4 +1,4 @@
-"""How much of the physics a representation holds: column density, slope, temperature, hardness."""
+"""Measure how well a representation predicts column density, slope, temperature and hardness."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pandas as pd
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.neighbors import KNeighborsRegressor
 
+from raypipe.catalog.hardness import HARDNESS_PAIRS, hardness_ratios, has_band_counts
 from raypipe.config import EvaluateConfig
 from raypipe.evaluation.classification import BOOSTING
 from raypipe.evaluation.validation import (
@@ -20,10 +21,7 @@ from raypipe.evaluation.validation import (
 )
 
 MIN_ROWS = 50
-"""Fewest rows with a value for a coefficient of determination to be worth giving."""
-
-HARDNESS_PAIRS = {"hard_ms": ("m", "s"), "hard_hm": ("h", "m"), "hard_hs": ("h", "s")}
-"""CSC hardness ratios: hard_xy compares band x with the softer band y."""
+"""Fewest rows with a value for which a coefficient of determination is computed."""
 
 CSC_NH_UNIT_LOG_CM2 = 20.0
 """The CSC's `powlaw_nh` is in 1e20 cm^-2."""
@@ -31,30 +29,14 @@ CSC_NH_UNIT_LOG_CM2 = 20.0
 
 @dataclass(frozen=True)
 class Target:
-    """A quantity to predict: its values (n,), NaN where unknown, and where they come from."""
+    """Hold a quantity to predict: its values (n,), NaN if unknown, and their definition."""
 
     values: FloatArray
     definition: str
 
 
-def hardness_ratios(frame: pd.DataFrame) -> pd.DataFrame:
-    """Hardness ratios (x - y) / (x + y) of background-subtracted counts in the CSC bands.
-
-    Needs `counts_s|m|h`, `background_counts_s|m|h` and `background_scale`. Net counts below zero
-    are taken as zero, so that a ratio stays within -1 and 1; NaN where neither band has any. The
-    CSC gives ratios of fluxes: these are ratios of counts as detected.
-    """
-    net = {band: _net_counts(frame, band) for band in "smh"}
-    ratios = {}
-    for name, (harder, softer) in HARDNESS_PAIRS.items():
-        total = net[harder] + net[softer]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            ratios[name] = np.where(total > 0, (net[harder] - net[softer]) / total, np.nan)
-    return pd.DataFrame(ratios, index=frame.index)
-
-
 def regression_targets(frame: pd.DataFrame) -> dict[str, Target | None]:
-    """The quantities to predict, None for each that the frame has no column of numbers for.
+    """Collect the quantities to predict, None for those without a column of numbers.
 
     `log_nh` (log10 cm^-2) and `photon_index` come from the simulator's truth, else from the CSC's
     power-law fits; `log_kt` (log10 keV) from `kt_kev`; hardness ratios from the counts.
@@ -68,8 +50,7 @@ def regression_targets(frame: pd.DataFrame) -> dict[str, Target | None]:
         targets["log_nh"] = _logarithm(
             frame, "powlaw_nh", CSC_NH_UNIT_LOG_CM2, "20 + log10(powlaw_nh)"
         )
-    has_bands = all(f"counts_{band}" in frame for band in "smh")
-    ratios = hardness_ratios(frame) if has_bands else None
+    ratios = hardness_ratios(frame) if has_band_counts(frame) else None
     for name, (harder, softer) in HARDNESS_PAIRS.items():
         definition = f"({harder} - {softer}) / ({harder} + {softer}) of net counts"
         values = None if ratios is None else ratios[name].to_numpy()
@@ -83,10 +64,10 @@ def regress(
     sources: TextArray,
     config: EvaluateConfig,
 ) -> dict[str, Any]:
-    """Cross-validated coefficients of determination of each target, by kNN and boosting.
+    """Cross-validate predictions of each target by kNN and gradient boosting.
 
-    `features` (n, d), `sources` (n,). A target's entry has `knn` and `boosting`, each with `r2`
-    and `r2_error`, and `reason` where it could not be measured.
+    `features` (n, d), `sources` (n,). The entry of a target has `knn` and `boosting`, each with the
+    coefficient of determination `r2` and `r2_error`, and the `reason` if it could not be measured.
     """
     return {
         name: _regress_one(features, target, sources, config) for name, target in targets.items()
@@ -96,7 +77,8 @@ def regress(
 def r_squared(
     values: FloatArray, predicted: FloatArray, sources: TextArray, seed: int
 ) -> dict[str, float]:
-    """1 - (residual / total sum of squares), with its error over resampled sources."""
+    """Compute R², 1 - (residual / total sum of squares), with its error over resampled sources."""
+    # The total sum of squares of each resampling follows from its moments: sum v^2 - (sum v)^2 / n.
     centered = values - values.mean()
     residual = (values - predicted) ** 2
     moments = np.column_stack([np.ones(len(values)), centered, centered**2, residual])
@@ -144,6 +126,7 @@ def _regress_one(
 def _predict(
     features: FloatArray, values: FloatArray, sources: TextArray, config: EvaluateConfig
 ) -> dict[str, FloatArray]:
+    # Folds are stratified by quintile, so that each has values of the whole range.
     quintile = np.searchsorted(np.quantile(values, [0.2, 0.4, 0.6, 0.8]), values)
     predictions = {"knn": np.empty(len(values)), "boosting": np.empty(len(values))}
     for train, test in grouped_folds(quintile, sources, config.folds, config.seed):
@@ -157,15 +140,6 @@ def _predict(
                 features[test]
             )
     return predictions
-
-
-def _net_counts(frame: pd.DataFrame, band: str) -> FloatArray:
-    counts = frame[f"counts_{band}"].to_numpy(dtype=np.float64)
-    if f"background_counts_{band}" in frame and "background_scale" in frame:
-        background = frame[f"background_counts_{band}"].to_numpy(dtype=np.float64)
-        scale = frame["background_scale"].to_numpy(dtype=np.float64)
-        counts = counts - np.nan_to_num(background * scale)
-    return np.maximum(counts, 0.0)
 
 
 def _column(frame: pd.DataFrame, name: str) -> Target | None:

@@ -1,4 +1,4 @@
-"""Which detections are judged, and their spectra."""
+"""Choose the detections to judge, and read their spectra."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from raypipe.store.layout import spectra_folder
 from raypipe.store.workspace import Workspace
 
 MIN_HELD_OUT = 50
-"""Fewest detections of sources the model never saw that are judged on their own."""
+"""Fewest detections of sources unknown to the model that are judged without the others."""
 
 HELD_OUT = ("test", "unseen")
 """Splits whose sources the model never saw."""
 
 MAX_JUDGED = 100_000
-"""Most detections judged: more take memory and time, and errors are small by then."""
+"""Most detections judged: with that many, errors are small; more only take memory and time."""
 
 BATCH_ROWS = 256
-"""Spectra reconstructed at once."""
+"""Spectra per batch of reconstructions."""
 
 
 @dataclass(frozen=True)
 class BinnedSpectra:
-    """Spectra in the channel bins of their responses, aligned with the frame they were asked for.
+    """Hold spectra in the channel bins of their responses, in the order of a frame.
 
-    `counts` and `background` (n, 256), 0 in bins that a response lacks, the latter the background
-    region's counts scaled to the source region; `bins` (n,): the channel bins of each row;
-    `model_counts` and `model_background` (n, 256) what a model expects in all and of the
-    background, None without a model.
+    `counts` (n, 256) are those of the source region, `background` (n, 256) those of the background
+    region, scaled to the source region, both 0 in bins that a response lacks; `bins` (n,) are the
+    channel bins of each row; `model_counts` and `model_background` (n, 256) are a model's
+    expectations of all counts and of the background, None without a model.
     """
 
     counts: npt.NDArray[np.float32]
@@ -51,10 +51,10 @@ class BinnedSpectra:
 
 
 def choose_rows(catalog: pd.DataFrame) -> tuple[npt.NDArray[np.bool_], str, str]:
-    """Which rows are judged: a mask (n,), its name and why.
+    """Choose the rows to judge, and return a mask (n,), its name and the reason.
 
-    Held-out rows ("test", or "unseen" for data the model's training never met) where there are
-    at least MIN_HELD_OUT of them or nothing else; else "all".
+    These are held-out rows ("test", or "unseen" if the data were not part of the training) if there
+    are at least MIN_HELD_OUT of them, or no others; else "all".
     """
     if "split" not in catalog:
         return np.ones(len(catalog), dtype=bool), "all", "the catalog has no column split"
@@ -73,9 +73,9 @@ def choose_rows(catalog: pd.DataFrame) -> tuple[npt.NDArray[np.bool_], str, str]
 def limit_rows(
     catalog: pd.DataFrame, judged: npt.NDArray[np.bool_], seed: int, most: int = MAX_JUDGED
 ) -> tuple[npt.NDArray[np.bool_], str]:
-    """At most `most` of the judged rows, drawn at random, labeled ones first.
+    """Draw at most `most` of the judged rows at random, labeled ones first.
 
-    Returns a mask (n,), and what is to be said of it: nothing where all rows are kept.
+    Returns a mask (n,) and a remark on it, which is empty if all rows are kept.
     """
     rows = np.flatnonzero(judged)
     if len(rows) <= most:
@@ -89,7 +89,7 @@ def limit_rows(
 
 
 def latent_columns(frame: pd.DataFrame) -> list[str]:
-    """Names of a catalog's latents, z0, z1, ...: as many as their covariance `z_cov` has."""
+    """Return the names of a catalog's latents, z0, z1, ..., as many as `z_cov` has rows."""
     if "z_cov" in frame and frame["z_cov"].notna().any():
         latents = latents_of_triangle(len(frame["z_cov"].dropna().iloc[0]))
         return [f"z{i}" for i in range(latents)]
@@ -100,19 +100,19 @@ def latent_columns(frame: pd.DataFrame) -> list[str]:
 
 
 def latents_of(frame: pd.DataFrame) -> npt.NDArray[np.float64]:
-    """The latents of a catalog's rows, (n, latents)."""
+    """Return the latents of a catalog's rows, (n, latents)."""
     return frame[latent_columns(frame)].to_numpy(dtype=np.float64)
 
 
 def has_latents(frame: pd.DataFrame) -> npt.NDArray[np.bool_]:
-    """Whether all latents of a catalog's rows are numbers, (n,)."""
+    """Return a mask (n,) of the rows whose latents are all finite."""
     return np.asarray(np.isfinite(latents_of(frame)).all(axis=1))
 
 
 def iterate_spectra(
     workspace: Workspace, release: str, detection_ids: Sequence[str], columns: list[str]
 ) -> Iterator[pa.Table]:
-    """Rows of those detections from the spectra table, part by part, `detection_id` included."""
+    """Yield the rows of these detections in the spectra table, with `detection_id`, per part."""
     wanted = pa.array(list(detection_ids), pa.string())
     for name in workspace.files(spectra_folder(release), ".parquet"):
         identity = workspace.read_table(name, ["detection_id"])
@@ -124,9 +124,9 @@ def iterate_spectra(
 def read_spectra(
     workspace: Workspace, release: str, frame: pd.DataFrame, model: Model | None = None
 ) -> BinnedSpectra | None:
-    """Binned spectra of a catalog's rows, with what `model` expects of them where it is given.
+    """Read binned spectra of a catalog's rows, with the expectation of `model` if there is one.
 
-    None where the workspace does not hold the spectrum of every row.
+    Returns None unless the workspace has the spectrum of every row.
     """
     pair = (2, len(frame), MOST_BINS)
     measured = np.zeros(pair, np.float32)
@@ -172,7 +172,7 @@ def bin_true_counts(
 def _expected_counts(
     model: Model, table: pa.Table, library: ResponseLibrary, z: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float32]:
-    """Expected counts in all and of the background, (2, rows, bins)."""
+    """Compute all expected counts and those of the background, (2, rows, bins)."""
     pieces = []
     for start in range(0, table.num_rows, BATCH_ROWS):
         batch = SpectraBatch.from_table(table.slice(start, BATCH_ROWS), library)

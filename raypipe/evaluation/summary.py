@@ -1,4 +1,4 @@
-"""What a metrics file opens and closes with: where it comes from, and the figures that matter."""
+"""Write the origin of the metrics, and summarize the figures that matter."""
 
 from __future__ import annotations
 
@@ -19,23 +19,30 @@ from raypipe.evaluation.clustering import (
 from raypipe.evaluation.validation import sources_of
 from raypipe.store.run_record import made_by
 
+_NOT_MEASURED = "not measured"
+
 
 @dataclass(frozen=True)
 class Headline:
-    """A figure worth a headline: its name, its value as text, and a line that places it."""
+    """Hold a figure that matters: its name, its value as text, and a note that explains it."""
 
     label: str
     value: str
     note: str
 
+    @property
+    def is_measured(self) -> bool:
+        """Return whether there is a value."""
+        return self.value != _NOT_MEASURED
+
 
 def describe_making(settings: EvaluateConfig) -> dict[str, Any]:
-    """Versions and settings behind the metrics."""
+    """Return the versions and settings behind the metrics."""
     return made_by() | {"config": {"evaluate": settings.model_dump()}}
 
 
 def describe_data(frame: pd.DataFrame, rows: str, why: str, labels: str | None) -> dict[str, Any]:
-    """The judged rows: which, why those, how many, their labels and a fingerprint."""
+    """Describe the judged rows: selection, reason, number, labels and fingerprint."""
     classes = frame["class"].value_counts() if "class" in frame else pd.Series(dtype=np.int64)
     return {
         "rows": rows,
@@ -49,12 +56,12 @@ def describe_data(frame: pd.DataFrame, rows: str, why: str, labels: str | None) 
 
 
 def fingerprint(detection_ids: list[str]) -> str:
-    """SHA-256 over the sorted detection ids, one a line: the same rows give the same text."""
+    """Return the SHA-256 of the sorted detection ids, one per line, whatever their order."""
     return hashlib.sha256("\n".join(sorted(detection_ids)).encode()).hexdigest()
 
 
 def published() -> dict[str, Any]:
-    """The published figures of clusters in a latent space, on real CSC sources."""
+    """Return published figures of clusters in a latent space, for real CSC sources."""
     return {
         "reference": PUBLISHED_REFERENCE,
         "cluster_balanced_accuracy": PUBLISHED_EIGHT_CLASSES,
@@ -63,7 +70,7 @@ def published() -> dict[str, Any]:
 
 
 def summarize(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures that matter, each with `value`, `error` and, where it is None, `reason`."""
+    """Collect the figures that matter, each with `value`, `error`, and a `reason` if it is None."""
     reconstruction = metrics["reconstruction"]
     classification = metrics["classification"]
     log_nh = metrics["regression"]["log_nh"]
@@ -91,7 +98,7 @@ def summarize(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def headlines(metrics: Mapping[str, Any]) -> list[Headline]:
-    """The three figures that matter as text, for the last lines of a run and a report's top."""
+    """Format the three figures that matter, for the last lines of a run and for the report."""
     summary = summarize(metrics)
     return [_reconstruction_headline(summary), _class_headline(summary), _nh_headline(summary)]
 
@@ -102,7 +109,7 @@ def _figure(value: float | None, error: float | None, reason: str | None) -> dic
 
 def _text(figure: Mapping[str, Any], digits: int, sign: str = "") -> str:
     if figure["value"] is None:
-        return "not measured"
+        return _NOT_MEASURED
     text = f"{figure['value']:{sign}.{digits}f}"
     return text if figure["error"] is None else f"{text} ± {figure['error']:.{digits}f}"
 
@@ -110,7 +117,7 @@ def _text(figure: Mapping[str, Any], digits: int, sign: str = "") -> str:
 def _reconstruction_headline(summary: Mapping[str, Any]) -> Headline:
     excess = summary["excess_cash_per_bin"]
     if excess["value"] is not None:
-        note = "the model's Cash statistic less that of the truth; below 0 where fits follow noise"
+        note = "the model's Cash statistic less that of the truth; below 0 if fits follow noise"
         divergence = summary["divergence_per_bin"]
         if divergence["value"] is not None:
             note += f". Free of noise, the divergence from the truth is {_text(divergence, 4)}"

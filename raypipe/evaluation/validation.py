@@ -1,4 +1,4 @@
-"""What every metric shares: folds that keep a source whole, and errors that resample sources."""
+"""Validate on folds that keep a source whole, with errors from resampled sources."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ IntArray = npt.NDArray[np.int64]
 TextArray = npt.NDArray[np.object_]
 
 BOOTSTRAP_DRAWS = 400
-"""Resamplings of the sources behind each error."""
+"""Number of resamplings of the sources for each error."""
 
 
 ONE_THREAD_ROWS = 20_000
-"""Up to so many rows scikit-learn's fits are faster on one thread than on several."""
+"""Up to this number of rows, fits of scikit-learn are faster on one thread than on several."""
 
 
 def fitting_threads(rows: int) -> AbstractContextManager[object]:
-    """Threads that suit fits to so many rows: small ones lose more to waiting than they gain."""
+    """Limit fits to few rows to one thread: they lose more time to waiting than they gain."""
     limits: AbstractContextManager[object] = threadpool_limits(
         1 if rows <= ONE_THREAD_ROWS else None
     )
@@ -33,10 +33,10 @@ def fitting_threads(rows: int) -> AbstractContextManager[object]:
 
 
 def on_one_scale(features: FloatArray) -> FloatArray:
-    """Features (n, d) centered and divided by one number, their mean variance becoming 1.
+    """Center features (n, d) and divide all by one number, so that their mean variance is 1.
 
-    Distances between rows keep their proportions: a representation that gives little room to what
-    it knows little of is judged as it is. Standardizing each feature would undo that.
+    Distances between rows keep their proportions. Standardizing each feature would undo the small
+    variance of features that a representation knows little about.
     """
     centered = features - features.mean(axis=0)
     scale = np.sqrt((centered**2).mean())
@@ -45,10 +45,10 @@ def on_one_scale(features: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True)
 class LabeledRows:
-    """The rows a classifier can be judged on.
+    """Hold the rows on which a classifier can be judged.
 
     `rows` are their indices, `codes` index into `classes`, `left_out` counts the sources of each
-    class with too few of them, `reason` says why nothing can be measured (None where it can).
+    class with too few sources, `reason` states why nothing can be measured, None if it can.
     """
 
     rows: IntArray
@@ -60,7 +60,7 @@ class LabeledRows:
 
 
 def sources_of(frame: pd.DataFrame) -> TextArray:
-    """The source of each detection, (n,): its `name`, or its `detection_id` where it has none."""
+    """Return the source of each detection, (n,): its `name`, or its `detection_id` without one."""
     identity = frame["detection_id"].astype(str)
     if "name" not in frame:
         return identity.to_numpy(dtype=object)
@@ -69,12 +69,12 @@ def sources_of(frame: pd.DataFrame) -> TextArray:
 
 
 def ordered_classes(classes: TextArray) -> tuple[str, ...]:
-    """Classes present, by name."""
+    """Return the classes present, sorted by name."""
     return tuple(sorted({str(value) for value in classes if isinstance(value, str) and value}))
 
 
 def labeled_rows(classes: TextArray, sources: TextArray, folds: int) -> LabeledRows:
-    """Rows with a class of at least `folds` sources, so that every fold can hold one.
+    """Select rows with a class of at least `folds` sources, so that every fold can have one.
 
     `classes` and `sources` are (n,); a missing class is None or NaN.
     """
@@ -98,15 +98,16 @@ def labeled_rows(classes: TextArray, sources: TextArray, folds: int) -> LabeledR
 def grouped_folds(
     strata: IntArray, sources: TextArray, folds: int, seed: int
 ) -> list[tuple[IntArray, IntArray]]:
-    """Train and test indices of each fold; no source is in both, strata are spread evenly."""
+    """Return train and test indices of each fold; no source is in both, strata are even."""
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
     return list(splitter.split(np.zeros((len(strata), 1)), strata, groups=sources))
 
 
 def bootstrap_sums(values: FloatArray, sources: TextArray, seed: int) -> FloatArray:
-    """Sums (BOOTSTRAP_DRAWS, k) of `values` (n, k) when whole sources are drawn with replacement.
+    """Draw whole sources with replacement; return the sums of `values` (n, k) per draw.
 
-    One draw is held at a time, for a release has more sources than a matrix of all draws has room.
+    The sums are (BOOTSTRAP_DRAWS, k). One draw is in memory at a time, because the matrix of all
+    draws of a release's sources would not fit.
     """
     names, codes = np.unique(sources.astype(str), return_inverse=True)
     by_source = np.zeros((len(names), values.shape[1]))
@@ -120,12 +121,13 @@ def bootstrap_sums(values: FloatArray, sources: TextArray, seed: int) -> FloatAr
 def score_classes(
     codes: IntArray, predicted: IntArray, sources: TextArray, classes: tuple[str, ...], seed: int
 ) -> dict[str, Any]:
-    """Balanced accuracy (mean recall of the classes) with its error, recalls and confusion.
+    """Compute balanced accuracy (mean recall of the classes), its error, recalls and confusion.
 
     `codes` and `predicted` (n,) index into `classes`; a prediction of -1 (none) counts as wrong.
     The error is the standard deviation over resampled sources. Rows of the confusion matrix are
     true classes, columns predicted ones.
     """
+    # One column per class of members and of hits: sums over resampled sources give their ratio.
     right = codes == predicted
     of_class = np.eye(len(classes))[codes]
     of_class_and_right = of_class * right[:, None]
@@ -149,7 +151,7 @@ def score_classes(
 
 
 def unscored(reason: str | None) -> dict[str, Any]:
-    """The shape of `score_classes` where nothing could be measured."""
+    """Return the keys of `score_classes` with None and the reason, if nothing was measured."""
     return {
         "balanced_accuracy": None,
         "balanced_accuracy_error": None,

@@ -1,4 +1,4 @@
-"""README.md and index.html beside exports: what made them, how to open them, how to cite them."""
+"""Write README.md and index.html beside exports: their origin, how to open and cite them."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ _OPENERS = {
 }
 _COLUMN_HEADERS = ("column", "type", "unit", "UCD", "description")
 _NULLS = (
-    "All formats hold the same numbers. Where there is none: FITS has NaN, TNULL or empty text, "
-    "the others null or NaN. FITS writes characters beyond ASCII as \\u escapes."
+    "All formats have the same numbers. A missing value is NaN, TNULL or empty text in FITS, and "
+    "null or NaN in the others. FITS escapes characters beyond ASCII, such as \\xe9."
 )
 _CITE = (
     "Please cite raypipe (CITATION.cff of its repository) and the method it builds on: "
@@ -62,7 +62,7 @@ def describe_export(destination: Workspace, summary: Summary) -> None:
 
 
 def readme(summary: Summary) -> str:
-    """The summary in Markdown."""
+    """Format the summary in Markdown."""
     own = summary.publication
     parts = [
         f"# {_title(summary)}",
@@ -89,7 +89,7 @@ def readme(summary: Summary) -> str:
 
 
 def index_page(summary: Summary) -> Html:
-    """The summary as a page of its own."""
+    """Format the summary as an HTML page."""
     own = summary.publication
     numbers = cards(
         [
@@ -125,8 +125,8 @@ def _title(summary: Summary) -> str:
 
 def _lead(summary: Summary) -> str:
     return (
-        "Eight numbers a detection, with errors, that say what its spectrum looks like before the "
-        f"telescope, by the model {summary.publication.model_id} of raypipe."
+        "Eight numbers per detection, with errors, that describe its spectrum with the response of "
+        f"the instrument removed, by the model {summary.publication.model_id} of raypipe."
     )
 
 
@@ -144,7 +144,7 @@ def _opening(written: Written) -> list[tuple[str, str]]:
 
 
 def _counts(summary: Summary) -> list[tuple[str, list[tuple[str, int, int]]]]:
-    """Of classes and of flags: each one's number of detections and of sources."""
+    """Count detections and sources of each class and of each flag."""
     detections, sources = summary.tables["detections"], summary.tables["sources"]
     pairs = [
         ("By class", detections.classes, sources.classes),
@@ -171,14 +171,14 @@ def _column_section(tables: Mapping[str, TableSummary]) -> Html:
     return section(
         "columns",
         "Columns",
-        heading("Of the detections"),
+        heading("Columns of the detections"),
         shown["detections"],
-        details("Of the sources", shown["sources"]),
+        details("Columns of the sources", shown["sources"]),
     )
 
 
 def _rows(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table in Markdown."""
+    """Format a table in Markdown."""
     lines = [headers, ["---"] * len(headers), *rows]
     return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
 

@@ -1,4 +1,4 @@
-"""The summary of exports: their origin, files, columns and counts, and the record of the files."""
+"""Summarize exports: origin, files, columns and counts; and keep the record of the files."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from raypipe.store.publication import Publication
 from raypipe.store.workspace import MissingFileError, Workspace
 
 RECORD = "exports.json"
-"""File beside the exports that says of each what it holds."""
+"""File beside the exports that describes each of them."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """An export that was written: its name, and what is in it."""
+    """Describe an export that was written: its name and its content."""
 
     name: str
     format: str
@@ -31,7 +31,7 @@ class Written:
 
     @classmethod
     def of(cls, content: Content, format: str, name: str, rows_left_out: int) -> Written:
-        """The record of a content that was written."""
+        """Describe content that was written."""
         return cls(
             name=name,
             format=format,
@@ -44,7 +44,7 @@ class Written:
 
     @property
     def notes(self) -> list[str]:
-        """What the catalog has and the export has not."""
+        """List what the catalog has and the export lacks."""
         notes = []
         if self.rows_left_out:
             notes.append(
@@ -58,7 +58,7 @@ class Written:
 
 @dataclass(frozen=True)
 class TableSummary:
-    """Of detections or sources: number, counts by class and by flag, columns."""
+    """Summarize detections or sources: their number, counts by class and by flag, columns."""
 
     rows: int
     classes: Mapping[str, int]
@@ -68,7 +68,7 @@ class TableSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """All of it."""
+    """Summarize a publication, the files that were exported from it, and their tables."""
 
     publication: Publication
     facts: list[Fact]
@@ -77,11 +77,11 @@ class Summary:
 
 
 def claim(destination: Workspace, name: str) -> None:
-    """Make sure that an export may write its files beside what is in `destination`.
+    """Make sure that an export may write its files into `destination`.
 
-    A folder with exports has a record of them: these, the record, README.md and index.html are an
-    export's own and may be replaced. Raises UsageError, and changes nothing, for a folder that
-    holds files and no such record, and where a file of that name is in the way which is not in it.
+    A folder of exports has a record of them. An export may replace these files, the record,
+    README.md and index.html. Raises UsageError, and changes nothing, for a folder with files but
+    without a record, and if a file of the export's name exists that is not in the record.
     """
     names = [*destination.files(""), *destination.folders("")]
     taken = {name.lstrip("/") for name in names if not name.startswith(".")}
@@ -90,18 +90,18 @@ def claim(destination: Workspace, name: str) -> None:
     where = destination.absolute_uri()
     if RECORD not in taken:
         raise UsageError(
-            f"{where}: holds {_some(taken)} and no exports; choose an empty folder or a new one "
+            f"{where}: has {_some(taken)} and no exports; choose an empty folder or a new one "
             "by --out"
         )
     if name in taken - {one.name for one in _read_record(destination)}:
         raise UsageError(
-            f"{destination.absolute_uri(name)}: no export of a catalog wrote this; move it away, "
-            "or choose another folder by --out"
+            f"{destination.absolute_uri(name)}: no export wrote this file; move it away, or choose "
+            "another folder by --out"
         )
 
 
 def record(destination: Workspace, new: Written) -> list[Written]:
-    """Put `new` into the record of the exports in `destination` and return all that is in it."""
+    """Add `new` to the record of the exports in `destination` and return the whole record."""
     known = _read_record(destination) if destination.exists(RECORD) else []
     there = [one for one in known if one.name != new.name and destination.exists(one.name)]
     files = sorted([*there, new], key=lambda one: one.name)
@@ -110,7 +110,7 @@ def record(destination: Workspace, new: Written) -> list[Written]:
 
 
 def summarize(workspace: Workspace, publication: Publication, files: list[Written]) -> Summary:
-    """The summary of a publication and of the exports beside which it will stand."""
+    """Summarize a publication and the exports beside which the summary is written."""
     contents = [Content.of(workspace, publication, name) for name in ("detections", "sources")]
     return Summary(
         publication=publication,
@@ -121,7 +121,7 @@ def summarize(workspace: Workspace, publication: Publication, files: list[Writte
 
 
 def _read_record(destination: Workspace) -> list[Written]:
-    """The exports in `destination`; UsageError where the file of that name is another."""
+    """Read the record of `destination`; raise UsageError if the file is not such a record."""
     try:
         return [Written(**one) for one in destination.read_json(RECORD)]
     except MissingFileError:
@@ -129,12 +129,12 @@ def _read_record(destination: Workspace) -> list[Written]:
     except (RaypipeError, TypeError) as error:
         raise UsageError(
             f"{destination.absolute_uri(RECORD)}: not a record of exports ({error}); move it away "
-            "with what it may be about, or choose another folder by --out"
+            "with the files beside it, or choose another folder by --out"
         ) from error
 
 
 def _some(names: set[str]) -> str:
-    """Up to three names of many."""
+    """Join up to three names, and count the others."""
     shown = ", ".join(sorted(names)[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} others"
 

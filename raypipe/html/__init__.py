@@ -1,1 +1,1 @@
-"""Write pages and figures of one look."""
+"""Write pages of one look."""

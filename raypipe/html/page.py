@@ -1,4 +1,4 @@
-"""HTML of a report: every text escaped, every figure inline, nothing loaded from elsewhere."""
+"""Write HTML pages: escape every text, inline every figure, load nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import NewType
 
 from matplotlib.figure import Figure
 
-from raypipe.html.style import INK, styled
+from raypipe.display.style import INK, styled
 
 Html = NewType("Html", str)
-"""Text that is HTML already; all other text is escaped by the functions here."""
+"""Text that is HTML already; the functions of this module escape all other text."""
 
 _DPI = 160
 _SVG_COLUMN_DENSITY = 'N<tspan baseline-shift="sub" font-size="75%">H</tspan>'
@@ -83,39 +83,39 @@ footer { margin-top: 4rem; color: var(--soft); font-size: .85rem; }
 
 
 def escape(text: object) -> Html:
-    """Text as HTML shows it."""
+    """Escape text for HTML."""
     return Html(html.escape(str(text)))
 
 
 def typeset(text: object) -> Html:
-    """Text as HTML shows it, with the column density's subscript."""
+    """Escape text for HTML, and set the subscript of the column density N_H."""
     return Html(escape(text).replace("N_H", "N<sub>H</sub>"))
 
 
 def join(parts: Iterable[Html]) -> Html:
-    """HTML after HTML."""
+    """Join pieces of HTML."""
     return Html("\n".join(parts))
 
 
 def paragraph(text: object, style: str = "") -> Html:
-    """A paragraph of text."""
+    """Return a paragraph of text."""
     return Html(f"<p{_class(style)}>{escape(text)}</p>")
 
 
 def section(anchor: str, title: str, *body: Html) -> Html:
-    """A titled part of the page that the navigation leads to."""
+    """Return a section with a title, to which the navigation links by `anchor`."""
     return Html(
         f'<section id="{escape(anchor)}"><h2>{escape(title)}</h2>\n{join(body)}\n</section>'
     )
 
 
 def heading(text: str) -> Html:
-    """A title within a section."""
+    """Return a heading within a section."""
     return Html(f"<h3>{escape(text)}</h3>")
 
 
 def cards(items: Iterable[tuple[str, str, str]]) -> Html:
-    """Figures worth a headline: label, value and a line that places it."""
+    """Return cards of figures, each with its label, its value and a note that explains it."""
     inner = (
         f'<div class="card"><div class="label">{typeset(label)}</div>'
         f'<div class="value">{escape(value)}</div><div class="place">{escape(note)}</div></div>'
@@ -125,19 +125,19 @@ def cards(items: Iterable[tuple[str, str, str]]) -> Html:
 
 
 def block(*parts: Html) -> Html:
-    """Parts that stay together in a grid."""
+    """Group parts that stay together in a grid."""
     return Html(f"<div>{join(parts)}</div>")
 
 
 def grid(parts: Iterable[Html]) -> Html:
-    """Figures or blocks side by side where there is room."""
+    """Lay out figures or blocks side by side, as far as the width allows."""
     return Html(f'<div class="grid">{join(parts)}</div>')
 
 
 def figure(
     drawing: Figure, caption: str, *, title: str = "", subtitle: str = "", wide: bool = False
 ) -> Html:
-    """A drawing inline, with a caption that says what to see."""
+    """Inline a drawing, with a caption that explains it."""
     head = f"<h3>{escape(title)}</h3>" if title else ""
     head += f'<p class="sub">{escape(subtitle)}</p>' if subtitle else ""
     foot = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
@@ -145,10 +145,10 @@ def figure(
 
 
 def svg(drawing: Figure) -> Html:
-    """A drawing as an inline SVG element whose ink is the page's text color.
+    """Convert a drawing to an inline SVG element whose ink is the text color of the page.
 
-    The column density gets its subscript. Ids are made unique on the page, and names and links
-    that only a file of its own needs are left out.
+    The column density gets its subscript. Ids are made unique on the page, and metadata and
+    namespaces that only a separate file needs are removed.
     """
     buffer = io.StringIO()
     with styled():
@@ -175,7 +175,7 @@ def svg(drawing: Figure) -> Html:
 def table(
     headers: Sequence[str], rows: Iterable[Sequence[Html]], numbers: Iterable[int] = ()
 ) -> Html:
-    """A table of cells made by `text_cell`, `number_cell`; `numbers` are the numeric columns."""
+    """Return a table of cells made by `text_cell` or `number_cell`; `numbers` align right."""
     right = set(numbers)
     head = "".join(
         f"<th{_class('number' if i in right else '')}>{typeset(name)}</th>"
@@ -189,9 +189,14 @@ def table(
 
 
 def text_cell(text: object, small: str = "", wide: bool = False) -> Html:
-    """A cell of text, with a remark in small print."""
+    """Return a cell of text, with a remark in small print."""
     remark = f"<br><small>{escape(small)}</small>" if small else ""
     return Html(f'<td class="text{" wide" if wide else ""}">{escape(text)}{remark}</td>')
+
+
+def word_cell(text: object, right: bool = False) -> Html:
+    """Return a cell of a word or two, no wider than they are."""
+    return Html(f"<td{_class('number' if right else '')}>{escape(text)}</td>")
 
 
 def number_cell(
@@ -200,7 +205,7 @@ def number_cell(
     error: float | None = None,
     best: bool = False,
 ) -> Html:
-    """A cell of a number, with its error; a dash for None and for what is no number."""
+    """Return a cell of a number with its error; None, NaN and infinity become a dash."""
     if value is None or not math.isfinite(value):
         return Html('<td class="number">–</td>')
     spread = "" if error is None else f" <small>± {escape(format(error, form.lstrip('+')))}</small>"
@@ -209,22 +214,22 @@ def number_cell(
 
 
 def facts(items: Iterable[tuple[str, object]]) -> Html:
-    """A table of names and values."""
+    """Return a table of names and values."""
     return table(("", ""), ([text_cell(name), text_cell(value)] for name, value in items))
 
 
 def details(summary: str, body: Html) -> Html:
-    """Something to unfold."""
+    """Return content that the reader can unfold under its summary."""
     return Html(f"<details><summary>{escape(summary)}</summary>{body}</details>")
 
 
 def preformatted(text: str) -> Html:
-    """Text as it is, in a fixed-width font."""
+    """Return text in a fixed-width font, with its spaces and line breaks."""
     return Html(f"<pre>{escape(text)}</pre>")
 
 
 def page(title: str, lead: str, sections: Sequence[tuple[str, str, Html]], footer: str) -> Html:
-    """The whole page: sections are (anchor, title, HTML of `section`)."""
+    """Return the whole page from sections (anchor, title, HTML of `section`)."""
     links = "".join(
         f'<a href="#{escape(anchor)}">{escape(name)}</a>' for anchor, name, _ in sections
     )
@@ -239,12 +244,12 @@ def page(title: str, lead: str, sections: Sequence[tuple[str, str, Html]], foote
 
 
 def count_of(number: int, noun: str) -> str:
-    """A number with its noun, in the plural where it is one."""
+    """Format a number with its noun, in the plural unless the number is 1."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def minus(text: str) -> str:
-    """A number's text with a typographic minus sign, and no sign where it is rounded to zero."""
+    """Set a typographic minus sign, and no sign if the number is rounded to zero."""
     if not any(digit in text for digit in "123456789"):
         text = text.lstrip("+-")
     return text.replace("-", "−")

@@ -1,4 +1,7 @@
-"""Connections to servers: so many at once to each, and none that holds a thread for long."""
+"""Make connections whose answers are read against a deadline, and keep them open for reuse.
+
+docs/decisions.md says what requests and urllib3 lack here.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,7 @@ import io
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import lru_cache
 from http.client import HTTPResponse
 from typing import Any, NamedTuple, cast
@@ -21,72 +23,42 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util import make_headers
 
-from raypipe.http.errors import FetchError
+from raypipe.http.errors import OutOfTimeError
+from raypipe.http.policy import Hosts, Patience
 
 _BUFFER = 1 << 16
 _MOST_HOSTS = 1000
 
 _clock = threading.local()
-"""`deadline` (monotonic) and `patience` (seconds) of the request this thread waits for."""
+"""`patience` of the request that this thread waits for, and its `deadline` (monotonic)."""
 
 
-def start_clock(deadline_s: float, patience_s: float) -> None:
-    """From now this thread reads answers for `deadline_s` at most, each read `patience_s`."""
-    _clock.deadline = time.monotonic() + deadline_s
-    _clock.patience = patience_s
-
-
-class Host:
-    """A server: so many requests at once, none before it wants to be asked again."""
-
-    def __init__(self, concurrency: int) -> None:
-        self.given_up = 0
-        """Files in a row that the host did not hand out."""
-        self._slots = threading.BoundedSemaphore(concurrency)
-        self._not_before = 0.0
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Wait for the host's Retry-After and for a free slot."""
-        while True:
-            while (wait := self._not_before - time.monotonic()) > 0:
-                time.sleep(wait)
-            with self._slots:
-                if self._not_before <= time.monotonic():
-                    yield
-                    return
-
-    def hold(self, seconds: float) -> None:
-        """Leave the host alone for so long."""
-        self._not_before = max(self._not_before, time.monotonic() + seconds)
+def start_clock(patience: Patience) -> None:
+    """Start the time of a request: from now on its answer, read in this thread, has a deadline."""
+    _clock.patience = patience
+    _clock.deadline = time.monotonic() + patience.answer_s
 
 
 class Connections:
-    """Hosts of this process, and the connections to them that are kept open."""
+    """The connections of this process to all servers, and the turns of the requests to them.
+
+    requests' Session looks up proxies, certificates and .netrc for each request, and may be used
+    by one thread only; here they are looked up once per server, and all threads share the pools.
+    """
 
     def __init__(self, concurrency: int) -> None:
-        self._concurrency = concurrency
-        self._hosts: dict[str, Host] = {}
+        self.hosts = Hosts(concurrency)
         self._routes: dict[tuple[str, str], _Route] = {}
-        self._adapter = _TimedAdapter(pool_connections=_MOST_HOSTS, pool_maxsize=concurrency)
+        self._adapter = TimedAdapter(pool_connections=_MOST_HOSTS, pool_maxsize=concurrency)
         self._lock = threading.Lock()
 
-    def host(self, url: str) -> Host:
-        """The server a URL names; FetchError where it is no URL."""
-        try:
-            name = urlsplit(url).netloc.rpartition("@")[2].lower()
-        except ValueError as error:
-            raise FetchError(url, "not a URL", retryable=False) from error
-        with self._lock:
-            return self._hosts.setdefault(name, Host(self._concurrency))
+    def get(self, url: str, headers: Mapping[str, str], patience: Patience) -> BaseHTTPResponse:
+        """Send a GET; return the answer unread, without following redirects.
 
-    def get(
-        self, url: str, headers: Mapping[str, str], connect_s: float, patience_s: float
-    ) -> BaseHTTPResponse:
-        """The answer to a GET, not read yet, redirects not followed.
-
-        Raises what requests says of URLs, and urllib3 of connections.
+        The deadline of the answer counts from here. Raises errors of requests for the URL, and of
+        urllib3 for the rest.
         """
+        start_clock(patience)
         request = requests.PreparedRequest()
         request.prepare_url(url, None)
         whole_url = str(request.url)
@@ -102,7 +74,7 @@ class Connections:
             assert_same_host=False,
             preload_content=False,
             decode_content=False,
-            timeout=Timeout(connect=connect_s, read=patience_s),
+            timeout=Timeout(connect=patience.connect_s, read=patience.silence_s),
         )
 
     def _route(self, request: requests.PreparedRequest) -> _Route:
@@ -116,12 +88,12 @@ class Connections:
 
 @lru_cache(maxsize=4)
 def shared_connections(concurrency: int) -> Connections:
-    """The connections of this process that ask a host so many files at once."""
+    """Return the connections of this process with this many simultaneous requests per server."""
     return Connections(concurrency)
 
 
 class _Route(NamedTuple):
-    """How a server is reached: what the environment says of proxies, certificates and .netrc."""
+    """How to reach a server, from the environment's proxies and certificates and from .netrc."""
 
     pool: HTTPConnectionPool
     by_proxy: bool
@@ -129,10 +101,10 @@ class _Route(NamedTuple):
 
 
 class _TimedReader(io.RawIOBase):
-    """Reads a socket, never beyond the deadline of the request.
+    """Reads a socket until the deadline of the request.
 
-    A read timeout alone starts anew with every byte: a server that drips would hold a thread
-    forever.
+    A read timeout starts again with every byte, so a server that sends a byte from time to time,
+    in the headers or in the body, would occupy a thread forever.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -143,13 +115,19 @@ class _TimedReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
+        patience: Patience = _clock.patience
         left = _clock.deadline - time.monotonic()
         if left <= 0:
-            raise TimeoutError("deadline")
-        patience = min(left, _clock.patience)
-        if self._sock.gettimeout() != patience:
-            self._sock.settimeout(patience)
-        return self._sock.recv_into(buffer)
+            raise _late(patience)
+        limit = min(left, patience.silence_s)
+        if self._sock.gettimeout() != limit:
+            self._sock.settimeout(limit)
+        try:
+            return self._sock.recv_into(buffer)
+        except TimeoutError as error:
+            if limit < patience.silence_s:
+                raise _late(patience) from error
+            raise OutOfTimeError(f"nothing arrived for {patience.silence_s:g} s") from error
 
     def close(self) -> None:
         if not self.closed:
@@ -157,8 +135,12 @@ class _TimedReader(io.RawIOBase):
         super().close()
 
 
+def _late(patience: Patience) -> OutOfTimeError:
+    return OutOfTimeError(f"the answer was incomplete after {patience.answer_s:g} s")
+
+
 class _TimedSocket:
-    """What http.client needs of a socket to read an answer from it."""
+    """The part of a socket that http.client uses to read an answer."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -188,22 +170,27 @@ class _TimedHTTPSPool(HTTPSConnectionPool):
     ConnectionCls = _TimedHTTPSConnection
 
 
-class _TimedAdapter(HTTPAdapter):
-    """Makes connections, direct and through proxies, whose answers are read against the clock."""
+class TimedAdapter(HTTPAdapter):
+    """Makes connections, direct and through proxies, whose answers are read until a deadline.
+
+    Call `start_clock` before each request.
+    """
 
     _pools = {"http": _TimedHTTPPool, "https": _TimedHTTPSPool}  # noqa: RUF012
 
     def init_poolmanager(self, *args: Any, **keywords: Any) -> None:
+        """Prepare direct connections, as requests asks its adapters to."""
         super().init_poolmanager(*args, **keywords)
         self.poolmanager.pool_classes_by_scheme = self._pools
 
     def proxy_manager_for(self, *args: Any, **keywords: Any) -> Any:
+        """Prepare connections through a proxy, as requests asks its adapters to."""
         manager = super().proxy_manager_for(*args, **keywords)
         manager.pool_classes_by_scheme = self._pools
         return manager
 
     def route(self, request: requests.PreparedRequest) -> _Route:
-        """How to reach the server of a request."""
+        """Return how to reach the server of a request."""
         url = str(request.url)
         with requests.Session() as session:
             settings = session.merge_environment_settings(url, {}, None, None, None)

@@ -1,4 +1,4 @@
-"""A bounded folder of what was fetched over the network, shared by the processes of a machine."""
+"""Cache fetched files in a folder of limited size, shared by the processes of a machine."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ log = logging.getLogger(__name__)
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _FREED_SHARE = 0.1
-"""Share of the folder's size that is freed at once when it is full."""
+"""Fraction of the folder's size that is freed at once when it is full."""
 _LOOK_SHARE = 0.05
-"""Share of the folder's size that a process writes before it looks at what others wrote."""
+"""Fraction of the folder's size that a process writes before it counts the files of others."""
 
 
 class Cache:
-    """Contents by URI; each file holds the SHA-256 of its content, then the content.
+    """Contents by URI. Each file holds the SHA-256 of its content, followed by the content.
 
-    A file that is damaged counts as absent. When the folder is full the files used longest ago
-    go. A disk that fails or fills is no reason to fail: the file is fetched again.
+    A damaged file counts as absent. When the folder is full, the files that were not used for the
+    longest time are removed. Errors of the disk are logged and otherwise ignored: the file is
+    fetched again.
     """
 
     def __init__(self, folder: str | os.PathLike[str], max_bytes: int) -> None:
@@ -35,7 +36,7 @@ class Cache:
         return self._path(uri).exists()
 
     def get(self, uri: str) -> bytes | None:
-        """The content kept for a URI, None where there is none."""
+        """Return the cached content of a URI, None if there is none."""
         path = self._path(uri)
         try:
             data = path.read_bytes()
@@ -52,7 +53,7 @@ class Cache:
         return content
 
     def put(self, uri: str, content: bytes) -> None:
-        """Keep the content of a URI, in one step."""
+        """Store the content of a URI, atomically, unless it exceeds a tenth of the cache."""
         size = len(content) + _DIGEST_BYTES
         if size > self._max_bytes * _FREED_SHARE:
             return

@@ -11,7 +11,7 @@ import numpy as np
 
 from raypipe.config import IngestConfig
 from raypipe.http.errors import FetchError
-from raypipe.identity import hash_names, without_release
+from raypipe.identity import hash_names, is_own_file, without_release
 from raypipe.ingestion.chips import chip_of
 from raypipe.ingestion.fetch import Fetcher
 from raypipe.ogip import read_pha, read_rmf
@@ -134,14 +134,14 @@ def choose_chip_rmfs(
 def _sample(workspace: Workspace, release: str, size: int) -> list[dict[str, Any]]:
     """Detections of the catalog that name a PHA and an RMF, in order of their hash."""
     parts = int(read_manifest_summary(workspace, release)["parts"])
-    columns = ["detection_id", "obsid", "pha_uri", "rmf_uri"]
+    columns = ["detection_id", "pha_uri", "rmf_uri"]
     rows: list[dict[str, Any]] = []
     for part in range(parts):
         table = workspace.read_table(part_name(manifest_folder(release), part), columns)
         rows += [
             row
             for row in table.to_pylist()
-            if row["pha_uri"] and row["rmf_uri"] and row["obsid"] is not None
+            if row["pha_uri"] and row["rmf_uri"] and not is_own_file(row["detection_id"])
         ]
         if len(rows) >= size:
             break

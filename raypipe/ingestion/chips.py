@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,10 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from raypipe.ogip.regions import (
+    SKY_ORIGIN,
+    SKY_PIXEL_ARCSEC,
+    number,
+    region_center,
+    subspace,
+)
+
 FOCAL_LENGTH_MM = 10061.65
-SKY_PIXEL_RAD = np.radians(0.492 / 3600)
-SKY_ORIGIN = 4096.5
-"""Focal length, and size and origin of sky pixels (McDowell, Chandra Coordinates I, 2001)."""
+"""Focal length (McDowell, Chandra Coordinates I, 2001)."""
+
+SKY_PIXEL_RAD = np.radians(SKY_PIXEL_ARCSEC / 3600)
 
 STAGE_OFFSET_MM = 237.0
 """Z in the instrument's frame of a source on axis is -SIM_Z less this: it puts the aim points of
@@ -55,9 +62,6 @@ lost on the way to the readout widens its peaks. Back-illuminated chips lose lit
 _ASTRAY_MM = 2.0
 """How far off a chip (dither, an edge, a drifted aim point) a source may lie and still be on it."""
 
-_NUMBER = r"([-+]?\d+(?:\.\d*)?)"
-_REGION_CENTER = re.compile(rf"(?:ellipse|circle|annulus|pie)\({_NUMBER},{_NUMBER}[,)]", re.I)
-
 
 @dataclass(frozen=True)
 class Chip:
@@ -83,9 +87,8 @@ def chip_of(header: Mapping[str, Any]) -> Chip | None:
     """
     if str(header.get("INSTRUME", "")).strip().upper() != "ACIS":
         return None
-    subspace = _subspace(header)
-    named = _chips_named(subspace)
-    place = _place_mm(header, subspace)
+    named = _chips_named(header)
+    place = _place_mm(header)
     if place is None:
         return Chip(named[0]) if len(named) == 1 else None
     distances = {ccd: _distance_mm(_PLACES[ccd], *place) for ccd in named or _PLACES}
@@ -95,48 +98,21 @@ def chip_of(header: Mapping[str, Any]) -> Chip | None:
     return Chip(nearest, _row(_PLACES[nearest], *place))
 
 
-def _chips_named(subspace: Mapping[str, list[str]]) -> list[int]:
-    """CCD_IDs of the header's data subspace, in order."""
-    texts = " ".join(subspace["ccd_id"])
-    return sorted({int(number) for number in re.findall(r"\d+", texts)} & _PLACES.keys())
+def _chips_named(header: Mapping[str, Any]) -> list[int]:
+    """Return the CCD_IDs of the header's data subspace, in order."""
+    texts = " ".join(subspace(header, "ccd_id"))
+    return sorted({int(ccd) for ccd in re.findall(r"\d+", texts)} & _PLACES.keys())
 
 
-def _subspace(header: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What the data subspace says of chips and of the sky, component by component.
-
-    (DSTYPn names an axis; DSVALn, 2DSVALn, 3DSVALn ... are what the components say of it.)
-    """
-    found: dict[str, list[str]] = {"ccd_id": [], "sky": []}
-    for number in itertools.count(1):
-        if (kind := header.get(f"DSTYP{number}")) is None:
-            return found
-        for axis, said in found.items():
-            if str(kind).strip().lower().startswith(axis):
-                names = (f"{'' if n == 1 else n}DSVAL{number}" for n in itertools.count(1))
-                values = map(header.get, names)
-                said += map(str, itertools.takewhile(lambda value: value is not None, values))
-    raise AssertionError("unreachable")
-
-
-def _place_mm(
-    header: Mapping[str, Any], subspace: Mapping[str, list[str]]
-) -> tuple[float, float] | None:
-    """Y and Z of the source in the instrument's frame, mm."""
-    sky = _sky_pixels(subspace)
-    roll_deg, sim_z_mm = _number(header, "ROLL_NOM"), _number(header, "SIM_Z")
+def _place_mm(header: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return Y and Z of the source in the instrument's frame, mm."""
+    sky = region_center(header)
+    roll_deg, sim_z_mm = number(header, "ROLL_NOM"), number(header, "SIM_Z")
     if sky is None or roll_deg is None or sim_z_mm is None:
         return None
     west, north = (FOCAL_LENGTH_MM * SKY_PIXEL_RAD * (value - SKY_ORIGIN) for value in sky)
     cos, sin = np.cos(np.radians(roll_deg)), np.sin(np.radians(roll_deg))
     return west * cos - north * sin, -(west * sin + north * cos) - sim_z_mm - STAGE_OFFSET_MM
-
-
-def _sky_pixels(subspace: Mapping[str, list[str]]) -> tuple[float, float] | None:
-    """Center of the source's region, in sky pixels (x to the west, y to the north)."""
-    for text in subspace["sky"]:
-        if match := _REGION_CENTER.search(text):
-            return float(match[1]), float(match[2])
-    return None
 
 
 def _distance_mm(place: _Place, y_mm: float, z_mm: float) -> float:
@@ -150,10 +126,3 @@ def _distance_mm(place: _Place, y_mm: float, z_mm: float) -> float:
 def _row(place: _Place, y_mm: float, z_mm: float) -> float:
     along = y_mm - place.y_mm if place.rows_along == "y" else z_mm - place.z_mm
     return (_CHIP_MM - along if place.rows_from_top else along) / PIXEL_MM
-
-
-def _number(header: Mapping[str, Any], key: str) -> float | None:
-    value = header.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-        return None
-    return float(value)

@@ -1,4 +1,4 @@
-"""File contents by URI: local paths, s3://, http(s):// and products of the archive."""
+"""Fetch files by URI: local paths, s3://, http(s):// and products of the archive."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ import pyarrow.fs as pafs
 from raypipe.archive.package import PackageService, Products
 from raypipe.archive.products import is_product_uri
 from raypipe.config import IngestConfig
-from raypipe.http.client import Body, HttpClient, Traffic, TryAgain, first_line
-from raypipe.http.errors import FetchError, describe
+from raypipe.http.client import Body, HttpClient, Traffic, first_line
+from raypipe.http.errors import FetchError, TryAgain, describe
 from raypipe.ingestion.cache import Cache
-from raypipe.store.workspace import open_filesystem
+from raypipe.store.s3 import open_filesystem
 
 FITS_START = b"SIMPLE  ="
 _FILE_STARTS = (FITS_START, b"\x1f\x8b")
-"""How a plain and a gzipped FITS file begin."""
+"""First bytes of a plain and of a gzipped FITS file."""
 _MESSAGE_BYTES = 4096
 _S3_REFUSALS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "HTTP status 403")
 
 
 class Fetcher:
-    """Fetches a part's files and counts what that took; several threads may use it at once."""
+    """Fetches the files of a part and counts the traffic; several threads may use it at once."""
 
     def __init__(self, config: IngestConfig) -> None:
         self.traffic = Traffic()
@@ -38,7 +38,7 @@ class Fetcher:
         self._cache = Cache(config.cache_dir, config.cache_mb << 20) if config.cache_dir else None
 
     def fetch(self, uri: str) -> bytes:
-        """Content of a file; FetchError where it cannot be had."""
+        """Return the content of a file. Raises FetchError if it cannot be fetched."""
         if not is_remote(uri):
             content = read_stored(uri, self._max_bytes)
             self.traffic.add(bytes_read=len(content))
@@ -55,10 +55,10 @@ class Fetcher:
             return self._http.request(
                 lambda: uri, self._max_bytes, lambda body: _fits_content(uri, body)
             )
-        raise FetchError(uri, "only paths, s3://, http(s):// and csc: are known", retryable=False)
+        raise FetchError(uri, "expected a path, s3://, http(s):// or csc: URI", retryable=False)
 
     def fetch_products(self, uris: Iterable[str]) -> Products:
-        """Products of the archive by URI, those not kept already by packages of many."""
+        """Return products of the archive by URI, from the cache or by package."""
         answer: Products = {}
         wanted = []
         for uri in dict.fromkeys(uris):
@@ -70,23 +70,23 @@ class Fetcher:
         return answer | self._fetch_packages(wanted) if wanted else answer
 
     def fetch_many(self, uris: Iterable[str]) -> Products:
-        """Files and products by URI, several at once: content, or why it cannot be had."""
+        """Return files and products by URI, fetched in parallel: contents or errors."""
         wanted = list(dict.fromkeys(uris))
         answer = self.fetch_products([uri for uri in wanted if is_product_uri(uri)])
         files = [uri for uri in wanted if not is_product_uri(uri)]
         with ThreadPoolExecutor(self._threads) as pool:
-            answer.update(zip(files, pool.map(self._fetch_or_say_why, files), strict=True))
+            answer.update(zip(files, pool.map(self._fetch_or_error, files), strict=True))
         return answer
 
     def _fetch_packages(self, uris: list[str]) -> Products:
-        """Products by packages of many; what goes wrong with a package goes wrong with them all."""
+        """Fetch products in packages; an unexpected error becomes that of each product."""
         try:
             return self._packages.fetch(uris)
         except Exception as error:
-            said = f"its package cannot be read ({describe(error)})"
-            return {uri: FetchError(uri, said, retryable=True) for uri in uris}
+            problem = f"its package cannot be read ({describe(error)})"
+            return {uri: FetchError(uri, problem, retryable=True) for uri in uris}
 
-    def _fetch_or_say_why(self, uri: str) -> bytes | FetchError:
+    def _fetch_or_error(self, uri: str) -> bytes | FetchError:
         try:
             return self.fetch(uri)
         except FetchError as error:
@@ -95,7 +95,7 @@ class Fetcher:
             return FetchError(uri, f"cannot be read ({describe(error)})", retryable=True)
 
     def keep(self, uri: str, content: bytes) -> None:
-        """Keep a file that turned out whole, where there is a cache and it came from far."""
+        """Put a remote file that was read without error into the cache, if there is one."""
         if self._cache is not None and is_remote(uri) and uri not in self._cache:
             self._cache.put(uri, content)
 
@@ -104,12 +104,15 @@ class Fetcher:
 
 
 def is_remote(uri: str) -> bool:
-    """Whether a file comes over the network."""
+    """Return whether a file is fetched over the network."""
     return is_product_uri(uri) or ("://" in uri and not uri.startswith(("/", "file://")))
 
 
 def read_stored(uri: str, max_bytes: int) -> bytes:
-    """Content of a local file or s3:// object of at most `max_bytes`; FetchError otherwise."""
+    """Return the content of a local file or an s3:// object.
+
+    Raises FetchError if it cannot be read or has more than `max_bytes`.
+    """
     read = _read_object if uri.startswith("s3://") else _read_file
     try:
         return read(uri, max_bytes)
@@ -118,7 +121,7 @@ def read_stored(uri: str, max_bytes: int) -> bytes:
     except PermissionError as error:
         raise FetchError(uri, "no permission to read it", retryable=False) from error
     except ValueError as error:
-        raise FetchError(uri, f"not a name of a file ({error})", retryable=False) from error
+        raise FetchError(uri, f"not a valid file name ({error})", retryable=False) from error
     except OSError as error:
         refused = any(word in str(error) for word in _S3_REFUSALS)
         raise FetchError(uri, f"cannot be read ({error})", retryable=not refused) from error
@@ -128,7 +131,7 @@ def _why_absent(uri: str) -> str:
     if uri.startswith("s3://") or not Path(uri.removeprefix("file://")).is_symlink():
         return "no such file"
     return (
-        "the link leads to a file that is not there: bring it (git annex get, datalad get), then "
+        "the link leads to a file that does not exist: fetch it (git annex get, datalad get), then "
         "run discover and ingest again"
     )
 
@@ -171,4 +174,4 @@ def _fits_content(uri: str, body: Body) -> bytes:
     parts = urlsplit(uri)
     for secret in filter(None, (parts.query, parts.password)):
         said = said.replace(secret, "...")
-    raise TryAgain(f"no FITS file but {body.content_type}: {said}")
+    raise TryAgain(f"not a FITS file but {body.content_type}: {said}")

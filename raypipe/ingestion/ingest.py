@@ -10,7 +10,6 @@ from typing import Any
 
 from raypipe.cluster import map_parts, ray_session, tasks_for
 from raypipe.config import Config, IngestConfig
-from raypipe.config_toml import as_config
 from raypipe.ingestion.chip_rmfs import chip_rmfs_name, choose_chip_rmfs
 from raypipe.ingestion.fetch import Fetcher
 from raypipe.ingestion.part import ingest_part
@@ -20,14 +19,16 @@ from raypipe.store.layout import rejects_folder, spectra_folder
 from raypipe.store.lease import exclusive
 from raypipe.store.manifest import choose_release
 from raypipe.store.parts import check_totals, count_parts, count_rows, drop_parts_beyond
-from raypipe.store.run_record import record_run
 from raypipe.store.workspace import Workspace
 from raypipe.telemetry import Stage, stage
+from raypipe.verb import Call, verb
 
 log = logging.getLogger(__name__)
 
 
+@verb
 def ingest(
+    call: Call,
     workspace: str | Path | Workspace,
     *,
     release: str | None = None,
@@ -35,16 +36,16 @@ def ingest(
 ) -> dict[str, int]:
     """Read a release's files into spectra; return the numbers of manifest, spectra, rejects.
 
-    Only parts that are missing, whose manifest rows have changed, or that have rejects worth a
-    retry are done, and of these only the rows that are not published: the same command completes
-    an interrupted run. At the end every detection of the manifest is a row of spectra or of
-    rejects, or RaypipeError is raised. BusyError where another run ingests into the workspace.
+    Parts are read if they are missing, if their rows of the manifest have changed, or if they have
+    rejects that are worth a retry; rows that are published already are kept. The same command
+    therefore completes an interrupted run. Raises RaypipeError unless every detection of the
+    manifest is in the end a row of spectra or of rejects, and BusyError if another run ingests into
+    the workspace.
     """
-    settings = as_config(config)
-    workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    workspace, settings = call.workspace, call.config
     release = choose_release(workspace, release)
     own = spectra_folder(release), rejects_folder(release), RESPONSES
-    with record_run(workspace, "ingest", settings) as figures, exclusive(workspace, "ingest", own):
+    with call.recorded() as figures, exclusive(workspace, "ingest", own):
         parts = count_parts(workspace, release)
         for folder in spectra_folder(release), rejects_folder(release):
             drop_parts_beyond(workspace, folder, parts)

@@ -16,6 +16,7 @@ from raypipe.archive.products import is_product_uri
 from raypipe.config import IngestConfig
 from raypipe.errors import OgipError
 from raypipe.http.errors import FetchError, describe
+from raypipe.identity import is_own_file
 from raypipe.ingestion.chip_rmfs import ChipRmfs
 from raypipe.ingestion.fetch import FITS_START, Fetcher, is_remote
 from raypipe.ogip import Pha, Rmf, Spectrum, read_arf, read_pha, read_rmf
@@ -133,7 +134,7 @@ class Reader:
         detection.stage = "read"
         detection.pha = read_pha(detection.files["pha_uri"], name=detection.named("pha_uri"))
         require_imaging(detection.pha.header, detection.named("pha_uri"))
-        if row["obsid"] is not None and _may_share(detection.pha):
+        if not is_own_file(row["detection_id"]) and _may_share(detection.pha):
             detection.rmf_id = self._chips.rmf_id(detection.pha.header)
 
     def _open_rmf(self, detection: _Detection, products: Products) -> None:

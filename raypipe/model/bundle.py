@@ -1,4 +1,4 @@
-"""A trained model as files: weights, configuration, metrics and a model card."""
+"""Save and load trained models: weights, configuration, metrics and a model card."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import logging
 import os
 import tomllib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,8 @@ from safetensors.numpy import save as save_tensors
 
 from raypipe.config import Config, EmbedConfig
 from raypipe.config_toml import load_config
-from raypipe.errors import RaypipeError, UsageError
-from raypipe.model.card import model_card
+from raypipe.errors import OgipError, RaypipeError, UsageError
+from raypipe.model.card import model_card, model_summary
 from raypipe.model.encode import (
     Reconstruction,
     as_frame,
@@ -31,6 +31,7 @@ from raypipe.model.encode import (
     encode_batch,
     reconstruct_batch,
 )
+from raypipe.model.inputs import SpectrumOrPath, identity_of, latents_in, read_all
 from raypipe.model.integrity import bundle_hash, require_finite, require_population
 from raypipe.model.latent_population import Population
 from raypipe.model.presets import Folded, Paper, build
@@ -39,11 +40,14 @@ from raypipe.spectra.batch import SpectraBatch
 from raypipe.spectra.grid import EnergyGrid
 from raypipe.store.workspace import Workspace, check_name
 
+if TYPE_CHECKING:
+    from raypipe.display.spectrum_figure import BinnedSpectrum
+
 log = logging.getLogger(__name__)
 
 FORMAT = 2
 _DESCRIPTION, _HASH = "raypipe", "raypipe_sha256"
-"""Keys of the metadata of the weights."""
+"""Keys in the metadata of the weights file."""
 _MAX_WEIGHTS_BYTES = 1 << 30
 _POPULATION_ARRAYS = (
     "weights",
@@ -82,22 +86,28 @@ class Model:
 
     @property
     def preset(self) -> str:
-        """Name of the recipe, folded or paper."""
+        """Name of the recipe: folded or paper."""
         return self.network.name
 
-    def encode(self, spectra: Spectrum | Sequence[Spectrum]) -> pd.DataFrame:
-        """Measure latents and goodness of fit of spectra read with `raypipe.read_spectrum`.
+    def _repr_html_(self) -> str:
+        from raypipe.display.table import summary_table
 
-        Returns one row per spectrum: z0.., z0_err.., z0_std.., z_cov, total_counts, cash,
-        cash_expected, fit_zscore, anomaly_score and p_<class> as in the catalog. Each spectrum
-        needs its ARF and RMF. A spectrum that cannot be measured, for instance without counts, has
-        NaN latents, and a warning names it.
+        return summary_table(f"Model {self.model_id}", model_summary(self))
+
+    def encode(self, spectra: SpectrumOrPath | Iterable[SpectrumOrPath]) -> pd.DataFrame:
+        """Measure latents and goodness of fit of spectra, or of PHA files given by their paths.
+
+        Returns one row per spectrum: detection_id and path of its file (`identity_of`), then z0..,
+        z0_err.., z0_std.., z_cov, total_counts, cash, cash_expected, fit_zscore, anomaly_score and
+        p_<class> as in the catalog. Each spectrum needs its ARF and RMF. A spectrum that cannot be
+        measured, for instance without counts, has NaN latents, and a warning names it. Raises
+        OgipError naming the file that cannot be read or that the model cannot use.
         """
-        listed = [spectra] if isinstance(spectra, Spectrum) else list(spectra)
+        listed = read_all(spectra)
         frame = self.encode_batch(SpectraBatch.from_spectra(listed))
         for row in np.flatnonzero(frame["z0"].isna()):
             warnings.warn(f"{listed[row].path}: cannot be measured: latents are NaN", stacklevel=2)
-        return frame
+        return pd.concat([pd.DataFrame(identity_of(listed)), frame], axis=1)
 
     def encode_batch(
         self,
@@ -105,11 +115,11 @@ class Model:
         sources: npt.NDArray[np.int64] | None = None,
         config: EmbedConfig | None = None,
     ) -> pd.DataFrame:
-        """Give the measured columns of the catalog for a batch; see `encode`.
+        """Return the measured columns of the catalog for a batch; see `encode`.
 
-        A row is NaN, `total_counts` apart, where one of its numbers would not be finite.
+        A row is NaN, except for `total_counts`, if one of its numbers would not be finite.
         `sources` (n,) are the keys of the rows' sources, so that their own training detections
-        have no vote on their class. `config` is by default what the model was trained with.
+        have no vote on their class. `config` defaults to the settings of the training.
         """
         config = config or self.config.embed
         columns = encode_batch(self.network, spectra, config.refine_steps, config.errors)
@@ -122,18 +132,69 @@ class Model:
         blank_unmeasured(columns, errors=config.errors and isinstance(self.network, Folded))
         return as_frame(columns)
 
-    def reconstruct(self, spectra: SpectraBatch, z: npt.ArrayLike) -> Reconstruction:
-        """Expected counts of a batch for given latents (n, latents)."""
-        return reconstruct_batch(self.network, spectra, np.asarray(z, dtype=np.float32))
+    def reconstruct(
+        self,
+        spectra: SpectraBatch | SpectrumOrPath | Iterable[SpectrumOrPath],
+        z: npt.ArrayLike | pd.DataFrame | None = None,
+    ) -> Reconstruction:
+        """Predict the counts of spectra, paths or a batch from latents.
+
+        `z` (n, latents) is an array or what `encode` returned; without it the spectra are encoded.
+        A row without latents is NaN.
+        """
+        batch = spectra
+        if not isinstance(batch, SpectraBatch):
+            batch = SpectraBatch.from_spectra(read_all(spectra))  # type: ignore[arg-type]
+        z = self.encode_batch(batch) if z is None else z
+        return reconstruct_batch(self.network, batch, latents_in(z, self.config.model.latents))
+
+    def flux(
+        self,
+        spectra: SpectraBatch | SpectrumOrPath | Iterable[SpectrumOrPath],
+        z: npt.ArrayLike | pd.DataFrame | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Return the photon flux density of spectra, with the instrument's response removed.
+
+        It is (n, n_energy), photon/cm2/s/keV, at the energies `model.grid.mid_kev`. The
+        arguments are those of `reconstruct`. Raises UsageError for preset paper, which has no flux.
+        """
+        flux = self.reconstruct(spectra, z).flux
+        if flux is None:
+            raise UsageError(f"{self.model_id}: preset {self.preset} has no flux; use folded")
+        return flux
+
+    def binned(self, spectrum: Spectrum) -> BinnedSpectrum:
+        """Return a spectrum's counts in the model's channel bins, with those it expects.
+
+        Raises OgipError where the spectrum cannot be measured.
+        """
+        from raypipe.display.spectrum_figure import BinnedSpectrum
+
+        batch = SpectraBatch.from_spectra([spectrum])
+        latents = self.encode_batch(batch)
+        if latents["z0"].isna().any():
+            raise OgipError(spectrum.path, "cannot be measured: it has no finite latents")
+        fold, bins = self.reconstruct(batch, latents), batch.bins[0]
+        counts, model, background = (
+            values[0, : len(bins)].astype(np.float64)
+            for values in (batch.counts, fold.total, fold.background)
+        )
+        return BinnedSpectrum(
+            counts=counts,
+            model=model,
+            background=background,
+            edges_kev=np.append(bins.lo_kev, bins.hi_kev[-1]),
+            exposure_s=spectrum.exposure_s,
+        )
 
     def split_of(self, sources: npt.NDArray[np.int64]) -> npt.NDArray[np.str_]:
-        """Whether each source was used to train, to validate, or not at all ("test")."""
+        """Return how each source was used: "train", "validation", or "test" for not at all."""
         seen = np.where(np.isin(sources, self.validation_sources), "validation", "test")
         return np.where(np.isin(sources, self.train_sources), "train", seen)
 
 
 def save_model(model: Model, workspace: Workspace, folder: str) -> None:
-    """Publish a model bundle; its weights last, so that a bundle with weights is whole."""
+    """Write a model bundle; the weights come last, so that a bundle with weights is complete."""
     tensors = {
         f"network.{name}": value.detach().cpu().contiguous().numpy()
         for name, value in model.network.state_dict().items()
@@ -161,9 +222,9 @@ def save_model(model: Model, workspace: Workspace, folder: str) -> None:
 def load_model(path: str | os.PathLike[str]) -> Model:
     """Open a model bundle, a folder or s3:// prefix.
 
-    Raises RaypipeError where it is none, is not whole, has changed since it was saved, holds
-    numbers that no model has, or was made for another grid. The first bundles of this format carry
-    no hash: in these a change is only noticed where it makes the numbers impossible.
+    Raises RaypipeError if it is no bundle, is incomplete, has changed since it was saved, holds
+    impossible numbers, or was made for another grid. The first bundles of this format carry no
+    hash: in these, a change is noticed only if it makes the numbers impossible.
     """
     bundle = Workspace(path)
     where = bundle.absolute_uri("model.safetensors")
@@ -222,7 +283,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
 def _require_unchanged(
     metadata: dict[str, str], config: bytes, tensors: dict[str, npt.NDArray[Any]], where: str
 ) -> None:
-    """Raise RaypipeError where a bundle does not have the hash that it was saved with."""
+    """Raise RaypipeError if a bundle does not have the hash with which it was saved."""
     if _HASH not in metadata:
         log.info("%s: saved without a hash, so a change since then cannot be detected", where)
     elif metadata[_HASH] != bundle_hash(metadata[_DESCRIPTION], config, tensors):

@@ -1,8 +1,11 @@
-"""Write the README of a model bundle."""
+"""Describe a model: the README of its bundle, and a summary."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from raypipe.spectra.channel_bins import BAND_KEV, MOST_BINS
 
@@ -61,10 +64,39 @@ file contains code.
 ## Limits
 
 {_limits(quality)}The model reads imaging spectra of X-ray telescopes with their own ARF \
-and RMF; for telescopes that are not among its training spectra it is not validated. Class \
-probabilities inherit the errors of the training labels, and assume that all classes are equally \
-frequent.
+and RMF; for telescopes that are not among its training spectra it is not validated.
+
+{describe_classes(model)}
 """
+
+
+def describe_classes(model: Model) -> str:
+    """State where class probabilities come from, how good they are there, and their limits."""
+    population = model.population
+    if not population.classes:
+        return "The model was trained without labels: it gives no class probabilities."
+    members = np.bincount(population.reference_class, minlength=len(population.classes))
+    listed = ", ".join(
+        f"{name} {count}" for name, count in zip(population.classes, members, strict=True)
+    )
+    release = model.metrics.get("release")
+    text = (
+        f"Class probabilities come from {len(population.reference_class):,} labelled training "
+        f"spectra of release {release} ({listed}). They inherit the errors of these labels, and "
+        "assume that all classes are equally frequent."
+    )
+    accuracy = population.balanced_accuracy()
+    if accuracy is not None:
+        text += (
+            " Cross-validated on these spectra, a source never voting on itself, the most probable "
+            f"class has a balanced accuracy of {accuracy:.2f}; a guess has "
+            f"{1 / len(population.classes):.2f}."
+        )
+    return text + (
+        " If the training spectra are simulated, that figure holds for simulated sources only; "
+        "real ones are much harder to tell apart. docs/results.md of raypipe (Classes and "
+        "physics) has the accuracy measured on a survey drawn from fits to real sources."
+    )
 
 
 def _quality_table(quality: dict[str, Any]) -> str:
@@ -103,3 +135,30 @@ def _number(value: float | None) -> str:
 
 def _signed(value: float | None) -> str:
     return "-" if value is None else f"{value:+.2f}"
+
+
+def model_summary(model: Model) -> Mapping[str, object]:
+    """Return names and values that describe a model: preset, grid, training, validation."""
+    metrics, grid = model.metrics, model.grid
+    spectra, quality = metrics.get("spectra", {}), metrics.get("quality") or {}
+    weights = sum(each.numel() for each in model.network.parameters())
+    seen = f"{spectra['train']:,} spectra of " if "train" in spectra else ""
+    scores = {
+        "loss": metrics.get("validation_loss"),
+        "Cash per bin": quality.get("cash_per_bin"),
+        "expected": quality.get("cash_expected_per_bin"),
+        "z-score": quality.get("fit_zscore", {}).get("mean"),
+    }
+    figures = [f"{name} {value:.3f}" for name, value in scores.items() if value is not None]
+    energies = grid.edges_kev
+    return {
+        "preset": f"{model.preset}, {model.config.model.latents} latents, {weights:,} weights",
+        "energies": f"{energies[0]:g} to {energies[-1]:g} keV in {grid.n_energy} bins",
+        "channels": f"{BAND_KEV[0]:g} to {BAND_KEV[1]:g} keV in at most {MOST_BINS} bins of each "
+        "response",
+        "trained on": f"{seen}{len(model.train_sources):,} sources"
+        + (f", release {metrics['release']}" if metrics.get("release") else ""),
+        "validated on": f"{len(model.validation_sources):,} sources",
+        "validation": ", ".join(figures),
+        "classes": ", ".join(model.population.classes) or "none",
+    }

@@ -1,4 +1,4 @@
-"""Which model a verb works with."""
+"""Choose the model with which a verb works."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ _DEFAULT_PRESET = "folded"
 
 
 def resolve_model(workspace: Workspace, model: str | None) -> str:
-    """URI of a model bundle: of an id in the workspace, of a path, or of the newest model.
+    """Return the URI of a model bundle, given by its id in the workspace or by its path.
 
-    Of several models the newest `folded` one is taken. Raises UsageError where there is none.
+    Without `model`, it is the newest `folded` model of the workspace, else the newest of all.
+    Raises UsageError if there is none.
     """
     if model is None:
         found = {
@@ -36,10 +37,10 @@ def resolve_model(workspace: Workspace, model: str | None) -> str:
 
 
 def adopt_model(workspace: Workspace, uri: str) -> str:
-    """Have the bundle at `uri` in the workspace, copied where it is not, and return its id.
+    """Copy the bundle at `uri` into the workspace, unless it is there, and return its id.
 
-    A catalog keeps the model that made it beside it. Raises RaypipeError where the bundle is not
-    whole, and where the workspace has another model of that id.
+    A workspace keeps the models that made its catalogs. Raises RaypipeError if the bundle is
+    incomplete, or if the workspace has another model of that id.
     """
     bundle = Workspace(uri)
     model_id = load_model(uri).model_id
@@ -59,10 +60,10 @@ def adopt_model(workspace: Workspace, uri: str) -> str:
 
 
 def choose_model(workspace: Workspace, release: str, model: str | None) -> str:
-    """Id of the model whose catalog of a release is meant: the one asked for, else the newest.
+    """Return the id of the model whose catalog of a release is used.
 
-    Of several presets `folded` goes first. `model` may be an id or a bundle's path. Raises
-    UsageError where there is no such catalog.
+    `model` is an id or a bundle's path; without it, the newest catalog of preset `folded` is used,
+    else the newest of all. Raises UsageError if there is no such catalog.
     """
     known = published_models(workspace, release)
     if model is not None:
@@ -85,7 +86,7 @@ def _is_whole(workspace: Workspace, model_id: str) -> bool:
 
 
 def _newest(workspace: Workspace, files: dict[str, str]) -> str:
-    """Of ids and a file of each: the id of the newest file, those of the default preset first."""
+    """Return the id whose file is newest, among those of the default preset if there are any."""
 
     def rank(model_id: str) -> tuple[bool, float]:
         return model_id.startswith(_DEFAULT_PRESET), workspace.modified(files[model_id])

@@ -1,4 +1,4 @@
-"""Split counts in two: a part that the encoder sees, and a part that it is judged on."""
+"""Split counts in two: a part that the encoder sees, and a part on which it is judged."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Convert covariances of latents to and from the catalog's lower triangles, and invert them.
 
-Matrices come by the thousand. One that is singular, or not finite, costs its own row alone.
+Matrices come by the thousand. If one is singular or not finite, only its own row is lost.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ FloatArray = npt.NDArray[np.float64]
 
 def latents_of_triangle(size: int) -> int:
     """Return the number of latents k whose lower triangle has k (k + 1) / 2 elements."""
-    return int(np.sqrt(2 * size))  # k < sqrt(k (k + 1)) < k + 1
+    # With size = k (k + 1) / 2, sqrt(2 size) = sqrt(k (k + 1)) lies between k and k + 1.
+    return int(np.sqrt(2 * size))
 
 
 def unpack(triangle: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
@@ -27,7 +28,7 @@ def unpack(triangle: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     size = latents_of_triangle(triangle.shape[1])
     rows, columns = np.tril_indices(size)
     matrices = np.zeros((len(triangle), size, size))
-    matrices[:, rows, columns] = triangle
+    matrices[:, rows, columns] = triangle  # The same elements fill both halves.
     matrices[:, columns, rows] = triangle
     return matrices
 
@@ -48,6 +49,7 @@ def triangles_in(cells: Iterable[Any], latents: int) -> FloatArray:
 
 def inverses(matrices: FloatArray) -> FloatArray:
     """Invert matrices (n, k, k); the inverse of a singular one is NaN."""
+    # One singular matrix makes numpy refuse all; only then are they inverted one by one.
     try:
         return np.asarray(np.linalg.inv(matrices), dtype=np.float64)
     except np.linalg.LinAlgError:

@@ -1,4 +1,4 @@
-"""From a batch of spectra to latents, errors and goodness of fit."""
+"""Measure latents, errors and goodness of fit for batches of spectra."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ _ERRORS = re.compile(r"z\d_err|z\d_std|z_cov")
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What a model expects of a batch in the source region.
+    """The counts and the photon flux that a model expects for a batch.
 
-    `total` and its part `background` (n, 256) are expected counts in channel bins; `flux`
-    (n, n_energy) is in photon/cm2/s/keV before the telescope, None for presets without one.
+    `total` and its part `background` (n, 256) are expected counts in the source region, by channel
+    bin; `flux` (n, n_energy) is the photon flux density at the telescope, photon/cm2/s/keV, None
+    for presets without one.
     """
 
     total: npt.NDArray[np.float32]
@@ -38,10 +39,10 @@ class Reconstruction:
 def encode_batch(
     network: Folded | Paper, spectra: SpectraBatch, refine_steps: int, errors: bool = True
 ) -> dict[str, npt.NDArray[Any]]:
-    """Measure spectra as they were read; columns are those of `measure`.
+    """Measure a batch of spectra; the columns are those of `measure`.
 
-    Rows that no likelihood can be made of (`SpectraBatch.is_measurable`) are not shown to the
-    network: all their columns are NaN but `total_counts` and `n_bins`.
+    Rows without a likelihood (`SpectraBatch.is_measurable`) are not passed to the network: all
+    their columns are NaN, except for `total_counts` and `n_bins`.
     """
     device = next(network.parameters()).device
     rows = spectra.is_measurable
@@ -58,9 +59,9 @@ def encode_batch(
 
 
 def blank_unmeasured(columns: dict[str, npt.NDArray[Any]], errors: bool) -> None:
-    """Make every row NaN, `total_counts` apart, in which one number is not finite.
+    """Make each row NaN, except for `total_counts`, in which a number is not finite.
 
-    Without `errors` the columns of errors, which are NaN in every row, do not count.
+    Without `errors`, the columns of errors, which are NaN in every row, are not considered.
     """
     floats = {name: values for name, values in columns.items() if values.dtype.kind == "f"}
     finite = [
@@ -76,23 +77,21 @@ def blank_unmeasured(columns: dict[str, npt.NDArray[Any]], errors: bool) -> None
 
 
 @torch.no_grad()
-@np.errstate(all="ignore")  # Rows that are not finite are looked for in the answer.
+@np.errstate(all="ignore")  # Rows that are not finite are found later (`blank_unmeasured`).
 def measure(
     network: Folded | Paper, batch: Batch, refine_steps: int, errors: bool = True
 ) -> dict[str, npt.NDArray[Any]]:
-    """Latents z0.., z0_err.., z0_std.., total_counts, n_bins, cash, cash_expected, fit_zscore.
+    """Measure latents and goodness of fit: columns of (n,) by name.
 
-    All are (n,); `n_bins` is the number of channel bins that `cash` is summed over.
+    They are z0.., z0_err.., z0_std.., total_counts, cash, cash_expected, fit_zscore, and n_bins,
+    the number of channel bins over which `cash` is summed. `z_cov` (n, latents (latents + 1) / 2)
+    is the lower triangle of the latents' posterior covariance, row by row.
 
-    `z_cov` (n, latents (latents + 1) / 2) is the latents' posterior covariance, its lower triangle
-    row by row.
-
-    `cash_expected` is the expectation for the fitted model (Kaastra 2017), plus what the
-    background's own noise adds (to second order, its variance over the expected counts), less the
-    number of parameters the counts determined; `fit_zscore` is the excess over it in standard
-    deviations, of which the fit has taken its share (`_taken_by_fit`). Without `errors`, and for
-    presets without a likelihood, there is no refinement, errors are NaN, and the one parameter that
-    counts is the amplitude.
+    `cash_expected` is the expectation for the fitted model (Kaastra 2017), plus the contribution of
+    the background's noise, minus the number of parameters that the counts determined. `fit_zscore`
+    is the excess over it in standard deviations, reduced by the fit's share (`_taken_by_fit`).
+    Without `errors`, and for presets without a likelihood, there is no refinement, errors are NaN,
+    and the amplitude is the only fitted parameter.
     """
     z = network.encode(batch)
     refined = None
@@ -101,6 +100,8 @@ def measure(
         z = refined.z
     mu = network.expected_counts(z, batch).cpu().numpy()
     expected, variance = cash_moments(mu)
+    # To second order, an error e of mu adds 2 e (1 - n / mu) + e^2 / mu to the Cash statistic. With
+    # v = var(e) / mu, the mean of that is v, and its variance 4 v + 2 v^2 for a normal e.
     unsure = batch.background_variance.cpu().numpy() / np.maximum(mu, MU_MIN)
     counts = batch.counts.cpu().numpy()
     total_cash = cash(counts, mu).sum(-1)
@@ -121,7 +122,7 @@ def measure(
 
 
 def as_frame(columns: Mapping[str, npt.NDArray[Any]]) -> pd.DataFrame:
-    """Columns as `measure` gives them, a vector of a row in one cell."""
+    """Make a data frame of the columns of `measure`; a cell holds the whole vector of a row."""
     cells = {
         name: pd.Series(list(column), dtype=object) if column.ndim > 1 else column
         for name, column in columns.items()
@@ -130,12 +131,12 @@ def as_frame(columns: Mapping[str, npt.NDArray[Any]]) -> pd.DataFrame:
 
 
 def _total_counts(counts: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """Counts of each row, (n,); 0 where one is not finite."""
+    """Sum the counts of each row, (n,); 0 where one is not finite."""
     return np.nan_to_num(counts.sum(-1, dtype=np.float64), posinf=0.0).astype(np.int64)
 
 
 def _spread(values: npt.NDArray[Any], rows: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
-    """Values of the rows that are true, each at its row among all (n,); the others are NaN."""
+    """Put values at the rows (n,) that are true; the other rows are NaN."""
     kind = values.dtype if values.dtype.kind == "f" else np.float64
     spread = np.full((len(rows), *values.shape[1:]), np.nan, kind)
     spread[rows] = values
@@ -156,17 +157,22 @@ def _covariance(refined: Refined | None, z: torch.Tensor) -> npt.NDArray[np.floa
 def _taken_by_fit(
     refined: Refined | None, mu: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Expectation and variance of the Cash statistic that fitting takes away, (n,) each.
+    """Return by how much a fit lowers expectation and variance of the Cash statistic, (n,) each.
 
-    The fit follows the counts along its parameters' scores s; of the statistic's variance it takes
-    what goes along with them: with c = cov(cash, s), the posterior's covariance C and the
-    information F, 2 c C c - c C F C c. For bright spectra c is near zero. For faint ones the
-    statistic goes mostly with the number of counts, which the amplitude follows.
+    The expectation is lowered by the effective number of parameters. Besides, it is computed at the
+    fitted parameters, which follow the noise by C s: s are the scores, C the covariance of the fit,
+    and F, the information, is the covariance of s. The slope of a bin's expectation is cov(cash, n)
+    d ln(mu), so that with c = cov(cash, s) the expectation moves by c C s, and the variance of the
+    statistic minus its expectation decreases by 2 c C c - c C F C c. For bright spectra c is near
+    zero. For faint ones the statistic depends mostly on the number of counts, which the fitted
+    amplitude follows.
     """
     covariances = cash_covariance(mu)
     if refined is None:
+        # Only the amplitude is fitted: its score is the sum of n - mu, and F = 1 / C = sum of mu.
         total = np.maximum(mu.sum(-1), MU_MIN)
         return np.ones(len(mu)), covariances.sum(-1) ** 2 / total
+    # c_j = sum over bins of d ln(mu) / d parameter_j times cov(cash, n).
     along = np.einsum("njc,nc->nj", refined.sensitivity.cpu().numpy(), covariances)
     covariance, information = refined.covariance.cpu().numpy(), refined.information.cpu().numpy()
     moved = np.einsum("njk,nk->nj", covariance, along)
@@ -178,7 +184,7 @@ def _taken_by_fit(
 def reconstruct_batch(
     network: Folded | Paper, spectra: SpectraBatch, z: npt.NDArray[np.float32]
 ) -> Reconstruction:
-    """Expected counts, and flux where the preset has one, for latents `z` (n, latents)."""
+    """Predict counts, and the flux if the preset has one, for latents `z` (n, latents)."""
     device = next(network.parameters()).device
     batch = prepare(spectra, device)
     latents = torch.tensor(z, device=device)

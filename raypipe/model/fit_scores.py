@@ -1,4 +1,4 @@
-"""How well the spectra are explained: Cash statistic against its expectation and the truth's."""
+"""Score fits: compare the Cash statistic with its expectation and with that of the truth."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _OUTLIER_ZSCORE = 3.0
 
 @dataclass(frozen=True)
 class TruthScores:
-    """What only a simulation knows, (n,) each, summed over bins.
+    """Scores that only a simulation can have, (n,) each, summed over bins.
 
-    `truth_cash`: Cash statistic of the true expected counts on the observed ones. `divergence`:
-    twice the Kullback-Leibler divergence of the model's expected counts from the true ones, that
-    is the Cash statistic the model would have without noise; it never rewards fitting noise.
-    NaN for rows without a truth.
+    `truth_cash` is the Cash statistic of the true expected counts on the observed ones.
+    `divergence` is twice the Kullback-Leibler divergence of the model's expected counts from the
+    true ones, which is the Cash statistic of the model on counts without noise: it never rewards
+    fitting noise. Both are NaN for rows without a truth.
     """
 
     truth_cash: FloatArray
@@ -34,10 +34,10 @@ class TruthScores:
 def score_truth(
     counts: npt.ArrayLike, true_counts: npt.ArrayLike, model_counts: npt.ArrayLike | None
 ) -> TruthScores:
-    """Scores of the truth on binned counts.
+    """Score the truth on binned counts.
 
-    `counts`, the truth's expected counts and, where known, the model's are (n, bins), all in the
-    source region, background included; rows of the truth that are NaN have no truth.
+    `counts`, the true expected counts and, if known, those of the model are (n, bins), all in the
+    source region with background. Rows whose true counts are NaN have no truth.
     """
     truth_cash = cash(counts, np.maximum(true_counts, _MU_MIN)).sum(axis=1)
     if model_counts is None:
@@ -47,13 +47,13 @@ def score_truth(
 
 
 def score_reconstruction(frame: pd.DataFrame, truth: TruthScores | None) -> dict[str, Any]:
-    """Cash per bin beside its expectation and the truth's, overall and by decade of counts.
+    """Average the Cash statistic per bin, its expectation and the truth's, by decade of counts.
 
     `frame` has `cash`, `cash_expected`, `fit_zscore`, `total_counts` and `n_bins`, the number of
-    channel bins that each row's statistic is summed over; averages are over
-    detections. `excess_cash_per_bin` is the model's less the truth's: latents fitted to a
+    channel bins over which each row's statistic is summed; averages are over detections.
+    `excess_cash_per_bin` is the model's value minus the truth's. Latents that are fitted to a
     detection's own counts follow its noise, so that a perfect model lies below zero by up to its
-    number of parameters over the bins. The z-score has mean 0 and width 1 for a perfect model.
+    number of parameters divided by the number of bins. Its z-scores have mean 0 and width 1.
     """
     overall = _score_rows(frame, truth, np.ones(len(frame), dtype=bool))
     decades = np.floor(np.log10(np.maximum(frame["total_counts"].to_numpy(np.float64), 1)))

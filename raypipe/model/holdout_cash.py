@@ -33,7 +33,7 @@ def halve(batch: Batch, seeds: npt.NDArray[np.uint64]) -> Batch:
 
 @torch.no_grad()
 def unseen_cash(network: Preset, batch: Batch, seeds: npt.NDArray[np.uint64]) -> Tensor:
-    """Cash per bin, (n,), of the half of the counts that the encoder does not see (`halve`)."""
+    """Compute the Cash statistic per bin, (n,), of the half that the encoder does not see."""
     shown = halve(batch, seeds)
     judged = unseen(batch, shown)
     expected = network.expected_counts(network.encode(shown), judged)

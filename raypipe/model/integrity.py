@@ -1,6 +1,6 @@
-"""Checks of a model bundle: that it is the one that was saved, and that its numbers can be used.
+"""Check that a model bundle is the one that was saved, and that its numbers can be used.
 
-safetensors has no checksum: a flipped bit is another weight. The hash of a bundle stands in the
+safetensors has no checksum: a flipped bit is another weight. The hash of a bundle is in the
 metadata of its weights and covers everything that `raypipe.model.bundle.load_model` reads there:
 the description, the configuration, and the name, type, shape and values of every tensor.
 """
@@ -20,7 +20,7 @@ Array = npt.NDArray[Any]
 
 
 def bundle_hash(description: str, config: bytes, tensors: Mapping[str, Array]) -> str:
-    """SHA-256 of a bundle's description, its configuration file and its tensors."""
+    """Return the SHA-256 of a bundle's description, its configuration file and its tensors."""
     digest = hashlib.sha256()
     for text in (description.encode(), config):
         digest.update(len(text).to_bytes(8, "little") + text)
@@ -31,7 +31,7 @@ def bundle_hash(description: str, config: bytes, tensors: Mapping[str, Array]) -
 
 
 def require_finite(tensors: Mapping[str, Array]) -> None:
-    """Raise ValueError where a tensor of numbers with a fraction holds NaN or infinity."""
+    """Raise ValueError if a tensor of floating-point numbers holds NaN or infinity."""
     for name, values in tensors.items():
         if np.issubdtype(values.dtype, np.inexact) and not np.isfinite(values).all():
             raise ValueError(f"{name} holds values that are not finite")

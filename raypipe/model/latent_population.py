@@ -1,4 +1,4 @@
-"""The population a model was trained on: how dense each place of latent space is, and with whom."""
+"""Describe the population of the training spectra: the density of latents, and their classes."""
 
 from __future__ import annotations
 
@@ -16,16 +16,24 @@ from raypipe.model.class_density import ComponentClasses
 FloatArray = npt.NDArray[np.float64]
 
 _COMPONENTS = 16
+"""Most components of the mixture."""
 _ROWS_PER_COMPONENT = 40
+"""Fewest spectra per component: more than the 36 elements of a covariance of 8 latents."""
 _FIT_ROWS = 50_000
+"""Most spectra for the fit of the mixture: 3,000 per component."""
+_RIDGE = 1e-3
+"""Added to variances, which are 1 for all latents together, so that no component collapses."""
 _NEIGHBORS = 30
+"""Neighbors that vote on a class; the temperature calibrates their votes."""
 _TEMPERATURES = 0.2, 5.0
+"""Range in which the temperature is searched."""
 _JUDGED_MEMBERS = 10
+"""Fewest labelled members with which a class takes part in calibration and cross-validation."""
 
 
 @dataclass(frozen=True)
 class Population:
-    """A Gaussian mixture over the training latents, and labelled training latents.
+    """Hold a Gaussian mixture over the training latents, and the labelled training latents.
 
     `weights` (m,), `means` (m, latents), `precisions_cholesky` (m, latents, latents);
     `reference_z` (r, latents) with `reference_class` (r,), indices into `classes`, and
@@ -51,17 +59,17 @@ class Population:
         references: int,
         seed: int,
     ) -> Population:
-        """Fit to training latents (n, latents).
+        """Fit the mixture to training latents (n, latents), and keep labelled ones.
 
-        `labels` (n,) hold a class name or None, `sources` (n,) the keys of the rows' sources; at
-        most `references` labelled rows are kept.
+        `labels` (n,) are class names or None, `sources` (n,) the keys of the rows' sources; at most
+        `references` labelled rows are kept.
         """
         from sklearn.mixture import GaussianMixture
 
         rng = np.random.default_rng(seed)
         sample = z[rng.permutation(len(z))[:_FIT_ROWS]]
         components = int(np.clip(len(sample) // _ROWS_PER_COMPONENT, 1, _COMPONENTS))
-        mixture = GaussianMixture(components, reg_covar=1e-3, random_state=seed).fit(sample)
+        mixture = GaussianMixture(components, reg_covar=_RIDGE, random_state=seed).fit(sample)
         labelled = np.array([i for i, label in enumerate(labels) if label], dtype=np.int64)
         labelled = np.sort(rng.permutation(labelled)[:references])
         names = [str(labels[i]) for i in labelled]
@@ -78,11 +86,12 @@ class Population:
         ).calibrated()
 
     def anomaly_score(self, z: FloatArray) -> FloatArray:
-        """Minus the log density of the training population at `z` (n, latents); (n,), nats."""
+        """Compute minus the log density of the population at `z` (n, latents); (n,), in nats."""
         return np.asarray(-logsumexp(self._log_parts(z), axis=1))
 
     def _log_parts(self, z: FloatArray) -> FloatArray:
-        """Log density of each component, times its weight, (n, m)."""
+        """Compute the log of weight times normal density per component, (n, m)."""
+        # With precision P = L L^T: (z - m)^T P (z - m) = |(z - m) L|^2 and ln|P| / 2 = sum ln L_ii.
         whitened = np.einsum("nml,mlk->nmk", z[:, None] - self.means, self.precisions_cholesky)
         log_det = np.log(np.diagonal(self.precisions_cholesky, axis1=1, axis2=2)).sum(-1)
         norm = 0.5 * z.shape[1] * np.log(2 * np.pi)
@@ -94,14 +103,12 @@ class Population:
         sources: npt.NDArray[np.int64] | None = None,
         scheme: ClassScheme = "neighbors",
     ) -> FloatArray:
-        """Probability of each class, (n, classes), every class being as likely beforehand.
+        """Compute the probability of each class, (n, classes), for equal prior probabilities.
 
-        Rows whose latents are not finite have NaN.
-
-        Where `sources` (n,) are given, a source's own training detections have no vote on it.
-        Schemes: "neighbors", the votes of the nearest labelled training latents, made as sharp as
-        `temperature` says; "density", see `raypipe.model.class_density`, for
-        which sources are not told apart.
+        Rows whose latents are not finite have NaN. If `sources` (n,) are given, the training
+        detections of a source have no vote on it. Schemes: "neighbors" takes the votes of the
+        nearest labelled training latents, sharpened by `temperature`; "density" is that of
+        `raypipe.model.class_density`, which does not exclude the source itself.
         """
         if not self.classes:
             return np.zeros((len(z), 0))
@@ -127,11 +134,11 @@ class Population:
         )
 
     def components(self, z: FloatArray) -> npt.NDArray[np.int64]:
-        """The mixture's component that each of `z` (n, latents) most probably is of, (n,)."""
+        """Return the most probable component of the mixture for each of `z` (n, latents), (n,)."""
         return np.asarray(self._log_parts(z).argmax(axis=1), dtype=np.int64)
 
     def _votes(self, z: FloatArray, sources: npt.NDArray[np.int64] | None) -> FloatArray:
-        """Share of each class among the nearest references, over how often it was in training."""
+        """Compute the share of each class among the nearest references, over its frequency."""
         n_classes = len(self.classes)
         neighbors = min(_NEIGHBORS, len(self.reference_z))
         _, index = self._tree.query(z, k=neighbors)
@@ -140,22 +147,26 @@ class Population:
         votes = (1.0 / frequency)[self.reference_class[index]]
         if sources is not None:
             votes = np.where(self.reference_source[index] == sources[:, None], 0.0, votes)
+        # Sum the votes of each row and class in one pass: number the cells of (n, classes).
         cell = np.arange(len(z))[:, None] * n_classes + self.reference_class[index]
         sums = np.bincount(cell.ravel(), votes.ravel(), minlength=len(z) * n_classes)
+        # A weight of 1, at most that of one vote, is spread over the classes: none has zero.
         shares = sums.reshape(len(z), n_classes) + 1.0 / n_classes
         return np.asarray(shares / shares.sum(1, keepdims=True))
 
     def calibrated(self) -> Population:
-        """With the temperature at which the references' own probabilities are nearest the truth.
+        """Choose the temperature that minimizes the Brier score of the references.
 
-        By the Brier score, every class of the same weight, but for those of very few members; each
-        is judged by references of other sources alone.
+        The score is the mean squared difference of probabilities and truth (Brier 1950, Monthly
+        Weather Review 78, 1). Every class has the same weight; those with few members are left out.
+        Only references of other sources vote on each.
         """
         counts = np.bincount(self.reference_class, minlength=len(self.classes))
         judged = counts >= _JUDGED_MEMBERS
         if judged.sum() < 2:
             return self
         votes = self._votes(self.reference_z, self.reference_source)
+        # Each row weighs 1 / (members of its class), so that every class has the same weight.
         weights = (judged / counts.clip(1))[self.reference_class]
         truth = np.eye(len(self.classes))[self.reference_class]
 
@@ -168,8 +179,23 @@ class Population:
         best = minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded")
         return replace(self, temperature=float(np.exp(best.x)))
 
+    def balanced_accuracy(self) -> float | None:
+        """Cross-validate the most probable class on the labelled training latents.
+
+        Each is judged by the votes of other sources alone. Returns the mean recall of the classes
+        that have enough members, None if there are fewer than two such classes.
+        """
+        counts = np.bincount(self.reference_class, minlength=len(self.classes))
+        judged = counts >= _JUDGED_MEMBERS
+        if judged.sum() < 2:
+            return None
+        votes = self._votes(self.reference_z, self.reference_source)
+        right = votes.argmax(axis=1) == self.reference_class
+        recalls = np.bincount(self.reference_class, right, len(counts))[judged] / counts[judged]
+        return float(recalls.mean())
+
 
 def sharpened(shares: FloatArray, temperature: float) -> FloatArray:
-    """Shares (n, classes) to the power of 1 / temperature, again of sum one."""
+    """Raise shares (n, classes) to the power 1 / temperature, and normalize their sum to 1."""
     powers = shares ** (1.0 / temperature)
     return np.asarray(powers / powers.sum(1, keepdims=True))

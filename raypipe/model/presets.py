@@ -57,13 +57,13 @@ class Preset(nn.Module, ABC):
     def forward(self, batch: Batch, shown: Batch) -> tuple[Tensor, Tensor]:
         """Return the loss and the mean square of the latents of each row, (n,) each.
 
-        The encoder sees `shown`, a view of the same detections made by `thinning.thin`.
+        The encoder sees `shown`, a view of the same detections made by `count_splitting.thin`.
         """
         z = self.encode(shown)
         return self.loss(z, batch, shown), z.square().mean(-1)
 
     def expected_counts(self, z: Tensor, batch: Batch) -> Tensor:
-        """Expected counts per channel bin, of source and background, (n, bins)."""
+        """Predict the counts per channel bin, of source and background, (n, bins)."""
         return self.source_counts(z, batch) + batch.background
 
     @abstractmethod
@@ -72,15 +72,15 @@ class Preset(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, z: Tensor, batch: Batch, shown: Batch) -> Tensor:
-        """Loss of each row, (n,), for latents `z` encoded from `shown`."""
+        """Compute the loss of each row, (n,), for latents `z` encoded from `shown`."""
 
     @abstractmethod
     def source_counts(self, z: Tensor, batch: Batch) -> Tensor:
-        """Expected source counts per channel bin, (n, bins), with fitted amplitude."""
+        """Predict the source counts per channel bin, (n, bins), with fitted amplitude."""
 
 
 class Folded(Preset):
-    """Decodes a photon flux, folds it through the detection's response, and fits it by likelihood.
+    """A model of the photon flux, which is folded through the detection's response.
 
     The loss is the Cash statistic divided by a power of the counts, by default their fourth root:
     bright detections, which constrain the shape of spectra best, weigh more than faint ones without
@@ -105,12 +105,12 @@ class Folded(Preset):
         return found
 
     def log_shape(self, z: Tensor) -> Tensor:
-        """Logarithm of the photon flux density up to the amplitude, (n, n_energy)."""
+        """Return the logarithm of the photon flux density up to the amplitude, (n, n_energy)."""
         out: Tensor = self.log_flux_base + self.autoencoder.decoder(z)
         return (out - out.mean(-1, keepdim=True)).clamp(-_LOG_FLUX_LIMIT, _LOG_FLUX_LIMIT)
 
     def flux(self, z: Tensor, batch: Batch) -> Tensor:
-        """Photon flux density, (n, n_energy), photon/cm2/s/keV, with fitted amplitude."""
+        """Return the photon flux density (n, n_energy), photon/cm2/s/keV, with fitted amplitude."""
         shape = torch.exp(self.log_shape(z))
         folded = fold(shape, batch, self.energy_widths_kev)
         return best_amplitude(batch.counts, folded, batch.background) * shape
@@ -121,7 +121,7 @@ class Folded(Preset):
         return best_amplitude(batch.counts, folded, batch.background) * folded
 
     def loss(self, z: Tensor, batch: Batch, shown: Batch) -> Tensor:
-        """Cash statistic of the counts not shown, divided by a power of all counts, and scaled."""
+        """Scale the Cash statistic of the counts not shown by a power of the number of counts."""
         judged = unseen(batch, shown)
         cash = cash_per_bin(judged.counts, self.expected_counts(z, judged)).sum(-1)
         relative = batch.counts.sum(-1).clamp_min(1.0) / _TYPICAL_COUNTS
@@ -156,7 +156,7 @@ class Paper(Preset):
         )
 
     def source_counts(self, z: Tensor, batch: Batch) -> Tensor:
-        """The decoded spectrum, scaled back to counts in the channel bins."""
+        """Scale the decoded spectrum back to counts in the channel bins."""
         _, low, span = self._scaled_rate(batch)
         rate = (self._decode(z) * span + low).clamp_min(0.0)
         shares = batch.axes.even_shares
@@ -167,7 +167,7 @@ class Paper(Preset):
         return best_amplitude(batch.counts, shape, batch.background) * shape
 
     def loss(self, z: Tensor, batch: Batch, shown: Batch) -> Tensor:
-        """Mean absolute error of the scaled spectrum."""
+        """Compute the mean absolute error of the scaled spectrum."""
         scaled, _, _ = self._scaled_rate(batch)
         return (self._decode(z) - scaled).abs().mean(-1)
 

@@ -1,4 +1,4 @@
-"""The Cash statistic, its expectation and its variance."""
+"""Compute the Cash statistic, its expectation, its variance and its covariance with counts."""
 
 from __future__ import annotations
 
@@ -11,18 +11,23 @@ from scipy.special import gammaln, xlogy
 FloatArray = npt.NDArray[np.float64]
 
 MU_MIN = 1e-6
-"""Fewest counts a model may expect of a bin: a count where none can be is strange, not infinite."""
+"""Fewest counts that a model may expect per bin, so that an impossible count has a finite cost."""
 
-_TABLE_MU_MIN, _TABLE_MU_MAX = 1e-12, 2000.0
+_TABLE_MU_MIN, _TABLE_MU_MAX, _TABLE_SIZE = 1e-12, 2000.0, 1600
+"""Range of expected counts of the table of moments, and the number of its entries."""
+
 _NO_MU = 1e-13
 """Stands for no expected counts in logarithms: below the table, where all moments are zero."""
 
+_REACH_SIGMAS, _REACH_COUNTS = 12.0, 20.0
+"""Counts summed on both sides of mu: the Poisson probability beyond is below double precision."""
+
 
 def cash(counts: npt.ArrayLike, mu: npt.ArrayLike) -> FloatArray:
-    """Cash statistic of each bin, 2 (mu - n + n ln(n / mu)), zero where n = mu.
+    """Compute the Cash statistic per bin, 2 (mu - n + n ln(n / mu)), which is zero for n = mu.
 
     Cash (1979, ApJ 228, 939) in the form of XSPEC's cstat. `counts` and `mu`, the expected counts,
-    broadcast against each other; the logarithm takes no mu below MU_MIN.
+    broadcast against each other; in the logarithm, mu is at least MU_MIN.
     """
     n = np.asarray(counts, dtype=np.float64)
     expected = np.asarray(mu, dtype=np.float64)
@@ -30,11 +35,12 @@ def cash(counts: npt.ArrayLike, mu: npt.ArrayLike) -> FloatArray:
 
 
 def cash_moments(mu: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Expectation and variance of the Cash statistic of a bin with `mu` expected counts.
+    """Compute expectation and variance of the Cash statistic of a bin with `mu` expected counts.
 
-    The sums over the Poisson distribution that Kaastra (2017, A&A 605, A51) approximates,
-    tabulated once and interpolated in log mu; above 2,000 counts the first terms of their
-    expansion, 1 + 1 / (6 mu) and 2 + 2 / (3 mu). Both are zero where no count is expected.
+    They are sums over the Poisson distribution, which Kaastra (2017, A&A 605, A51) approximates;
+    here they are tabulated once and interpolated in log mu. Above 2,000 counts they are the first
+    terms of their expansion in 1 / mu, 1 + 1 / (6 mu) and 2 + 2 / (3 mu). Both are zero if no count
+    is expected.
     """
     expected = np.asarray(mu, dtype=np.float64)
     log_mu, mean, variance, _ = _moment_table()
@@ -48,10 +54,10 @@ def cash_moments(mu: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
 
 
 def cash_covariance(mu: npt.ArrayLike) -> FloatArray:
-    """Covariance of a bin's Cash statistic with its counts, where `mu` counts are expected.
+    """Compute the covariance of a bin's Cash statistic with its counts, for `mu` expected counts.
 
-    Sums over the Poisson distribution as in `cash_moments`. It is mu times the slope of the
-    expectation with mu: near zero for bright bins, most of the variance for faint ones.
+    It is a sum over the Poisson distribution, as in `cash_moments`: near zero for bright bins; for
+    faint ones, the statistic and the counts are almost fully correlated.
     """
     expected = np.asarray(mu, dtype=np.float64)
     log_mu, _, _, covariance = _moment_table()
@@ -62,11 +68,13 @@ def cash_covariance(mu: npt.ArrayLike) -> FloatArray:
 
 @cache
 def _moment_table() -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    log_mu = np.linspace(np.log(_TABLE_MU_MIN), np.log(_TABLE_MU_MAX), 1600)
+    """Tabulate log mu, expectation, variance and covariance by sums over the counts n."""
+    log_mu = np.linspace(np.log(_TABLE_MU_MIN), np.log(_TABLE_MU_MAX), _TABLE_SIZE)
     mean, variance, covariance = (np.empty_like(log_mu) for _ in range(3))
     for i, mu in enumerate(np.exp(log_mu)):
-        reach = 12.0 * np.sqrt(mu) + 20.0
+        reach = _REACH_SIGMAS * np.sqrt(mu) + _REACH_COUNTS
         n = np.arange(max(0, int(mu - reach)), int(mu + reach) + 1)
+        # ln P(n) = n ln mu - mu - ln n!, with the logarithm of n! because n! overflows above 170.
         probability = np.exp(xlogy(n, mu) - mu - gammaln(n + 1.0))
         value = cash(n, mu)
         mean[i] = probability @ value

@@ -1,4 +1,4 @@
-"""OGIP spectra and responses: bytes into PHA, ARF, RMF, and a Spectrum of all three."""
+"""Read OGIP spectra and responses: PHA, ARF, RMF, and a Spectrum of all three."""
 
 from raypipe.errors import OgipError
 from raypipe.ogip.arf import Arf, read_arf

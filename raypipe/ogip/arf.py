@@ -1,4 +1,4 @@
-"""Effective areas: the ancillary response file (ARF).
+"""Read effective areas from ancillary response files (ARF).
 
 Source: OGIP memo CAL/GEN/92-002, "The Calibration Requirements for Spectral Analysis".
 """
@@ -20,20 +20,21 @@ from raypipe.ogip.columns import (
     tables_of_class,
 )
 from raypipe.ogip.energies import same_bins
-from raypipe.ogip.fits import Floats, Table, read_hdus
+from raypipe.ogip.fits import Floats, read_hdus
 from raypipe.ogip.loading import Source
 from raypipe.ogip.notes import Note
+from raypipe.ogip.table import Table
 
 _CM2 = frozenset({"", "CM**2", "CM^2", "CM2"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Arf:
-    """Effective area by energy bin.
+    """The effective area per energy bin.
 
     `energy_lo_kev`, `energy_hi_kev` (m,): edges of the bins, keV, ascending; `area_cm2` (m,),
-    finite and not negative; `header`: the keywords of its HDU; `warnings`: oddities of the file,
-    each with its code (`raypipe.ogip.notes`).
+    finite and not negative; `header`: the keywords of its HDU; `warnings`: notes on what is odd in
+    the file, each with its code (`raypipe.ogip.notes`).
     """
 
     energy_lo_kev: Floats
@@ -43,12 +44,13 @@ class Arf:
     warnings: tuple[Note, ...] = ()
 
     def area_on(self, energy_lo_kev: Floats, energy_hi_kev: Floats) -> Floats:
-        """Area (k,), cm2, on other energy bins: the mean weighted by overlap.
+        """Return the area (k,), cm2, on other energy bins: the mean weighted by overlap.
 
-        Where a bin reaches beyond the ARF, the area out there counts as zero.
+        Where a bin reaches beyond the ARF, the area there counts as zero.
         """
         if same_bins((energy_lo_kev, energy_hi_kev), (self.energy_lo_kev, self.energy_hi_kev)):
             return self.area_cm2
+        # Interpolate the area's integral, which is linear in each bin and constant in gaps.
         edges = np.column_stack([self.energy_lo_kev, self.energy_hi_kev]).ravel()
         edges = np.maximum.accumulate(edges)
         pieces = self.area_cm2 * (self.energy_hi_kev - self.energy_lo_kev)
@@ -62,7 +64,7 @@ class Arf:
 def read_arf(source: Source, *, name: str | None = None) -> Arf:
     """Read the ARF of a path or of bytes (called `name` in errors).
 
-    Energy bins of no width are left out. Raises OgipError on anything malformed: energies that do
+    Energy bins without width are left out. Raises OgipError for a malformed file: energies that do
     not ascend, an area that is negative or not finite, no SPECRESP table.
     """
     hdus = read_hdus(source, name=name)

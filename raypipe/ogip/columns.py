@@ -1,4 +1,4 @@
-"""Columns that OGIP spectra and responses share: energies, units, channel numbers."""
+"""Read the columns that OGIP spectra and responses share: energies, units, channel numbers."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from raypipe.ogip.fits import MAX_COLUMNS, TABLE_TYPES, Floats, Hdu, Integers, Table
+from raypipe.ogip.fits import Floats, Hdu, Integers
 from raypipe.ogip.notes import PARTIAL_RESPONSE, Note
+from raypipe.ogip.table import MAX_COLUMNS, TABLE_TYPES, Table
 
 EDGE_ROUNDING = 1e-5
-"""Relative overlap of neighboring energy bins that single precision explains."""
+"""Largest relative overlap of neighboring energy bins that single precision explains."""
 
 EXPECTED_KEV = (0.5, 7.0)
 """The CSC's broad band: responses that do not cover all of it get a note."""
 
 UNCOVERED_KEV = 0.01
-"""How much of `EXPECTED_KEV` may be without response and no note."""
+"""Largest part of `EXPECTED_KEV` that may be without response and without a note, keV."""
 
 _KEV_PER_UNIT = {"": 1.0, "KEV": 1.0, "EV": 1e-3}
 
@@ -39,9 +40,9 @@ _OTHER_CLASSES = frozenset(
 
 
 class Kind(NamedTuple):
-    """A kind of OGIP table: its class words, its usual names, and columns that it has to have.
+    """A kind of OGIP table: its class words, its usual names, and the columns that it must have.
 
-    Of each group of `columns` one name is enough.
+    A table must have one column of each group of `columns`.
     """
 
     class1: str
@@ -63,10 +64,11 @@ _CLASSES2 = frozenset(kind.class2 for kind in (AREA, MATRIX, BOUNDS))
 
 
 def tables_of_class(hdus: Iterable[Hdu], kind: Kind) -> list[Hdu]:
-    """Binary tables of a kind: by HDUCLAS1 and HDUCLAS2, else by EXTNAME, else by their columns.
+    """Find the binary tables of a kind: by HDUCLAS1 and HDUCLAS2, else by EXTNAME, else by columns.
 
-    EXTNAME and columns count for tables that have no class, or whose class words mean nothing
-    else: files carry HDUCLAS2 PI_EBOUNDS, a class without the usual name, and neither.
+    EXTNAME and columns decide for tables without class words, and for those whose class words name
+    no other product: files exist with HDUCLAS2 PI_EBOUNDS, with a class but without the usual name,
+    and with neither.
     """
     tables = [hdu for hdu in hdus if hdu.text("XTENSION") in TABLE_TYPES]
     classed = [hdu for hdu in tables if _is_classed(hdu, kind)]
@@ -84,7 +86,7 @@ def _is_classed(hdu: Hdu, kind: Kind) -> bool:
 
 
 def _is_classed_otherwise(hdu: Hdu, kind: Kind) -> bool:
-    """Whether the class words are those of another product."""
+    """Tell whether the class words are those of another product."""
     stated1, stated2 = hdu.text("HDUCLAS1"), hdu.text("HDUCLAS2")
     if stated1 != kind.class1:
         return stated1 in _OTHER_CLASSES
@@ -99,7 +101,7 @@ def _has_columns(hdu: Hdu, kind: Kind) -> bool:
 
 
 class EnergyGrid(NamedTuple):
-    """Edges (m,) of energy bins, keV, and the rows of the table that they are."""
+    """The edges (m,) of energy bins, keV, and the rows of the table that hold them."""
 
     low: Floats
     high: Floats
@@ -107,7 +109,7 @@ class EnergyGrid(NamedTuple):
 
 
 def finite(table: Table, name: str) -> Floats:
-    """One finite number per row, float64; OgipError naming the first row that is not."""
+    """Return one finite float64 per row; OgipError names the first row that is not finite."""
     values = as_floats(table, name)
     if not (-np.inf < values.min() and values.max() < np.inf):
         _refuse_infinite(table, name, values)
@@ -115,7 +117,7 @@ def finite(table: Table, name: str) -> Floats:
 
 
 def not_negative(table: Table, name: str) -> Floats:
-    """One finite number from 0 on a row, float64; OgipError naming the first row that is not."""
+    """Return one finite float64 per row, none negative; OgipError names the first bad row."""
     values = as_floats(table, name)
     if not (values.min() >= 0 and values.max() < np.inf):
         _refuse_infinite(table, name, values)
@@ -128,7 +130,7 @@ def _refuse_infinite(table: Table, name: str, values: Floats) -> None:
 
 
 def as_floats(table: Table, name: str) -> Floats:
-    """One number a row, as float64."""
+    """Return one number per row, as float64."""
     values = table.scalars(name)
     if values.dtype.kind not in "iuf":
         raise table.hdu.error(f"column {name} holds no numbers")
@@ -139,12 +141,12 @@ def as_floats(table: Table, name: str) -> Floats:
 
 
 def as_integers(table: Table, name: str) -> Integers:
-    """One whole number a row, as int64, from a column of integers or of floats."""
+    """Return one whole number per row, as int64, from a column of integers or of floats."""
     return whole(table, name, table.scalars(name))
 
 
 def whole(table: Table, name: str, values: npt.NDArray[Any]) -> Integers:
-    """`values` of any numeric type as int64; OgipError where one is no whole number."""
+    """Convert `values` of any numeric type to int64; OgipError where one is no whole number."""
     if values.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
             integers = values.astype(np.int64)
@@ -156,13 +158,13 @@ def whole(table: Table, name: str, values: npt.NDArray[Any]) -> Integers:
 
 
 def refuse_rows(table: Table, bad: npt.NDArray[np.bool_], problem: str) -> None:
-    """Raise OgipError naming the first bad row, counted from 1, if there is one."""
+    """Raise OgipError if a row is bad; it names the first one, counted from 1."""
     if np.count_nonzero(bad):
         raise table.hdu.error(f"{problem} at row {int(bad.argmax()) + 1}")
 
 
 def bin_edges_kev(table: Table, low: str, high: str) -> tuple[Floats, Floats]:
-    """Lower and upper edges of the bins of each row, keV: finite, not negative in width."""
+    """Return the lower and upper edge of each row's bin, keV, finite and in ascending order."""
     lows, highs = _in_kev(table, low), _in_kev(table, high)
     with np.errstate(invalid="ignore"):
         widths = highs - lows
@@ -183,9 +185,10 @@ def _in_kev(table: Table, name: str) -> Floats:
 
 
 def energy_grid_kev(table: Table) -> EnergyGrid:
-    """A response's energy bins (ENERG_LO, ENERG_HI), ascending without overlap.
+    """Return a response's energy bins (ENERG_LO, ENERG_HI), ascending without overlap.
 
-    Bins of no width take no photons and are left out.
+    Bins without width take no photons and are left out. Raises OgipError naming the row where
+    energies are negative or do not ascend.
     """
     lows, highs = bin_edges_kev(table, "ENERG_LO", "ENERG_HI")
     ascending = (lows[1:] >= lows[:-1]) & (lows[1:] >= highs[:-1] * (1 - EDGE_ROUNDING))
@@ -205,7 +208,7 @@ def energy_grid_kev(table: Table) -> EnergyGrid:
 
 
 def coverage_notes(product: str, low: Floats, high: Floats, response: Floats) -> tuple[Note, ...]:
-    """A note where the energy bins that respond to photons leave part of `EXPECTED_KEV` out.
+    """Return a note if the bins that respond to photons leave part of `EXPECTED_KEV` uncovered.
 
     `low`, `high` (m,): edges of the bins, keV; `response` (m,): area, or sum of the matrix's row.
     """

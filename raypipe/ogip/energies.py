@@ -1,4 +1,4 @@
-"""Energy grids that differ: their union, and which bin of each grid a piece of it lies in."""
+"""Combine energy grids that differ: form their union, and find the bin of each piece."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ EnergyBins: TypeAlias = tuple[Floats, Floats]
 """Lower and upper edges (m,) of energy bins, keV, ascending; there may be gaps between them."""
 
 SAME_EDGE = 1e-6
-"""Relative distance within which two edges are one, written in single precision."""
+"""Relative distance within which two edges are the same, written in single precision."""
 
 LINE_STEPS = 16
-"""How often the bin of a named line is halved toward the line, on either side."""
+"""Number of times that the bin of a named line is halved toward the line, on either side."""
 
 
 def same_bins(one: EnergyBins, other: EnergyBins) -> bool:
-    """Whether two grids have the same edges, apart from rounding."""
+    """Tell whether two grids have the same edges, apart from rounding."""
     return len(one[0]) == len(other[0]) and all(
         bool((np.abs(mine - theirs) <= SAME_EDGE * np.abs(theirs)).all())
         for mine, theirs in zip(one, other, strict=True)
@@ -28,7 +28,10 @@ def same_bins(one: EnergyBins, other: EnergyBins) -> bool:
 
 
 def union_of(grids: Iterable[EnergyBins]) -> EnergyBins:
-    """Pieces (k,) between all edges of all grids, those in gaps too; edges alike count once."""
+    """Return the pieces (k,) between all edges of all grids, including those in gaps.
+
+    Edges that are the same within `SAME_EDGE` count once.
+    """
     edges = np.unique(np.concatenate([edges for grid in grids for edges in grid]))
     apart = np.diff(edges) > SAME_EDGE * edges[1:]
     edges = edges[np.append(True, apart)]
@@ -36,7 +39,7 @@ def union_of(grids: Iterable[EnergyBins]) -> EnergyBins:
 
 
 def bins_of(pieces: EnergyBins, grid: EnergyBins) -> Integers:
-    """Number (k,) of the bin of `grid` that each piece lies in, by its middle; -1 for none."""
+    """Return the index (k,) of the bin of `grid` that holds each piece's middle; -1 for none."""
     middle = 0.5 * (pieces[0] + pieces[1])
     bins = np.searchsorted(grid[0], middle, side="right") - 1
     inside = (bins >= 0) & (middle < grid[1][bins])
@@ -44,7 +47,7 @@ def bins_of(pieces: EnergyBins, grid: EnergyBins) -> Integers:
 
 
 def edges_around(lines_kev: Sequence[float], grid: EnergyBins) -> EnergyBins:
-    """Pieces that close in on each line, from the width of its bin down, for `union_of`."""
+    """Return pieces for `union_of` whose edges approach each line from both ends of its bin."""
     lines = np.asarray(lines_kev, dtype=np.float64).reshape(-1)
     bins = np.searchsorted(grid[0], lines, side="right") - 1
     inside = (bins >= 0) & (lines < grid[1][bins])

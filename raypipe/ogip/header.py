@@ -1,4 +1,4 @@
-"""FITS header cards as a read-only mapping, each value parsed when it is asked for."""
+"""Read FITS header cards as a mapping that parses a value when it is requested."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 CARD_BYTES = 80
 
 MAX_CONTINUED = 1000
-"""Most CONTINUE cards that a string is joined from; what follows them is left out."""
+"""Most CONTINUE cards from which a string is joined; the others are ignored."""
 
 _KEY_BYTES = 8
 _HAS_VALUE = "= "
@@ -26,16 +26,17 @@ _ABSENT = object()
 
 
 class Header(Mapping[str, Any]):
-    """Keywords of one HDU: str, bool, int, float, or None where a keyword has no value.
+    """The keywords of one HDU: str, bool, int, float, or None where a keyword has no value.
 
     Keys match in any case; the first of repeated keywords counts. Long strings (CONTINUE) are
-    joined. Commentary, HIERARCH cards and names FITS does not allow are left out; a value that is
-    none of FITS's types is given as the text of its card. Source: FITS Standard 4.0, section 4.
+    joined. Commentary, HIERARCH cards and names that FITS does not allow are left out. A value of
+    no FITS type is returned as the text of its card. Source: FITS Standard 4.0, section 4.
     """
 
     __slots__ = ("_cards", "_positions")
 
     def __init__(self, cards: bytes | bytearray) -> None:
+        # Read the eight bytes of each key as one number; of repeated keys the first is kept.
         end = len(cards) // CARD_BYTES * CARD_BYTES
         keys = memoryview(cards)[:end].cast("Q")[:: CARD_BYTES // _KEY_BYTES].tobytes().upper()
         codes = memoryview(keys).cast("Q").tolist()
@@ -56,7 +57,7 @@ class Header(Mapping[str, Any]):
         return isinstance(key, str) and self.get(key, _ABSENT) is not _ABSENT
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Value of a keyword, `default` where the header does not have it."""
+        """Return the value of a keyword, or `default` where the header does not have it."""
         start = self._positions.get(_code(key))
         if start is None:
             return default
@@ -96,14 +97,14 @@ class Header(Mapping[str, Any]):
 
 @lru_cache(maxsize=4096)
 def _code(key: str) -> int:
-    """A keyword as the number that its eight bytes are in a card; comparing numbers is quicker."""
+    """Return the number that the eight bytes of a keyword form: numbers are compared faster."""
     padded = key.upper().ljust(_KEY_BYTES).encode("ascii", "replace")
     return int.from_bytes(padded, sys.byteorder)
 
 
 @lru_cache(maxsize=4096)
 def _parse(card: str) -> Any:
-    """Value of a card behind its keyword; most cards of a survey's files are alike."""
+    """Parse a card without its keyword; cached, as files of a survey share most cards."""
     if not card.startswith(_HAS_VALUE):
         return _ABSENT
     if "'" in card and (string := _STRING.match(card, len(_HAS_VALUE))):
@@ -116,7 +117,7 @@ def _unquoted(string: re.Match[str]) -> str:
 
 
 def _parse_plain(text: str) -> Any:
-    """Value of a card that holds no string: bool, int, float, None, or the text itself."""
+    """Parse the value of a card without a string: bool, int, float, None, or the text itself."""
     if text.isdecimal() or _INTEGER.fullmatch(text):
         return int(text)
     if not text:
@@ -132,7 +133,7 @@ def _parse_plain(text: str) -> Any:
 
 
 def as_number(value: Any) -> float | None:
-    """A header's value as a float, from text, too ('1.0E3'); None where it is no number."""
+    """Convert a header's value, also a text ('1.0E3'), to float; None where it is no number."""
     if isinstance(value, str):
         value = _parse_plain(value.strip()) if len(value) <= CARD_BYTES else None
     if isinstance(value, bool) or not isinstance(value, int | float):

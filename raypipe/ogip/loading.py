@@ -1,4 +1,4 @@
-"""Files and gzip streams into bytes, within fixed bounds."""
+"""Read files and expand gzip streams, within fixed bounds."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from raypipe.errors import OgipError
 Source: TypeAlias = str | os.PathLike[str] | bytes
 
 MAX_FILE_BYTES = 256 * 2**20
-"""Largest file read, as it lies on disk."""
+"""Largest file that is read, in bytes on disk."""
 
 MAX_EXPANDED_BYTES = 256 * 2**20
-"""Largest content a gzip file may expand to; decompression stops there."""
+"""Largest content of a gzip file in bytes; decompression stops there."""
 
 MAX_MEMBERS = 100
-"""Most gzip streams one after the other in a file; each costs a copy of what follows it."""
+"""Most gzip streams in a file, one after another; each costs a copy of the bytes that follow."""
 
 MAX_STATED_RATIO = 64
-"""How many times its own size a gzip file is believed to expand to before that is tried."""
+"""Largest ratio of stated to compressed size at which memory for a gzip file is reserved."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_WINDOW_BITS = 31
@@ -32,10 +32,11 @@ _BROKEN_STREAM: type[Exception] = isal_zlib.error  # type: ignore[assignment]
 
 
 def load(source: Source, *, name: str | None = None) -> tuple[str, bytes | bytearray]:
-    """Bytes of a plain or gzip file, recognized by content, and the name to call it in errors.
+    """Return the name of a plain or gzip file, for errors, and its expanded bytes.
 
-    `source` is a path, or the bytes themselves. Raises OgipError where the file cannot be read,
-    exceeds `MAX_FILE_BYTES`, expands beyond `MAX_EXPANDED_BYTES`, or is a broken gzip stream.
+    `source` is a path, or the bytes themselves; gzip is recognized by content. Raises OgipError if
+    the file cannot be read, exceeds `MAX_FILE_BYTES`, expands beyond `MAX_EXPANDED_BYTES`, or is a
+    broken gzip stream.
     """
     if isinstance(source, bytes | bytearray | memoryview):
         label, content = name or "<bytes>", bytes(source)
@@ -68,11 +69,11 @@ def _too_large(size: int) -> str:
 
 
 def _expand_whole(content: bytes) -> bytearray | None:
-    """What a file of one gzip stream expands to; None where it is anything else, or broken.
+    """Expand a file of one gzip stream; return None if it is anything else, or broken.
 
-    libdeflate wants to know the size beforehand and stops without a word after the first stream:
-    size and CRC in the file's last bytes (RFC 1952, section 2.3.1) have to be those of the content.
-    A stream that is repeated passes for one: no FITS file is its own continuation.
+    libdeflate needs the size in advance and stops silently after the first stream, so the content
+    must have the size and the CRC in the file's last bytes (RFC 1952, section 2.3.1). A stream that
+    is repeated passes for a single one, which does no harm: no FITS file continues with itself.
     """
     size = int.from_bytes(content[-4:], "little")
     if not 0 < size <= min(MAX_EXPANDED_BYTES, MAX_STATED_RATIO * len(content)):
@@ -86,7 +87,7 @@ def _expand_whole(content: bytes) -> bytearray | None:
 
 
 def _expand_streams(content: bytes, label: str) -> bytes:
-    """All gzip streams, one after the other; what follows them and is no gzip is left alone."""
+    """Expand all gzip streams, one after another; ignore bytes after them that are no gzip."""
     members: list[bytes] = []
     room = MAX_EXPANDED_BYTES
     while content.startswith(_GZIP_MAGIC):

@@ -1,27 +1,25 @@
-"""Files that a PHA names, looked for beside it and nowhere else."""
+"""Find files that a PHA names beside it, and nowhere else."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-MAX_NAME_LENGTH = 1024
-"""Longest name looked for; a header may hold strings of any length."""
+from raypipe.identity import parse_csc_name
 
-_CSC_NAME = re.compile(
-    r"(?P<stem>(?:acis|hrc)f\d{5,}_\d{3}N)(?P<version>\d{3})"
-    r"(?P<rest>(?:_e\d+)?_r\d{4,}_[a-z]+3\.fits)(?:\.gz)?"
-)
+MAX_NAME_LENGTH = 1024
+"""Longest name that is searched for, since a header may hold strings of any length."""
+
 _SELECTORS = re.compile(r"(\[[^\]]*\]|\{\d+\})+$")
 
 
 def find_beside(path: Path, named: str) -> Path | None:
-    """The file called `named` in the folder of `path`; None where there is none.
+    """Return the file called `named` in the folder of `path`, None if there is none.
 
-    Folders in `named` and selectors of an HDU behind it are dropped, and `.gz` may be there or
-    not. For products of the Chandra Source Catalog any version of the same detection will do, the
-    newest first, as versions of a PHA and of its responses may differ. A name in other capitals
-    counts where no file has the very name: some tools write all names in capitals.
+    Folders in `named` and selectors of an HDU at its end are ignored, and `.gz` may be present or
+    absent. Of a product of the Chandra Source Catalog the newest version is used if this version is
+    absent, since the versions of a PHA and its responses may differ. If no file has exactly this
+    name, upper and lower case are ignored, since some tools write all names in capitals.
     """
     name = _bare_name(named)
     if name is None:
@@ -35,7 +33,7 @@ def find_beside(path: Path, named: str) -> Path | None:
 
 
 def is_same_product(named: str, file_name: str) -> bool:
-    """Whether a name a header gives means the file itself, apart from `.gz` and CSC version."""
+    """Tell whether a name in a header means the file itself, apart from `.gz` and CSC version."""
     name = _bare_name(named)
     return name is not None and _identity(name) == _identity(file_name)
 
@@ -55,24 +53,24 @@ def _is_file(path: Path) -> bool:
 
 
 def _identity(name: str) -> str:
-    match = _CSC_NAME.fullmatch(name)
-    return match["stem"] + match["rest"] if match else _plain(name)
+    product = parse_csc_name(name)
+    return product._replace(version=0).plain if product else _plain(name)
 
 
 def _newest_version(folder: Path, name: str) -> Path | None:
-    match = _CSC_NAME.fullmatch(name)
-    if match is None:
+    product = parse_csc_name(name)
+    if product is None:
         return None
     versions = [
         found
-        for found in folder.glob(f"{match['stem']}[0-9][0-9][0-9]{match['rest']}*")
+        for found in folder.glob(f"{product.observation}N*_{product.product}.fits*")
         if _identity(found.name) == _identity(name) and _is_file(found)
     ]
     return max(versions, key=lambda found: found.name, default=None)
 
 
 def _in_other_case(folder: Path, name: str) -> Path | None:
-    """The one file whose name differs in capitals alone; None where there are several."""
+    """Return the only file whose name differs just in case, None if there are several."""
     wanted = name.casefold()
     try:
         found = [each for each in folder.iterdir() if _plain(each.name).casefold() == wanted]
@@ -84,5 +82,5 @@ def _in_other_case(folder: Path, name: str) -> Path | None:
 
 
 def _plain(name: str) -> str:
-    """A name without the `.gz` behind it, in any case."""
+    """Return a name without `.gz` at its end, in upper or lower case."""
     return name[:-3] if name.lower().endswith(".gz") else name

@@ -1,22 +1,22 @@
-"""Oddities of a file that was read all the same: a text for people, a code for programs."""
+"""Note what is odd in a file that was read nevertheless: a text for people, a code for programs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 NET_COUNTS = "net_counts"
-"""The values are no counts: a background is subtracted, they are negative, or not whole though
-POISSERR is false. Poisson statistics do not describe them."""
+"""The values are no counts: a background is subtracted, they are negative, or POISSERR is false and
+they are fractions. Poisson statistics do not describe them."""
 
 NOT_POISSON = "not_poisson"
 """POISSERR is false: the file states errors that are not Poisson's. Its values may still be counts,
-as those of CIAO's dmextract with error=gaussian are."""
+for instance those of CIAO's dmextract with error=gaussian."""
 
 NO_BACKSCAL = "backscal_missing"
-"""One of source and background has no BACKSCAL, the other has one."""
+"""Either the source or the background has no BACKSCAL, while the other has one."""
 
 NO_AREASCAL = "areascal_missing"
-"""One of source and background has no AREASCAL, the other has one."""
+"""Either the source or the background has no AREASCAL, while the other has one."""
 
 AREA_TWICE = "area_applied_twice"
 """The RMF includes the effective area, and an ARF multiplies it."""
@@ -31,7 +31,7 @@ SORTED_CHANNELS = "channels_sorted"
 """The channels were out of order."""
 
 CHANNELS_MATCHED = "channels_matched_in_order"
-"""Channels of background or RMF are numbered from another first number."""
+"""Channels of background or RMF begin with another number than those of the spectrum."""
 
 NEGATIVE_BACKGROUND = "negative_background"
 """The background has negative values, so that they are no counts."""
@@ -43,20 +43,20 @@ EXPOSURE_ODD = "exposure_not_positive"
 """EXPOSURE is zero, negative or not finite."""
 
 SCALE_ODD = "scale_not_positive"
-"""BACKSCAL or AREASCAL is somewhere zero, negative or not finite."""
+"""BACKSCAL or AREASCAL is zero, negative or not finite in some channel."""
 
 BACKGROUND_MISSING = "background_missing"
-"""The background that the file names is not there."""
+"""The background that the file names was not found."""
 
 ARF_MISSING = "arf_missing"
-"""The ARF that the file names is not there."""
+"""The ARF that the file names was not found."""
 
 RMF_MISSING = "rmf_missing"
-"""The RMF that the file names is not there."""
+"""The RMF that the file names was not found."""
 
 
 class Note(str):
-    """A sentence about a file, and the `code` (a constant of this module) of the oddity."""
+    """A sentence about a file, with a `code`, which is a constant of this module."""
 
     __slots__ = ("code",)
     code: str
@@ -72,5 +72,5 @@ class Note(str):
 
 
 def prefixed(prefix: str, notes: Iterable[Note]) -> tuple[Note, ...]:
-    """Say of each note which file it is about, and keep its code."""
+    """Put the name of the file in front of each note, and keep the codes."""
     return tuple(Note(f"{prefix}: {note}", note.code) for note in notes)

@@ -1,4 +1,4 @@
-"""Spectra: the pulse height analyzer file (PHA), type I.
+"""Read spectra from pulse height analyzer files (PHA), type I.
 
 Source: OGIP memo OGIP/92-007, "The OGIP Spectral File Format", and its addendum 92-007a.
 """
@@ -21,7 +21,7 @@ from raypipe.ogip.columns import (
     refuse_rows,
     tables_of_class,
 )
-from raypipe.ogip.fits import Floats, Hdu, Integers, Table, read_hdus
+from raypipe.ogip.fits import Floats, Hdu, Integers, read_hdus
 from raypipe.ogip.header import as_number
 from raypipe.ogip.loading import Source
 from raypipe.ogip.notes import (
@@ -35,26 +35,28 @@ from raypipe.ogip.notes import (
     SORTED_CHANNELS,
     Note,
 )
+from raypipe.ogip.table import Table
 
 MAX_FLAG = 2**15 - 1
 """Largest QUALITY or GROUPING, which OGIP defines as 16-bit integers."""
 
 WHOLE_WITHIN = 1e-2
-"""How far from a whole number a count may be: rates in single precision times an exposure."""
+"""Largest distance of a count from a whole number: it may be a float32 rate times an exposure."""
 
 TYPE_II_REFUSED = "gratings type II spectra (several spectra in one table) are not supported"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pha:
-    """Counts per channel of one exposure, and what scales them.
+    """The counts per channel of one exposure, and their scales.
 
     `channels` (n,): channel numbers, ascending; `counts` (n,); `exposure_s`; `backscal` and
     `areascal`: a number, or (n,) where they differ by channel; `quality` and `grouping`: (n,) or
     None where the file has none; `background`: the background block of the same file;
     `backfile`, `ancrfile`, `respfile`: file names as the header gives them, None for "none";
-    `header`: the keywords of the HDU; `warnings`: oddities of this block, each with its code
-    (`raypipe.ogip.notes`); `assumed`: BACKSCAL and AREASCAL where the file lacks them, taken as 1.
+    `header`: the keywords of the HDU; `warnings`: notes on what is odd in this block, each
+    with its code (`raypipe.ogip.notes`); `assumed`: those of BACKSCAL and AREASCAL that the file
+    lacks, which are taken as 1.
     """
 
     channels: Integers
@@ -76,15 +78,14 @@ class Pha:
 def read_pha(source: Source, *, name: str | None = None) -> Pha:
     """Read the spectrum of a path or of bytes (called `name` in errors).
 
-    The total spectrum is taken where the file also has a background block (HDUCLAS2 BKG), which
-    becomes `background`. Counts come from COUNTS, else from RATE times EXPOSURE. EXPOSURE, the
-    scales and the names of files are looked for in the primary header, too, and LIVETIME takes
-    the place of a missing EXPOSURE. Numbers may be written as text.
+    If the file also has a background block (HDUCLAS2 BKG), that becomes `background`. Counts come
+    from COUNTS, else from RATE times EXPOSURE. EXPOSURE, scales and names of files may be in the
+    primary header instead; LIVETIME replaces a missing EXPOSURE. Numbers may be written as text.
 
-    Raises OgipError on anything malformed, on repeated channels, on counts that are not finite,
-    without EXPOSURE and LIVETIME, and on type II files. Read with a warning are channels out of
-    order (sorted), an exposure or scale that is zero, negative or not finite, and values that are
-    no counts: negative ones, net ones, and fractions where POISSERR is false.
+    Raises OgipError for malformed files, repeated channels, counts that are not finite, a file with
+    neither EXPOSURE nor LIVETIME, and type II files. These are read with a warning: channels out of
+    order (they are sorted); an exposure or scale that is zero, negative or not finite; values that
+    are no counts, that is negative or net ones, and fractions where POISSERR is false.
     """
     hdus = read_hdus(source, name=name)
     found = tables_of_class(hdus, SPECTRUM)
@@ -108,7 +109,7 @@ def _surplus(kind: str, found: list[Hdu]) -> list[Note]:
 def _read_block(
     hdu: Hdu, primary: Hdu, surplus: Iterable[Note] = (), background: Pha | None = None
 ) -> Pha:
-    """The spectrum of one block, with the background that is beside it."""
+    """Read the spectrum of one block, and give it its background."""
     table = Table(hdu)
     _refuse_type_ii(table)
     notes: list[Note] = []
@@ -145,7 +146,7 @@ def _read_block(
 
 
 def _exposure(hdu: Hdu, primary: Hdu, notes: list[Note]) -> float:
-    """EXPOSURE of the block, else of the file; LIVETIME, with a note, where there is none."""
+    """Return EXPOSURE of the block, else of the file; LIVETIME, with a note, if there is none."""
     exposure = _number_of(hdu, primary, "EXPOSURE")
     if exposure is None:
         exposure = _number_of(hdu, primary, "LIVETIME")
@@ -163,7 +164,7 @@ def _number_of(hdu: Hdu, primary: Hdu, key: str) -> float | None:
 
 
 def _poisson_notes(table: Table, counts: Floats) -> list[Note]:
-    """Notes on values that are no counts, and on errors that are not Poisson's."""
+    """Return notes on values that are no counts, and on errors that are not Poisson's."""
     hdu, notes = table.hdu, []
     is_background = hdu.text("HDUCLAS2") == "BKG"
     if hdu.text("HDUCLAS2") == "NET":
@@ -194,7 +195,7 @@ def _refuse_type_ii(table: Table) -> None:
 
 
 def _channel_order(table: Table, channels: Integers) -> slice | npt.NDArray[np.intp]:
-    """Order that sorts the channels; a slice of all where they ascend already."""
+    """Return the order that sorts the channels, a slice if they ascend already."""
     if (channels[1:] > channels[:-1]).all():
         return slice(None)
     order = np.argsort(channels, kind="stable")
@@ -220,7 +221,7 @@ def _counts(table: Table, exposure: float) -> Floats:
 def _scale(
     table: Table, primary: Hdu, key: str, order: Any, notes: list[Note]
 ) -> float | Floats | None:
-    """BACKSCAL or AREASCAL: a column, collapsed where constant, else the keyword, else None."""
+    """Return BACKSCAL or AREASCAL: the column (a number if constant), else the keyword, or None."""
     scale: float | Floats | None
     if key not in table:
         scale = _number_of(table.hdu, primary, key)
@@ -236,7 +237,7 @@ def _scale(
 
 
 def _flags(table: Table, key: str, order: Any) -> Integers | None:
-    """QUALITY or GROUPING: a column, else a keyword other than 0 for all channels, else None."""
+    """Return QUALITY or GROUPING: the column, else a keyword other than 0 per channel, or None."""
     if key in table:
         return as_integers(table, key)[order]
     value = as_number(table.hdu.header.get(key))
@@ -248,7 +249,7 @@ def _flags(table: Table, key: str, order: Any) -> Integers | None:
 
 
 def _file_name(hdu: Hdu, primary: Hdu, key: str) -> str | None:
-    """Name of a file as the block says it, else the primary header; None for "none" and blanks."""
+    """Return a file's name from the block, else the primary header; None for "none" and blanks."""
     value = hdu.header.get(key)
     if value is None:
         value = primary.header.get(key)

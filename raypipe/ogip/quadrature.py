@@ -1,4 +1,4 @@
-"""Integrals of a flux over energy bins, fine enough for lines narrower than a bin."""
+"""Integrate a flux over energy bins, accurately even for lines narrower than a bin."""
 
 from __future__ import annotations
 
@@ -16,50 +16,51 @@ from raypipe.ogip.fits import Floats, Integers
 Flux: TypeAlias = Callable[[Floats], Any]
 
 PITCH_KEV = 0.00125
-"""Largest distance of the samples in bins up to 20 eV wide. A line that no sample meets is not
-seen, and one of sigma 0.1 eV is wide enough to meet one."""
+"""Largest distance of the samples in bins up to 20 eV wide. A line is missed if no sample lies on
+it; a line of sigma 0.1 eV is wide enough for one."""
 
 FEWEST_SAMPLES, MOST_SAMPLES = 10, 17
-"""Equally spaced energies at which each bin of a grid is looked at, from edge to edge, so that a
-flux that jumps cannot jump unseen between two bins."""
+"""Numbers of equally spaced energies at which the flux is evaluated in each bin, from edge to edge,
+so that a jump between two bins is noticed."""
 
 WITHIN = 1.0 - 1e-6
-"""Distance of a bin's outermost samples from its middle, in half widths: a flux that jumps at the
-edge itself, as one that is constant over each bin does, counts as smooth."""
+"""Distance of a bin's outermost samples from its middle, in half widths. It is just below 1: a flux
+that jumps at the edge itself, like a histogram, counts as smooth."""
 
 LEAST_ENERGY = 1.0 / 32.0
-"""Lowest sample of a bin, as a fraction of its upper edge. Power laws diverge toward zero: bins
-that begin lower are sampled from here on, and not halved."""
+"""Lowest sample of a bin, as a fraction of its upper edge. Power laws diverge toward zero energy:
+bins that begin lower are sampled from here, and not halved."""
 
 DEGREE = 5
-"""Degree of the least-squares polynomial through the samples, low enough for positive weights."""
+"""Degree of the least-squares polynomial through the samples; it is low enough that all weights of
+the quadrature are positive."""
 
 CHECKS = 4
-"""Number of polynomials of higher degrees that are tested: a smooth flux has no share of them."""
+"""Number of Legendre polynomials of the next degrees, of which a smooth flux has no share."""
 
 SMOOTH = 1e-9
-"""Largest share of them in a flux that counts as smooth, relative to its largest sample."""
+"""Largest share of those polynomials in a smooth flux, relative to its largest sample."""
 
 CONVERGED = 1e-6
-"""Change of an integral, relative to that of its bin, below which halving ends."""
+"""Halving of a bin ends when its integral changes by less than this, relative to itself."""
 
 MAX_HALVINGS = 30
-"""Most times a bin is halved: 20 eV become 2e-8 eV."""
+"""Largest number of times that a bin is halved: 20 eV become 2e-8 eV."""
 
 MAX_PANELS_PER_BIN = 32
-"""Panels looked at in one step, per energy bin, enough for thousands of narrow lines; a flux that
-needs more gets a warning."""
+"""Largest number of panels (bins or parts of bins) per step and energy bin, enough for thousands of
+narrow lines; a flux that needs more gets a warning."""
 
 MIN_PANELS = 20_000
-"""Panels that any flux may have in one step."""
+"""Number of panels that is always allowed in a step."""
 
 
 def integrate(flux: Flux, low: Floats, high: Floats) -> Floats:
-    """Integral (m,) of `flux` over the bins from `low` to `high` (m,), keV.
+    """Integrate `flux` over the bins from `low` to `high` (m,), keV; returns (m,).
 
-    A least-squares polynomial through 10 to 17 energies of each bin gives the integral. Bins that
-    it does not explain are halved, again and again, until the integral stays the same within
-    `CONVERGED`. A flux too rough for that keeps the last estimate, with a warning.
+    The integral is that of a least-squares polynomial through 10 to 17 samples of each bin. Where
+    samples are no smooth curve, the bin is halved repeatedly until the integral stays the same
+    within `CONVERGED`. If the flux is too rough for that, the last estimate stays, with a warning.
     """
     samples = math.ceil((high - low).max(initial=0.0) / PITCH_KEV) + 1
     rule = _rule(min(max(samples, FEWEST_SAMPLES), MOST_SAMPLES))
@@ -73,7 +74,7 @@ def integrate(flux: Flux, low: Floats, high: Floats) -> Floats:
 def _refine(
     flux: Flux, low: Floats, high: Floats, integrals: Floats, bins: Integers, rule: _Rule
 ) -> None:
-    """Halve the panels that are rough, bins at first, and add to `integrals` what that changes."""
+    """Halve rough panels, at first whole bins, and add the changes to `integrals`, in place."""
     most = max(MAX_PANELS_PER_BIN * len(integrals), MIN_PANELS)
     begin, end, before = low[bins], high[bins], integrals[bins]
     for _ in range(MAX_HALVINGS):
@@ -84,6 +85,7 @@ def _refine(
                 stacklevel=5,
             )
             return
+        # Integrate both halves of each panel; their sum replaces the panel's integral in its bin.
         middle = 0.5 * (begin + end)
         begin = np.column_stack([begin, middle]).ravel()
         end = np.column_stack([middle, end]).ravel()
@@ -91,6 +93,7 @@ def _refine(
         with np.errstate(invalid="ignore"):
             change = halves[::2] + halves[1::2] - before
             integrals += np.bincount(bins, change, len(integrals))
+            # Next, halve those halves that are rough, where the panel's integral still changed.
             moved = np.abs(change) > CONVERGED * np.abs(integrals[bins])
         halved = np.repeat(moved, 2) & rough
         if not halved.any():
@@ -102,9 +105,9 @@ def _refine(
 def _panels(
     flux: Flux, low: Floats, high: Floats, rule: _Rule
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Integral over each panel, and whether its samples are no smooth curve.
+    """Return the integral over each panel, and whether its samples are no smooth curve.
 
-    Samples lie in the first axis, panels in the second: numpy reduces over the first faster.
+    Samples lie along the first axis, panels along the second: numpy reduces over the first faster.
     """
     half = 0.5 * (high - low)
     energies = 0.5 * (high + low) + rule.places[:, None] * half
@@ -112,6 +115,7 @@ def _panels(
     density = np.asarray(flux(energies.ravel()), dtype=np.float64)
     samples = np.broadcast_to(density, energies.size).reshape(energies.shape)
     with np.errstate(invalid="ignore"):
+        # The largest share of the samples that polynomials of higher degrees take.
         left = np.abs(rule.checks @ samples).max(axis=0)
         rough = left > SMOOTH * np.abs(samples).max(axis=0)
         integrals: Floats = (rule.weights @ samples) * half
@@ -128,11 +132,13 @@ class _Rule(NamedTuple):
 
 @cache
 def _rule(samples: int) -> _Rule:
-    """The least-squares rule with this number of samples.
+    """Derive the least-squares quadrature with this number of samples.
 
-    The columns of Q, from the polynomials at the samples, are orthonormal: the first `DEGREE` + 1
-    of them span the least-squares polynomial, and the next have to vanish for a smooth curve. The
-    Legendre polynomial of degree 0 alone has an integral other than zero, which is 2.
+    Let P (k, DEGREE + 1 + CHECKS) be the Legendre polynomials at the samples, and P = Q R. The
+    columns of Q are orthonormal. The first DEGREE + 1 of them span the least-squares polynomial,
+    whose Legendre coefficients for samples f are R^-1 Q^T f; a smooth curve has no share of the
+    others. The integral over [-1, 1] is 2 for the polynomial of degree 0 and zero for all others,
+    so that the weights are twice the first row of R^-1 Q^T.
     """
     places = WITHIN * np.linspace(-1.0, 1.0, samples)
     basis = np.polynomial.legendre.legvander(places, DEGREE + CHECKS)

@@ -1,7 +1,7 @@
-"""Redistribution matrices: the response matrix file (RMF).
+"""Read redistribution matrices from response matrix files (RMF).
 
-Source: OGIP memo CAL/GEN/92-002 and its addendum 92-002a. NUMGRP, NUMELT and DETCHANS are not
-looked at: archives carry wrong ones.
+Source: OGIP memo CAL/GEN/92-002 and its addendum 92-002a. NUMGRP, NUMELT and DETCHANS are ignored,
+because archives carry wrong ones.
 """
 
 from __future__ import annotations
@@ -26,39 +26,40 @@ from raypipe.ogip.columns import (
     whole,
 )
 from raypipe.ogip.energies import EnergyBins, bins_of, union_of
-from raypipe.ogip.fits import Floats, Hdu, Integers, Ragged, Table, read_hdus, runs
+from raypipe.ogip.fits import Floats, Hdu, Integers, read_hdus
 from raypipe.ogip.header import as_number
 from raypipe.ogip.loading import Source
 from raypipe.ogip.notes import Note
+from raypipe.ogip.table import Ragged, Table, runs
 
 MAX_CHANNEL = 2**31 - 1
-"""Largest channel number a header may state; what exceeds it counts as absent."""
+"""Largest channel number that a header may state; a larger one counts as absent."""
 
 MOST_PROBABILITY = 1.5
-"""Rows of a redistribution sum to 1 at most, with some rounding; what exceeds this is an area."""
+"""Largest sum of a row of probabilities: they sum to 1 at most, so larger sums include an area."""
 
 PROBABILITIES = (0.5, 1.1)
 """Range of the largest row sum of a redistribution: Chandra's reach 1.01, Swift's 0.91, those of
 ASCA, which lose events, 0.87. No telescope has an area of so few cm2."""
 
 MAX_PARTS = 16
-"""Most matrices that one response may be split into."""
+"""Largest number of matrices into which one response may be split."""
 
 MAX_SPREAD = 16
-"""How many times its elements a split matrix may take on the union of its parts' energy bins."""
+"""Largest growth of the number of elements when a split matrix is put on the union of its bins."""
 
 _WITH_AREA = "SPECRESP MATRIX"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rmf:
-    """Probability that a photon of an energy bin is counted in a channel.
+    """The probability that a photon of an energy bin is counted in a channel.
 
     `energy_lo_kev`, `energy_hi_kev` (m,): edges of the energy bins, keV, ascending; `channels`
     (n,): consecutive channel numbers; `channel_energy_kev` (n, 2): their nominal edges, keV;
     `matrix`: sparse (m, n); `includes_area`: whether the matrix is multiplied by the effective
     area already (HDUCLAS3 FULL, or rows that sum to more than probabilities do); `header`: the
-    keywords of the matrix's HDU; `warnings`: oddities of the file, each with its code
+    keywords of the matrix's HDU; `warnings`: notes on what is odd in the file, each with its code
     (`raypipe.ogip.notes`).
     """
 
@@ -72,7 +73,7 @@ class Rmf:
     warnings: tuple[Note, ...] = ()
 
     def fold(self, photons: npt.NDArray[Any]) -> Floats:
-        """Counts per channel (..., n) from photons per energy bin (..., m)."""
+        """Return the counts per channel (..., n) for photons per energy bin (..., m)."""
         photons = np.asarray(photons, dtype=np.float64)
         n_energies, n_channels = self.matrix.shape
         if photons.shape[-1:] != (n_energies,):
@@ -86,10 +87,9 @@ def read_rmf(source: Source, *, name: str | None = None) -> Rmf:
     """Read the RMF of a path or of bytes (called `name` in errors).
 
     The matrix is found by HDUCLAS2 RSP_MATRIX, else by EXTNAME, else by its columns. Several
-    matrices over the same channels are parts of one, whose sum on the union of their energy bins
-    is read. F_CHAN counts from its column's TLMIN, else from the first channel of
-    EBOUNDS, else from 1. Energy bins of no width are left out. Raises OgipError on anything
-    malformed.
+    matrices over the same channels are parts of one and are summed on the union of their energy
+    bins. F_CHAN counts from its column's TLMIN, else from the first channel of EBOUNDS, else from
+    1. Energy bins without width are left out. Raises OgipError for a malformed file.
     """
     hdus = read_hdus(source, name=name)
     tables, bounds = [Table(hdu) for hdu in _matrix_hdus(hdus)], Table(_bounds_hdu(hdus))
@@ -100,7 +100,8 @@ def read_rmf(source: Source, *, name: str | None = None) -> Rmf:
     named = _states_area(hdu)
     grids = [energy_grid_kev(table) for table in tables]
     groups = [_read_groups(table, channels) for table in tables]
-    del hdus, hdu, tables, bounds  # with them the file's bytes: the columns find room there
+    # Free the file's bytes, which these hold: the matrices need the room.
+    del hdus, hdu, tables, bounds
     parts = [
         _of_rows(part.to_matrix(len(channels)), grid.rows)
         for part, grid in zip(groups, grids, strict=True)
@@ -113,16 +114,16 @@ def read_rmf(source: Source, *, name: str | None = None) -> Rmf:
 
 
 def _of_rows(matrix: sparse.csr_array, rows: slice | npt.NDArray[np.bool_]) -> sparse.csr_array:
-    """These rows of a matrix; a slice stands for all of them, which need no copy."""
+    """Select rows of a matrix; a slice means all of them, which need no copy."""
     return matrix if isinstance(rows, slice) else matrix[rows]
 
 
 def _sum_of(
     grids: list[EnergyBins], parts: list[sparse.csr_array], path: str
 ) -> tuple[EnergyBins, sparse.csr_array]:
-    """The sum of the parts of a matrix on the union of their energy bins.
+    """Sum the parts of a matrix on the union of their energy bins.
 
-    A probability holds for each photon of a bin, so that a piece of the bin has the same row.
+    A probability holds for each photon of a bin, so that each piece of a bin has the bin's row.
     """
     if len(parts) == 1:
         return grids[0], parts[0]
@@ -142,6 +143,7 @@ def _sum_of(
             f"energy bins, more than {MAX_SPREAD} times as many",
         )
     total = sparse.csr_array((int(covered.sum()), parts[0].shape[1]), dtype=np.float32)
+    # A matrix of ones (pieces, bins) copies the row of each bin to its pieces.
     for part, each in zip(parts, bins, strict=True):
         rows = np.flatnonzero(each >= 0)
         ones = np.ones(len(rows), np.float32)
@@ -153,7 +155,7 @@ def _sum_of(
 
 @dataclass(frozen=True, slots=True)
 class _Groups:
-    """Runs of channels: first column and width of each, elements of each row, and all elements."""
+    """Runs of channels: first column and width per run, elements per row, and all elements."""
 
     starts: Integers
     widths: Integers
@@ -161,7 +163,7 @@ class _Groups:
     values: npt.NDArray[np.float32]
 
     def to_matrix(self, n_channels: int) -> sparse.csr_array:
-        """The sparse matrix (rows, n_channels)."""
+        """Build the sparse matrix (rows, n_channels)."""
         columns = runs(self.starts, self.widths, np.int32)
         row_ends = np.concatenate([[0], np.cumsum(self.elements_by_row)]).astype(np.int32)
         shape = len(self.elements_by_row), n_channels
@@ -169,7 +171,7 @@ class _Groups:
 
 
 def _matrix_hdus(hdus: list[Hdu]) -> list[Hdu]:
-    """The matrix, or the parts that it is split into."""
+    """Find the matrix, or the parts into which it is split."""
     found = tables_of_class(hdus, MATRIX)
     if not found:
         raise OgipError(hdus[0].path, "no response matrix (HDUCLAS2 RSP_MATRIX) in the file")
@@ -191,16 +193,16 @@ def _bounds_hdu(hdus: list[Hdu]) -> Hdu:
 
 
 def _states_area(hdu: Hdu) -> bool:
-    """Whether the header says, by class or by name, that the matrix includes the area."""
+    """Tell whether the header says, by class or by name, that the matrix includes the area."""
     kind = hdu.text("HDUCLAS3")
     return kind == "FULL" or (not kind and hdu.text("EXTNAME") == _WITH_AREA)
 
 
 def _includes_area(stated: str, named: bool, largest_sum: float) -> bool:
-    """Whether the matrix includes the area: by its largest row sum, then by what is stated.
+    """Tell whether the matrix includes the area: by its largest row sum, then by the header.
 
-    Tools have given plain redistributions the name SPECRESP MATRIX: without HDUCLAS3 the name
-    counts only where the rows are no probabilities.
+    Some tools call plain redistributions SPECRESP MATRIX. Without HDUCLAS3, the name therefore
+    counts only if the rows are no probabilities.
     """
     if largest_sum > MOST_PROBABILITY or stated == "FULL":
         return True
@@ -209,7 +211,7 @@ def _includes_area(stated: str, named: bool, largest_sum: float) -> bool:
 
 
 def _limit(table: Table, name: str) -> int | None:
-    """TLMIN of a channel column, None where it is absent or no number of a channel."""
+    """Return TLMIN of a channel column, None where it is absent or no channel number."""
     limit = as_number(table.keyword("TLMIN", name))
     if limit is None:
         return None
@@ -217,10 +219,10 @@ def _limit(table: Table, name: str) -> int | None:
 
 
 def _channels(bounds: Table, energy_lo: Floats, first: int | None) -> Integers:
-    """Channel numbers of EBOUNDS: its CHANNEL where that counts up by one.
+    """Return the channel numbers of EBOUNDS: its CHANNEL if that counts up by one.
 
-    Some files carry zeros or other bytes there. Their rows are numbered from TLMIN, as long as
-    their energies ascend as channels do. Without the column `first` takes the place of TLMIN.
+    Some files have zeros or other bytes there. Their rows are numbered from TLMIN, provided that
+    the energies ascend. Without the column, they are numbered from `first`.
     """
     if "CHANNEL" in bounds:
         channels = as_integers(bounds, "CHANNEL")
@@ -233,17 +235,18 @@ def _channels(bounds: Table, energy_lo: Floats, first: int | None) -> Integers:
 
 
 def _read_groups(table: Table, channels: Integers) -> _Groups:
-    """The channel groups of each row, with their elements."""
+    """Read the channel groups of each row, with their elements."""
     first = _limit(table, "F_CHAN")
     first_channel = int(channels[0]) if first is None else first
     starts, widths, groups_by_row = _groups(table, first_channel, len(channels))
+    # A row has as many elements as its groups have channels: sum widths from group to group.
     passed = np.concatenate([[0], np.cumsum(widths)])
     elements_by_row = np.diff(passed[np.concatenate([[0], np.cumsum(groups_by_row)])])
     return _Groups(starts, widths, elements_by_row, _elements(table, elements_by_row))
 
 
 def _elements(table: Table, elements_by_row: Integers) -> npt.NDArray[np.float32]:
-    """The elements that each row's groups take from MATRIX, row after row; all finite."""
+    """Read the elements that each row's groups take from MATRIX, row after row; all are finite."""
     stored = table.ragged("MATRIX", elements_by_row)
     if stored.values.dtype.kind not in "iuf":
         raise table.hdu.error("column MATRIX holds no numbers")
@@ -263,14 +266,14 @@ def _elements(table: Table, elements_by_row: Integers) -> npt.NDArray[np.float32
 
 
 def _row_of(place: int, lengths: Integers) -> int:
-    """The row that holds the flat index `place` where rows have these lengths."""
+    """Return the row that holds the flat index `place`, for rows of these lengths."""
     return int(np.searchsorted(np.cumsum(lengths), place, "right"))
 
 
 def _groups(
     table: Table, first_channel: int, n_channels: int
 ) -> tuple[Integers, Integers, Integers]:
-    """First column and number of columns of every group, and how many groups each row has."""
+    """Return first column and number of columns of each group, and the number of groups per row."""
     starts, widths = _whole_ragged(table, "F_CHAN"), _whole_ragged(table, "N_CHAN")
     if "N_GRP" in table:
         groups_by_row = as_integers(table, "N_GRP")

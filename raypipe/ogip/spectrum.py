@@ -1,4 +1,4 @@
-"""A spectrum with its background and responses, and the forward fold through them."""
+"""Read a spectrum with its background and responses, and fold fluxes through them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -32,16 +32,20 @@ from raypipe.ogip.notes import (
     prefixed,
 )
 from raypipe.ogip.pha import Pha, read_pha
+from raypipe.ogip.presentation import FoldedModel, binned, headline, summary
 from raypipe.ogip.quadrature import Flux, integrate
 from raypipe.ogip.rmf import Rmf, read_rmf
 from raypipe.redaction import printable
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 MAX_NAME_SHOWN = 200
-"""Most characters of a file's name in a note."""
+"""Largest number of characters of a file's name in a note."""
 
 
 class Named(Enum):
-    """Stands for the file that the PHA's header names."""
+    """The type of `NAMED`, which stands for the file that the PHA's header names."""
 
     NAMED = "named"
 
@@ -57,8 +61,8 @@ class Spectrum:
     `background_scale`: (EXPOSURE BACKSCAL AREASCAL) of the source over that of the background, a
     number, or (n,) where scales differ by channel, None without a background; `exposure_s`;
     `channel_energy_kev` (n, 2): lower and upper edge, None without an RMF; `arf`, `rmf`: None
-    where not found; `header`: keywords of the PHA; `warnings`: what was odd or missing, each with
-    its code (`raypipe.ogip.notes`); `path`: the PHA's, for messages; `areascal`: what multiplies
+    where not found; `header`: keywords of the PHA; `warnings`: notes on what is odd or missing,
+    each with its code (`raypipe.ogip.notes`); `path`: that of the PHA; `areascal`: the factor on
     the area, a number, or (n,) where it differs by channel.
     """
 
@@ -77,7 +81,7 @@ class Spectrum:
 
     @property
     def net_counts(self) -> float:
-        """Counts less the expected background, summed over all channels."""
+        """Counts minus the expected background, summed over all channels."""
         total = float(self.counts.sum())
         if self.background_counts is None or self.background_scale is None:
             return total
@@ -100,19 +104,46 @@ class Spectrum:
         ]
         return printable(f"Spectrum({self.path}: {', '.join(filter(None, parts))})", 500)
 
+    def _repr_html_(self) -> str:
+        from raypipe.display.table import summary_table
+
+        return summary_table("Spectrum", summary(self))
+
+    def plot(self, model: FoldedModel | Flux | None = None) -> Figure:
+        """Draw counts per second and keV, with what `model` expects, and the residuals.
+
+        `model` is a trained model (`raypipe.load_model`), whose latents are fitted to the spectrum,
+        or a photon flux as for `fold`; without one, counts and background are drawn alone. A model
+        is drawn in its own channel bins, anything else where the effective area is at least 1% of
+        its peak. Channels are grouped to at least 5 to 25 counts for the figure only; crosses show
+        68% Poisson limits, and residuals are in units of the root of the expected counts.
+
+        Returns a matplotlib figure, which notebooks display; `figure.savefig("fit.png")` writes it.
+        Raises OgipError where the channels have no energies, or the model cannot use the spectrum.
+        """
+        from raypipe.display.spectrum_figure import spectrum_figure
+
+        if not 0 < self.exposure_s < np.inf:
+            raise OgipError(self.path, f"EXPOSURE is {self.exposure_s:g} s: no rate to draw")
+        shown = binned(self, model) if model is None or callable(model) else model.binned(self)
+        title = printable(headline(self, shown), 100)
+        figure = spectrum_figure(shown, title=title, size_in=(6.4, 4.4))
+        figure.set_facecolor("white")
+        return figure
+
     def fold(self, flux: Flux, *, lines_kev: Sequence[float] = ()) -> Floats:
-        """Counts per channel (n,) that a source of this photon flux leaves, background apart.
+        """Predict the counts per channel (n,) of a source of this photon flux, without background.
 
         `flux` takes energies in keV (k,) and returns photon/cm2/s/keV, (k,) or a number. It is
-        integrated over the energy bins of the RMF, cut where the ARF has other edges
+        integrated over the energy bins of the RMF, which are cut where the ARF has other edges
         (`raypipe.ogip.quadrature`), multiplied by the effective area and the exposure,
         redistributed, and multiplied by AREASCAL, channel by channel where that is a column.
 
-        A line is found wherever it stands while its sigma is at least 0.1 eV, or a 200th of a bin
-        wider than 20 eV. Name the energies of narrower ones, keV, in `lines_kev`: they may
-        otherwise be missed.
+        A line keeps its counts wherever it lies if its sigma is at least 0.1 eV, or a 200th of a
+        bin wider than 20 eV. Narrower lines may be missed: name their energies, keV, in
+        `lines_kev`.
 
-        Raises OgipError where there is no RMF or no effective area.
+        Raises OgipError if there is no RMF or no effective area.
         """
         if self.rmf is None:
             raise OgipError(self.path, "no RMF to fold through: give rmf=")
@@ -125,7 +156,7 @@ class Spectrum:
 
 
 def _detected(flux: Flux, rmf: Rmf, arf: Arf | None, lines_kev: Sequence[float]) -> Floats:
-    """Photons per second (m,) that meet the area in each energy bin of the RMF.
+    """Return the photons per second (m,) that the area collects in each energy bin of the RMF.
 
     The area is constant over each bin of the ARF, and zero outside of them.
     """
@@ -135,6 +166,8 @@ def _detected(flux: Flux, rmf: Rmf, arf: Arf | None, lines_kev: Sequence[float])
     if alike and not len(lines_kev):
         photons = integrate(flux, *area_bins)
         return photons if arf is None else photons * arf.area_cm2
+    # Cut the RMF's bins at the ARF's edges and around lines, integrate over the pieces, multiply
+    # each by the area of its ARF bin, and sum the pieces of each RMF bin.
     grids = [bins] if alike else [bins, area_bins]
     low, high = union_of([*grids, edges_around(lines_kev, bins)])
     within = [bins_of((low, high), grid) for grid in grids]
@@ -148,10 +181,10 @@ def _detected(flux: Flux, rmf: Rmf, arf: Arf | None, lines_kev: Sequence[float])
 
 
 def channel_places(channels: Integers, rmf: Rmf, path: str) -> slice | Integers:
-    """Where a spectrum's channels stand among those of the RMF; OgipError where one is absent.
+    """Return the places of a spectrum's channels among those of the RMF.
 
-    As many consecutive channels as the RMF has stand in its order, whatever number either file
-    counts them from.
+    If both have the same number of consecutive channels, they are matched in order, whatever their
+    first numbers are. Raises OgipError if a channel is absent from the RMF.
     """
     first, last, n_channels = int(rmf.channels[0]), int(rmf.channels[-1]), len(rmf.channels)
     if len(channels) == n_channels and int(channels[-1]) - int(channels[0]) == last - first:
@@ -175,15 +208,15 @@ def read_spectrum(
     """Read a PHA with its background, ARF and RMF.
 
     The background is the BKG block of the same file, else the file that BACKFILE names; ARF and
-    RMF are the files that ANCRFILE and RESPFILE name. Named files are looked for beside the PHA
-    alone, with and without `.gz`, and for Chandra Source Catalog products in any version of the
-    same detection. `arf`, `rmf` and `background` (paths or bytes) take their place, and None
-    stands for none at all. Of a background file that has a BKG block, that block is taken.
+    RMF are the files that ANCRFILE and RESPFILE name. Named files are searched only beside the PHA,
+    with and without `.gz`; for products of the Chandra Source Catalog, any version of the same
+    detection will do. `arf`, `rmf` and `background` (paths or bytes) replace the named files, and
+    None means no file. If a background file has a BKG block, that block is the background.
 
-    A named file that is not there is done without, with a warning. All warnings are kept in
-    `warnings`, too, and so is POISSERR being false, of which nobody is warned where the values are
-    counts nevertheless. Raises OgipError on malformed files, on overrides that do not exist, and
-    where channels of background or RMF do not match.
+    If a named file is missing, a warning says so and the spectrum has none. All warnings are also
+    in `warnings`, which alone notes that POISSERR is false if the values are counts nevertheless.
+    Raises OgipError for malformed files, for overrides that do not exist, and if the channels of
+    background or RMF do not match.
     """
     path = Path(path)
     pha = read_pha(path)
@@ -213,9 +246,9 @@ def assemble(
     rmf: Rmf | None,
     notes: tuple[Note, ...] = (),
 ) -> Spectrum:
-    """A Spectrum from parts read already; OgipError where their channels do not match.
+    """Make a Spectrum of parts that have been read; OgipError if their channels do not match.
 
-    Its `warnings` are those of the parts, `notes`, and what is odd about the parts together.
+    Its `warnings` are those of the parts, `notes`, and notes on how the parts fit together.
     """
     found = [*pha.warnings, *notes]
     energies = counts = scale = None
@@ -244,7 +277,7 @@ def assemble(
 
 
 def _background_notes(pha: Pha, background: Pha, path: str) -> list[Note]:
-    """Notes of a background and on what it lacks; OgipError where its channels do not match."""
+    """Return the notes on a background; OgipError if its channels do not match the spectrum's."""
     notes = list(prefixed("background", background.warnings))
     if background.counts.min() < 0 and NEGATIVE_BACKGROUND not in {note.code for note in notes}:
         notes.insert(0, Note("the background has negative values", NEGATIVE_BACKGROUND))
@@ -279,10 +312,10 @@ def _matched_in_order(first: int, product: str, other: int) -> Note:
 
 
 def background_scale(pha: Pha, background: Pha) -> float | Floats:
-    """Counts of background expected in the source region per count in the background region.
+    """Return the expected background counts in the source region per count in the background's.
 
-    (EXPOSURE BACKSCAL AREASCAL) of the source over that of the background: a number, or (n,)
-    where a scale differs by channel; not finite where the background's are zero.
+    It is (EXPOSURE BACKSCAL AREASCAL) of the source over that of the background: a number, or (n,)
+    where a scale differs by channel; it is not finite where that of the background is zero.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = (
@@ -334,5 +367,5 @@ def _response_source(
 
 
 def _shown(named: str) -> str:
-    """A file's name out of a header, as a note may quote it."""
+    """Make a file's name from a header fit to be quoted in a note."""
     return printable(named, MAX_NAME_SHOWN)

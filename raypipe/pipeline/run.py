@@ -10,7 +10,6 @@ from typing import Any
 from raypipe._version import __version__
 from raypipe.cluster import ray_session
 from raypipe.config import Config
-from raypipe.config_toml import as_config
 from raypipe.discovery.discover import discover
 from raypipe.embedding.embed import embed
 from raypipe.errors import UsageError
@@ -24,6 +23,7 @@ from raypipe.simulation.simulate import SURVEY_FILE, simulate
 from raypipe.store.layout import catalog_folder, evaluation_folder
 from raypipe.store.workspace import Workspace
 from raypipe.training.train import train
+from raypipe.verb import Call, verb
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,9 @@ SIMULATED = "simulated"
 """Name of the source for which `run` first simulates a survey in the workspace."""
 
 
+@verb
 def run(
+    call: Call,
     workspace: str | Path | Workspace,
     *,
     source: str,
@@ -51,8 +53,7 @@ def run(
     catalog, metrics and report, and the main figures as text. The same call completes an
     interrupted run. Raises UsageError for a missing model or labels before any work is done.
     """
-    settings = as_config(config)
-    workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    workspace, settings = call.workspace, call.config
     if model is not None:
         resolve_model(workspace, model)
     if labels is not None:

@@ -20,12 +20,14 @@ from raypipe.store.parts import count_rows
 from raypipe.store.publication import published_models, require_publication
 from raypipe.store.workspace import Workspace
 from raypipe.tuning.records import best_of, records_of
+from raypipe.verb import Call, verb
 
 _FOLDERS = ("manifest", "models", "runs", "tuning")
 """Every workspace that a verb has worked in has at least one of these."""
 
 
-def status(workspace: str | Path | Workspace) -> dict[str, Any]:
+@verb
+def status(call: Call, workspace: str | Path | Workspace) -> dict[str, Any]:
     """Describe each release of a workspace, its models and its tunings.
 
     For a release: the rows of manifest, spectra and rejects and whether they add up, the rejects by
@@ -33,7 +35,7 @@ def status(workspace: str | Path | Workspace) -> dict[str, Any]:
     number of trials by status, and the best model so far. Raises UsageError where nothing is, for
     the address may be misspelled.
     """
-    workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    workspace = call.workspace
     if not any(workspace.exists(folder) for folder in _FOLDERS):
         raise UsageError(f"{workspace.absolute_uri()}: no raypipe workspace there")
     return {

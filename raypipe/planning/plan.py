@@ -9,21 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from raypipe.config import Config
-from raypipe.config_toml import as_config
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.planning.cluster_file import read_cluster
 from raypipe.planning.measurement import measure
-from raypipe.planning.plan_text import assumptions
+from raypipe.planning.plan_text import assumptions, not_included
 from raypipe.planning.prediction import predict, price
 from raypipe.planning.sample import draw_sample
 from raypipe.store.manifest import choose_release, parts_for, read_manifest_summary
-from raypipe.store.run_record import record_run
 from raypipe.store.workspace import Workspace
+from raypipe.verb import Call, verb
 
 log = logging.getLogger(__name__)
 
 
+@verb
 def plan(
+    call: Call,
     workspace: str | Path | Workspace,
     *,
     release: str | None = None,
@@ -43,10 +44,10 @@ def plan(
     prices, by default `plan.cluster_file` of the configuration.
 
     Returns release, sample, prediction, cost and assumptions: bytes, requests, core hours, memory,
-    hours and US dollars; the same record is kept in W/runs.
+    hours and US dollars. Hours and dollars are lower limits; `not_included` names what they leave
+    out. The same record is kept in W/runs.
     """
-    settings = as_config(config)
-    workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    workspace, settings = call.workspace, call.config
     size = settings.plan.sample if sample is None else sample
     if size < 1:
         raise UsageError(f"cannot plan from {size} detections: give --sample 1 or more")
@@ -55,7 +56,7 @@ def plan(
     nodes = read_cluster(settings.plan.cluster_file if cluster is None else cluster)
     release = choose_release(workspace, release)
     uri = _model_uri(workspace, model)
-    with record_run(workspace, "plan", settings) as figures:
+    with call.recorded() as figures:
         summary = read_manifest_summary(workspace, release)
         rows = draw_sample(workspace, release, size, settings.plan.seed if seed is None else seed)
         if not rows.num_rows:
@@ -75,6 +76,7 @@ def plan(
             prediction=asdict(predicted),
             cluster=asdict(nodes),
             cost=asdict(cost),
+            not_included=not_included(predicted, cost, settings),
             assumptions=assumptions(measured, predicted, nodes, cost, settings),
         )
     return figures

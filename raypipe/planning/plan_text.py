@@ -10,6 +10,13 @@ from raypipe.planning.measurement import Measurement, measurement_of
 from raypipe.planning.prediction import Cost, Prediction
 
 _REASONS_SHOWN = 3
+_EXAMPLE_MB_PER_S = 100
+"""Throughput of a source for which a plan that measured no network states the time."""
+_PACE = {
+    "cpu": "the CPUs of the nodes",
+    "network": "the connections to the source",
+    "source": "the source (plan.source_mb_per_s)",
+}
 
 
 def plan_lines(plan: dict[str, Any]) -> list[str]:
@@ -18,7 +25,7 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
     rows = [
         *_sample_rows(measured),
         *_release_rows(plan["release"], Prediction(**plan["prediction"])),
-        *_cost_rows(Cluster(**plan["cluster"]), Cost(**plan["cost"])),
+        *_cost_rows(Cluster(**plan["cluster"]), Cost(**plan["cost"]), plan["not_included"]),
     ]
     width = max(len(name) for name, value in rows if value)
     return [
@@ -82,7 +89,8 @@ def _release_rows(release: str, predicted: Prediction) -> list[tuple[str, str]]:
     ]
 
 
-def _cost_rows(cluster: Cluster, cost: Cost) -> list[tuple[str, str]]:
+def _cost_rows(cluster: Cluster, cost: Cost, not_included: dict[str, str]) -> list[tuple[str, str]]:
+    """Show time and money as lower limits, and beside them what they do not include."""
     asked = f"{_number(cost.mb_per_s)} MB/s, {_number(cost.requests_per_s)} requests/s"
     too_much = "" if cost.fits_in_memory else ": MORE THAN A NODE HAS, raise ingest.cpus_per_task"
     return [
@@ -92,11 +100,16 @@ def _cost_rows(cluster: Cluster, cost: Cost) -> list[tuple[str, str]]:
             "",
         ),
         ("  memory per node", f"{_bytes(cost.node_memory_bytes)}{too_much}"),
-        ("  pace set by", cost.limit),
+        ("  pace set by", _PACE[cost.limit]),
         *([("  load on the source", asked)] if cost.connections else []),
-        ("  time", _duration(cost.hours)),
-        ("  node hours paid", _number(cost.node_hours)),
-        ("  cost", f"${cost.usd:,.2f}"),
+        ("  time, at least", f"{_duration(cost.hours)} with all nodes busy"),
+        *((f"    without {name}", reason) for name, reason in not_included.items()),
+        (
+            "  node hours paid",
+            f"{_number(cost.node_hours)}: each of {cost.nodes} nodes works {_duration(cost.hours)} "
+            f"and then idles {cluster.idle_minutes:g} min before it is released",
+        ),
+        ("  cost, at least", f"${cost.usd:,.2f}, including the head node"),
     ]
 
 
@@ -104,7 +117,6 @@ def assumptions(
     measured: Measurement, predicted: Prediction, cluster: Cluster, cost: Cost, config: Config
 ) -> list[str]:
     """Return the assumptions of a plan, each with the settings that change it."""
-    embedding = "" if predicted.embed_core_hours is not None else "; embedding (give --model)"
     return [
         f"the {measured.detections} detections represent all {predicted.detections:,}; all of "
         "these are still to be ingested, and no file comes from ingest.cache_dir",
@@ -118,9 +130,24 @@ def assumptions(
         f"${cluster.usd_per_hour:g} per hour for {cluster.node_type}, "
         f"${cluster.head_usd_per_hour:g} per hour for the head node: {cluster.path} as of "
         f"{cluster.prices_as_of}; update the prices, above all those of spot nodes",
-        "not included: training, which a sample cannot predict" + embedding,
-        "not included: booting and installing nodes; the cost of disks, buckets and traffic",
+        "the cost of disks, buckets and traffic is not included",
     ]
+
+
+def not_included(predicted: Prediction, cost: Cost, config: Config) -> dict[str, str]:
+    """Return the parts of the work that time and cost leave out, each with the reason."""
+    left_out = {}
+    if not cost.connections and config.plan.source_mb_per_s is None:
+        hours = predicted.bytes_read / 1e6 / _EXAMPLE_MB_PER_S / 3600
+        left_out["network"] = (
+            "the sample is on a local disk; set plan.source_mb_per_s for another source: "
+            f"{_bytes(predicted.bytes_read)} at {_EXAMPLE_MB_PER_S} MB/s take {_duration(hours)}"
+        )
+    left_out["start-up"] = "a new node boots and installs raypipe before it works"
+    if predicted.embed_core_hours is None:
+        left_out["embedding"] = "measured if you give --model"
+    left_out["training"] = "a sample cannot predict it; the log of raypipe train states time left"
+    return left_out
 
 
 def _rmfs(measured: Measurement, config: Config) -> str:
@@ -133,10 +160,13 @@ def _rmfs(measured: Measurement, config: Config) -> str:
 
 
 def _network(measured: Measurement, cost: Cost, config: Config) -> str:
-    if not cost.connections:
-        return "files are read from disk as fast as here; network time is not included"
-    rate = measured.bytes_read / measured.detections / measured.connected_s / 1e6
     most = config.plan.source_mb_per_s
+    if not cost.connections:
+        source = "network time is not included"
+        if most is not None:
+            source = f"the source delivers at most {most:g} MB/s (plan.source_mb_per_s)"
+        return f"files are read from disk as fast as here; {source}"
+    rate = measured.bytes_read / measured.detections / measured.connected_s / 1e6
     limit = "" if most is None else f"; together at most {most:g} MB/s (plan.source_mb_per_s)"
     return (
         f"each connection delivers {_number(rate)} MB/s, as in the sample, and "

@@ -1,1 +1,1 @@
-"""The page about a catalog: figures, tables and what they were made of."""
+"""Write the report on a catalog: its figures, its tables and their data."""

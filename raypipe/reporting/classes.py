@@ -1,4 +1,4 @@
-"""The classes of a report: how many of them figures tell apart, and what each looks like."""
+"""Choose the classes that the figures of a report distinguish, and their colors and markers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from raypipe.html.style import CLASS_STYLE, OTHER_STYLE
+from raypipe.display.style import CLASS_STYLE, OTHER_STYLE
 
 MOST_CLASSES = 30
-"""Most classes that a figure tells apart by color or panel, or a matrix by a number per cell."""
+"""Most classes that a figure distinguishes by color or panel, or a matrix by numbers in cells."""
 
 _JOINED = "other ({} classes)"
 
@@ -19,9 +19,9 @@ TextArray = npt.NDArray[np.object_]
 
 
 def join_rare(classes: TextArray) -> TextArray:
-    """Classes of detections (n,), the rarest put together where there are more than MOST_CLASSES.
+    """Join the rarest classes of detections (n,) if there are more than MOST_CLASSES.
 
-    The one they become is called "other (12 classes)"; None stays None.
+    They become one class, called "other (12 classes)"; None stays None.
     """
     counts = Counter(name for name in classes if isinstance(name, str))
     if len(counts) <= MOST_CLASSES:
@@ -32,10 +32,10 @@ def join_rare(classes: TextArray) -> TextArray:
 
 
 def class_styles(classes: Iterable[object]) -> dict[str, tuple[str, str]]:
-    """Color and marker of each class among those of detections, by name, the joined ones last.
+    """Assign a color and a marker to each class of the detections, by name, joined ones last.
 
-    The classes of the simulator have fixed ones. Others have the same colors with other markers,
-    which are told apart as long as there are no more than 56 of them.
+    Those of the simulator's classes are fixed. Other classes have the same colors with other
+    markers, which are distinct for up to 56 classes.
     """
     names = sorted({name for name in classes if isinstance(name, str)}, key=_last_if_joined)
     colors, markers = zip(*CLASS_STYLE.values(), strict=True)

@@ -1,4 +1,4 @@
-"""The figures of a report: arrays in, matplotlib figures out."""
+"""Draw the figures of a report: arrays in, matplotlib figures out."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from scipy.stats import norm
 
-from raypipe.html.page import minus
-from raypipe.html.style import (
+from raypipe.display.style import (
     ACCENT,
     INK,
     MUTED,
@@ -25,6 +24,7 @@ from raypipe.html.style import (
     new_figure,
     styled,
 )
+from raypipe.html.page import minus
 from raypipe.reporting.classes import MOST_CLASSES, class_styles, join_rare
 
 FloatArray = npt.NDArray[np.float64]
@@ -48,7 +48,7 @@ def _in_style(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
 
 @_in_style
 def counts_histogram(total_counts: FloatArray) -> Figure:
-    """Number of detections by total counts, logarithmic bins."""
+    """Draw the number of detections by total counts, in logarithmic bins."""
     figure, axes = new_figure(5.2, 2.8)
     positive = np.maximum(total_counts, 1)
     low, high = np.log10(positive.min()), np.log10(positive.max())
@@ -63,15 +63,15 @@ def counts_histogram(total_counts: FloatArray) -> Figure:
 
 
 @_in_style
-def zscore_histogram(zscores: FloatArray) -> Figure:
-    """Distribution of the Cash z-scores with the unit normal a perfect model would give."""
+def significance_histogram(sigmas: FloatArray) -> Figure:
+    """Draw the distribution of significances with the unit normal that a perfect model gives."""
     figure, axes = new_figure(5.2, 2.8)
     edges = np.linspace(-6, 6, 49)
-    clipped = np.clip(zscores[np.isfinite(zscores)], edges[0], edges[-1])
+    clipped = np.clip(sigmas[np.isfinite(sigmas)], edges[0], edges[-1])
     axes.hist(clipped, bins=edges, color=SECOND, alpha=0.75, edgecolor="none", density=True)
     x = np.linspace(edges[0], edges[-1], 241)
     axes.plot(x, norm.pdf(x), color=ACCENT, lw=1.6, label="unit normal")
-    axes.set(xlabel="Cash z-score (first and last bin: beyond)", ylabel="density")
+    axes.set(xlabel="misfit (σ); first and last bin: beyond", ylabel="density")
     axes.legend()
     light_grid(axes, "y")
     return figure
@@ -79,7 +79,7 @@ def zscore_histogram(zscores: FloatArray) -> Figure:
 
 @_in_style
 def learning_curve(history: Sequence[Mapping[str, Any]], best_epoch: int | None) -> Figure:
-    """Training and validation loss by epoch; the epoch that was kept is marked."""
+    """Draw training and validation loss by epoch, and mark the epoch that was kept."""
     figure, axes = new_figure(5.2, 2.8)
     epochs = [entry["epoch"] for entry in history]
     for key, color, label in (
@@ -102,10 +102,9 @@ def learning_curve(history: Sequence[Mapping[str, Any]], best_epoch: int | None)
 
 @_in_style
 def latent_map(positions: FloatArray, classes: TextArray, names: Sequence[str] = ()) -> Figure:
-    """Detections in a plane (n, 2), colored by class; unlabeled ones (None) gray.
+    """Draw detections in a plane (n, 2), colored by class; unlabeled ones (None) are gray.
 
-    Of many classes the rarest are put together. `names` (n,), where given, are written beside the
-    points.
+    The rarest of many classes are joined. `names` (n,), if given, are written beside the points.
     """
     figure, axes = new_figure(5.6, 4.6)
     _scatter_classes(axes, positions, join_rare(classes))
@@ -121,7 +120,7 @@ def latent_map(positions: FloatArray, classes: TextArray, names: Sequence[str] =
 
 @_in_style
 def hardness_map(positions: FloatArray, hardness: FloatArray) -> Figure:
-    """Detections in a plane (n, 2), colored by a hardness ratio; colors span 96% of them."""
+    """Draw detections in a plane (n, 2), colored by a hardness ratio; colors span 96% of them."""
     figure, axes = new_figure(5.6, 4.6)
     order = np.argsort(np.abs(hardness))
     low, high = np.quantile(hardness, [0.02, 0.98])
@@ -148,9 +147,9 @@ def hardness_map(positions: FloatArray, hardness: FloatArray) -> Figure:
 
 @_in_style
 def class_panels(positions: FloatArray, classes: TextArray) -> Figure:
-    """The map once per class: its detections in color over all the others in gray.
+    """Draw one panel per class: its detections in color over all others in gray.
 
-    Of many classes the rarest share a panel.
+    The rarest of many classes share a panel.
     """
     classes = join_rare(classes)
     styles = class_styles(classes)
@@ -183,10 +182,10 @@ def class_panels(positions: FloatArray, classes: TextArray) -> Figure:
 
 @_in_style
 def confusion_matrix(matrix: npt.NDArray[np.int64], classes: Sequence[str]) -> Figure:
-    """Confusion matrix (rows true, columns predicted), shaded by share of the true class.
+    """Draw a confusion matrix (rows true, columns predicted), shaded by share of the true class.
 
-    Each cell has its percentage, unless there are more than MOST_CLASSES classes: the matrix is a
-    picture then, with a pixel per cell and the name of every few classes.
+    Each cell shows its percentage. With more than MOST_CLASSES classes, the matrix is a picture
+    with one pixel per cell, and only some classes are named.
     """
     if len(classes) > MOST_CLASSES:
         return _confusion_picture(matrix, classes)
@@ -212,9 +211,10 @@ def confusion_matrix(matrix: npt.NDArray[np.int64], classes: Sequence[str]) -> F
 
 
 def _confusion_picture(matrix: npt.NDArray[np.int64], classes: Sequence[str]) -> Figure:
-    """Confusion matrix of many classes, the most frequent first, shaded by the root of the share.
+    """Draw a confusion matrix of many classes, the most frequent first, as a picture.
 
-    Shares of classes that are confused with many others are small: their roots can be seen.
+    Shares of classes that are confused with many others are small: the square root of the share
+    sets the shade, so that they are visible.
     """
     order = np.argsort(-matrix.sum(axis=1), kind="stable")
     ordered = matrix[order][:, order]
@@ -237,7 +237,7 @@ def _confusion_picture(matrix: npt.NDArray[np.int64], classes: Sequence[str]) ->
 
 @_in_style
 def reliability_diagram(bins: Sequence[Mapping[str, float]]) -> Figure:
-    """Share of probabilities whose class was the true one, by probability; bars their weight."""
+    """Draw how often a class is the true one, by its probability; bars show the weights."""
     figure, axes = new_figure(3.6, 3.2)
     middles = [0.5 * (each["from"] + each["to"]) for each in bins]
     axes.bar(middles, [each["weight"] for each in bins], width=0.094, color=MUTED, alpha=0.25)
@@ -245,7 +245,10 @@ def reliability_diagram(bins: Sequence[Mapping[str, float]]) -> Figure:
     predicted, observed = ([each[name] for each in bins] for name in ("predicted", "observed"))
     axes.plot(predicted, observed, color=SECOND, marker="o", markersize=4)
     axes.set(
-        xlim=(0, 1), ylim=(0, 1), xlabel="probability in the catalog", ylabel="share that is so"
+        xlim=(0, 1),
+        ylim=(0, 1),
+        xlabel="probability in the catalog",
+        ylabel="share of true classes",
     )
     light_grid(axes)
     return figure
@@ -255,7 +258,7 @@ def reliability_diagram(bins: Sequence[Mapping[str, float]]) -> Figure:
 def correlation_map(
     correlations: FloatArray, rows: Sequence[str], columns: Sequence[str]
 ) -> Figure:
-    """Rank correlations (rows, columns) between -1 and 1, shaded by strength."""
+    """Draw rank correlations (rows, columns) between -1 and 1, shaded by strength."""
     figure, axes = new_figure(1.9 + 0.55 * len(columns), 0.8 + 0.36 * len(rows))
     for i, row in enumerate(correlations):
         for j, value in enumerate(row):
@@ -309,25 +312,3 @@ def _bare(axes: Axes) -> None:
 
 def _plain_number(value: float, _: object = None) -> str:
     return f"{value:,.0f}" if value >= 1 else f"{value:g}"
-
-
-def log_rate_axis(axes: Axes) -> None:
-    """A logarithmic vertical axis whose ticks are powers of ten in plain text."""
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(numticks=6))
-    axes.yaxis.set_major_formatter(FuncFormatter(_power_of_ten))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _power_of_ten(value: float, _: object = None) -> str:
-    exponent = f"{np.log10(value):.0f}"
-    return "10" + exponent.translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-
-
-def energy_axis(axes: Axes) -> None:
-    """A logarithmic energy axis with the ticks X-ray astronomers read."""
-    axes.set_xscale("log")
-    axes.set_xlim(0.48, 8.1)
-    axes.set_xticks([0.5, 1, 2, 3, 5, 8], ["0.5", "1", "2", "3", "5", "8"])
-    axes.xaxis.set_minor_locator(LogLocator(subs=range(1, 10)))
-    axes.xaxis.set_minor_formatter(NullFormatter())

@@ -1,4 +1,4 @@
-"""The verb report: one self-contained HTML page about a catalog."""
+"""Run the verb `report`: write one self-contained HTML page about a catalog."""
 
 from __future__ import annotations
 
@@ -11,31 +11,32 @@ from typing import Any
 
 from raypipe._version import __version__
 from raypipe.config import Config
-from raypipe.config_toml import as_config
 from raypipe.evaluation.evaluated_catalog import choose_catalog
 from raypipe.html.page import Html, count_of, page, section
-from raypipe.reporting import scores, sections
+from raypipe.reporting import detections, scores, sections
 from raypipe.reporting.report_data import ReportData, gather_report_data
 from raypipe.store.layout import report_name
-from raypipe.store.run_record import record_run
 from raypipe.store.workspace import Workspace
+from raypipe.verb import Call, verb
 
 log = logging.getLogger(__name__)
 
 SECTIONS = (
-    ("summary", "Summary", scores.summary_section),
+    ("detections", "Detections", detections.detections_section),
+    ("unusual", "Unusual detections", detections.unusual_section),
     ("spectra", "Spectra and their reconstructions", sections.spectra_section),
     ("latents", "Latents", sections.latents_section),
     ("evaluation", "Evaluation", scores.evaluation_section),
     ("training", "Training", sections.training_section),
-    ("anomalies", "Anomalies", sections.anomalies_section),
     ("data", "Data", sections.data_section),
     ("provenance", "Provenance", sections.provenance_section),
 )
 """Anchor, title and maker of each section, in the order of the page."""
 
 
+@verb
 def report(
+    call: Call,
     workspace: str | Path | Workspace,
     *,
     release: str | None = None,
@@ -45,16 +46,16 @@ def report(
 ) -> str:
     """Write the page about a catalog, `reports/<release>/<model_id>.html`, and return its URI.
 
-    `model` is the id of one with a catalog of the release, or the path of its bundle. Shows what
-    there is: metrics where `evaluate` has run, reconstructions where the model's bundle and the
-    spectra are there, classes from `labels` or the catalog. Raises UsageError for labels that
-    match no detection and where there is no such catalog.
+    `model` is the id of a model with a catalog of the release, or the path of its bundle. The page
+    has metrics if `evaluate` has run, reconstructions if the workspace has the model's bundle and
+    the spectra, and labels from `labels` or from the catalog. Raises UsageError for labels that
+    match no detection, and if there is no such catalog.
     """
-    settings = as_config(config)
-    store = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    store, settings = call.workspace, call.config
     evaluated = choose_catalog(store, release, model)
     name = report_name(evaluated.release, evaluated.model_id)
-    with record_run(store, "report", settings) as figures:
+    log.info("report: drawing the figures of %s (about 10 s)", evaluated.model_id)
+    with call.recorded() as figures:
         text = build_page(gather_report_data(store, evaluated, labels, settings.report))
         store.write_bytes(name, text.encode())
         figures["bytes"] = len(text.encode())
@@ -64,7 +65,7 @@ def report(
 
 
 def build_page(report_data: ReportData) -> Html:
-    """The page's HTML from what was gathered."""
+    """Build the HTML of the page from its data."""
     made = [
         (anchor, title, section(anchor, title, build(report_data)))
         for anchor, title, build in SECTIONS

@@ -1,4 +1,4 @@
-"""What a report is made of, gathered from the workspace."""
+"""Gather the data of a report from the workspace."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ import pandas as pd
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
+from raypipe.catalog.classes import catalog_classes
 from raypipe.config import ReportConfig
+from raypipe.display.spectrum_figure import BinnedSpectrum
 from raypipe.evaluation.evaluated_catalog import EvaluatedCatalog, labeled_catalog, metrics_name
 from raypipe.evaluation.selection import choose_rows, has_latents, latents_of, read_spectra
 from raypipe.evaluation.validation import fitting_threads, on_one_scale
 from raypipe.model.bundle import Model
-from raypipe.reporting.spectrum_figure import ExampleSpectrum
+from raypipe.model.covariance import triangles_in
+from raypipe.searching.batched_gaussians import Posteriors
+from raypipe.searching.strangest import BADLY_FIT, FAR, Significances, far_sigmas, fit_sigmas
 from raypipe.store.layout import model_folder, rejects_folder
 from raypipe.store.manifest import read_manifest_summary
 from raypipe.store.parts import count_rows
@@ -25,32 +29,35 @@ from raypipe.store.publication import published_models
 from raypipe.store.workspace import Workspace
 
 SHOW_ALL_ROWS = 20
-"""Up to so many detections a report shows every one."""
+"""A report shows every detection of a catalog with at most this many."""
 
 MAP_ROWS = 2000
 """Most detections on the map of latents, drawn at random."""
 
 TSNE_MIN_ROWS = 50
-"""Fewest detections worth a t-SNE; fewer are projected by PCA."""
+"""Fewest detections for a t-SNE; fewer are projected by PCA."""
 
 TSNE_STEPS = 500
 """Steps of the t-SNE."""
 
+SIGMAS = {FAR: "far_sigmas", BADLY_FIT: "fit_sigmas"}
+"""Columns that a report adds to its catalog: the significance of each ranking."""
+
 WORST_FITS = 2
-"""Spectra shown because the model explains them worst."""
+"""Number of spectra shown because the model explains them worst."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A detection to show: its row of the catalog and its spectrum with the model's."""
+    """Hold a detection to show: its row of the catalog, and its spectrum with the model's."""
 
     row: pd.Series[Any]
-    spectrum: ExampleSpectrum
+    spectrum: BinnedSpectrum
 
 
 @dataclass(frozen=True)
 class LatentMap:
-    """A projection of latents: rows of the catalog, positions (n, 2), how it was made."""
+    """Hold a projection of latents: rows of the catalog, positions (n, 2), and its method."""
 
     rows: npt.NDArray[np.int64]
     positions: npt.NDArray[np.float64]
@@ -59,11 +66,13 @@ class LatentMap:
 
 @dataclass(frozen=True)
 class ReportData:
-    """All that a report shows; parts that the workspace lacks are None or empty."""
+    """Hold the data of a report; what the workspace lacks is None or empty."""
 
     release: str
     model_id: str
     catalog: pd.DataFrame
+    classes: tuple[str, ...]
+    significances: dict[str, Significances]
     labels: str | None
     metrics: dict[str, Any] | None
     model: Model | None
@@ -82,9 +91,11 @@ def gather_report_data(
     labels: str | os.PathLike[str] | None,
     settings: ReportConfig,
 ) -> ReportData:
-    """Read what a report on a catalog needs; spectra only of the detections it shows."""
+    """Read the data of a report on a catalog, with the spectra of the detections it shows."""
     release, model_id, model = evaluated.release, evaluated.model_id, evaluated.model
     catalog, label_source = labeled_catalog(store, release, model_id, labels)
+    found = _significances(catalog, model)
+    catalog = catalog.assign(**{SIGMAS[ranking]: each.sigmas for ranking, each in found.items()})
     explained = catalog.loc[has_latents(catalog)]
     chosen = choose_examples(explained, settings.examples, settings.seed)
     worst = choose_worst(explained)
@@ -93,6 +104,10 @@ def gather_report_data(
         release=release,
         model_id=model_id,
         catalog=catalog,
+        classes=catalog_classes(store, release, model_id)
+        if model is None
+        else model.population.classes,
+        significances=found,
         labels=label_source,
         metrics=store.read_object(metrics, {}) if store.exists(metrics) else None,
         model=model,
@@ -107,10 +122,11 @@ def gather_report_data(
 
 
 def choose_examples(catalog: pd.DataFrame, wanted: int, seed: int) -> list[int]:
-    """Rows to show: all of a small catalog, brightest first, else a spread of counts and classes.
+    """Choose rows to show: all of a small catalog, else a spread of counts and classes.
 
-    Held-out detections where there are enough. Of each of `wanted` ranges of counts with equally
-    many detections one is drawn, of a class not shown yet where there is one.
+    Returns them with the brightest first. Held-out detections are preferred if there are enough.
+    The counts are divided into `wanted` ranges with equal numbers of detections; one is drawn from
+    each, of a class that is not shown yet if possible.
     """
     counts = catalog["total_counts"].to_numpy(dtype=np.float64)
     by_counts = np.argsort(counts, kind="stable")
@@ -133,15 +149,15 @@ def choose_examples(catalog: pd.DataFrame, wanted: int, seed: int) -> list[int]:
 
 
 def choose_worst(catalog: pd.DataFrame) -> list[int]:
-    """Rows of the largest Cash z-scores; none of a small catalog, which is shown whole."""
+    """Return rows of the largest misfits; none of a small catalog, which is shown whole."""
     if len(catalog) <= SHOW_ALL_ROWS:
         return []
-    ranked = catalog["fit_zscore"].reset_index(drop=True).nlargest(WORST_FITS)
+    ranked = catalog[SIGMAS[BADLY_FIT]].reset_index(drop=True).nlargest(WORST_FITS)
     return [int(row) for row in ranked.index]
 
 
 def map_latents(catalog: pd.DataFrame, seed: int) -> LatentMap:
-    """Project the latents to a plane: t-SNE, or PCA where there are few."""
+    """Project the latents to a plane by t-SNE, or by PCA if there are few rows."""
     rows = np.flatnonzero(has_latents(catalog))
     which = "all detections" if len(rows) == len(catalog) else "all detections that have latents"
     if len(rows) > MAP_ROWS:
@@ -164,10 +180,30 @@ def map_latents(catalog: pd.DataFrame, seed: int) -> LatentMap:
     return LatentMap(rows, positions.astype(np.float64), f"t-SNE of the latents of {which}")
 
 
+def _significances(catalog: pd.DataFrame, model: Model | None) -> dict[str, Significances]:
+    """Measure how unusual each row is, as `search` does; NaN where that is unknown."""
+    measured = has_latents(catalog)
+    rows = catalog.loc[measured]
+    sigmas = {ranking: np.full(len(catalog), np.nan) for ranking in SIGMAS}
+    cash, expected, zscore = (
+        rows[name].to_numpy(dtype=np.float64) for name in ("cash", "cash_expected", "fit_zscore")
+    )
+    sigmas[BADLY_FIT][measured] = fit_sigmas(cash, expected, zscore)
+    if model is not None and len(rows):
+        sigmas[FAR][measured] = far_sigmas(_posteriors(rows), model.population)
+    return {ranking: Significances(ranking, values) for ranking, values in sigmas.items()}
+
+
+def _posteriors(rows: pd.DataFrame) -> Posteriors:
+    z = latents_of(rows).T.astype(np.float32)
+    cells = rows["z_cov"] if "z_cov" in rows else [None] * len(rows)
+    return Posteriors(z, triangles_in(cells, len(z)).T.astype(np.float32))
+
+
 def _read_examples(
     store: Workspace, release: str, rows: pd.DataFrame, model: Model | None
 ) -> list[Example]:
-    """The rows with their spectra; none without the model or where spectra are missing."""
+    """Read the spectra of rows; return none without a model or if spectra are missing."""
     if model is None or rows.empty:
         return []
     spectra = read_spectra(store, release, rows, model)
@@ -181,15 +217,13 @@ def _read_examples(
             for values in (spectra.counts, spectra.model_counts, spectra.model_background)
         )
         edges = np.append(bins.lo_kev, bins.hi_kev[-1])
-        spectrum = ExampleSpectrum(
-            counts, model_counts, background, edges, float(row["exposure_s"])
-        )
+        spectrum = BinnedSpectrum(counts, model_counts, background, edges, float(row["exposure_s"]))
         examples.append(Example(row, spectrum))
     return examples
 
 
 def _training_records(store: Workspace, evaluated: EvaluatedCatalog) -> dict[str, dict[str, Any]]:
-    """What the bundles behind this release's catalogs say of their training, ours first."""
+    """Read the training metrics of all models with a catalog of this release, ours first."""
     records = {} if evaluated.model is None else {evaluated.model_id: evaluated.model.metrics}
     for other in published_models(store, evaluated.release):
         file = f"{model_folder(other)}/metrics.json"

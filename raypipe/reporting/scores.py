@@ -1,4 +1,4 @@
-"""The sections of a report on metrics: headline figures, comparison, classes, quantities, fits."""
+"""Write the section of a report on metrics: headlines, comparison, classes, quantities, fits."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ FIT_AND_CLASS_COLUMNS: Sequence[tuple[str, str, str, str]] = (
 QUANTITY_COLUMNS: Sequence[tuple[str, str, str, str]] = tuple(
     (f"r2_{name}", f"R² of {label}", ".3f", HIGHER) for name, label in QUANTITY_LABELS.items()
 )
-"""The same on physical quantities."""
+"""Key, title, format and better direction of the columns on physical quantities."""
 
 ALL_COLUMNS = (*FIT_AND_CLASS_COLUMNS, *QUANTITY_COLUMNS)
 
 FIT_COLUMNS: Sequence[tuple[str, str, str]] = (
     ("cash_per_bin", "Cash per bin", ".3f"),
     ("cash_expected_per_bin", "expected", ".3f"),
-    ("truth_cash_per_bin", "of the truth", ".3f"),
+    ("truth_cash_per_bin", "Cash of the truth", ".3f"),
     ("excess_cash_per_bin", "excess over truth", "+.4f"),
     ("divergence_per_bin", "divergence from truth", ".4f"),
     ("fit_zscore.mean", "mean z-score", "+.2f"),
     ("fit_zscore.width", "width of z-scores", ".2f"),
-    ("fit_zscore.beyond_3", "beyond 3", ".1%"),
+    ("fit_zscore.beyond_3", "share beyond 3", ".1%"),
 )
 """Key, title and format of each column on goodness of fit by counts."""
 
@@ -65,65 +65,65 @@ NOT_EVALUATED = (
 )
 
 
-def summary_section(report_data: ReportData) -> Html:
-    """The three figures that matter, or what a catalog alone says."""
-    if report_data.metrics is None:
-        zscores = report_data.catalog["fit_zscore"].to_numpy(np.float64)
-        zscores = zscores[np.isfinite(zscores)]
-        share = f"{(np.abs(zscores) < 3).mean():.0%}" if len(zscores) else "–"
-        items = [
-            ("Detections", f"{len(report_data.catalog):,}", f"release {report_data.release}"),
-            ("Explained within 3σ", share, "share of Cash z-scores between −3 and 3"),
-        ]
-        return join([cards(items), paragraph(NOT_EVALUATED, "note")])
-    data = report_data.metrics["data"]
-    figures_that_matter = [
-        (h.label, minus(h.value), h.note) for h in headlines(report_data.metrics)
-    ]
-    note = (
-        f"Measured on {data['n_rows']:,} detections of {data['n_sources']:,} sources "
-        f"({data['rows']}): {data['rows_reason']}. Labels: {data['labels'] or 'none'}. "
-        "Errors are standard deviations over resampled sources, those of Cash over detections."
-    )
-    return join([cards(figures_that_matter), paragraph(note, "note")])
-
-
 def evaluation_section(report_data: ReportData) -> Html:
-    """Comparison with baselines, classes, quantities and goodness of fit by counts."""
+    """Show headline figures, comparison, classes, quantities and goodness of fit by counts."""
     metrics = report_data.metrics
     if metrics is None:
         return paragraph(NOT_EVALUATED)
-    parts = [_comparison(metrics)]
-    drawn = [*_confusions(metrics), *_reliability(metrics)]
-    if drawn:
-        parts += [heading("Classes"), grid(drawn)]
-    else:
-        parts += [
+    return join(
+        [
+            *_headlines(metrics),
+            _comparison(metrics),
             heading("Classes"),
-            paragraph(f"Not measured: {metrics['classification']['reason']}."),
+            *_classes(metrics),
+            heading("Goodness of fit by counts"),
+            _by_counts(metrics),
+        ]
+    )
+
+
+def _headlines(metrics: Mapping[str, Any]) -> list[Html]:
+    """Show the figures that were measured, and on which detections."""
+    items = [(h.label, minus(h.value), h.note) for h in headlines(metrics) if h.is_measured]
+    data = metrics["data"]
+    note = (
+        f"Measured on {count_of(data['n_rows'], 'detection')} of "
+        f"{count_of(data['n_sources'], 'source')} ({data['rows']}): {data['rows_reason']}. Labels: "
+        f"{data['labels'] or 'none'}. Errors are standard deviations over resampled sources, those "
+        "of Cash over detections."
+    )
+    return [cards(items), paragraph(note, "note")] if items else [paragraph(note, "note")]
+
+
+def _classes(metrics: Mapping[str, Any]) -> list[Html]:
+    drawn = [*_confusions(metrics), *_reliability(metrics)]
+    if not drawn:
+        reason = metrics["classification"]["reason"]
+        return [
+            paragraph(
+                f"The classes cannot be judged: {reason}. Give a table with classes by "
+                "raypipe evaluate --labels."
+            )
         ]
     left_out = metrics["classification"]["left_out"]
-    if left_out:
-        listed = ", ".join(
-            f"{name} ({count_of(count, 'source')})" for name, count in left_out.items()
-        )
-        parts.append(paragraph(f"Left out for too few sources: {listed}.", "note"))
-    return join([*parts, heading("Goodness of fit by counts"), _by_counts(metrics)])
+    listed = ", ".join(f"{name} ({count_of(count, 'source')})" for name, count in left_out.items())
+    remark = [paragraph(f"Left out for too few sources: {listed}.", "note")] if listed else []
+    return [grid(drawn), *remark]
 
 
 def _comparison(metrics: Mapping[str, Any]) -> Html:
     caption = (
         "Every row is judged on the same detections with the same folds, which never split a "
-        "source. Accuracies are balanced (mean recall of the classes); clusters are a Gaussian "
-        "mixture fitted without labels, whose meaning is learned on other sources than it is "
-        "judged on; compact are HMXB, LMXB and NS. The best of each column is bold; published "
-        "figures are of other data and not in the running."
+        "source. Accuracies are balanced (mean recall of the classes). Clusters are those of a "
+        "Gaussian mixture fitted without labels; the class of each cluster is learned on some "
+        "sources and judged on others. Compact objects are HMXB, LMXB and NS. The best value of "
+        "each column is bold; published figures, of other data, do not take part."
     )
     quantities_caption = (
-        "R² is that of gradient boosting. log kT is that of whatever is thermal in a source: a "
-        "plasma, a disk, a surface, a soft excess. Hardness ratios are of counts as detected, so "
-        "that they still hold the response: latents of the spectrum before the telescope (preset "
-        "folded) can predict them less well than a PCA of the same counts does."
+        "R² is that of gradient boosting. log kT is that of the thermal component of a source: a "
+        "plasma, a disk, a surface or a soft excess. Hardness ratios are those of detected counts, "
+        "which still contain the response: latents with the response removed (preset folded) may "
+        "predict them less well than a PCA of the same counts."
     )
     rows = metrics["comparison"]
     own = [row for row in rows if row["kind"] != "published"]
@@ -133,7 +133,9 @@ def _comparison(metrics: Mapping[str, Any]) -> Html:
     if not any(row.get(key) is not None for row in own for key in judged):
         return join(
             [
-                paragraph("No comparison: too few labels, or none, to judge representations by."),
+                paragraph(
+                    "No comparison: there are no labels, or too few, to judge representations by."
+                ),
                 *remark,
             ]
         )
@@ -154,7 +156,7 @@ def _with_caption(drawn: Html, caption: str) -> Html:
 def _comparison_table(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, str, str]]
 ) -> Html:
-    """Only columns that a row of our own has a value in, and rows that have one."""
+    """Tabulate the comparison; leave out columns without a measured value, and empty rows."""
     measured = [row for row in rows if row["kind"] != "published"]
     columns = [c for c in columns if any(row.get(c[0]) is not None for row in measured)]
     rows = [row for row in rows if any(row.get(c[0]) is not None for c in columns)]
@@ -210,9 +212,9 @@ def _confusion_caption(classes: int) -> str:
             "blue is right, red is wrong."
         )
     return (
-        f"All {classes} classes, the most frequent first, of which every few are named (detections "
-        "in brackets): the darker, the larger the share of the true class. Blue is right, red is "
-        "wrong. metrics.json has the numbers."
+        f"All {classes} classes, the most frequent first; only some are named (detections in "
+        "brackets). The darker a pixel, the larger the share of the true class; blue is right, red "
+        "is wrong. metrics.json has the numbers."
     )
 
 
@@ -221,8 +223,9 @@ def _reliability(metrics: Mapping[str, Any]) -> list[Html]:
     if not reliability:
         return []
     caption = (
-        "All classes' probabilities in tenths, every class of the same weight: how often the class "
-        "was the true one. On the dashed line they are calibrated; bars: the share of each tenth."
+        "How often a class is the true one, by its probability in tenths; every class has the same "
+        "weight. Calibrated probabilities lie on the dashed line. Bars show the share of each "
+        "tenth."
     )
     subtitle = f"mean difference {reliability['calibration_error']:.3f}"
     drawing = figures.reliability_diagram(reliability["bins"])
@@ -245,21 +248,21 @@ def _by_counts(metrics: Mapping[str, Any]) -> Html:
     headers = ("counts", "detections", *(title for _, title, _ in columns))
     note = (
         "Expectations take the fitted parameters into account: z-scores of a perfect model have "
-        "mean 0 and width 1 where there are counts enough for the statistic to be normal. "
+        "mean 0 and width 1 if there are enough counts for the statistic to be normal. "
     )
     if reconstruction["reason"]:
-        note += f"Not measured against the truth: {reconstruction['reason']}."
+        note += f"There is no comparison with the truth: {reconstruction['reason']}."
     else:
         note += (
-            "Latents are fitted to each detection's own counts, noise included, so that a perfect "
-            "model's Cash lies a little below that of the truth; the divergence (the Cash "
-            "statistic the model would have if there were no noise) is free of that."
+            "Latents are fitted to the counts of each detection, including their noise, so that "
+            "the Cash statistic of a perfect model lies a little below that of the truth. The "
+            "divergence, the Cash statistic that the model would have without noise, does not."
         )
     return join([table(headers, cells, numbers=range(1, len(headers))), paragraph(note, "note")])
 
 
 def _entry(row: Mapping[str, Any], key: str) -> float | None:
-    """A figure of a row; `fit_zscore.width` looks inside."""
+    """Return a figure of a row; a key with a dot, `fit_zscore.width`, names a nested one."""
     value: Any = row
     for part in key.split("."):
         value = value[part]

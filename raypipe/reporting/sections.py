@@ -1,4 +1,4 @@
-"""The sections of a report on detections: spectra, latents, anomalies, data, provenance."""
+"""Write the sections of a report on spectra, latents, training, data and provenance."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from raypipe.evaluation.regression import hardness_ratios, regression_targets
+from raypipe.catalog.hardness import hardness_ratios, has_band_counts
+from raypipe.display.spectrum_figure import spectrum_figure
+from raypipe.evaluation.regression import regression_targets
 from raypipe.evaluation.selection import has_latents, latent_columns, latents_of
 from raypipe.evaluation.validation import sources_of
 from raypipe.html.page import (
     Html,
-    block,
     count_of,
     details,
     facts,
@@ -30,20 +31,18 @@ from raypipe.html.page import (
 )
 from raypipe.reporting import figures
 from raypipe.reporting.classes import MOST_CLASSES
-from raypipe.reporting.report_data import SHOW_ALL_ROWS, Example, ReportData
-from raypipe.reporting.spectrum_figure import spectrum_figure
-
-ANOMALIES_SHOWN = 10
-"""Rows in each list of anomalies."""
+from raypipe.reporting.detections import remarks
+from raypipe.reporting.report_data import SHOW_ALL_ROWS, SIGMAS, Example, ReportData
+from raypipe.searching.strangest import BADLY_FIT
 
 REJECT_REASONS_SHOWN = 30
 """Most rows of the table of rejects."""
 
 MIN_CORRELATION_ROWS = 30
-"""Fewest detections for rank correlations worth showing."""
+"""Fewest detections for which the page shows rank correlations."""
 
 MAX_NAMED_POINTS = 20
-"""Up to so many points of the latent map carry their names."""
+"""Points of the latent map carry their names if there are at most this many."""
 
 QUANTITY_LABELS = {
     "log_nh": "log N_H",
@@ -53,15 +52,15 @@ QUANTITY_LABELS = {
     "hard_hm": "hardness h/m",
     "hard_hs": "hardness h/s",
 }
-"""How quantities are called on the page."""
+"""Names of quantities on the page."""
 
 
 def spectra_section(report_data: ReportData) -> Html:
-    """Example reconstructions, or why there are none."""
+    """Show example reconstructions, or state why there are none."""
     if report_data.model is None:
         return paragraph(
-            f"The bundle of {report_data.model_id} is not in this workspace: give its path as the "
-            "model of raypipe report to see reconstructions."
+            f"The bundle of {report_data.model_id} is not in this workspace: to see "
+            "reconstructions, give its path to raypipe report --model."
         )
     if not report_data.examples:
         return paragraph("The spectra of this catalog's detections are not in this workspace.")
@@ -69,14 +68,15 @@ def spectra_section(report_data: ReportData) -> Html:
     intro = (
         "Every detection of this catalog, brightest first. "
         if everyone
-        else "A spread of brightness and class, drawn at random. "
+        else "Examples of all brightnesses and classes, drawn at random. "
     )
     intro += (
-        "Crosses are counts with 68% Poisson intervals, grouped for the plot only; the red line is "
-        "the reconstruction: the shape is that of the latents alone, the amplitude is fitted to "
-        "the counts, and the background, also drawn dashed, is included. The lower panel has "
-        "counts less model over the root of the model. A good fit scatters around zero there and "
-        "has a Cash z-score within about 3 of 0."
+        "Crosses are counts with 68% Poisson intervals, grouped for the plot only. The red line is "
+        "the reconstruction: the latents alone set its shape, its amplitude is fitted to the "
+        "counts, and it includes the background, which is also drawn dashed. The lower panel shows "
+        "(counts − model) / √model. A good fit scatters around zero there. The "
+        "misfit is the significance with which the Cash statistic exceeds its expectation: above "
+        "about 3 σ the model misses more than the noise does."
     )
     parts = [paragraph(intro), grid(_example(example) for example in report_data.examples)]
     if report_data.worst:
@@ -84,8 +84,8 @@ def spectra_section(report_data: ReportData) -> Html:
         parts += [
             heading("The worst explained"),
             paragraph(
-                f"The largest Cash z-scores of the catalog: where {latents} latents are not "
-                "enough, or the data are not what the model expects."
+                f"The largest misfits of the catalog: {latents} latents are not enough for these "
+                "spectra, or the data are not as the model expects."
             ),
             grid(_example(example) for example in report_data.worst),
         ]
@@ -93,40 +93,41 @@ def spectra_section(report_data: ReportData) -> Html:
 
 
 def latents_section(report_data: ReportData) -> Html:
-    """The map of latents by class and hardness, and what each latent goes with."""
+    """Show the map of latents by class and hardness, and correlations of each latent."""
     chart = report_data.latent_map
     rows = report_data.catalog.iloc[chart.rows]
     classes = _classes(rows)
     labeled = any(isinstance(value, str) for value in classes)
     names = _short_names(rows) if len(rows) <= MAX_NAMED_POINTS else []
-    by_class = "One point a detection, colored by class: " if labeled else "One point a detection: "
+    by_class = "One point per detection" + (", colored by class: " if labeled else ": ")
     parts = [
         figure(
             figures.latent_map(chart.positions, classes, names),
-            by_class + "neighbors have similar spectra. Axes have no unit: only nearness counts.",
+            by_class
+            + "neighbors have similar spectra. Only distances have a meaning, not the axes.",
             title="By class" if labeled else "The detections",
         )
     ]
-    if "counts_s" in rows:
+    if has_band_counts(rows):
         hardness = hardness_ratios(rows)["hard_hs"].to_numpy()
         known = np.isfinite(hardness)
-    if "counts_s" in rows and known.any():
+    if has_band_counts(rows) and known.any():
         parts.append(
             figure(
                 figures.hardness_map(chart.positions[known], hardness[known]),
                 "The same map colored by hardness ratio: a smooth gradient means that the latents "
-                "hold the spectrum's overall slope.",
+                "contain the overall slope of the spectrum.",
                 title="By hardness",
             )
         )
     if labeled and len(rows) > SHOW_ALL_ROWS:
         many = len({value for value in classes if isinstance(value, str)}) > MOST_CLASSES
-        together = ", the rarest together in the last" if many else ""
+        together = ", the rarest classes together in the last" if many else ""
         parts.append(
             figure(
                 figures.class_panels(chart.positions, classes),
-                f"One panel per class with its number of detections{together}: a class that "
-                "spreads over the whole map cannot be told by its spectrum alone.",
+                f"One panel per class with its number of detections{together}. A class that "
+                "spreads over the whole map cannot be recognized by its spectrum alone.",
                 title="Class by class",
                 wide=True,
             )
@@ -136,33 +137,8 @@ def latents_section(report_data: ReportData) -> Html:
     return join([paragraph(f"The map is {chart.method}."), grid(parts)])
 
 
-def anomalies_section(report_data: ReportData) -> Html:
-    """Detections that are explained badly, and those far out in latent space."""
-    catalog = report_data.catalog[has_latents(report_data.catalog)]
-    shown = min(ANOMALIES_SHOWN, len(catalog))
-    lists = (
-        (
-            "fit_zscore",
-            "Explained worst",
-            "Largest Cash z-scores first: above about 3 the reconstruction misses more than the "
-            "noise does.",
-        ),
-        (
-            "anomaly_score",
-            "Farthest out",
-            "Largest anomaly scores first: minus the log density (nats) of the training "
-            "population there, high where few spectra are alike.",
-        ),
-    )
-    parts = []
-    for column, title, caption in lists:
-        ranked = catalog.sort_values(column, ascending=False, kind="stable").head(shown)
-        parts.append(block(heading(title), paragraph(caption, "note"), _anomaly_table(ranked)))
-    return grid(parts)
-
-
 def data_section(report_data: ReportData) -> Html:
-    """What became of the manifest, and how bright the detections are."""
+    """Count spectra and rejects of the manifest, and show how bright the detections are."""
     totals = report_data.totals
     whole = totals["manifest"] == totals["spectra"] + totals["rejects"]
     balance = (
@@ -184,24 +160,24 @@ def data_section(report_data: ReportData) -> Html:
         parts.append(
             paragraph(
                 f"{count_of(unmeasured, 'detection')} could not be measured (flag not_measured): "
-                "no latents, and left out of the figures above."
+                "without latents, they are not in the figures above."
             )
         )
     if len(report_data.catalog) > SHOW_ALL_ROWS:
         counts = report_data.catalog["total_counts"].to_numpy(np.float64)
-        zscores = report_data.catalog["fit_zscore"].to_numpy(np.float64)
+        misfit = report_data.catalog[SIGMAS[BADLY_FIT]].to_numpy(np.float64)
         parts.append(
             grid(
                 [
                     figure(
                         figures.counts_histogram(counts),
-                        f"Counts a detection; the median is {np.median(counts):,.0f}.",
+                        f"Counts per detection; the median is {np.median(counts):,.0f}.",
                         title="Brightness",
                     ),
                     figure(
-                        figures.zscore_histogram(zscores),
+                        figures.significance_histogram(misfit),
                         "All detections; the curve is what a perfect model gives. A tail to the "
-                        "right holds spectra the model cannot explain.",
+                        "right contains spectra that the model cannot explain.",
                         title="Goodness of fit",
                     ),
                 ]
@@ -211,7 +187,7 @@ def data_section(report_data: ReportData) -> Html:
 
 
 def provenance_section(report_data: ReportData) -> Html:
-    """Versions, settings and fingerprints: what made the page."""
+    """List versions, settings and fingerprints behind the page."""
     record = report_data.training.get(report_data.model_id, {})
     metrics = report_data.metrics or {}
     items = [
@@ -221,7 +197,7 @@ def provenance_section(report_data: ReportData) -> Html:
         ("model", report_data.model_id),
         ("model trained on release", record.get("release", "not recorded in this workspace")),
         ("model trained with", _versions(record.get("made_by", {}))),
-        ("classes on this page", report_data.labels or "none"),
+        ("labels on this page", report_data.labels or "none"),
         ("labels of the evaluation", metrics.get("data", {}).get("labels") or "none"),
         ("evaluated with", _versions(metrics.get("made_by", {}))),
         ("judged detections fingerprint", metrics.get("data", {}).get("fingerprint", "–")),
@@ -235,7 +211,7 @@ def provenance_section(report_data: ReportData) -> Html:
 
 
 def training_section(report_data: ReportData) -> Html:
-    """Learning curves of the models of this release."""
+    """Show the learning curves of the models of this release."""
     parts = []
     for model_id, record in report_data.training.items():
         history = record.get("history")
@@ -243,9 +219,9 @@ def training_section(report_data: ReportData) -> Html:
             continue
         spectra = record.get("spectra", {})
         caption = (
-            f"Trained on {spectra.get('train', 0):,} spectra, judged on "
-            f"{spectra.get('validation', 0):,} others each epoch; the dashed line marks the epoch "
-            "kept. Losses of different presets are not comparable."
+            f"Trained on {spectra.get('train', 0):,} spectra, validated on "
+            f"{spectra.get('validation', 0):,} others after each epoch; the dashed line marks the "
+            "epoch whose weights are kept. Losses of different presets are not comparable."
         )
         drawing = figures.learning_curve(history, record.get("best_epoch"))
         parts.append(figure(drawing, caption, title=model_id))
@@ -257,9 +233,9 @@ def training_section(report_data: ReportData) -> Html:
 def _example(example: Example) -> Html:
     row = example.row
     parts = [
-        _remarks(row),
+        remarks(row),
         f"{int(row['total_counts']):,} counts",
-        f"Cash z-score {minus(format(row['fit_zscore'], '+.2f'))}",
+        f"misfit {minus(format(row[SIGMAS[BADLY_FIT]], '.1f'))} σ",
     ]
     subtitle = " · ".join(part for part in parts if part)
     drawing = spectrum_figure(example.spectrum)
@@ -277,36 +253,16 @@ def _correlations(catalog: pd.DataFrame) -> Html:
     )
     return figure(
         figures.correlation_map(values, list(quantities), latent_columns(catalog)),
-        "Rank correlation of each latent with measured or true quantities, all detections. Strong "
-        "color: the latent alone orders detections by that quantity. The first row should have "
-        "little: latents describe the shape of a spectrum, not its brightness.",
-        title="What the latents go with",
+        "Rank correlation of each latent with measured or true quantities, for all detections. In "
+        "a cell of strong color, the latent alone orders detections by that quantity. The first "
+        "row should be faint: latents describe the shape of a spectrum, not its brightness.",
+        title="Correlations of the latents",
         wide=True,
     )
 
 
 def _rank_correlation(latent: pd.Series[Any], quantity: npt.NDArray[np.float64]) -> float:
     return float(latent.corr(pd.Series(quantity), method="spearman"))
-
-
-def _anomaly_table(rows: pd.DataFrame) -> Html:
-    headers = ("detection", "counts", "Cash z-score", "anomaly score")
-    cells = (
-        [
-            text_cell(row["detection_id"], _remarks(row)),
-            number_cell(row["total_counts"], ",.0f"),
-            number_cell(row["fit_zscore"], "+.2f"),
-            number_cell(row["anomaly_score"], ".2f"),
-        ]
-        for _, row in rows.iterrows()
-    )
-    return table(headers, cells, numbers=(1, 2, 3))
-
-
-def _remarks(row: pd.Series[Any]) -> str:
-    """Name, class and flags of a detection, as far as it has them."""
-    texts = [row.get(column) for column in ("name", "class", "flags")]
-    return " · ".join(text.replace("|", ", ") for text in texts if isinstance(text, str) and text)
 
 
 def _rejects(rejects: pd.DataFrame) -> Html:
@@ -323,17 +279,17 @@ def _rejects(rejects: pd.DataFrame) -> Html:
         ]
         for _, row in found.head(REJECT_REASONS_SHOWN).iterrows()
     )
-    headers = ("detections", "stage", "reason", "worth a retry", "for instance")
+    headers = ("detections", "stage", "reason", "retry may help", "example")
     more = len(found) - REJECT_REASONS_SHOWN
-    remark = [paragraph(f"{count_of(more, 'further reason')} in rejects.", "note")]
+    remark = [paragraph(f"The table of rejects has {count_of(more, 'more reason')}.", "note")]
     return join([table(headers, cells, numbers=(0,)), *(remark if more > 0 else [])])
 
 
 def group_rejects(rejects: pd.DataFrame) -> pd.DataFrame:
-    """Rejects by stage, reason and whether a retry is worth it, most frequent first.
+    """Group rejects by stage, reason and whether a retry may help, the most frequent first.
 
-    A reason that begins with the reject's own file is taken without it, so that the same problem
-    of many files is one row; `detection_id` and `uri` are those of the first of them.
+    If a reason begins with the reject's own file, that is removed, so that the same problem of many
+    files is one row; `detection_id` and `uri` are those of the first of them.
     """
     reasons = [
         str(reason).removeprefix(str(uri)).removeprefix(": ")

@@ -27,8 +27,8 @@ Version = tuple[tuple[str | None, ...], tuple[str, ...]]
 def version_of(row: Row) -> Version:
     """Return the names and sizes of a row's files, independent of their location.
 
-    The names of the CSC's files contain their version (N); file times only say when they were
-    copied.
+    Names of CSC files contain their version (N). File times are not used: they change when files
+    are copied.
     """
     names = tuple(uri.rsplit("/", 1)[-1] if (uri := row.get(key)) else None for key in URIS)
     sizes = tuple(each.split("@")[0] for each in (row.get("files_stamp") or "").split(" "))
@@ -36,7 +36,7 @@ def version_of(row: Row) -> Version:
 
 
 def by_detection(rows: list[Row]) -> dict[str, Row]:
-    """Index rows of a manifest by detection without its release; a repeated row is left out."""
+    """Index rows of a manifest by detection without its release; repeated rows are left out."""
     found: dict[str, Row] = {}
     for row in rows:
         found.setdefault(without_release(row["detection_id"]), row)

@@ -18,21 +18,22 @@ from raypipe.catalog.classes import catalog_classes, most_probable
 from raypipe.catalog.open import open_sources
 from raypipe.catalog.schema import described
 from raypipe.config import Config
-from raypipe.config_toml import as_config
 from raypipe.model.choice import choose_model
 from raypipe.model.covariance import latents_of_triangle, solve, triangles_in, unpack
 from raypipe.store.layout import comparisons_folder
 from raypipe.store.manifest import choose_release
-from raypipe.store.run_record import record_run
 from raypipe.store.workspace import Workspace
+from raypipe.verb import Call, verb
 
 log = logging.getLogger(__name__)
 
 _MOVED_P = 1e-3
-"""A source has moved if a shift this large has a smaller probability for unchanged latents."""
+"""A source has moved if `shift_p` is below this."""
 
 
+@verb
 def compare(
+    call: Call,
     workspace: str | Path | Workspace,
     first: str,
     second: str,
@@ -47,12 +48,11 @@ def compare(
     its most probable class in both. `model` is the id of a model with a catalog of both releases,
     by default the newest of the second. Raises UsageError if there is none.
     """
-    settings = as_config(config)
-    workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    workspace = call.workspace
     first, second = (choose_release(workspace, release) for release in (first, second))
     model_id = choose_model(workspace, second, model)
     choose_model(workspace, first, model_id)
-    with record_run(workspace, "compare", settings) as figures:
+    with call.recorded() as figures:
         before, now = (
             open_sources(workspace, release=release, model=model_id) for release in (first, second)
         )
@@ -78,13 +78,13 @@ def compare_sources(
 ) -> pd.DataFrame:
     """Match two tables of sources by name; returns one row per source. `classes` are the model's.
 
-    `in_first`, `in_second`: where the source occurs. `shift`: the distance of its latents in units
-    of their errors, the square root of D^T (C1 + C2)^-1 D for the difference D and the posterior
-    covariances C, NaN if one of the two has no latents. `shift_p`: the probability of a larger
-    shift by chance; it is too large if the two releases share detections. `separation_arcsec`: the
-    distance on the sky, NaN if a position is unknown. `class_first`, `class_second`: the most
-    probable classes, None if there are none. `moved`: `shift_p` is below 0.001. `reclassified`: the
-    classes differ.
+    `in_first` and `in_second` say which releases have the source. `shift` is the distance of its
+    latents in units of their errors: the square root of D^T (C1 + C2)^-1 D, with the difference D
+    and the posterior covariances C; it is NaN if one of the two has no latents. `shift_p` is the
+    probability of a larger shift by chance, which is overestimated if the two releases share
+    detections. `separation_arcsec` is the distance on the sky, NaN if a position is unknown.
+    `class_first` and `class_second` are the most probable classes, None if there are none. `moved`
+    says that `shift_p` is below 0.001, `reclassified` that the classes differ.
     """
     before, now = (_by_name(frame) for frame in (before, now))
     both = before.index.intersection(now.index)
@@ -122,6 +122,7 @@ def _shifts(
     covariance = np.sum(
         [unpack(triangles_in(frame["z_cov"], len(names))) for frame in (before, now)], axis=0
     )
+    # Without a change, D^T (C1 + C2)^-1 D is chi squared with one degree of freedom per latent.
     square = np.einsum("ni,ni->n", difference, solve(covariance, difference))
     return np.sqrt(square), np.asarray(chi2.sf(square, len(names)))
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from raypipe.cluster import map_parts, ray_session, tasks_for
 from raypipe.config import Config
-from raypipe.config_toml import as_config
 from raypipe.discovery.discover import discover
 from raypipe.embedding.embed import embed
 from raypipe.errors import UsageError
@@ -21,13 +20,15 @@ from raypipe.reprocessing.reuse import groups, reuse_chip_rmfs, reuse_group
 from raypipe.store.layout import changes_folder, part_name
 from raypipe.store.parts import count_parts, require_ingested
 from raypipe.store.publication import published_models, require_publication
-from raypipe.store.run_record import record_run
 from raypipe.store.workspace import Workspace, check_name
+from raypipe.verb import Call, verb
 
 log = logging.getLogger(__name__)
 
 
+@verb
 def reprocess(
+    call: Call,
     workspace: str | Path | Workspace,
     *,
     release: str,
@@ -48,13 +49,12 @@ def reprocess(
     base's newest catalog. The same command completes an interrupted run, and does nothing if
     nothing changed. Raises UsageError if there is no such base.
     """
-    settings = as_config(config)
-    workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    workspace, settings = call.workspace, call.config
     check_name(release, "release")
     base = _choose_base(workspace, release, base)
     model_id = choose_model(workspace, base, model)
     require_ingested(workspace, base)
-    with record_run(workspace, "reprocess", settings) as figures, ray_session(settings.ray):
+    with call.recorded() as figures, ray_session(settings.ray):
         discover(
             workspace,
             source=source,
@@ -63,7 +63,7 @@ def reprocess(
             release=release,
             config=settings,
         )
-        changes = _carry(workspace, base, release, settings)
+        changes = _reuse(workspace, base, release, settings)
         log.info(
             "reprocess: compared with %s: %d detections unchanged, %d changed, %d new, %d vanished",
             base,
@@ -106,8 +106,8 @@ def _choose_base(workspace: Workspace, release: str, base: str | None) -> str:
     return known[0]
 
 
-def _carry(workspace: Workspace, base: str, release: str, settings: Config) -> dict[str, int]:
-    """Carry unchanged detections over, on Ray; returns the number of detections by change."""
+def _reuse(workspace: Workspace, base: str, release: str, settings: Config) -> dict[str, int]:
+    """Reuse rows of unchanged detections, on Ray; returns the number of detections by change."""
     if settings.ingest.rmf == "chip":
         reuse_chip_rmfs(workspace, base, release)
     work = groups(count_parts(workspace, base), count_parts(workspace, release))
@@ -115,7 +115,7 @@ def _carry(workspace: Workspace, base: str, release: str, settings: Config) -> d
         if name >= part_name(changes_folder(release), len(work)):
             workspace.delete(name)
 
-    def carry(number: int) -> dict[str, Any]:
+    def reuse(number: int) -> dict[str, Any]:
         table = reuse_group(workspace, base, release, work[number])
         workspace.write_table(part_name(changes_folder(release), number), table, {"base": base})
         return dict(Counter(table["change"].to_pylist()))
@@ -123,6 +123,6 @@ def _carry(workspace: Workspace, base: str, release: str, settings: Config) -> d
     cpus = settings.ingest.cpus_per_task
     tasks = tasks_for(len(work), cpus, settings.ray)
     totals = Counter({SAME: 0, CHANGED: 0, NEW: 0, VANISHED: 0})
-    for counts in map_parts("carry", list(range(len(work))), carry, tasks, num_cpus=cpus):
+    for counts in map_parts("carry", list(range(len(work))), reuse, tasks, num_cpus=cpus):
         totals.update(counts)
     return dict(totals)

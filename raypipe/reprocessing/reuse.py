@@ -1,4 +1,4 @@
-"""Carry spectra and rejects of an earlier release over to a new one if their files are the same."""
+"""Reuse spectra and rejects of an earlier release for detections whose files are the same."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from raypipe.store.layout import manifest_folder, part_name, rejects_folder, spe
 from raypipe.store.workspace import Workspace
 
 _CARRIED = "carried"
-"""Takes the place of a manifest's fingerprint while the rows are not those of a complete part."""
+"""Replaces the manifest's fingerprint in parts that `ingest` still has to complete."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,17 @@ def groups(base_parts: int, release_parts: int) -> list[Group]:
 
 
 def reuse_chip_rmfs(workspace: Workspace, base: str, release: str) -> None:
-    """Use the RMFs of zones of chips that `base` has chosen in `release`, if it has none."""
+    """Use in `release` the RMFs that `base` has chosen for chip zones, if it has none."""
     there, wanted = chip_rmfs_name(base), chip_rmfs_name(release)
     if workspace.exists(there) and not workspace.exists(wanted):
         workspace.write_json(wanted, workspace.read_json(there) | {"carried_from": base})
 
 
 def reuse_group(workspace: Workspace, base: str, release: str, group: Group) -> pa.Table:
-    """Publish what `release` can take over from `base`; returns the change of each detection.
+    """Publish the rows of `base` that `release` can reuse; returns the change of each detection.
 
-    The rows carried over look to `ingest` like those of an interrupted run, so that it completes
-    the part. Parts that the release already has stay as they are.
+    `ingest` treats the reused rows like those of an interrupted run and completes the part. Parts
+    that the release already has are not changed.
     """
     before = by_detection(_manifest_rows(workspace, base, group.base_parts))
     now_by_part = {part: _manifest_rows(workspace, release, [part]) for part in group.release_parts}
@@ -82,7 +82,7 @@ def reuse_group(workspace: Workspace, base: str, release: str, group: Group) -> 
 
 
 class _Held:
-    """The published rows, spectra or rejects, of some parts of `base`."""
+    """Holds the published rows, spectra or rejects, of some parts of `base`."""
 
     def __init__(
         self, workspace: Workspace, folder: str, parts: list[int], fields: list[pa.Field]
@@ -97,7 +97,7 @@ class _Held:
             metadata = workspace.read_metadata(name)
             if not is_on_grid(metadata):
                 continue
-            if self._metadata and not _alike(metadata, self._metadata):
+            if self._metadata and not _same_settings(metadata, self._metadata):
                 continue
             self._metadata = self._metadata or metadata
             held = sum(table.num_rows for table in tables)
@@ -108,7 +108,7 @@ class _Held:
         self._table = pa.concat_tables(tables) if tables else self._schema.empty_table()
 
     def publish(self, name: str, pairs: list[tuple[Row, Row]]) -> None:
-        """Publish the row held for the second of each pair under the identity of the first."""
+        """Publish the row of the second of each pair under the identity of the first."""
         pairs = [pair for pair in pairs if row_key(pair[1]) in self._places]
         places = [self._places[row_key(old)] for _, old in pairs]
         table = self._table.take(pa.array(places, pa.int64()))
@@ -125,14 +125,14 @@ class _Held:
         self._workspace.write_table(name, table, metadata)
 
 
-def _alike(one: dict[str, str], other: dict[str, str]) -> bool:
-    """Whether two parts were made with the same settings."""
+def _same_settings(one: dict[str, str], other: dict[str, str]) -> bool:
+    """Return whether two parts were made with the same settings."""
     made = set(one) | set(other)
     return all(one.get(key) == other.get(key) for key in made - {FINGERPRINT, ROW_KEYS})
 
 
 def _moved(uri: str | None, new: Row, old: Row) -> str | None:
-    """Translate the former URI of a file to its present one."""
+    """Return the present URI of a file in place of its former one."""
     for key in URIS:
         if uri and old[key] and uri == printable(redact(old[key])):
             return printable(redact(new[key]))

@@ -19,7 +19,7 @@ _BLOCK = 8192
 
 @dataclass(frozen=True)
 class Posteriors:
-    """Latents of n detections (latents, n) and the triangles of their covariances (k, n).
+    """Hold latents of n detections (latents, n) and the triangles of their covariances (k, n).
 
     Each row of `triangles` is one element of the triangle in the order of
     `raypipe.model.covariance`, so that each column of the catalog is contiguous in memory. Unknown
@@ -40,7 +40,7 @@ class Posteriors:
 
     @property
     def covariance(self) -> Float64:
-        """Covariance matrices, (n, latents, latents)."""
+        """Return covariance matrices, (n, latents, latents)."""
         return unpack(self.triangles.T)
 
 
@@ -52,6 +52,8 @@ def log_determinant_and_chi2(
     z and C are a row's latents and their covariance. The columns of `u` (latents, j) are directions
     in which a measurement with unit errors gives the values `y` (j,). Both results are (n,).
     """
+    # All j (j + 1) / 2 elements of u^T C u and all j of d are linear in C and z: two products of
+    # matrices give them for a whole block of rows.
     n = len(known) if rows is None else len(rows)
     form, directions = _quadratic_form(u.astype(np.float32)), u.T.astype(np.float32)
     place = y[:, None].astype(np.float32)

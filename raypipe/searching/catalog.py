@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from raypipe.catalog.classes import catalog_classes, most_probable
+from raypipe.catalog.hardness import hardness_ratios, has_band_counts
 from raypipe.errors import RaypipeError
 from raypipe.model.covariance import latents_of_triangle, triangles_of
 from raypipe.searching.batched_gaussians import Posteriors, Rows
@@ -26,13 +27,14 @@ log = logging.getLogger(__name__)
 
 _ABOUT = ("detection_id", "best_detection_id", "name", "ra", "dec", "class", "total_counts")
 _FIT = ("cash", "cash_expected", "fit_zscore", "anomaly_score", "n_detections")
-_WANTED = frozenset({*_ABOUT, *_FIT, *CAUSE_COLUMNS})
+_BANDS = tuple(f"{kind}_{band}" for kind in ("counts", "background_counts") for band in "smh")
+_WANTED = frozenset({*_ABOUT, *_FIT, *_BANDS, *CAUSE_COLUMNS})
 _READERS = 8
 
 
 @dataclass(frozen=True)
 class SearchedRows:
-    """n measured detections or sources: `table` has descriptive columns, `posteriors` the latents.
+    """Hold n measured detections or sources: descriptive columns (`table`) and latents.
 
     `unmeasured` has the rows without latents, to which nothing is similar. `classes` are the
     model's; `table` has their probabilities.
@@ -55,23 +57,28 @@ class SearchedRows:
         one = self.posteriors.take(np.array([row]))
         return Posterior(one.z[:, 0].astype(np.float64), one.covariance[0])
 
-    def tell(self, row: int) -> dict[str, Any]:
+    def describe_row(self, row: int) -> dict[str, Any]:
         """Describe one row: a mapping from column to value."""
-        told = self.describe(np.array([row])).iloc[0]
-        return {str(name): value for name, value in told.items()}
+        described = self.describe(np.array([row])).iloc[0]
+        return {str(name): value for name, value in described.items()}
 
     def describe(self, rows: Rows, **figures: npt.NDArray[Any]) -> pd.DataFrame:
         """Describe rows in the given order, with `figures` (rows,) as further columns.
 
-        `likely_class` is the class with the largest p_<class>; `causes` are those of
-        `raypipe.searching.causes`.
+        `likely_class` is the class with the largest p_<class>, `hardness` the ratio
+        (h - s) / (h + s) of net counts, and `causes` are those of `raypipe.searching.causes`.
         """
         found = self.table.take(pa.array(rows)).to_pandas()
-        told = found[[name for name in _ABOUT if name in found]].copy()
+        described = found[[name for name in _ABOUT if name in found]].copy()
         if self.classes:
             likely = most_probable(found, self.classes)
-            told["likely_class"], told["p_likely_class"] = likely["class"], likely["share"]
-        return told.assign(**figures, flags=found["flags"], causes=known_causes(found))
+            described["likely_class"], described["p_likely_class"] = (
+                likely["class"],
+                likely["share"],
+            )
+        if has_band_counts(found):
+            described["hardness"] = hardness_ratios(found)["hard_hs"]
+        return described.assign(**figures, flags=found["flags"], causes=known_causes(found))
 
 
 def read_detection_rows(workspace: Workspace, release: str, model_id: str) -> SearchedRows:
@@ -106,8 +113,10 @@ def _read(workspace: Workspace, files: list[str], classes: tuple[str, ...]) -> S
             )
         triangle = schemas[0].field("z_cov").type.list_size
         latents = latents_of_triangle(triangle)
-        told = [name for name in known if name in {*_WANTED, *(f"p_{name}" for name in classes)}]
-        columns = [*told, "z_cov", *(f"z{i}" for i in range(latents))]
+        described = [
+            name for name in known if name in {*_WANTED, *(f"p_{name}" for name in classes)}
+        ]
+        columns = [*described, "z_cov", *(f"z{i}" for i in range(latents))]
         z = np.empty((latents, sum(sizes)), np.float32)
         triangles = np.empty((triangle, sum(sizes)), np.float32)
         starts = np.cumsum([0, *sizes])
@@ -118,7 +127,7 @@ def _read(workspace: Workspace, files: list[str], classes: tuple[str, ...]) -> S
             for i in range(latents):
                 z[i, here] = table[f"z{i}"].to_numpy()
             triangles[:, here] = triangles_of(table["z_cov"]).T
-            return table.select([name for name in told if name in table.column_names])
+            return table.select([name for name in described if name in table.column_names])
 
         tables = list(pool.map(one, range(len(files))))
     table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()

@@ -1,6 +1,6 @@
 """Decide which causes in the instrument may make a spectrum look strange.
 
-Columns of the Chandra Source Catalog are used where the catalog has them. For their meaning see
+The decision uses columns of the Chandra Source Catalog (CSC), if there are any. They are defined in
 https://cxc.cfa.harvard.edu/csc/columns/flags.html and .../csc/why/pileup.html.
 """
 
@@ -118,7 +118,7 @@ CAUSES = tuple(_CAUSES)
 
 
 def _background(rows: pd.DataFrame) -> npt.NDArray[np.float64]:
-    """Expected background counts in the source region, 0.5-7 keV; NaN without a background."""
+    """Return expected background counts in the source region, 0.5-7 keV; NaN if unknown."""
     return _numbers(rows, "background_counts_b") * _numbers(rows, "background_scale")
 
 
@@ -136,7 +136,7 @@ _TRUTH = {"true": 1.0, "t": 1.0, "false": 0.0, "f": 0.0}
 
 
 def _first_known(rows: pd.DataFrame, *names: str) -> npt.NDArray[np.float64]:
-    """Return the column of the observation, or that of all observations where it is unknown."""
+    """Return the column of the observation, with unknown values from that of all observations."""
     found = _numbers(rows, names[0])
     for name in names[1:]:
         found = np.where(np.isnan(found), _numbers(rows, name), found)

@@ -10,6 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raypipe.identity import OWN_FILE
+
 Rows = npt.NDArray[np.int64]
 
 _PRESELECTED = 200
@@ -23,6 +25,38 @@ def rows_of(names: pa.ChunkedArray, name: str) -> Rows:
     """Return the rows with exactly this name."""
     equal = pc.fill_null(pc.equal(names, name), False)
     return np.flatnonzero(equal.to_numpy()).astype(np.int64)
+
+
+def id_called(ids: pa.ChunkedArray, name: str, release: str) -> str | None:
+    """Return the detection_id that a name means: the id itself, or the id without its beginning."""
+    for called in (name, f"{OWN_FILE}{name}", f"{release}:{name}"):
+        if len(rows_of(ids, called)):
+            return called
+    return None
+
+
+def why_unnamed(name: str, detections: pa.Table) -> str | None:
+    """Explain why no source is called `name` if detections have no names at all, or not this one.
+
+    `detections` has the columns detection_id and name, and target_name if the catalog has it.
+    Return None if there are other names, and `name` is not that of a target.
+    """
+    if "target_name" in detections.column_names:
+        rows = rows_of(detections["target_name"], name)
+        ids = detections["detection_id"].take(pa.array(rows[:_SUGGESTED])).to_pylist()
+        if ids:
+            more = f" and {len(rows) - len(ids)} more" if len(rows) > len(ids) else ""
+            return (
+                f"{name}: the target of {len(rows)} detections that may be different sources; "
+                f"give one of them with --detection: {', '.join(ids)}{more}"
+            )
+    ids = detections["detection_id"].slice(0, 1).to_pylist()
+    if ids and detections["name"].null_count == len(detections):
+        return (
+            f"{name}: no detection of this catalog has the name of a source; give a detection, "
+            f"such as --detection {ids[0]}"
+        )
+    return None
 
 
 def nearest_spellings(names: pa.ChunkedArray, name: str) -> list[str]:

@@ -57,20 +57,20 @@ _ROUNDING = 1e-4
 
 @dataclass(frozen=True)
 class Posterior:
-    """The latents of one spectrum: `z` (latents,) and `covariance` (latents, latents)."""
+    """Hold the latents of one spectrum: `z` (latents,) and `covariance` (latents, latents)."""
 
     z: Float64
     covariance: Float64
 
     @property
     def has_errors(self) -> bool:
-        """Whether the covariance is known."""
+        """Return whether the covariance is known."""
         return bool(np.isfinite(self.covariance).all())
 
 
 @dataclass(frozen=True)
 class Neighbors:
-    """The detections most similar to a query, best first.
+    """Hold the detections most similar to a query, best first.
 
     `rows` (k,); `log_overlap` and `log_bayes_factor` (k,), natural logarithms; `distance` (k,), the
     d of this module's formula; `euclidean` (k,), the distance of the latents without errors. If
@@ -129,15 +129,20 @@ def log_bayes_factors(query: Posterior, known: Posteriors) -> Float64:
 
 def _best(query: Posterior, known: Posteriors, k: int, excluded: Rows) -> Rows:
     """Return rows that contain the best k, in any order; exact in spite of rounding."""
-    # U of the formula from the eigenvectors of C_1. Directions that exclude most rows come first:
-    # those with small errors of the query, and those in which it lies far from the population.
+    # With C_1 = V W V^T, the U of the formula is V W^-1/2: U U^T = V W^-1 V^T = C_1^-1.
     widths, v = np.linalg.eigh(query.covariance)
+    # The sum over directions j may stop anywhere and still be a bound. Directions that exclude most
+    # rows come first: those with small errors of the query, in which a_j is large, and those in
+    # which it lies far from the population's center, in which e_j is large.
     order = np.argsort(np.log(widths) - (query.z @ v) ** 2)
     u = (v / np.sqrt(widths))[:, order]
     y = query.z @ u
 
     def bounds_of(directions: int | None, rows: Rows | None) -> Float32:
-        # Upper bounds of the log overlap up to a constant; with all directions they are exact.
+        # Every term ln a_j + e_j^2 / a_j is at least 0, so that a partial sum is too small, and
+        # minus half of it an upper bound of the log overlap (up to the constant -ln|C_1| / 2 and
+        # the factor of 2 pi). With all directions it is the overlap itself. Rows without errors are
+        # NaN: they go last.
         determinant, square = log_determinant_and_chi2(
             known, u[:, :directions], y[:directions], rows
         )
@@ -146,9 +151,11 @@ def _best(query: Posterior, known: Posteriors, k: int, excluded: Rows) -> Rows:
     # 1. Bound all rows by the first few directions.
     bounds = bounds_of(_STAGES[0], None)
     bounds[excluded] = -np.inf
-    # 2. Evaluate promising rows in full: the k-th best of all is at least their k-th best.
+    # 2. Evaluate promising rows in full: the k-th best of all is at least the k-th best of these.
+    # `first` is in ascending order, so that its k-th best is k from the end.
     first = np.sort(bounds_of(None, _promising(bounds, k + _GUESSES)))
     enough = float(first[-k]) if len(first) >= k else float("-inf")
+    # Leave room for rounding, and stay above minus infinity, the bound of excluded rows.
     enough = max(enough - _ROUNDING * (1.0 + abs(enough)), float(np.finfo(np.float32).min))
     # 3. Keep rows whose bound reaches that value, and tighten the bound with more directions.
     rows = np.flatnonzero(bounds >= enough)
@@ -159,6 +166,8 @@ def _best(query: Posterior, known: Posteriors, k: int, excluded: Rows) -> Rows:
 
 def _promising(bounds: Float32, n: int) -> Rows:
     """Return about n rows with high bounds: the best row of each of n equal stretches."""
+    # One argmax per row of a matrix is much faster than sorting all bounds. The last rows, fewer
+    # than a stretch, are ignored: that can only lower `enough`, which never changes the result.
     stretch = max(1, len(bounds) // n)
     whole = bounds[: len(bounds) // stretch * stretch].reshape(-1, stretch)
     rows = whole.argmax(1) + np.arange(len(whole)) * stretch
@@ -166,6 +175,7 @@ def _promising(bounds: Float32, n: int) -> Rows:
 
 
 def _closest(z: Float64, known: Posteriors, k: int, excluded: Rows) -> Rows:
+    """Return the rows of the k smallest Euclidean distances, in any order."""
     squares = np.zeros(len(known), np.float32)
     for value, column in zip(z.astype(np.float32), known.z, strict=True):
         squares += (column - value) ** 2

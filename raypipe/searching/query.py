@@ -8,15 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
+from raypipe.catalog.hardness import hardness_ratios
 from raypipe.config import EmbedConfig
 from raypipe.errors import OgipError
 from raypipe.model.bundle import Model
 from raypipe.model.covariance import unpack
 from raypipe.ogip import Spectrum, read_spectrum
+from raypipe.searching.batched_gaussians import Posteriors
 from raypipe.searching.causes import known_causes
 from raypipe.searching.neighbors import Posterior
+from raypipe.searching.strangest import far_sigmas, fit_sigmas
 from raypipe.spectra.batch import SpectraBatch
 from raypipe.spectra.gridding import grid_detection
 
@@ -25,7 +29,7 @@ File = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class SpectrumFiles:
-    """A PHA file, and files that replace those named in its header."""
+    """Name a PHA file, and files that replace those named in its header."""
 
     pha: File
     arf: File | None = None
@@ -33,9 +37,9 @@ class SpectrumFiles:
     background: File | None = None
 
     def read(self) -> Spectrum:
-        """Read the spectrum; raises OgipError, with a remedy, if its ARF or RMF is missing.
+        """Read the spectrum; raise OgipError, with a remedy, if its ARF or RMF is missing.
 
-        Peculiarities of the files are collected in its `warnings` and not printed.
+        Its `warnings` collect the peculiarities of the files, which are not printed.
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -60,10 +64,13 @@ class SpectrumFiles:
 
 @dataclass(frozen=True)
 class Measured:
-    """A spectrum's latents, and the values that describe it, as in a row of the catalog."""
+    """Hold a spectrum's latents, and the values that describe it, as in a row of the catalog."""
 
     posterior: Posterior
-    told: dict[str, Any]
+    description: dict[str, Any]
+
+
+_FIT = ("cash", "cash_expected", "fit_zscore")
 
 
 def measure_spectrum(spectrum: Spectrum, model: Model, config: EmbedConfig) -> Measured:
@@ -91,14 +98,22 @@ def measure_spectrum(spectrum: Spectrum, model: Model, config: EmbedConfig) -> M
         "background_scale": gridded.background_scale,
         **gridded.bands,
     }
-    told = {
+    description = {
         "file": spectrum.path,
         "total_counts": int(row["total_counts"]),
         **({"likely_class": likely, "p_likely_class": shares[likely]} if likely else {}),
+        "hardness": float(hardness_ratios(pd.DataFrame([judged]))["hard_hs"].iloc[0]),
         "fit_zscore": float(row["fit_zscore"]),
         "anomaly_score": float(row["anomaly_score"]),
+        "far_sigmas": float(far_sigmas(_posteriors(z, row["z_cov"]), model.population)[0]),
+        "fit_sigmas": float(fit_sigmas(*row[list(_FIT)].to_numpy(np.float64)[:, None])[0]),
         "flags": flags,
         "causes": known_causes(pd.DataFrame([judged]))[0],
         "notes": list(spectrum.warnings),
     }
-    return Measured(Posterior(z, unpack(row["z_cov"][None])[0]), told)
+    return Measured(Posterior(z, unpack(row["z_cov"][None])[0]), description)
+
+
+def _posteriors(z: npt.NDArray[np.float64], triangle: npt.NDArray[np.float32]) -> Posteriors:
+    """Put the latents of one spectrum into columns, as `far_sigmas` takes them."""
+    return Posteriors(z.astype(np.float32)[:, None], triangle.astype(np.float32)[:, None])

@@ -1,8 +1,7 @@
-"""The verb `search`: find look-alikes of a detection, source or spectrum, or the strangest."""
+"""Run the verb `search`: find look-alikes of a detection, source or spectrum, or the strangest."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,22 +14,12 @@ from raypipe.errors import UsageError
 from raypipe.searching.latent_search import open_search
 from raypipe.searching.query import SpectrumFiles
 from raypipe.store.workspace import Workspace
-
-_DECIMALS = {
-    "ra": 5,
-    "dec": 5,
-    "p_likely_class": 2,
-    "log_overlap": 2,
-    "log_bayes_factor": 2,
-    "distance": 2,
-    "euclidean": 3,
-    "sigmas": 1,
-    "anomaly_score": 1,
-    "fit_zscore": 1,
-}
+from raypipe.verb import Call, verb
 
 
+@verb
 def search(
+    call: Call,
     workspace: str | os.PathLike[str] | Workspace,
     *,
     detection: str | None = None,
@@ -47,11 +36,11 @@ def search(
 ) -> pd.DataFrame:
     """Find the k detections of a catalog most similar to one query, or its strangest detections.
 
-    Give exactly one query: `detection` is a detection_id, `name` the name of a source, `pha` a file
-    with its ARF and RMF beside it or given; `strangest` asks for the detections farthest from the
-    population and with the worst fit. Columns are described in
-    `raypipe.searching.latent_search.LatentSearch`. For many queries open the catalog once with
-    `raypipe.open_search`.
+    Give exactly one query, or UsageError is raised. `detection` is a detection_id, `name` the name
+    of a source, and `pha` a file whose ARF and RMF are beside it or given. `strangest` lists the
+    detections that are farthest from the population or fitted worst. `LatentSearch` in
+    `raypipe.searching.latent_search` describes the columns of the answer. For many queries, open
+    the catalog once with `raypipe.open_search`.
     """
     asked = [detection is not None, name is not None, pha is not None, strangest]
     if sum(asked) != 1:
@@ -59,7 +48,7 @@ def search(
     if pha is None and any(file is not None for file in (arf, rmf, background)):
         raise UsageError("--arf, --rmf and --background belong to --pha")
     spectrum = SpectrumFiles(pha, arf, rmf, background).read() if pha is not None else None
-    opened = open_search(workspace, release=release, model=model, config=config)
+    opened = open_search(call.workspace, release=release, model=model, config=call.config)
     if spectrum is not None:
         return opened.like_spectrum(spectrum, k)
     if detection is not None:
@@ -67,33 +56,3 @@ def search(
     if name is not None:
         return opened.like_source(name, k)
     return opened.strangest(k)
-
-
-def answer_json(answer: pd.DataFrame) -> dict[str, Any]:
-    """Convert an answer of `search` to JSON: `query` if there is one, and `rows`."""
-    rows = json.loads(answer.to_json(orient="records", double_precision=15))
-    query = pd.DataFrame([answer.attrs["query"]]) if "query" in answer.attrs else None
-    told = {} if query is None else {"query": json.loads(query.to_json(orient="records"))[0]}
-    return told | {"rows": rows}
-
-
-def answer_text(answer: pd.DataFrame) -> str:
-    """Format an answer of `search` for reading: a description of the query, and a table."""
-    lines = []
-    if query := answer.attrs.get("query"):
-        told = [f"{name} {_rounded(value)}" for name, value in query.items() if _says(value)]
-        lines = ["query: " + ", ".join(told), ""]
-    table = answer.copy()
-    for column, decimals in _DECIMALS.items():
-        if column in table:
-            table[column] = [f"{value:.{decimals}f}" for value in table[column]]
-    lines.append(table.to_string(index=False, na_rep="") if len(table) else "nothing found")
-    return "\n".join(lines)
-
-
-def _says(value: Any) -> bool:
-    return bool(value) if isinstance(value, str | list) else not pd.isna(value)
-
-
-def _rounded(value: Any) -> str:
-    return f"{value:.7g}" if isinstance(value, float) else str(value)

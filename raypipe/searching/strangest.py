@@ -1,25 +1,96 @@
-"""Rank the detections that are hardest to explain: far out in latent space, or badly fit.
+"""Measure how unusual detections are: far from the population in latent space, or badly fit.
 
-Both rankings are significances: standard deviations of a normal distribution with the same tail
+Both are significances: standard deviations (sigmas) of a normal distribution with the same tail
 probability. They account for noise, so that a faint detection, whose few counts prove little, does
-not rank high.
+not rank high. Search and report both use them, in the same words.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+import numpy.typing as npt
 from scipy.special import ndtri_exp
 from scipy.stats import chi2, gamma, norm
 
 from raypipe.model.latent_population import Population
 from raypipe.searching.batched_gaussians import Float64, Posteriors, Rows, log_determinant_and_chi2
 
+FAR, BADLY_FIT = "far", "badly fit"
+"""The two rankings: by the place of the latents, and by the fit of the counts."""
+
+RANKINGS = {
+    FAR: "latents far from those of the training spectra",
+    BADLY_FIT: "counts that the model does not reproduce",
+}
+"""Meaning of each ranking."""
+
+UNUSUAL_CHANCE = 0.01
+"""A detection is unusual if noise alone makes one like it in fewer than 1 of 100 catalogs."""
+
+_LEAST_CHANCE = 1e-6
+"""Smallest chance that is worth its digits."""
+
 _MOST_SIGMAS = 37.0
 """Largest value reported: beyond it the tail probability underflows in double precision."""
 
 
+@dataclass(frozen=True)
+class Significances:
+    """Hold the significances of the n detections of a catalog in one ranking; NaN if unknown."""
+
+    ranking: str
+    sigmas: Float64
+
+    @property
+    def searched(self) -> int:
+        """Return the number of detections that have a significance."""
+        return int(np.isfinite(self.sigmas).sum())
+
+    @property
+    def chance(self) -> Float64:
+        """Compute the probability that noise makes at least one of all this unusual, (n,)."""
+        # The tail probability p of one detection is 1 - Phi(sigmas). That none of N independent
+        # detections reaches it has probability (1 - p)^N, in logarithms N ln Phi(sigmas).
+        return np.asarray(-np.expm1(self.searched * norm.logcdf(self.sigmas)))
+
+    @property
+    def beyond_chance(self) -> npt.NDArray[np.bool_]:
+        """Mark detections that chance does not explain in a catalog of this size, (n,)."""
+        return self.chance < UNUSUAL_CHANCE
+
+    def most(self, k: int, score: Float64) -> Rows:
+        """Return the rows of the k largest sigmas, ties ordered by `score`, NaN last."""
+        keys = (-np.nan_to_num(each, nan=-np.inf) for each in (score, self.sigmas))
+        return np.lexsort(tuple(keys))[:k].astype(np.int64)
+
+    def remark(self) -> str:
+        """State how many detections are unusual, or that the largest significance is expected."""
+        number = f"{self.searched:,} detection{'s' if self.searched != 1 else ''}"
+        if not self.searched:
+            return "no detection has a significance"
+        if unusual := int(self.beyond_chance.sum()):
+            verb = "is" if unusual == 1 else "are"
+            return f"{unusual:,} of {number} {verb} unusual (chance below {UNUSUAL_CHANCE:g})"
+        row = int(np.nanargmax(self.sigmas))
+        return (
+            f"none is unusual: the largest, {self.sigmas[row]:.1f} sigma, is expected by chance "
+            f"among {number} (chance {format_chance(self.chance[row])})"
+        )
+
+
+def format_chance(chance: float) -> str:
+    """Format a probability with two digits, and only its power of ten if it is small."""
+    if chance < _LEAST_CHANCE:
+        return f"<{_LEAST_CHANCE:.0e}"
+    if chance < 0.01:
+        return f"{chance:.0e}"
+    return f"{chance:.2f}" if chance < 0.995 else ">0.99"
+
+
 def far_sigmas(known: Posteriors, population: Population) -> Float64:
-    """Significance with which detections lie outside the population, (n,), in sigmas.
+    """Compute the significance with which detections lie outside the population, (n,), in sigmas.
 
     The squared distance to the nearest component of the population's mixture, in units of the
     component's covariance plus the detection's posterior one, is chi-squared distributed, with as
@@ -38,7 +109,7 @@ def far_sigmas(known: Posteriors, population: Population) -> Float64:
 
 
 def fit_sigmas(cash: Float64, cash_expected: Float64, fit_zscore: Float64) -> Float64:
-    """Significance with which the fit is bad, (n,), in sigmas.
+    """Compute the significance with which the fit is bad, (n,), in sigmas.
 
     The Cash statistic of few counts is skewed: its tail is taken from the gamma distribution with
     its expectation and variance, which follows from `fit_zscore` = (cash - expected) / deviation.
@@ -57,12 +128,7 @@ def sigmas_of(log_tail: Float64) -> Float64:
     return np.minimum(-ndtri_exp(np.minimum(log_tail, -1e-300)), _MOST_SIGMAS)
 
 
-def chance_sigmas(n: int) -> float:
-    """The number of sigmas that chance exceeds once, on average, among n detections."""
-    return float(norm.isf(1.0 / max(n, 2)))
-
-
-def most(sigmas: Float64, score: Float64, k: int) -> Rows:
-    """Return the rows of the k largest sigmas, ties ordered by `score`, NaN last."""
-    order = np.lexsort((-np.nan_to_num(score, nan=-np.inf), -np.nan_to_num(sigmas, nan=-np.inf)))
-    return order[:k].astype(np.int64)
+def unusual_sigmas(n: int) -> float:
+    """Compute the significance above which a detection among n is unusual."""
+    # Solve (1 - p)^n = 1 - UNUSUAL_CHANCE for the tail probability p of one detection.
+    return float(norm.isf(-np.expm1(np.log1p(-UNUSUAL_CHANCE) / max(n, 1))))

@@ -1,4 +1,4 @@
-"""Simulated surveys: sources, telescope, counts, and files as the Chandra Source Catalog has."""
+"""Simulate surveys of X-ray sources, with files like those of the Chandra Source Catalog."""
 
 from raypipe.simulation.simulate import SimulationSummary, simulate
 from raypipe.simulation.survey import Survey, draw_survey

@@ -1,4 +1,4 @@
-"""Photoelectric absorption by the interstellar medium."""
+"""Compute photoelectric absorption by the interstellar medium."""
 
 from __future__ import annotations
 
@@ -32,23 +32,26 @@ WILMS_ABUNDANCES = {
     "Co": 8.32e-8,
     "Ni": 1.12e-6,
 }
-"""Elements per hydrogen atom in the interstellar medium (Wilms, Allen & McCray 2000, ApJ 542, 914),
-as XSPEC's abundance table `wilm` has them."""
+"""Atoms per hydrogen atom in the interstellar medium (Wilms, Allen & McCray 2000, ApJ 542, 914), as
+in XSPEC's abundance table `wilm`."""
 
 AVOGADRO = 6.02214076e23
+"""Atoms per mole (exact in the SI since 2019)."""
 HIGHEST_DEPTH = 200.0
-"""Optical depth beyond which nothing is left; keeps exponentials out of the denormal range."""
+"""Optical depths are limited to this: exp(-200) is 1e-87, far above the slow denormal numbers."""
 
 
 def cross_section(energy_kev: FloatArray) -> FloatArray:
     """Return the photoelectric cross-section of the interstellar medium per hydrogen atom, cm2.
 
-    Sums the elements' cross-sections of Elam, Ravel & Sieber (2002) weighted by
-    `WILMS_ABUNDANCES`; gas phase, no molecules or grains. Valid for 0.1-100 keV.
+    This is the sum of the elements' cross-sections (Elam, Ravel & Sieber 2002, Radiat. Phys. Chem.
+    63, 121), weighted by `WILMS_ABUNDANCES`. All atoms are in the gas phase: there are no molecules
+    and no grains. Valid for 0.1-100 keV.
     """
     energy_ev = 1e3 * np.asarray(energy_kev, dtype=float)
     total = np.zeros_like(energy_ev)
     for element, abundance in WILMS_ABUNDANCES.items():
+        # cm2 per gram, times grams per atom: the molar mass over Avogadro's number.
         per_gram = xraydb.mu_elam(element, energy_ev, kind="photo")
         total += abundance * per_gram * xraydb.atomic_mass(element) / AVOGADRO
     return total
@@ -60,7 +63,8 @@ def _cross_section_1e22(grid: EnergyGrid) -> FloatArray:
 
 
 def transmission(nh_1e22: FloatArray, grid: EnergyGrid) -> FloatArray:
-    """Return the share of photons that pass columns `nh_1e22` (B,) in 10^22 cm^-2: (B, n)."""
+    """Return the transmission (B, n) of column densities `nh_1e22` (B,), 10^22 cm^-2."""
+    # exp(-NH sigma(E)), computed in place: the arrays are large.
     depth = np.multiply.outer(np.asarray(nh_1e22, dtype=float), _cross_section_1e22(grid))
     np.minimum(depth, HIGHEST_DEPTH, out=depth)
     np.negative(depth, out=depth)

@@ -1,11 +1,11 @@
-"""Built-in ACIS-like instruments: mirror, filter, contamination and CCD.
+"""Model ACIS-like instruments: mirror, filter, contamination and CCD.
 
-Cross-sections and reflectivities are computed (xraydb); the dimensions they are computed for are
-round numbers of the real telescope, and whatever is left (share of good events, dead layers,
-widths, tails, depth of the contaminant) was chosen so that areas and matrices look like those of
-real responses of 1999-2017. Areas come out within a fifth of those from 0.65 to 7 keV, mostly
-within a tenth, and resolutions within a tenth: an ACIS-like instrument, not a calibration. For
-what needs the calibration itself there are real responses (`raypipe.simulation.responses`).
+Cross-sections and reflectivities are computed with xraydb for approximate dimensions of the real
+telescope. All other numbers (fraction of good events, dead layers, widths, tails, depth of the
+contaminant) were chosen so that areas and matrices resemble real responses of 1999-2017. From 0.65
+to 7 keV, areas agree with those to 20%, mostly to 10%, and resolutions agree to 10%. These are
+ACIS-like instruments, not a calibration. Work that needs the calibration can use real responses
+(`raypipe.simulation.responses`).
 """
 
 from __future__ import annotations
@@ -29,20 +29,23 @@ MIRROR_SHELLS = ((51.26, 478.0), (41.27, 305.0), (36.43, 237.0), (27.08, 131.0))
 """Mean grazing angle (arcmin) and geometric area (cm2) of the four shells; their sum is close to
 the telescope's 1,145 cm2."""
 MIRROR_OPEN_SHARE = 0.9
+"""Fraction of the geometric area that the supports leave open: a round number."""
 MIRROR_ROUGHNESS_ANGSTROM = 4.0
+"""Roughness of the reflecting surface: a round number."""
 IRIDIUM_DENSITY = 22.42
+"""Density of the mirrors' coating, g/cm3."""
 
 FILTER_POLYIMIDE_UM = 0.2
 POLYIMIDE = ("C22H10N2O5", 1.42)
 ALUMINUM = ("Al", 2.70)
 SILICA = ("SiO2", 2.20)
 SILICON = ("Si", 2.33)
-"""Formula and density (g/cm3) of the layers a photon passes."""
+"""Formula and density (g/cm3) of the layers that a photon passes."""
 
 CONTAMINANT = {"C": 0.70, "O": 0.24, "F": 0.06}
-"""Atoms of the contaminant: carbon with some oxygen and fluorine, in the shares by which real areas
-of 2016-2017 fall short of those of 1999-2001. Marshall et al. (2004, SPIE 5165) found less oxygen
-in its first years: more than 80%, 7% and 7%."""
+"""Composition of the contaminant (fractions of atoms), from the ratio of real areas of 2016-2017 to
+those of 1999-2001. In its first years there was less oxygen: more than 80% carbon, 7% oxygen and 7%
+fluorine (Marshall et al. 2004, SPIE 5165)."""
 CONTAMINATION_DEPTH = (
     (1999.6, 0.0),
     (2000.5, 0.15),
@@ -55,28 +58,30 @@ CONTAMINATION_DEPTH = (
     (2020.0, 2.7),
     (2024.0, 3.4),
 )
-"""Optical depth at 0.67 keV by year, at the aim point of ACIS-S: quick at first, slow until 2009,
-quick again (as told by Plucinsky et al. 2018, SPIE 10699); the depths are our own, see above."""
+"""Optical depth at 0.67 keV by year, at the aim point of ACIS-S. It grew fast at first, slowly
+until 2009, and then fast again (Plucinsky et al. 2018, SPIE 10699). The values were chosen."""
 
 ACCEPTED_EVENTS = ((0.1, 0.97), (2.5, 0.96), (4.0, 0.875), (5.0, 0.80), (6.0, 0.76), (7.0, 0.69))
-"""Share of the photons stopped in the CCD that make good events within the mirror's core, by energy
-in keV: the ratio of real areas to mirror times layers."""
+"""Fraction of the photons stopped in the CCD that give good events within the mirror's core, by
+energy in keV: the ratio of real areas to the product of mirror area and transmissions."""
 
 SILICON_K_EDGE_KEV = 1.839
 SILICON_K_ALPHA_KEV = 1.740
+"""K edge and K alpha line of silicon (X-ray Data Booklet, LBNL)."""
 FIRST_CHANNEL = 8
-"""Lowest channel with events; below it lies the event threshold."""
+"""Lowest channel with events; lower channels are below the event threshold."""
 REDISTRIBUTION_THRESHOLD = 1e-6
-"""Probabilities below this are left out of the matrix, as mkacisrmf does."""
+"""Probabilities below this are left out of the matrix, as in matrices by mkacisrmf."""
 
 
 @dataclass(frozen=True)
 class Chip:
-    """A kind of CCD.
+    """A type of CCD.
 
-    Layers in um; the width of its peaks, FWHM^2 = `fwhm_floor`^2 + `fwhm_slope` E in eV and keV;
-    the shares of events in the shoulder and tail below the peak, in the silicon escape peak and in
-    the silicon fluorescence peak, the latter three at 2.5 keV.
+    The thicknesses of layers are in um. The width of the peak is FWHM^2 = `fwhm_floor`^2 +
+    `fwhm_slope` E, for FWHM in eV and E in keV. `shoulder` and `tail_below_edge` (below the silicon
+    K edge) are fractions of the events; `tail`, `escape` and `fluorescence` are those in the tail,
+    the silicon escape peak and the silicon fluorescence peak at 2.5 keV.
     """
 
     silicon_um: float
@@ -99,13 +104,16 @@ class Chip:
 BACK = Chip(45.0, 0.03, 0.0, 85.0, 2850.0, 0.008, 0.006, 0.022, 0.016, 0.65, 0.0020)
 FRONT_NEAR_READOUT = Chip(70.0, 0.50, 0.40, 39.0, 4600.0, 0.022, 0.030, 0.027, 0.015, 1.0, 0.0055)
 FRONT_FAR_READOUT = Chip(70.0, 0.50, 0.40, 58.0, 9900.0, 0.020, 0.022, 0.025, 0.015, 1.0, 0.0050)
-"""Back-illuminated chips (S3), and front-illuminated ones near to and far from the readout, where
-charge-transfer losses widen the peaks; measured on real matrices."""
+"""Back-illuminated chips (S3), and front-illuminated chips near the readout and far from it, where
+charge-transfer losses widen the peaks. The numbers were measured on real matrices."""
 
 
 @dataclass(frozen=True)
 class Detector:
-    """Where a chip sits: its number, the aluminum of its filter, its share of contamination."""
+    """A chip in the camera: its number, its filter's aluminum, and its contamination.
+
+    `contamination` is relative to that at the aim point of ACIS-S.
+    """
 
     name: str
     ccd_id: int
@@ -130,7 +138,7 @@ EPOCHS = (
     (ACIS_I3, 2013.0),
     (ACIS_I3, 2018.0),
 )
-"""The built-in instruments: detector and epoch."""
+"""The built-in instruments: detector and epoch (year)."""
 
 
 @cache
@@ -162,7 +170,7 @@ def channel_energies() -> FloatArray:
 
 
 def on_axis_area(detector: Detector, year: float, energy_kev: FloatArray) -> FloatArray:
-    """Return mirror area times the transmission and efficiency of the detector, cm2."""
+    """Return the product of mirror area, transmissions and efficiency of the CCD, cm2."""
     chip = detector.chip
     through = (
         _passes(POLYIMIDE, FILTER_POLYIMIDE_UM, energy_kev)
@@ -220,14 +228,18 @@ def _passes(material: tuple[str, float], thickness_um: float, energy_kev: FloatA
 def _redistribution(chip: Chip, grid: EnergyGrid) -> sparse.csr_array:
     """Return the probability of each channel for photons of each energy bin, (m, 1024)."""
     energy = grid.mid_kev
-    sigma = chip.fwhm_kev(energy) / 2.3548
+    sigma = chip.fwhm_kev(energy) / 2.3548  # FWHM of a Gaussian: sqrt(8 ln 2) sigma
     above_edge = energy > SILICON_K_EDGE_KEV
+    # Photons above the K edge of silicon can free a K alpha photon. If it leaves the chip, its
+    # energy is missing (escape); if it is stopped elsewhere, it makes an event (fluorescence).
+    # The fractions fall as powers of the energy above 2.5 keV.
     harder = np.maximum(energy / 2.5, 1.0)
     escape = np.where(above_edge, chip.escape * harder**-chip.escape_slope, 0.0)
     fluorescence = np.where(above_edge, chip.fluorescence * harder**-2.0, 0.0)
     tail = np.where(above_edge, chip.tail * harder**-0.8, chip.tail_below_edge)
     peak = 1 - chip.shoulder - escape - fluorescence - tail
 
+    # The shoulder is broader than the peak and lies 3.5 sigma below it.
     rows = peak[:, None] * _gaussians(energy, sigma)
     rows += chip.shoulder * _gaussians(energy - 3.5 * sigma, 1.5 * sigma)
     rows += escape[:, None] * _gaussians(energy - SILICON_K_ALPHA_KEV, sigma)

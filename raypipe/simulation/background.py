@@ -49,9 +49,9 @@ BACK_CONTINUUM = (
     (12.0, 2000.0),
     (14.9, 1400.0),
 )
-"""Particle continua of front- and back-illuminated chips: energy (keV), counts per keV. Drawn by
-eye after background spectra of the Chandra Source Catalog; Bartalucci et al. (2014) have a model
-fitted to the particle background itself."""
+"""Particle continua of front- and back-illuminated chips: energy (keV) and counts per keV, drawn by
+eye from background spectra of the Chandra Source Catalog. Bartalucci et al. (2014, A&A 566, A25)
+fitted a model to the particle background."""
 
 FLUORESCENCE = (
     (1.487, 8.0, 10.0),
@@ -61,20 +61,22 @@ FLUORESCENCE = (
     (8.265, 7.0, 9.0),
     (9.713, 80.0, 60.0),
 )
-"""Lines of Al, Si, Au M, Ni K alpha and beta, Au L: energy (keV), counts on front- and
-back-illuminated chips in the unit of the continua, as roughly as these."""
+"""Lines of Al, Si, Au M, Ni K alpha, Ni K beta and Au L: energy (keV; X-ray Data Booklet, LBNL) and
+counts on front- and back-illuminated chips on the scale of the continua, also drawn by eye."""
 FLUORESCENCE_SIGMA_KEV = 0.06
+"""Width of the lines, about the resolution of ACIS."""
 
 SKY_PLASMA_KEV = 0.2
 SKY_PHOTON_INDEX = 1.4
 SKY_PLASMA_SHARE = 0.35
 SKY_NH_1E22 = 0.02
-"""The sky: Galactic plasma and the unresolved power law of De Luca & Molendi (2004); share and
-column are our choice."""
+"""The sky: a Galactic plasma, and the unresolved power law of De Luca & Molendi (2004, A&A 419,
+837). The plasma's fraction of the photons and the column density were chosen."""
 
 BACK_RATE = 55.0
 FRONT_RATE = 14.0
-"""Background counts/s from 0.5 to 7 keV per unit of BACKSCAL (the 8192 x 8192 detector plane)."""
+"""Background counts/s from 0.5 to 7 keV per unit of BACKSCAL, which is 1 for the whole 8192 x 8192
+detector plane: typical values."""
 
 
 FLAT_RATE = 2e-3
@@ -109,7 +111,7 @@ def backscal_range(instrument: Instrument) -> tuple[float, float]:
 
 
 def background_shape(instrument: Instrument, grid: EnergyGrid, sky_share: FloatArray) -> FloatArray:
-    """Return expected background per channel, one count in 0.5-7 keV each: (B, n).
+    """Return the expected background per channel (B, n), normalized to one count in 0.5-7 keV.
 
     `sky_share` (B,) is the part of those counts that came through the mirror of ACIS; backgrounds
     that were measured, and flat ones, do not depend on it.

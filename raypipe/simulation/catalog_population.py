@@ -1,4 +1,4 @@
-"""Sources as a real table has them: best-fitting model, counts, class, position."""
+"""Draw sources from a real table: best-fitting model, counts, class and position."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ MODEL_PARAMETER = {
     "bb": ("bb_kt", "kt_kev"),
     "brems": ("brems_kt", "kt_kev"),
 }
-"""Of each fitted model, its column beside the absorption and what raypipe calls it."""
+"""The parameter of each fitted model beside absorption: its column and its name in raypipe."""
 
 CREDIBLE = {"powlaw": (-0.5, 6.0), "bb": (0.03, 5.0), "brems": (0.1, 60.0)}
-"""Fits outside (photon index; kT in keV) ran into a limit or away; they are not used."""
+"""Ranges of credible fits (photon index; kT in keV). Others ended at a limit or diverged."""
 HIGHEST_NH_1E20 = 5000.0
 LOWEST_NH_1E20 = 0.1
-"""Fitted columns below this are as good as none; taken as this."""
+"""Smaller fitted column densities have no visible effect and are raised to this."""
 
 COUNTS_COLUMN = "src_cnts_aper90_b"
 IDENTITY_COLUMNS = ("name", "ra", "dec", "obsid", "obi", "region_id", "class")
@@ -41,16 +41,16 @@ def catalog_targets(
     counts_min: float,
     counts_max: float,
 ) -> Targets:
-    """Draw sources of a table, each as likely as the other, and a detection of each.
+    """Draw sources of a table with equal probability, and a detection of each.
 
-    `path` names a Parquet, CSV, FITS or VOTable file, as `read_catalog` takes it, with the columns
-    of the archive's TAP service and a class label (`raypipe.catalog.column_names.CLASS_COLUMNS`),
-    blank where unknown: one row per detection. The spectrum is that of the fit with the smallest
-    statistic among power law, black body and bremsstrahlung whose parameters are credible
-    (`CREDIBLE`); sources without one
-    are left out. Expected counts are the detection's net counts within `counts_min` and
-    `counts_max`. Sources are drawn without replacement as long as there are any, then all over
-    again. Raises UsageError for a table that cannot be read, lacks columns, or has no fits.
+    `path` names a Parquet, CSV, FITS or VOTable file that `read_catalog` reads. It has one row per
+    detection, the columns of the archive's TAP service, and a class label
+    (`raypipe.catalog.column_names.CLASS_COLUMNS`), which is blank if unknown. The spectrum is the
+    fit with the smallest statistic among power law, black body and bremsstrahlung with credible
+    parameters (`CREDIBLE`); sources without such a fit are left out. Expected counts are the
+    detection's net counts, limited to `counts_min` and `counts_max`. No source is drawn again
+    before all have been drawn. Raises UsageError if the table cannot be read, lacks columns, or has
+    no fits.
     """
     table = read_catalog(path).to_pandas()
     needed = (*IDENTITY_COLUMNS, COUNTS_COLUMN, *FIT_COLUMNS)
@@ -59,7 +59,7 @@ def catalog_targets(
     best = best_models(table)
     table = table.assign(model=best)[best.notna() & (table[COUNTS_COLUMN] > 0)]
     if table.empty:
-        raise UsageError(f"{shown(path)}: no source in it has a usable spectral fit and counts")
+        raise UsageError(f"{shown(path)}: no source in it has counts and a credible spectral fit")
     groups = [rows for _, rows in sorted(table.groupby("name").indices.items())]
     rounds = -(-detections // len(groups))
     order = np.concatenate([rng.permutation(len(groups)) for _ in range(rounds)])[:detections]
@@ -86,7 +86,7 @@ def catalog_targets(
 
 
 def best_models(table: pd.DataFrame) -> pd.Series:
-    """Return the best credible model of each row, by its smallest statistic; null without one."""
+    """Return the credible model with the smallest statistic of each row; null if there is none."""
     statistics = pd.DataFrame(index=table.index)
     for model, (column, _) in MODEL_PARAMETER.items():
         nh, (lowest, highest) = table[f"{model}_nh"], CREDIBLE[model]
@@ -97,16 +97,16 @@ def best_models(table: pd.DataFrame) -> pd.Series:
 
 
 def _label(value: object) -> str | None:
-    """Return a class label, None where it is missing or blank."""
+    """Return a class label, None if it is missing or blank."""
     return (value.strip() or None) if isinstance(value, str) else None
 
 
 def _fitted_sources(rows: pd.DataFrame) -> Sources:
     model = rows["model"].to_numpy(dtype=str)
-    parts = []
+    pieces = []
     for name, (column, parameter) in MODEL_PARAMETER.items():
         here = np.flatnonzero(model == name)
         nh_1e20 = np.maximum(rows[f"{name}_nh"].to_numpy(float)[here], LOWEST_NH_1E20)
         values = {"nh_1e22": nh_1e20 / 100.0, parameter: rows[column].to_numpy(float)[here]}
-        parts.append((here, values))
-    return Sources.assemble(model, parts)
+        pieces.append((here, values))
+    return Sources.assemble(model, pieces)

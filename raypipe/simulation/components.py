@@ -1,7 +1,7 @@
-"""Spectral shapes, each scaled to one photon/cm2/s between 0.5 and 7 keV before absorption.
+"""Compute spectral shapes, scaled to one photon/cm2/s between 0.5 and 7 keV before absorption.
 
-Every function takes arrays of B parameters and returns (B, n) photon flux densities on the
-middles of the grid's bins, so that components add up in the ratio of their photons.
+Every function takes arrays of B parameters and returns photon flux densities (B, n) at the middles
+of the grid's bins. A weighted sum of components has their photons in the ratio of the weights.
 """
 
 from __future__ import annotations
@@ -26,24 +26,28 @@ def normalized(flux: FloatArray, grid: EnergyGrid) -> FloatArray:
 
 
 def power_law(photon_index: FloatArray, grid: EnergyGrid) -> FloatArray:
-    """Power law E^-Gamma."""
+    """Return power laws E^-Gamma, (B, n)."""
     return normalized(np.exp(np.multiply.outer(-photon_index, np.log(grid.mid_kev))), grid)
 
 
 def black_body(kt_kev: FloatArray, grid: EnergyGrid) -> FloatArray:
-    """Planck spectrum of temperature kT: E^2 / (exp(E/kT) - 1)."""
+    """Return Planck spectra E^2 / (exp(E/kT) - 1) of temperature kT, (B, n)."""
+    # x^2 exp(-x) / (1 - exp(-x)) neither overflows for large x nor cancels for small x.
     x = grid.mid_kev[None, :] / kt_kev[:, None]
     shape = np.exp(2 * np.log(x) - x) / -np.expm1(-x)
     return normalized(shape, grid)
 
 
 def disk_black_body(kt_kev: FloatArray, grid: EnergyGrid) -> FloatArray:
-    """Multicolor disk of inner temperature kT (Mitsuda et al. 1984; Makishima et al. 1986)."""
+    """Return multicolor disks of inner temperature kT, (B, n).
+
+    See Mitsuda et al. (1984, PASJ 36, 741) and Makishima et al. (1986, ApJ 308, 635).
+    """
     return normalized(_interpolated(_disk_table(), kt_kev, grid, power=2), grid)
 
 
 def bremsstrahlung(kt_kev: FloatArray, grid: EnergyGrid) -> FloatArray:
-    """Thermal bremsstrahlung with the Born-approximation Gaunt factor, of temperature kT."""
+    """Return thermal bremsstrahlung of temperature kT, with the Gaunt factor below, (B, n)."""
     return normalized(bremsstrahlung_shape(kt_kev, grid), grid)
 
 
@@ -51,14 +55,14 @@ def bremsstrahlung_shape(kt_kev: FloatArray, grid: EnergyGrid) -> FloatArray:
     """Return g(E/kT) exp(-E/kT) / E, not normalized: (B, n), 1/keV.
 
     g is the thermally averaged Gaunt factor of a non-relativistic plasma in the Born
-    approximation, sqrt(3)/pi exp(x/2) K0(x/2) with x = E/kT (Greene 1959). XSPEC's bremss has
-    another approximation of the same factor.
+    approximation, sqrt(3)/pi exp(x/2) K0(x/2) with x = E/kT (Greene 1959, ApJ 130, 693). XSPEC's
+    bremss uses a different approximation of the same factor.
     """
     return _interpolated(_bremsstrahlung_table(), kt_kev, grid, power=-1)
 
 
 def line(energy_kev: FloatArray, sigma_kev: float, grid: EnergyGrid) -> FloatArray:
-    """Gaussian line at `energy_kev` (B,) of width `sigma_kev`, one photon/cm2/s in all: (B, n)."""
+    """Return Gaussian lines (B, n) of one photon/cm2/s each at `energy_kev` (B,)."""
     z = (grid.mid_kev[None, :] - energy_kev[:, None]) / sigma_kev
     shape = np.exp(-0.5 * np.minimum(z * z, 1200.0))
     shape /= sigma_kev * np.sqrt(2 * np.pi)
@@ -76,7 +80,10 @@ def _interpolated(
 
 @cache
 def _disk_table() -> FloatArray:
-    """ln of the integral over t = T/T_in from 0 to 1 of t^(-11/3) / (exp(x/t) - 1)."""
+    """Return ln of the integral over t = T/T_in from 0 to 1 of t^(-11/3) / (exp(x/t) - 1)."""
+    # With s = ln t the integrand is t^(-8/3) / (exp(x/t) - 1), which is negligible below s = -9 for
+    # x above 0.01. Gauss-Legendre nodes are mapped from (-1, 1) to (-9, 0); 4.5 is the Jacobian.
+    # The sum is formed from logarithms because terms underflow for large x.
     nodes, weights = np.polynomial.legendre.leggauss(400)
     log_t = 0.5 * (nodes - 1.0) * 9.0
     t = np.exp(log_t)

@@ -1,4 +1,4 @@
-"""The energy grid on which source spectra are computed."""
+"""Define the energy grid on which source spectra are computed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 
 BAND_KEV = (0.5, 7.0)
-"""The broad band of the Chandra Source Catalog (b), in which counts and fluxes are quoted."""
+"""The broad band (b) of the Chandra Source Catalog, to which counts and fluxes refer, keV."""
 
 ERG_PER_KEV = 1.602176634e-9
 
@@ -25,9 +25,10 @@ HARD_KEV = 20.0
 
 @dataclass(frozen=True)
 class EnergyGrid:
-    """Even energy bins; the default is the grid of ACIS responses in the Chandra Source Catalog.
+    """Energy bins of equal width, `n` of them from `lo_kev` to `hi_kev`.
 
-    `lo_kev` to `hi_kev` in `n` bins (default 0.3-9.3 keV, 900 bins of 10 eV).
+    The default is the grid of ACIS responses in the Chandra Source Catalog: 0.3-9.3 keV in 900 bins
+    of 10 eV.
     """
 
     lo_kev: float = 0.3
@@ -36,27 +37,27 @@ class EnergyGrid:
 
     @cached_property
     def edges_kev(self) -> FloatArray:
-        """Edges of the bins, (n + 1,), keV."""
+        """Return the edges of the bins, (n + 1,), keV."""
         return np.linspace(self.lo_kev, self.hi_kev, self.n + 1)
 
     @cached_property
     def mid_kev(self) -> FloatArray:
-        """Middles of the bins, (n,), keV."""
+        """Return the middles of the bins, (n,), keV."""
         return 0.5 * (self.edges_kev[1:] + self.edges_kev[:-1])
 
     @property
     def width_kev(self) -> float:
-        """Width of a bin, keV."""
+        """Return the width of a bin, keV."""
         return (self.hi_kev - self.lo_kev) / self.n
 
     @cached_property
     def in_band(self) -> npt.NDArray[np.bool_]:
-        """Which bins lie in `BAND_KEV`, (n,)."""
+        """Return whether the middle of each bin lies in `BAND_KEV`, (n,)."""
         return (self.mid_kev >= BAND_KEV[0]) & (self.mid_kev < BAND_KEV[1])
 
     @classmethod
     def covering(cls, edges: Iterable[FloatArray], width_kev: float = 0.01) -> EnergyGrid:
-        """Return the grid of `width_kev` bins, on whole multiples of it, that holds all `edges`."""
+        """Return the grid that covers `edges`, with edges at integer multiples of `width_kev`."""
         ends = [(float(e[0]), float(e[-1])) for e in edges]
         first = int(np.floor(min(lo for lo, _ in ends) / width_kev + 1e-3))
         last = int(np.ceil(max(hi for _, hi in ends) / width_kev - 1e-3))

@@ -1,7 +1,7 @@
-"""FITS headers and tables as bytes, from templates: thousands of files a second.
+"""Write FITS headers and tables from templates, thousands of files per second.
 
-Only what products of a survey need: binary tables of fixed columns, with or without a heap, under
-headers of which a few values change from file to file.
+This covers what the products of a survey need: binary tables with fixed columns, with or without a
+heap, and headers in which a few values differ from file to file.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ BLOCK = 2880
 CARD = 80
 Value = bool | int | float | str
 Card = tuple[str, Value, str]
-"""Keyword, value, comment."""
+"""A header card: keyword, value and comment."""
 
 FORMATS = {"i2": "I", "i4": "J", "f4": "E", "f8": "D"}
 
 
 def card(keyword: str, value: Value, comment: str = "") -> bytes:
-    """Return a header card, 80 bytes; a comment that does not fit is cut."""
+    """Return a header card of 80 bytes; a comment that does not fit is shortened."""
     if isinstance(value, bool | np.bool_):
         text = f"{'T' if value else 'F':>20}"
     elif isinstance(value, int | np.integer):
@@ -33,19 +33,19 @@ def card(keyword: str, value: Value, comment: str = "") -> bytes:
         text = f"'{value.replace(chr(39), chr(39) * 2):<8}'".ljust(20)
     line = f"{keyword:<8}= {text}" + (f" / {comment}" if comment else "")
     if len(text) > CARD - 10:
-        raise ValueError(f"{keyword}: the value {value!r} does not fit a card")
+        raise ValueError(f"{keyword}: the value {value!r} does not fit into a header card")
     return line[:CARD].ljust(CARD).encode("ascii")
 
 
 class HeaderTemplate:
-    """A header of which some values change: `render` fills them in."""
+    """A header in which some values change; `render` inserts them."""
 
     def __init__(self, cards: Sequence[Card]) -> None:
         self._rendered = [card(*each) for each in cards]
         self._place = {keyword: (i, note) for i, (keyword, _, note) in enumerate(cards)}
 
     def render(self, values: Mapping[str, Value]) -> bytes:
-        """Return the header's blocks with `values` in place of the template's."""
+        """Return the header's blocks with `values` instead of the template's."""
         rendered = list(self._rendered)
         for keyword, value in values.items():
             index, comment = self._place[keyword]
@@ -74,7 +74,8 @@ def table_cards(
 ) -> list[Card]:
     """Return the first cards of a binary table of `rows` records of `dtype`.
 
-    `units` by column; `formats` overrides TFORM where a column describes arrays in the heap.
+    `units` gives TUNIT by column. `formats` replaces TFORM of columns that describe arrays in the
+    heap.
     """
     record = np.dtype(dtype)
     cards: list[Card] = [
@@ -97,10 +98,10 @@ def table_cards(
 
 
 def padded(data: bytes, fill: bytes = b"\0") -> bytes:
-    """Return data filled up to whole blocks of 2880 bytes."""
+    """Return data padded to a multiple of 2880 bytes."""
     return data + fill * (-len(data) % BLOCK)
 
 
 def table_bytes(header: bytes, records: npt.NDArray[Any], heap: bytes = b"") -> bytes:
-    """Return a whole table HDU."""
+    """Return a complete table HDU."""
     return header + padded(records.tobytes() + heap)

@@ -1,13 +1,14 @@
-"""Optically thin thermal plasma in collisional ionization equilibrium.
+"""Model optically thin thermal plasma in collisional ionization equilibrium.
 
-Bremsstrahlung of hydrogen and helium plus the lines of the strongest ions between 0.35 and 8 keV,
-at their laboratory energies. Each line's emissivity peaks near the temperature where its ion is
-most common and falls off as a log-normal in temperature on either side. Peak emissivities, peak
-temperatures and widths are our own round numbers in the manner of a plasma code's (AtomDB, Foster
-et al. 2012), not taken from its tables nor compared with them line by line: single lines may be
-off by a factor of two. Weak lines, recombination edges and two-photon emission are left out. What
-is kept, line complexes that move with temperature and scale with abundance, is what a CCD
-resolves; a spectrum to be fitted with a plasma code needs that code.
+The model consists of bremsstrahlung of hydrogen and helium, and of the strongest lines between 0.35
+and 8 keV at their laboratory energies. The emissivity of a line has its maximum near the
+temperature at which its ion is most abundant, and falls off on both sides as a log-normal function
+of temperature. Emissivities, temperatures and widths are approximate numbers of the size that
+plasma codes give (AtomDB, Foster et al. 2012, ApJ 756, 128). They are not from its tables and were
+not compared with them line by line: single lines may be wrong by a factor of two. Weak lines,
+recombination edges and two-photon emission are left out. A CCD resolves what the model has: line
+complexes that change with temperature and scale with abundance. Do not fit these spectra with a
+plasma code.
 """
 
 from __future__ import annotations
@@ -21,17 +22,21 @@ from raypipe.simulation.components import bremsstrahlung_shape, normalized
 from raypipe.simulation.energy import EnergyGrid, FloatArray
 
 KELVIN_PER_KEV = 1.160452e7
+"""1 keV over the Boltzmann constant (CODATA)."""
 TEMPERATURES_KEV = np.geomspace(0.05, 90.0, 160)
 BREMSSTRAHLUNG_EMISSIVITY = 1.03e-11
 """Photons cm3 / s / keV at 1 keV, 1 K and unit Gaunt factor, for one electron and one proton:
-6.8e-38 erg cm3 / s / Hz (Rybicki & Lightman 1979) in photons."""
+6.8e-38 erg cm3 / s / Hz (Rybicki & Lightman 1979, eq. 5.14b) over the Planck constant in erg s."""
 CHARGE_SQUARED_PER_HYDROGEN = 1.42
-"""Sum of Z^2 over the ions per hydrogen nucleus: hydrogen, helium and a little of the metals."""
+"""Sum of Z^2 over the ions per hydrogen nucleus: 1 for hydrogen, 4 x 0.098 for helium, and a little
+for the metals."""
 
 
 class Line(NamedTuple):
-    """A line: its ion, energy in keV, emissivity at the peak (1e-17 photons cm3/s), log10 of the
-    peak temperature in K, and the widths in dex below and above it.
+    """An emission line.
+
+    `emissivity` is that at the maximum, 1e-17 photons cm3/s; `log_t` is log10 of the temperature of
+    the maximum, K; `below` and `above` are the widths in temperature on its two sides, dex.
     """
 
     ion: str
@@ -43,10 +48,11 @@ class Line(NamedTuple):
 
 
 def _fe_l(ion: str, energy_kev: float, emissivity: float, log_t: float) -> Line:
-    """Return a line of an iron L-shell ion, which lives in a narrow range of temperature."""
+    """Return a line of an iron L-shell ion, which exists in a narrow range of temperatures."""
     return Line(ion, energy_kev, emissivity, log_t, below=0.13, above=0.19)
 
 
+# Energies are laboratory energies; all other numbers are approximate, as explained above.
 LINES = (
     Line("C VI", 0.3675, 100.0, 6.10),
     Line("N VI", 0.4307, 12.0, 6.20),
@@ -108,10 +114,10 @@ LINES = (
 
 
 def thermal_plasma(kt_kev: FloatArray, abundance: FloatArray, grid: EnergyGrid) -> FloatArray:
-    """Return plasma spectra, one photon/cm2/s between 0.5 and 7 keV each: (B, n).
+    """Return plasma spectra (B, n), normalized to one photon/cm2/s between 0.5 and 7 keV.
 
-    `kt_kev` (B,) is the temperature, 0.05-90 keV, and `abundance` (B,) that of the metals
-    relative to solar. Spectra are interpolated in log kT between 160 temperatures.
+    `kt_kev` (B,) is the temperature, 0.05-90 keV, and `abundance` (B,) the abundance of metals
+    relative to solar. Spectra are interpolated linearly in log kT between 160 temperatures.
     """
     continuum, lines = _emissivity_tables(grid)
     position = np.interp(
@@ -128,7 +134,8 @@ def thermal_plasma(kt_kev: FloatArray, abundance: FloatArray, grid: EnergyGrid) 
 
 @cache
 def _emissivity_tables(grid: EnergyGrid) -> tuple[FloatArray, FloatArray]:
-    """Continuum and solar-abundance lines, each (160, n), in 1e-17 photons cm3 / s / keV."""
+    """Return continuum and lines for solar abundance, (160, n) each, 1e-17 photons cm3/s/keV."""
+    # Bremsstrahlung: n_e n_i sum(Z^2) T^(-1/2) g(E/kT) exp(-E/kT) / E photons.
     kelvin = TEMPERATURES_KEV * KELVIN_PER_KEV
     scale = 1e17 * BREMSSTRAHLUNG_EMISSIVITY * CHARGE_SQUARED_PER_HYDROGEN / np.sqrt(kelvin)
     continuum = scale[:, None] * bremsstrahlung_shape(TEMPERATURES_KEV, grid)
@@ -143,7 +150,7 @@ def _emissivity_tables(grid: EnergyGrid) -> tuple[FloatArray, FloatArray]:
 
 
 def _shared_bins(energy_kev: float, grid: EnergyGrid) -> tuple[list[int], list[float]]:
-    """Return the two bins around an energy and their shares, so that the mean energy is kept."""
+    """Return the two bins around an energy, and fractions that preserve the mean energy."""
     position = (energy_kev - grid.mid_kev[0]) / grid.width_kev
     lower = int(np.floor(position))
     pair = [(lower, 1 - (position - lower)), (lower + 1, position - lower)]

@@ -1,13 +1,13 @@
-"""Eight classes of X-ray source: how their parameters are distributed and what they emit.
+"""Define eight classes of X-ray sources by the distributions of their parameters and their spectra.
 
-Each class has a `draw` function, parameters of k sources from documented distributions, and a
-`spectrum` function, parameters -> absorbed photon flux density (k, n) in photon/cm2/s/keV with an
-arbitrary norm. The spectrum depends on nothing but the parameters: those of a truth table give the
-spectrum back. The classes overlap as real ones do; none is told from another by one parameter.
+The `draw` function of a class draws the parameters of k sources. Its `spectrum` function computes
+absorbed photon flux densities (k, n) in photon/cm2/s/keV, with arbitrary norm, from nothing but the
+parameters; it reproduces the spectra of a truth table. Classes overlap as real ones do: no single
+parameter separates two of them.
 
-The papers named below say what such sources emit and in which range their parameters lie. Centers,
-scatters, limits and shares of the distributions are our own choice within that, not fitted to any
-sample: accuracies on this population are not those on the sky.
+The papers cited below describe the spectra of such sources and give ranges of parameters. Within
+these ranges, centers, scatters, limits and fractions were chosen and not fitted to a sample.
+Accuracies on this population therefore do not apply to the sky.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ Spectrum = Callable[[Parameters, EnergyGrid], FloatArray]
 PARAMETERS: dict[str, str] = {
     "nh_1e22": "column density in front of the primary emission, 10^22 cm^-2",
     "log_nh": "log10 of the same in cm^-2",
-    "nh_foreground_1e22": "column in front of everything, where part escapes nh_1e22",
-    "covering_fraction": "share of the emission behind nh_1e22, where not all of it is",
+    "nh_foreground_1e22": "column density in front of everything, if some emission escapes nh_1e22",
+    "covering_fraction": "fraction of the emission behind nh_1e22, if not all of it is",
     "photon_index": "photon index of the power law",
     "kt_kev": "temperature of the thermal (or inner disk, or surface) emission, keV",
     "kt2_kev": "temperature of the second plasma, keV",
@@ -46,15 +46,17 @@ PARAMETERS: dict[str, str] = {
     "fe_line_ew_kev": "equivalent width of the neutral iron line in the source's frame, keV",
     "redshift": "redshift of the iron line",
 }
-"""Columns of a truth table and what they are; NaN where a source has no such parameter."""
+"""Columns of a truth table with descriptions; NaN if a source has no such parameter."""
 
 FE_K_ALPHA_KEV = 6.404
+"""Neutral iron K alpha 1 (X-ray Data Booklet, LBNL)."""
 FE_LINE_SIGMA_KEV = 0.02
+"""Intrinsic width of the line, unresolved by a CCD."""
 
 
 @dataclass(frozen=True)
 class SourceClass:
-    """A kind of source: how to draw its parameters and what spectrum they give."""
+    """A class of sources: a function that draws parameters, and one that computes spectra."""
 
     name: str
     draw: Draw
@@ -64,41 +66,40 @@ class SourceClass:
 def _log_normal(
     rng: np.random.Generator, k: int, center: float, dex: float, lowest: float, highest: float
 ) -> FloatArray:
-    """Return k draws around `center` with a scatter of `dex`, clipped."""
+    """Draw k log-normal values around `center` with a scatter of `dex`, within limits."""
     return np.clip(center * 10 ** rng.normal(0.0, dex, k), lowest, highest)
 
 
 def _column(
     rng: np.random.Generator, k: int, log_nh: float, dex: float, lowest: float = 19.5
 ) -> FloatArray:
-    """Return k columns in 10^22 cm^-2, log-normal around `log_nh`, from `lowest` to 24."""
+    """Draw k column densities, 10^22 cm^-2: log-normal around `log_nh`, from `lowest` to 24."""
     return 10 ** (np.clip(rng.normal(log_nh, dex, k), lowest, 24.0) - 22.0)
 
 
 def _where(rng: np.random.Generator, share: float, values: FloatArray) -> FloatArray:
-    """Return values for a random `share` of the sources, 0 for the others."""
+    """Return the values of a random fraction `share` of the sources, and 0 for the others."""
     return np.where(rng.random(len(values)) < share, values, 0.0)
 
 
 def _of_second(name: str, drawn: dict[str, FloatArray]) -> dict[str, FloatArray]:
-    """Return drawn parameters, `name` being NaN in sources without the component it describes."""
+    """Return the parameters with `name` set to NaN in sources without a second component."""
     return drawn | {name: np.where(drawn["second_share"] > 0, drawn[name], np.nan)}
 
 
 def _add_second(
     flux: FloatArray, p: Parameters, component: Callable[[Parameters], FloatArray]
 ) -> None:
-    """Add a second component, in its share, to the sources that have one, in place."""
+    """Add the second component, times `second_share`, in place to the sources that have one."""
     rows = np.flatnonzero(p["second_share"] > 0)
     having = {name: values[rows] for name, values in p.items()}
     flux[rows] += having["second_share"][:, None] * component(having)
 
 
 def _iron_line(p: Parameters, continuum: FloatArray, grid: EnergyGrid) -> FloatArray:
-    """Return the neutral iron line of the parameters' equivalent width over a continuum.
-
-    Redshift lowers its energy and its observed equivalent width alike.
-    """
+    """Return the neutral iron line with the equivalent width of the parameters over a continuum."""
+    # A line at E with equivalent width W is observed at E / (1 + z) with width W / (1 + z). Its
+    # photons are the width times the density of the continuum at the line.
     stretch = 1 + np.nan_to_num(p["redshift"])
     energy = FE_K_ALPHA_KEV / stretch
     nearest = np.clip(((energy - grid.lo_kev) / grid.width_kev).astype(int), 0, grid.n - 1)
@@ -128,12 +129,12 @@ def _draw_agn(rng: np.random.Generator, k: int) -> dict[str, FloatArray]:
 
 
 def _agn(p: Parameters, grid: EnergyGrid) -> FloatArray:
-    """Active galactic nucleus: a power law, black-body soft excess, iron line, torus.
+    """Compute an active galactic nucleus: power law, black-body soft excess, iron line, absorber.
 
-    Photon indices between about 1.5 and 2.2 (Nandra & Pounds 1994; Piconcelli et al. 2005),
-    columns up to 10^23.8 cm^-2 (Ueda et al. 2014) with 0.3-5% of the emission scattered around the
-    absorber, soft excess of kT near 0.1 keV (Gierlinski & Done 2004). The column is that seen at
-    z = 0.
+    Photon indices lie between about 1.5 and 2.2 (Nandra & Pounds 1994; Piconcelli et al. 2005).
+    Column densities reach 10^23.8 cm^-2 (Ueda et al. 2014), and 0.3-5% of the emission is scattered
+    around the absorber. The soft excess has kT near 0.1 keV (Gierlinski & Done 2004). Absorbers are
+    at z = 0.
     """
     primary = power_law(p["photon_index"], grid)
     _add_second(primary, p, lambda having: black_body(having["kt_kev"], grid))
@@ -142,7 +143,7 @@ def _agn(p: Parameters, grid: EnergyGrid) -> FloatArray:
 
 
 def _partly_covered(p: Parameters, primary: FloatArray, grid: EnergyGrid) -> FloatArray:
-    """Absorb the covered share by nh_1e22 and the remainder by nh_foreground_1e22."""
+    """Absorb the covered fraction by nh_1e22 and the rest by nh_foreground_1e22."""
     covered = p["covering_fraction"][:, None]
     through = covered * transmission(p["nh_1e22"], grid)
     through += (1 - covered) * transmission(p["nh_foreground_1e22"], grid)
@@ -163,9 +164,9 @@ def _draw_cv(rng: np.random.Generator, k: int) -> dict[str, FloatArray]:
 
 
 def _cv(p: Parameters, grid: EnergyGrid) -> FloatArray:
-    """Cataclysmic variable: hot plasma with iron lines at 6.4, 6.7 and 6.97 keV.
+    """Compute a cataclysmic variable: hot plasma with iron lines at 6.4, 6.7 and 6.97 keV.
 
-    kT 5-40 keV, in magnetic systems behind a partial absorber (Mukai 2017; Ezuka & Ishida 1999).
+    kT is 5-40 keV; magnetic systems have a partial absorber (Mukai 2017; Ezuka & Ishida 1999).
     """
     primary = thermal_plasma(p["kt_kev"], p["abundance"], grid)
     primary += _iron_line(p, primary, grid)
@@ -204,11 +205,12 @@ def _draw_yso(rng: np.random.Generator, k: int) -> dict[str, FloatArray]:
 
 
 def _two_plasmas(p: Parameters, grid: EnergyGrid) -> FloatArray:
-    """Stars: two plasmas of one abundance behind one column.
+    """Compute a star: two plasmas with the same abundance and the same absorber.
 
-    High-mass: wind shocks of 0.3-0.8 keV, and colliding winds of 1-3 keV in binaries (Naze et
-    al. 2011). Low-mass: coronae of 0.3-1 and 1-3 keV, metal poor, near by (Guedel 2004). Young
-    stellar objects: 0.8 and 1.5-6 keV within their cloud, 10^21-10^23 cm^-2 (Getman et al. 2005).
+    High-mass stars have wind shocks of 0.3-0.8 keV, and in binaries colliding winds of 1-3 keV
+    (Naze et al. 2011). Low-mass stars have metal-poor coronae of 0.3-1 and 1-3 keV and are nearby
+    (Guedel 2004). Young stellar objects have 0.8 and 1.5-6 keV and are absorbed by their clouds,
+    10^21-10^23 cm^-2 (Getman et al. 2005).
     """
     flux = thermal_plasma(p["kt_kev"], p["abundance"], grid)
     _add_second(
@@ -227,10 +229,10 @@ def _draw_hmxb(rng: np.random.Generator, k: int) -> dict[str, FloatArray]:
 
 
 def _hmxb(p: Parameters, grid: EnergyGrid) -> FloatArray:
-    """High-mass X-ray binary: a hard power law with a neutral iron line behind the wind.
+    """Compute a high-mass X-ray binary: hard power law and neutral iron line, absorbed by the wind.
 
-    Photon indices 0.5-1.5 below the cutoff, columns of 10^22 cm^-2 and more, iron lines of tens
-    to hundreds of eV (White, Swank & Holt 1983; Gimenez-Garcia et al. 2015).
+    Photon indices are 0.5-1.5 below the cutoff, column densities 10^22 cm^-2 and more, and iron
+    lines have tens to hundreds of eV (White, Swank & Holt 1983; Gimenez-Garcia et al. 2015).
     """
     flux = power_law(p["photon_index"], grid)
     flux += _iron_line(p, flux, grid)
@@ -250,10 +252,10 @@ def _draw_lmxb(rng: np.random.Generator, k: int) -> dict[str, FloatArray]:
 
 
 def _lmxb(p: Parameters, grid: EnergyGrid) -> FloatArray:
-    """Low-mass X-ray binary: a multicolor disk and a Comptonized power law.
+    """Compute a low-mass X-ray binary: a multicolor disk and a Comptonized power law.
 
-    Inner disks of 0.3-2 keV, photon indices 1.4-2.5 (Mitsuda et al. 1984; Remillard & McClintock
-    2006), in shares from the soft state (disk only) to the hard state.
+    Inner disks have 0.3-2 keV, photon indices are 1.4-2.5 (Mitsuda et al. 1984; Remillard &
+    McClintock 2006). The ratio of the two covers the soft state (disk only) to the hard state.
     """
     flux = disk_black_body(p["kt_kev"], grid)
     _add_second(flux, p, lambda having: power_law(having["photon_index"], grid))
@@ -273,10 +275,10 @@ def _draw_ns(rng: np.random.Generator, k: int) -> dict[str, FloatArray]:
 
 
 def _ns(p: Parameters, grid: EnergyGrid) -> FloatArray:
-    """Isolated neutron star: a cooling surface and a magnetospheric power law.
+    """Compute an isolated neutron star: a cooling surface and a magnetospheric power law.
 
-    Surfaces of 0.08-0.3 keV, photon indices 1-2 (Becker & Truemper 1997; De Luca et al. 2005), in
-    shares from purely thermal to pulsars ruled by their magnetosphere.
+    Surfaces have 0.08-0.3 keV, photon indices are 1-2 (Becker & Truemper 1997; De Luca et al.
+    2005). The ratio of the two covers thermal stars to pulsars dominated by their magnetosphere.
     """
     flux = black_body(p["kt_kev"], grid)
     _add_second(flux, p, lambda having: power_law(having["photon_index"], grid))
@@ -309,14 +311,14 @@ CLASSES: dict[str, SourceClass] = {
         SourceClass("YSO", _draw_yso, _two_plasmas),
     )
 }
-"""The built-in population, by the class names of the literature labels."""
+"""The built-in population; names of classes are those of labels in the literature."""
 
 FITTED_MODELS: dict[str, Spectrum] = {
     "powlaw": _absorbed_power_law,
     "bb": _absorbed_black_body,
     "brems": _absorbed_bremsstrahlung,
 }
-"""The models the Chandra Source Catalog fits, by the prefix of its columns."""
+"""The models that the Chandra Source Catalog fits, by the prefix of its columns."""
 
 SPECTRA: dict[str, Spectrum] = {
     **{name: model.spectrum for name, model in CLASSES.items()},
@@ -326,7 +328,7 @@ SPECTRA: dict[str, Spectrum] = {
 
 @dataclass(frozen=True)
 class Sources:
-    """Parameters of K sources: the spectrum each has, and `PARAMETERS` as (K,) columns."""
+    """Parameters of K sources: the key of each in `SPECTRA`, and `PARAMETERS` as columns (K,)."""
 
     model: npt.NDArray[np.str_]
     parameters: dict[str, FloatArray]
@@ -335,16 +337,16 @@ class Sources:
         return len(self.model)
 
     def take(self, rows: npt.NDArray[np.intp]) -> Sources:
-        """Return the sources of these rows, in this order."""
+        """Return the sources in these rows, in this order."""
         return Sources(self.model[rows], {name: v[rows] for name, v in self.parameters.items()})
 
     @classmethod
     def assemble(
-        cls, model: npt.NDArray[np.str_], parts: Sequence[tuple[npt.NDArray[np.intp], Parameters]]
+        cls, model: npt.NDArray[np.str_], pieces: Sequence[tuple[npt.NDArray[np.intp], Parameters]]
     ) -> Sources:
-        """Put parameters of parts, each with the rows it is for, into full columns with NaN."""
+        """Join pieces, each with its rows and parameters, into complete columns; others are NaN."""
         columns = {name: np.full(len(model), np.nan) for name in PARAMETERS}
-        for rows, parameters in parts:
+        for rows, parameters in pieces:
             for name, values in parameters.items():
                 columns[name][rows] = values
         columns["log_nh"] = np.log10(columns["nh_1e22"]) + 22.0
@@ -352,21 +354,20 @@ class Sources:
 
 
 def draw_population(rng: np.random.Generator, sources: int) -> Sources:
-    """Draw the parameters of `sources` sources, all classes equally often."""
+    """Draw the parameters of `sources` sources; all classes are equally probable."""
     names = np.array(list(CLASSES))
     model = names[rng.integers(len(names), size=sources)]
-    parts = []
+    pieces = []
     for name, kind in CLASSES.items():
         rows = np.flatnonzero(model == name)
-        parts.append((rows, kind.draw(rng, len(rows))))
-    return Sources.assemble(model, parts)
+        pieces.append((rows, kind.draw(rng, len(rows))))
+    return Sources.assemble(model, pieces)
 
 
 def photon_flux(sources: Sources, grid: EnergyGrid) -> FloatArray:
-    """Return the absorbed photon flux densities of sources, photon/cm2/s/keV: (K, n).
+    """Return the absorbed photon flux densities of sources (K, n), photon/cm2/s/keV.
 
-    The norm is that of one photon/cm2/s between 0.5 and 7 keV from the first component before
-    absorption.
+    The first component has one photon/cm2/s between 0.5 and 7 keV before absorption.
     """
     flux = np.empty((len(sources), grid.n))
     for name in np.unique(sources.model):

@@ -1,4 +1,4 @@
-"""The files of a detection: PHA, ARF and RMF as the Chandra Source Catalog lays them out."""
+"""Write PHA, ARF and RMF files of a detection with the layout of the Chandra Source Catalog."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from isal import igzip
 
 from raypipe._version import __version__
+from raypipe.identity import CscName
 from raypipe.simulation.energy import FloatArray
 from raypipe.simulation.fits_template import (
     Card,
@@ -24,10 +25,12 @@ from raypipe.simulation.fits_template import (
 )
 from raypipe.simulation.instrument import Instrument
 
+INSTRUMENT = "acis"
 VERSION = 1
-"""The N of the file names."""
+"""The instrument and the N of the file names."""
 GZIP_LEVEL = 1
 DEAD_TIME_CORRECTION = 0.987
+"""Live time per on time, a typical value of ACIS."""
 MAX_WORD = 60
 """Characters of a keyword's value that certainly fit a card."""
 
@@ -61,10 +64,11 @@ Row = Mapping[str, Any]
 
 def product_name(row: Row, kind: str) -> str:
     """Return the file name of a detection's "pha3", "arf3" or "rmf3"."""
-    return (
-        f"acisf{row['obsid']:05d}_{row['obi']:03d}N{VERSION:03d}"
-        f"_r{row['region_id']:04d}_{kind}.fits.gz"
-    )
+    return f"{_csc_name(row, kind).plain}.gz"
+
+
+def _csc_name(row: Row, kind: str) -> CscName:
+    return CscName(INSTRUMENT, row["obsid"], row["obi"], VERSION, 0, row["region_id"], kind)
 
 
 def pha_file(
@@ -85,7 +89,7 @@ def pha_file(
         "ONTIME": on_time,
         "TSTOP": start + on_time,
     }
-    pha = product_name(row, "pha3").removesuffix(".gz")
+    pha = _csc_name(row, "pha3").plain
     source_header = total.render(
         {
             **identity,
@@ -93,8 +97,8 @@ def pha_file(
             "BACKSCAL": float(row["backscal"]),
             "TOTCTS": int(counts.sum()),
             "BACKFILE": pha,
-            "ANCRFILE": product_name(row, "arf3").removesuffix(".gz"),
-            "RESPFILE": product_name(row, "rmf3").removesuffix(".gz"),
+            "ANCRFILE": _csc_name(row, "arf3").plain,
+            "RESPFILE": _csc_name(row, "rmf3").plain,
         }
     )
     background_header = background.render(
@@ -129,7 +133,7 @@ def arf_file(instrument: Instrument, row: Row, area_cm2: npt.NDArray[np.float32]
 
 
 def rmf_file(instrument: Instrument) -> bytes:
-    """Return a gzipped RMF file: the matrix in one group of channels a row, and EBOUNDS."""
+    """Return a gzipped RMF file: the matrix, with one group of channels per row, and EBOUNDS."""
     records, heap, widest, elements = _matrix(instrument)
     channels_in_all = len(instrument.channel_energy_kev)
     first, last = instrument.first_channel, instrument.first_channel + channels_in_all - 1
@@ -183,7 +187,7 @@ def rmf_file(instrument: Instrument) -> bytes:
 
 
 def clock_start(year: float) -> float:
-    """Return seconds on Chandra's clock at the start of an instrument's observations."""
+    """Return the time on Chandra's clock, s, at which an instrument's observations start."""
     return round((_mjd(year) - MJD_REFERENCE) * SECONDS_PER_DAY, 3)
 
 
@@ -206,7 +210,7 @@ def _spectrum(counts: npt.NDArray[np.int32], exposure_s: float) -> npt.NDArray[n
 
 
 def _matrix(instrument: Instrument) -> tuple[npt.NDArray[np.void], bytes, int, int]:
-    """Rows of the matrix table, its heap, the widest row and the number of elements."""
+    """Return the rows of the matrix table, its heap, the longest row and the number of elements."""
     dense: FloatArray = instrument.redistribution.toarray()
     filled = dense > 0
     first = filled.argmax(axis=1)
@@ -219,6 +223,8 @@ def _matrix(instrument: Instrument) -> tuple[npt.NDArray[np.void], bytes, int, i
     short = 2 * np.arange(len(dense))
     records["F_CHAN"] = np.stack([np.ones_like(short), short], axis=1)
     records["N_CHAN"] = np.stack([np.ones_like(short), short + 2 * len(dense)], axis=1)
+    # The heap has F_CHAN of all rows, N_CHAN of all rows (int16), and then the matrix (float32). A
+    # descriptor is a number of elements and an offset in the heap, bytes.
     values_at = 4 * len(dense) + 4 * (np.cumsum(length) - length)
     records["MATRIX"] = np.stack([length, values_at], axis=1)
     values = [row[a : a + n] for row, a, n in zip(dense, first, length, strict=True)]
@@ -361,7 +367,7 @@ def _spectrum_cards(
 
 
 def _chip_cards(instrument: Instrument) -> list[Card]:
-    """The data subspace's chip, where the instrument is of one."""
+    """Return the cards that name the chip in the data subspace; none for several chips."""
     chips = re.findall(r"\d", instrument.detnam)
     if len(chips) != 1:
         return []

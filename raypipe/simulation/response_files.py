@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from raypipe.errors import OgipError, UsageError
+from raypipe.identity import parse_csc_name
 from raypipe.ogip import Pha, read_pha
 from raypipe.ogip.columns import AREA, MATRIX, SPECTRUM, tables_of_class
 from raypipe.ogip.fits import read_hdus
@@ -20,9 +21,6 @@ RESPONSE_NAME = re.compile(
 )
 SPECTRUM_NAME = re.compile(r"(?P<stem>.+)[._](pha|pi)3?(\.fits?)?(\.gz)?", re.IGNORECASE)
 FITS_NAME = re.compile(r".+\.(fits?|fts|ftz|ds)(\.gz)?", re.IGNORECASE)
-CATALOG_STEM = re.compile(r"(?P<head>(acis|hrc)f\d+_\d+)N\d+(?P<tail>.*_r\d+)")
-"""Stem of a Chandra Source Catalog product, whose version may differ between its files."""
-
 INDEX_FILE = "index.json"
 MAX_INDEX_BYTES = 16 << 20
 MAX_FILES = 100_000
@@ -90,11 +88,14 @@ def find_response_files(folder: Path) -> tuple[list[ResponseFiles], list[str]]:
 
 
 def response_name(path: Path) -> str:
-    """Return the part of a file's name that the two files of a pair share."""
+    """Return the part of a file's name that the two files of a pair share.
+
+    The versions of two products of the Chandra Source Catalog may differ.
+    """
+    if product := parse_csc_name(path.name):
+        return product.region
     match = RESPONSE_NAME.fullmatch(path.name)
-    stem = match["stem"] if match else path.name.split(".")[0]
-    catalog = CATALOG_STEM.fullmatch(stem)
-    return catalog["head"] + catalog["tail"] if catalog else stem
+    return match["stem"] if match else path.name.split(".")[0]
 
 
 def _sort_files(folder: Path) -> FolderFiles:

@@ -14,11 +14,12 @@ import numpy.typing as npt
 from scipy import sparse
 
 from raypipe.errors import OgipError, UsageError
+from raypipe.identity import parse_csc_name
 from raypipe.ogip import Arf, Pha, Rmf, read_arf, read_pha, read_rmf
 from raypipe.simulation.energy import BAND_KEV, FloatArray
 from raypipe.simulation.instrument import Instrument
 from raypipe.simulation.measured_background import MeasuredBackground, measured_background
-from raypipe.simulation.response_files import CATALOG_STEM, ResponseFiles, find_response_files
+from raypipe.simulation.response_files import ResponseFiles, find_response_files
 from raypipe.spectra.channel_bins import channel_bins_of
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ def _instrument(files: ResponseFiles) -> Instrument | None:
         area_cm2=area,
         redistribution=redistribution,
         channel_energy_kev=np.asarray(rmf.channel_energy_kev, dtype=float),
-        vignettes=CATALOG_STEM.match(files.rmf.name) is None,
+        vignettes=parse_csc_name(files.rmf.name) is None,
         telescope=telescope,
         camera=camera,
         first_channel=int(rmf.channels[0]),

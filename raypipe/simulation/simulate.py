@@ -1,4 +1,4 @@
-"""The verb `simulate`: a survey of simulated detections, written as the catalog's products."""
+"""The verb `simulate`: write a survey of simulated detections with the catalog's file layout."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ import pyarrow.parquet as pq
 
 from raypipe._version import __version__
 from raypipe.errors import UsageError
+from raypipe.identity import parse_csc_name
 from raypipe.simulation.mission_products import NAMES, mission_names, mission_pha
-from raypipe.simulation.products import arf_file, pha_file, product_name, rmf_file
+from raypipe.simulation.products import INSTRUMENT, arf_file, pha_file, product_name, rmf_file
 from raypipe.simulation.survey import RELEASE, Plan, Responses, Survey, draw_batch, plan_survey
 from raypipe.store.addresses import file_name
 
@@ -35,20 +36,19 @@ SURVEY_FILE = "survey.json"
 _RESPONSES_FOLDER = ".responses"
 _PARTIAL_SUFFIX = ".partial"
 _BATCHES_AHEAD = 2
-"""Batches under way for every worker: enough to keep it busy, few to keep in memory."""
-_PRODUCT_NAME = re.compile(r"acisf\d+_\d+N\d+_r\d+_(pha3|arf3|rmf3)\.fits\.gz(\.partial)?")
+"""Number of unfinished batches per worker: enough to keep it busy, few enough for memory."""
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+):/")
-"""The beginning of an address, also of one that `Path` has taken a slash from."""
+"""The beginning of an address, also of one from which `Path` has removed a slash."""
 _TRUTH_LEAVES_OUT = {"exposure_s", "backscal", "background_backscal"}
-"""Columns of `Survey.table` that the PHA holds."""
+"""Columns of `Survey.table` that are in the PHA files."""
 
 Progress = Callable[[int, int], None]
-"""Called with detections written so far and in all."""
+"""Called with the number of detections written so far, and the number of all detections."""
 
 
 @dataclass(frozen=True)
 class SimulationSummary:
-    """What `simulate` wrote: the folder, how many detections and sources, the time it took."""
+    """The result of `simulate`: folder, numbers of detections and sources, duration."""
 
     path: Path
     detections: int
@@ -87,10 +87,9 @@ def simulate(
     detection; detections of one source have the same `name`. `survey.json` says what made the
     survey.
 
-    The same arguments give the same bytes, whatever `workers` (threads; all CPUs by default).
-    A survey already in `out` is replaced, an interrupted one completed. Raises UsageError for an
-    address such as s3://, for a folder that holds something else (unless `overwrite`), and as
-    `plan_survey` does.
+    The same arguments give the same bytes for any number of `workers` (threads; by default one per
+    CPU). A survey in `out`, complete or not, is replaced. Raises UsageError for an address such as
+    s3://, for a folder with other contents (unless `overwrite`), and as `plan_survey` does.
     """
     started = time.monotonic()
     out = _local_folder(out)
@@ -113,6 +112,7 @@ def simulate(
         visits=visits,
     )
     _prepare(out, overwrite=overwrite)
+    logger.info("simulate: writing %d detections to %s", len(plan), out)
     _write_description(out, settings, complete=False, fingerprint=None)
     fingerprint = _write(plan, out, workers or os.cpu_count() or 1, progress)
     _write_description(out, settings, complete=True, fingerprint=fingerprint)
@@ -126,38 +126,43 @@ def simulate(
 
 
 def _folder_names(responses: Responses) -> str | list[str] | None:
-    if responses is None or isinstance(responses, str | Path):
-        return None if responses is None else Path(responses).name
-    return [Path(folder).name for folder in responses]
+    """Return the name of the folder of responses, or the names of several, for `survey.json`."""
+    if responses is None:
+        return None
+    folders = [responses] if isinstance(responses, str | Path) else responses
+    names = [Path(folder).name for folder in folders]
+    return names[0] if len(names) == 1 else names
 
 
 def _local_folder(out: str | Path) -> Path:
-    """The folder that `out` names; UsageError where it is the address of something else."""
+    """Return the folder `out`; raises UsageError for an address."""
     if address := _ADDRESS.match(str(out)):
         raise UsageError(
-            f"--out {address[1]}://...: simulate writes to a local folder only; simulate there, "
-            "then copy the folder, for instance by aws s3 sync"
+            f"--out {address[1]}://...: simulate writes to a local folder only; name one "
+            "and then copy it, for instance with aws s3 sync"
         )
     return Path(out)
 
 
 def _prepare(out: Path, *, overwrite: bool) -> None:
-    """Make sure `out` is a folder for a survey, without the products of an earlier one."""
+    """Create the folder `out`, and remove the products of an earlier survey from it."""
     if out.exists() and not out.is_dir():
-        raise UsageError(f"{out}: is a file, expected a folder for the survey")
+        raise UsageError(f"{out}: this is a file; name a folder for the survey")
     holds_survey = _holds_survey(out)
     if out.is_dir() and any(out.iterdir()) and not holds_survey and not overwrite:
-        raise UsageError(f"{out}: not empty and no simulated survey; choose another folder")
+        raise UsageError(f"{out}: not empty, and not a simulated survey; choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     if holds_survey:
         (out / TRUTH_FILE).unlink(missing_ok=True)
         for path in out.iterdir():
-            if _PRODUCT_NAME.fullmatch(path.name) or NAMES.fullmatch(path.name):
+            product = parse_csc_name(path.name.removesuffix(_PARTIAL_SUFFIX))
+            is_own = product is not None and product.instrument == INSTRUMENT
+            if is_own or NAMES.fullmatch(path.name):
                 path.unlink()
 
 
 def _holds_survey(folder: Path) -> bool:
-    """Tell whether a folder holds a simulated survey, complete or interrupted."""
+    """Return whether a folder contains a simulated survey, complete or interrupted."""
     try:
         return json.loads((folder / SURVEY_FILE).read_text()).get("release") == RELEASE
     except (OSError, ValueError, AttributeError):
@@ -165,7 +170,7 @@ def _holds_survey(folder: Path) -> bool:
 
 
 def _write(plan: Plan, out: Path, workers: int, progress: Progress | None) -> str:
-    """Write products and truth of a plan; return the fingerprint of its counts."""
+    """Write the products and the truth of a plan; returns the fingerprint of its counts."""
     folder = out / _RESPONSES_FOLDER
     folder.mkdir(exist_ok=True)
     for index in sorted(set(plan.instrument.tolist())):
@@ -202,7 +207,7 @@ def _write(plan: Plan, out: Path, workers: int, progress: Progress | None) -> st
 def _in_order(
     pool: ThreadPoolExecutor, plan: Plan, out: Path, *, ahead: int
 ) -> Generator[Survey, None, None]:
-    """Draw and write batches in the pool; yield them in order, `ahead` of them under way."""
+    """Draw and write batches in the pool, `ahead` of them at a time, and yield them in order."""
     under_way = [pool.submit(_write_batch, plan, b, out) for b in range(min(ahead, plan.batches))]
     try:
         for batch in range(plan.batches):
@@ -253,14 +258,14 @@ def _response_path(folder: Path, index: int) -> Path:
 
 
 def _publish(path: Path, data: bytes) -> None:
-    """Write a file so that it is there in full or not at all."""
+    """Write a file in one step, so that it is complete or does not exist."""
     partial = path.with_name(path.name + _PARTIAL_SUFFIX)
     partial.write_bytes(data)
     partial.replace(path)
 
 
 def _link(existing: Path, path: Path) -> None:
-    """Give a file a second name, or copy it where the file system knows no links."""
+    """Link a file, or copy it if the file system does not support hard links."""
     path.unlink(missing_ok=True)
     try:
         path.hardlink_to(existing)
@@ -297,7 +302,7 @@ def _by_channel(survey: Survey, values: npt.NDArray[np.float32]) -> pa.Array:
 
 
 def _arrow_type(name: str) -> pa.DataType | None:
-    """Text columns that may be null throughout need their type said."""
+    """Return the type of text columns that may contain only nulls; None for other columns."""
     return pa.string() if name in {"class", "catalog_detection"} else None
 
 

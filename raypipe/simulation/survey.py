@@ -1,4 +1,4 @@
-"""Drawing a survey: detections planned, folded, and their counts drawn, all in arrays."""
+"""Draw a survey: plan detections, fold spectra, and draw counts, for arrays of detections."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from raypipe.simulation.targets import Targets, population_targets
 from raypipe.simulation.visits import SEEN_SHARE, choose_instruments, seen_shares
 
 BATCH = 256
-"""Detections drawn at a time, from one random stream: part of what a seed means."""
+"""Number of detections that share a random stream. Another number changes the result of a seed."""
 RELEASE = "sim"
 OBI = 0
 REGION_ID = 1
@@ -31,15 +31,18 @@ REGION_ID = 1
 TYPICAL_EXPOSURE_S = 25e3
 EXPOSURE_DEX = 0.4
 EXPOSURE_RANGE_S = (1e3, 250e3)
+"""Exposures are log-normal around a typical value, within limits. The values were chosen."""
 SHORTEST_S = 20.0
 """Shortest exposure of another telescope than ACIS: some have ten times its area."""
 ERG_PER_COUNT = 1.2e-11
-"""Flux per count/s from 0.5 to 7 keV at the aim point, roughly: fixes how bright sources are."""
+"""Approximate flux, erg/cm2, per count from 0.5 to 7 keV at the aim point. It sets the brightness
+of sources."""
 VARIABILITY_DEX = 0.1
+"""Scatter of the flux of a source between its detections."""
 BACKGROUND_SHARE = (3e-3, 2.0)
-"""Background in the source region per source count, log-uniform within what `BACKSCAL` allows."""
+"""Background counts in the source region per source count: log-uniform, limited by `BACKSCAL`."""
 BACKGROUND_AREA = (15.0, 25.0)
-"""Area of the background region in source regions."""
+"""Area of the background region per area of the source region."""
 BACKGROUND_RATE_DEX = 0.15
 SKY_SHARE = (0.1, 0.5)
 PSF_FRACTION = (0.85, 0.97)
@@ -53,7 +56,7 @@ Responses = str | Path | Sequence[str | Path] | None
 
 @dataclass(frozen=True)
 class Survey:
-    """Detections as they were observed, with the truth behind them.
+    """N observed detections and their true parameters.
 
     `table` holds (N,) columns: identity, class, parameters, and what the headers need. `counts` and
     `background_counts` (N, n) are what was drawn in the source and background region,
@@ -84,7 +87,7 @@ class Survey:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be observed, (N,) rows of detections; cheap to draw for a whole survey at once.
+    """N planned observations, drawn for all detections of a survey together.
 
     `flux` (erg/cm2/s, 0.5-7 keV) and `background_share` are what is aimed at: the limits of
     exposures and regions may ask for others. `background_rate` is in counts/s per unit of BACKSCAL.
@@ -119,7 +122,7 @@ class Plan:
 
     @property
     def batches(self) -> int:
-        """Number of batches the survey is drawn in."""
+        """Return the number of batches of the survey."""
         return -(-len(self) // BATCH)
 
 
@@ -133,7 +136,7 @@ def plan_survey(
     responses: Responses = None,
     visits: int = 1,
 ) -> Plan:
-    """Draw what a survey of `detections` looks at and with what.
+    """Draw the targets and instruments of a survey.
 
     Sources come from the built-in population, or from the table `catalog`; instruments are the
     built-in ones, or the responses of any telescopes in the folder, or the folders, `responses`.
@@ -147,9 +150,11 @@ def plan_survey(
     if detections < 1:
         raise UsageError(f"detections must be at least 1, not {detections}")
     if seed < 0:
-        raise UsageError(f"seed must not be negative, and is {seed}")
+        raise UsageError(f"seed must not be negative, but is {seed}")
     if not 0 < counts_min <= counts_max:
-        raise UsageError(f"counts must have 0 < min <= max, not {counts_min} and {counts_max}")
+        raise UsageError(
+            f"counts_min {counts_min}, counts_max {counts_max}: expected 0 < min <= max"
+        )
     instruments = _instruments(responses)
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
     targets = _targets(rng, detections, counts_min, counts_max, catalog, visits)
@@ -199,19 +204,22 @@ def draw_survey(detections: int, seed: int = 0, **options: Any) -> Survey:
 
 
 def draw_batches(plan: Plan) -> Iterator[Survey]:
-    """Yield the survey of a plan in batches of `BATCH` detections."""
+    """Yield the survey in batches of `BATCH` detections."""
     for batch in range(plan.batches):
         yield draw_batch(plan, batch)
 
 
 def draw_batch(plan: Plan, batch: int) -> Survey:
-    """Draw one batch of a plan: the same whatever was drawn before."""
+    """Draw one batch of a plan, independently of other batches."""
     rows = np.arange(batch * BATCH, min((batch + 1) * BATCH, len(plan)))
     rng = np.random.default_rng(np.random.SeedSequence(plan.seed, spawn_key=(1, batch)))
     targets = plan.targets
     source = targets.source[rows]
     rate, band_rate, background, area = _through_instruments(plan, rows)
 
+    # The wanted counts and the flux determine the exposure, and the wanted background determines
+    # BACKSCAL; both are limited. Source counts are then scaled to the wanted number, so that where
+    # a limit applies it is the flux or the background that differs from the plan.
     wanted = targets.counts[rows]
     is_acis = np.array([each.is_acis for each in plan.instruments])[plan.instrument[rows]]
     shortest, longest = EXPOSURE_RANGE_S
@@ -346,7 +354,7 @@ def _log_uniform(rng: np.random.Generator, limits: tuple[float, float], n: int) 
 
 
 def _energy_flux(flux: FloatArray, grid: EnergyGrid) -> FloatArray:
-    """Return erg/cm2/s between 0.5 and 7 keV of photon flux densities (B, n)."""
+    """Return the energy flux of photon flux densities (B, n), erg/cm2/s between 0.5 and 7 keV."""
     per_bin = grid.mid_kev[grid.in_band] * grid.width_kev * ERG_PER_KEV
     energy: FloatArray = (flux[:, grid.in_band] * per_bin).sum(axis=1)
     return energy
@@ -376,16 +384,15 @@ def _mission(plan: Plan, rows: npt.NDArray[np.intp]) -> dict[str, npt.NDArray[An
     return {"telescope": np.array([plan.instruments[i].mission for i in plan.instrument[rows]])}
 
 
-def _joined(parts: list[Survey]) -> Survey:
+def _joined(batches: list[Survey]) -> Survey:
+    columns = batches[0].table
     return Survey(
-        instruments=parts[0].instruments,
-        instrument=np.concatenate([part.instrument for part in parts]),
-        table={
-            name: np.concatenate([part.table[name] for part in parts]) for name in parts[0].table
-        },
-        counts=np.concatenate([part.counts for part in parts]),
-        background_counts=np.concatenate([part.background_counts for part in parts]),
-        model_counts=np.concatenate([part.model_counts for part in parts]),
-        background_model_counts=np.concatenate([p.background_model_counts for p in parts]),
-        area_cm2=[area for part in parts for area in part.area_cm2],
+        instruments=batches[0].instruments,
+        instrument=np.concatenate([batch.instrument for batch in batches]),
+        table={name: np.concatenate([batch.table[name] for batch in batches]) for name in columns},
+        counts=np.concatenate([batch.counts for batch in batches]),
+        background_counts=np.concatenate([batch.background_counts for batch in batches]),
+        model_counts=np.concatenate([batch.model_counts for batch in batches]),
+        background_model_counts=np.concatenate([b.background_model_counts for b in batches]),
+        area_cm2=[area for batch in batches for area in batch.area_cm2],
     )

@@ -1,4 +1,4 @@
-"""Which sources a survey looks at, and how often: a population of the eight classes."""
+"""Draw the sources that a survey observes, and how often it observes each."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from raypipe.simulation.energy import FloatArray
 from raypipe.simulation.populations import Sources, draw_population
 
 REPEATS = 0.3
-"""Mean number of detections of a source beyond its first."""
+"""Mean number of further detections of a source after its first."""
 
 
 @dataclass(frozen=True)
 class Targets:
     """K sources and N detections of them.
 
-    Of each source (K,): `sources` (spectra), `label` (class or None), `name`, `ra`, `dec` (deg).
-    Of each detection (N,): `source` (row of the source), `counts` (expected source counts,
-    0.5-7 keV), `origin` (detection of a real catalog it is modeled on, or None).
+    Per source (K,): `sources` (parameters), `label` (class or None), `name`, `ra`, `dec` (deg).
+    Per detection (N,): `source` (index of the source), `counts` (expected source counts, 0.5-7
+    keV), `origin` (the detection of a real catalog whose counts it has, or None).
     """
 
     sources: Sources
@@ -46,12 +46,15 @@ def population_targets(
 ) -> Targets:
     """Draw `detections` of sources of the eight classes, each 1 + `repeats` times on average.
 
-    Counts are log-uniform from `counts_min` to `counts_max`; sources lie anywhere on the sky.
+    Counts are log-uniform from `counts_min` to `counts_max`; positions are uniform on the sphere.
     """
+    # 1 + Poisson(repeats) detections per source; sources beyond the number of detections are cut
+    # off.
     times = 1 + rng.poisson(repeats, detections)
     source = np.repeat(np.arange(detections), times)[:detections]
     sources = draw_population(rng, int(source[-1]) + 1)
     ra = rng.uniform(0.0, 360.0, len(sources))
+    # Uniform on the sphere: the sine of the declination is uniform.
     dec = np.degrees(np.arcsin(rng.uniform(-1.0, 1.0, len(sources))))
     return Targets(
         sources=sources,
@@ -66,7 +69,7 @@ def population_targets(
 
 
 def catalog_name(ra: float, dec: float) -> str:
-    """Return the name "2CXO JHHMMSS.s+DDMMSS" of a position in degrees, digits cut off."""
+    """Return the name "2CXO JHHMMSS.s+DDMMSS" of a position in degrees, with truncated digits."""
     tenths = int(ra / 15.0 * 36000.0) % 864000
     hours, rest = divmod(tenths, 36000)
     minutes, tenths = divmod(rest, 600)

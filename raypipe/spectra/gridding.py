@@ -22,7 +22,7 @@ from raypipe.spectra.bounds import (
     PEAK_AREA_CM2,
     require_within,
 )
-from raypipe.spectra.channel_bins import ChannelBins, acis_edges_kev
+from raypipe.spectra.channel_bins import FEWEST_BINS, ChannelBins, acis_edges_kev
 from raypipe.spectra.fates import flags_of
 from raypipe.spectra.grid import EnergyGrid
 from raypipe.spectra.redistribution import (
@@ -133,8 +133,11 @@ def put_on_grid(spectrum: Spectrum, grid: EnergyGrid, bins: ChannelBins) -> Grid
     background, native_background = spectrum.background_counts, None
     if background is not None:
         native_background = _native(background, places, bins, spectrum.path)
-    scale, by_bin = _scales(spectrum, places, inside)
+    require_within(
+        spectrum.exposure_s, EXPOSURE_S, spectrum.path, "EXPOSURE", "give the exposure in s"
+    )
     areascal = _areascal(spectrum, places, bins)
+    scale, by_bin = _scales(spectrum, places, inside)
     factor = float(np.asarray(spectrum.areascal)) if areascal is None else 1.0
     area, covered = _area_on_grid(spectrum, grid, inside, factor)
     flags = [
@@ -203,7 +206,10 @@ def _places(spectrum: Spectrum, bins: ChannelBins) -> slice:
 
 def _bins_within(spectrum: Spectrum, bins: ChannelBins, places: slice) -> ChannelBins:
     try:
-        return bins.within(places.start, places.stop)
+        inside = bins.within(places.start, places.stop)
+        if len(inside) < FEWEST_BINS:
+            raise ValueError(f"{len(inside)} channel bins, at least {FEWEST_BINS} are needed")
+        return inside
     except ValueError as error:
         raise OgipError(
             spectrum.path,
@@ -217,7 +223,6 @@ def _scales(
 ) -> tuple[float | None, npt.NDArray[np.float32] | None]:
     """The background's factor, and by bin where it differs by channel: the mean over the bin."""
     path, scale = spectrum.path, spectrum.background_scale
-    require_within(spectrum.exposure_s, EXPOSURE_S, path, "EXPOSURE", "give the exposure in s")
     if scale is None:
         return None, None
     mend = "EXPOSURE, BACKSCAL and AREASCAL of source and background must be above zero"

@@ -1,4 +1,4 @@
-"""Files that a user names by a path or by an address: s3:// and https:// ones are fetched first."""
+"""Open files that a user names by path or address; fetch s3:// and https:// ones first."""
 
 from __future__ import annotations
 
@@ -8,31 +8,30 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
 import requests
 
-from raypipe.errors import RaypipeError, ServiceError, UsageError
-from raypipe.http.redirects import leads_inside
-from raypipe.http.session import Patience, PoliteSession
+from raypipe.errors import RaypipeError, UsageError
+from raypipe.http.policy import Patience
+from raypipe.http.session import PoliteSession
 from raypipe.redaction import printable, redact
-from raypipe.store.workspace import open_filesystem
+from raypipe.store.s3 import open_filesystem
 
 Address = str | os.PathLike[str]
 
 MOST_BYTES = 1 << 30
-"""Size of a file above which it is not fetched."""
+"""Largest file that is fetched."""
 
-_PATIENCE = Patience(attempts=4, silence_s=60.0, answer_s=1800.0, answer_bytes=MOST_BYTES)
-_MOST_REDIRECTS = 5
+_PATIENCE = Patience(attempts=4, backoff_s=1.0, silence_s=60.0, answer_s=1800.0)
 _CHUNK = 1 << 20
 _LOST_SLASH = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:/(?!/)")
 _SUFFIXES = re.compile(r"(\.[A-Za-z0-9]{1,10}){0,2}$")
 
 
 def shown(address: Address) -> str:
-    """An address as it may be printed: without credentials, query and control characters."""
+    """Return an address fit to print: without credentials, query and control characters."""
     text = os.fspath(address)
     if _LOST_SLASH.match(text):
         return f"{text.partition(':')[0]}://..."
@@ -43,17 +42,17 @@ def shown(address: Address) -> str:
 
 
 def file_name(address: Address) -> str:
-    """The name of a file without its folders, fit to print."""
+    """Return the name of a file without its folders, fit to print."""
     return PurePosixPath(shown(address)).name
 
 
 @contextmanager
 def local_file(address: Address) -> Iterator[Path]:
-    """Give the path of a file, which lasts as long as the block.
+    """Yield the path of a file; a fetched copy is deleted after the block.
 
-    No message has the credentials of its address. Raises UsageError where there is no such file,
-    where it has more than MOST_BYTES and is not on this machine, and for an address of another
-    kind; ServiceError where a server does not answer.
+    Raises UsageError if the file does not exist, if it has to be fetched and has more than
+    MOST_BYTES, and for other kinds of addresses; ServiceError if a server does not answer. Messages
+    show no credentials.
     """
     text = os.fspath(address)
     if _LOST_SLASH.match(text):
@@ -78,7 +77,7 @@ def local_file(address: Address) -> Iterator[Path]:
 
 
 def _suffixes(address: str) -> str:
-    """The ending of a file's name, which says of what kind it is."""
+    """Return the suffixes of a file's name, which tell its format."""
     found = _SUFFIXES.search(urlsplit(address).path)
     return found[0] if found else ""
 
@@ -89,7 +88,7 @@ def _fetch(address: str, path: Path) -> None:
     elif address.startswith("s3://"):
         _from_store(address, path)
     else:
-        raise UsageError(f"{shown(address)}: expected a path, s3:// or https://")
+        raise UsageError(f"{shown(address)}: expected a path, an s3:// or an https:// address")
 
 
 def _from_store(address: str, path: Path) -> None:
@@ -112,8 +111,7 @@ def _require_size(address: str, size: int) -> None:
 
 
 def _from_server(address: str) -> bytes:
-    with _CarefulSession(_PATIENCE) as session:
-        session.max_redirects = _MOST_REDIRECTS
+    with PoliteSession(_PATIENCE, answer_bytes=MOST_BYTES) as session:
         try:
             answer = session.get(address)
         except requests.RequestException as error:
@@ -123,15 +121,3 @@ def _from_server(address: str) -> bytes:
     if answer.status_code != requests.codes.ok:
         raise UsageError(f"{shown(address)}: HTTP {answer.status_code}; check the address")
     return answer.content
-
-
-class _CarefulSession(PoliteSession):
-    """A session that a server outside cannot redirect to an address inside."""
-
-    def get_redirect_target(self, resp: requests.Response) -> str | None:
-        target = super().get_redirect_target(resp)
-        if target is not None and leads_inside(resp.url, urljoin(resp.url, target)):
-            raise ServiceError(
-                f"{shown(resp.url)}: redirects to an address that is not public, which is not asked"
-            )
-        return target

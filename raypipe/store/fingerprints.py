@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 FINGERPRINT = "manifest_part_sha256"
-"""Metadata key of Parquet files: identifies the manifest rows that a file holds or is made from."""
+"""Metadata key of Parquet files; its value identifies the rows of the manifest in the file or those
+from which the file was made."""
 
 _FILES = ["detection_id", "pha_uri", "arf_uri", "rmf_uri", "background_uri"]
 
@@ -29,20 +30,20 @@ def part_fingerprint(schema: pa.Schema, hashes: np.ndarray) -> str:
 
 
 def manifest_fingerprint(part: pa.Table) -> str:
-    """Return the fingerprint of a part of a manifest, from its metadata if they have it."""
+    """Return the fingerprint of a part of a manifest, from its metadata if present there."""
     known = (part.schema.metadata or {}).get(FINGERPRINT.encode())
     return known.decode() if known else part_fingerprint(part.schema, row_hashes(part))
 
 
 class ManifestFingerprint:
-    """A hash of all detections and their files, in order of detection_id."""
+    """Hashes all detections of a manifest and their files, in order of detection_id."""
 
     def __init__(self) -> None:
         self._ids: list[pa.Array] = []
         self._hashes: list[np.ndarray] = []
 
     def add(self, rows: pa.Table) -> None:
-        """Add rows; those of one detection must come in order."""
+        """Add rows; rows of the same detection must be added in a fixed order."""
         self._ids += rows["detection_id"].chunks
         files = rows.select(_FILES).to_pandas().astype(str)
         self._hashes.append(pd.util.hash_pandas_object(files, index=False).to_numpy())

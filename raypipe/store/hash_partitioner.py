@@ -1,4 +1,4 @@
-"""Partition rows by a hash, on disk if needed, so that one share at a time fits in memory."""
+"""Divide rows into shares by a hash, on disk if needed, so that one share fits in memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BUCKETS = 64
 """Largest number of shares that rows can be divided into."""
 
 MEMORY = 64 << 20
-"""Bytes of rows that are kept in memory before they are written to disk."""
+"""Number of bytes of rows that are kept in memory before they are written to disk."""
 
 _DRAFT = ".draft-"
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
@@ -32,8 +32,8 @@ _OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
 def scratch_folder(workspace: Workspace, release: str) -> Iterator[Path]:
     """Yield the name of a local folder for temporary files; the folder is removed after the block.
 
-    Whoever writes to it creates it. It lies beside the manifest if the workspace is on a disk,
-    otherwise in the machine's temporary folder (TMPDIR).
+    The folder does not exist yet: create it before you write to it. It lies beside the manifest if
+    the workspace is on a local disk, otherwise in the machine's temporary folder (TMPDIR).
     """
     if workspace.is_local:
         home = Path(workspace.path(manifest_folder(release)))
@@ -105,6 +105,7 @@ class HashPartitioner:
         `count` is a power of two up to BUCKETS. Rows with equal hash keep the order in which they
         were added.
         """
+        # `count` divides BUCKETS: hash % count == i for the buckets i, i + count, i + 2 count, ...
         runs: list[_Run | _RunFile] = [*self._files, *self._runs()]
         for share in range(count):
             yield [run.bucket(b) for run in runs for b in range(share, BUCKETS, count)]

@@ -1,72 +1,78 @@
-"""Name the folders and files of a workspace, and say how a damaged one is made again."""
+"""Name the folders and files of a workspace, and say how to replace a damaged one."""
 
 from __future__ import annotations
 
 
 def part_name(folder: str, part: int) -> str:
-    """Name of a part of a table: the same number from the manifest through to the catalog."""
+    """Name a part of a table; a part has the same number from the manifest to the catalog."""
     return f"{folder}/part-{part:05d}.parquet"
 
 
 def manifest_folder(release: str) -> str:
-    """Folder of a release's manifest."""
+    """Name the folder of a release's manifest."""
     return f"manifest/{release}"
 
 
 def spectra_folder(release: str) -> str:
-    """Folder of a release's spectra."""
+    """Name the folder of a release's spectra."""
     return f"spectra/{release}"
 
 
 def rejects_folder(release: str) -> str:
-    """Folder of a release's rejects."""
+    """Name the folder of a release's rejects."""
     return f"rejects/{release}"
 
 
 def model_folder(model_id: str) -> str:
-    """Folder of a model bundle."""
+    """Name the folder of a model bundle."""
     return f"models/{model_id}"
 
 
 def catalog_folder(release: str, model_id: str) -> str:
-    """Folder of the latent catalog of a release by a model."""
+    """Name the folder of the latent catalog that a model made of a release."""
     return f"catalog/{release}/{model_id}"
 
 
 def changes_folder(release: str) -> str:
-    """Folder of what became of each detection since the release before."""
+    """Name the folder that records how each detection differs from an earlier release."""
     return f"changes/{release}"
 
 
 def comparisons_folder(first: str, second: str) -> str:
-    """Folder of what two releases say of the same sources."""
+    """Name the folder of the comparison of two releases."""
     return f"comparisons/{first}-{second}"
 
 
 def sources_folder(release: str, model_id: str) -> str:
-    """Folder of the tables of sources of a release's catalog by a model."""
+    """Name the folder of the table of sources that a model made of a release."""
     return f"sources/{release}/{model_id}"
 
 
 def exports_folder(release: str, model_id: str) -> str:
-    """Folder of a catalog's exports."""
+    """Name the folder of a catalog's exports."""
     return f"exports/{release}/{model_id}"
 
 
 def evaluation_folder(release: str, model_id: str) -> str:
-    """Folder of the metrics of a release's catalog."""
+    """Name the folder of the metrics of a catalog."""
     return f"evaluation/{release}/{model_id}"
 
 
 def tuning_folder(tune_id: str) -> str:
-    """Folder of a search for better settings."""
+    """Name the folder of a search for better settings."""
     return f"tuning/{tune_id}"
 
 
 def report_name(release: str, model_id: str) -> str:
-    """Name of the page that reports on a release's catalog."""
+    """Name the HTML report on a catalog."""
     return f"reports/{release}/{model_id}.html"
 
+
+OWN_FOLDERS = (
+    *("manifest", "spectra", "rejects", "responses", "models", "catalog", "sources", "exports"),
+    *("evaluation", "reports", "tuning", "checkpoints", "changes", "comparisons", "locks", "runs"),
+)
+"""Top folders of a workspace that raypipe's verbs fill; docs/layout.md describes them."""
 
 _MAKE_AGAIN = {
     "manifest": "delete the folder it is in and run raypipe discover again",
@@ -84,10 +90,10 @@ _MAKE_AGAIN = {
     "tuning": "delete it and run raypipe tune again",
     "changes": "delete it and run raypipe reprocess again",
 }
-"""By the folder of the workspace that the file is in, or the file of a bundle."""
+"""How to replace a damaged file, by its folder in the workspace or its name in a bundle."""
 
 
 def mend_of(name: str) -> str:
-    """How to make a file of that name within a workspace again, as the end of an error message."""
+    """Say how to replace a damaged file of a workspace; the text ends an error message."""
     otherwise = "delete it and run the verb that makes it again"
     return _MAKE_AGAIN.get(name.partition("/")[0], otherwise)

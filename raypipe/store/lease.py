@@ -1,7 +1,8 @@
 """Allow only one run at a time to do a piece of work on a workspace, from any machine.
 
 The holder's file W/locks/<work>/<number>.json is created, never replaced by another process, and
-rewritten while the work runs. A holder that stops rewriting it is succeeded under the next number.
+rewritten while the work runs. If a holder stops rewriting it, another run takes over under the next
+number.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 _BEAT_S = 2.0
 _SILENT_S = 60.0
-"""Time without a sign of life after which a holder on another machine is presumed dead."""
+"""Time without a heartbeat after which a holder on another machine is presumed dead."""
 _ENDED = -1
 """Value of `beat` in the file of a holder that has ended."""
 
@@ -42,9 +43,10 @@ _changing = threading.Lock()
 def exclusive(workspace: Workspace, work: str, folders: Sequence[str]) -> Iterator[None]:
     """Do `work` as the only run that does it, with `folders` reserved for it.
 
-    Files that killed runs left half written in these folders are removed, before and after. Raises
-    BusyError if another run is doing the same work. A run that died on this machine is succeeded at
-    once; one that died on another machine after it has been silent for a minute.
+    Incomplete files that killed runs have left in these folders are removed before and after the
+    work. Raises BusyError if another run is doing the same work. If a run has died on this machine,
+    this one takes over at once; if it has died on another machine, after a minute without
+    heartbeat.
     """
     with _in_this_process(workspace, work):
         name = _take(workspace, work)
@@ -111,7 +113,10 @@ def _wait_for_its_end(workspace: Workspace, work: str, name: str) -> None:
 
 
 def _has_ended(holder: dict[str, Any]) -> bool:
-    """Whether a holder has ended or is gone, or had this process's own id and could not say so."""
+    """Return whether a holder has ended or its process no longer exists.
+
+    A holder with this process's own id has ended too, but could not record it.
+    """
     if holder["beat"] == _ENDED:
         return True
     if holder["machine"] != _machine():

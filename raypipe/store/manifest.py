@@ -15,15 +15,16 @@ MOST_PARTS = 1 << 16
 
 
 def parts_for(rows: int, part_rows: int) -> int:
-    """Number of parts, a power of two, that so many detections go to: `part_rows` each or fewer.
+    """Return the number of parts for this number of detections, a power of two.
 
-    More each where there would be more than `MOST_PARTS`: Ray and the stores count them.
+    A part has at most `part_rows` detections, or more if there would be more than `MOST_PARTS`
+    parts, since Ray and the stores handle each of them.
     """
     return min(MOST_PARTS, 1 << max(0, int(np.ceil(np.log2(max(rows, 1) / part_rows)))))
 
 
 def read_manifest_summary(workspace: Workspace, release: str) -> dict[str, Any]:
-    """What a release's manifest holds; RaypipeError where there is no whole one."""
+    """Read the summary of a release's manifest; raise RaypipeError if there is no complete one."""
     name = summary_name(release)
     if not workspace.exists(name):
         raise RaypipeError(
@@ -38,7 +39,7 @@ def read_manifest_summary(workspace: Workspace, release: str) -> dict[str, Any]:
 
 
 def find_manifest(workspace: Workspace, release: str, made_of: str) -> dict[str, Any] | None:
-    """The summary of a release's manifest if it is there, whole, and made of that."""
+    """Return the summary of a complete manifest that was made of `made_of`, else None."""
     if not workspace.exists(summary_name(release)):
         return None
     summary = read_manifest_summary(workspace, release)
@@ -46,9 +47,9 @@ def find_manifest(workspace: Workspace, release: str, made_of: str) -> dict[str,
 
 
 def choose_release(workspace: Workspace, release: str | None) -> str:
-    """The release that was asked for, or the only one there is.
+    """Return the release that was asked for, or the only one in the workspace.
 
-    Raises UsageError where there is none of that name, none at all, or several to choose from.
+    Raises UsageError if there is none of that name, none at all, or several to choose from.
     """
     known = [name for name in workspace.folders("manifest") if workspace.exists(summary_name(name))]
     if release is not None:
@@ -67,12 +68,12 @@ def choose_release(workspace: Workspace, release: str | None) -> str:
 
 
 def set_aside_name(release: str) -> str:
-    """Name of the list of files that could have been detections and are none."""
+    """Return the name of the list of files that could have been detections and are none."""
     return f"{manifest_folder(release)}/set_aside.json"
 
 
 def summary_name(release: str) -> str:
-    """Name of the summary, whose presence says that the manifest is whole."""
+    """Return the name of the summary, whose presence says that the manifest is complete."""
     return f"{manifest_folder(release)}/manifest.json"
 
 
@@ -92,10 +93,12 @@ OWN_TYPES = {
 }
 """Columns of every manifest, whatever it is made of, in order."""
 
+HEADER_TYPES = {"target_name": pa.large_string(), "position_from": pa.large_string()}
+"""Columns of spectra outside the Chandra Source Catalog that their headers fill."""
+
 
 IDENTITY = ("detection_id", "obsid", "obi", "region_id", "name", "ra", "dec", "class")
-"""Columns that say which detection or source a row belongs to, and which class that has."""
-
+"""Columns that identify the detection and the source of a row, and the source's class."""
 
 ORIGINAL_NAME = b"original_name"
-"""Key of a field's metadata with the name that its column has in the table it came from."""
+"""Key of a field's metadata for the name of its column in the original table."""

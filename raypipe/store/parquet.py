@@ -1,10 +1,10 @@
-"""Parquet files: columns stored small, damage noticed when they are read, nothing in them run.
+"""Write compact Parquet files, detect damage when they are read, and refuse values that run code.
 
-Pages carry the checksums that the format has for them. It has none for the footer, where the
-places, types and names of the columns are, so a seal stands in front of it: a mark and the SHA-256
-of all bytes from the footer to the end of the file. No page lies there, so that other readers do
-not see it. A file without a seal, which an earlier version or another program has written, is read
-with what checksums it has.
+The format has checksums for pages, which are written. It has none for the footer, which holds the
+names, types and offsets of the columns. A seal is therefore written in front of the footer: a mark,
+and the SHA-256 of all bytes from the footer to the end of the file. Other readers skip it, because
+the footer refers to no page there. A file without a seal, written by an earlier version or another
+program, is read with the checksums that it has.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ COMPRESSION = "zstd"
 _MARK = b"raypipe footer\0\1"
 _SEAL_BYTES = len(_MARK) + hashlib.sha256().digest_size
 _END_BYTES = 8
-"""The end of a Parquet file: the length of the footer, four bytes, and PAR1."""
+"""Size of the end of a Parquet file: the length of the footer (four bytes), and PAR1."""
 _TAIL_BYTES = 1 << 16
-"""Bytes read at once from the end of a file, as pyarrow does."""
+"""Number of bytes that are first read from the end of a file, as pyarrow does."""
 
 
 class DamagedError(Exception):
-    """A Parquet file that is not as it was written; the message says what is wrong."""
+    """A Parquet file has changed since it was written; the message says what is wrong."""
 
 
 def write_options(schema: pa.Schema) -> dict[str, Any]:
-    """How `pyarrow.parquet.ParquetWriter` is to write columns of a schema: small and checked."""
+    """Return options of `pyarrow.parquet.ParquetWriter`: compression, encodings and checksums."""
     return {"compression": COMPRESSION, "write_page_checksum": True, **encodings(schema)}
 
 
 def sealed(data: pa.Buffer) -> list[pa.Buffer | bytes]:
-    """The pieces of a Parquet file with a seal in front of its footer."""
+    """Split a Parquet file at its footer and return the pieces with the seal between them."""
     start = data.size - _footer_bytes(data.slice(data.size - _END_BYTES).to_pybytes())
     footer = data.slice(start)
     return [data.slice(0, start), _MARK + hashlib.sha256(footer).digest(), footer]
 
 
 def open_checked(stream: pa.NativeFile) -> pq.ParquetFile:
-    """Open a Parquet file: its footer is checked now, its pages as they are read.
+    """Open a Parquet file: check its footer now, and its pages when they are read.
 
-    Raises DamagedError where the footer is not the one that was sealed, or where there is none.
+    Raises DamagedError if there is no footer, or if it is not the one that was sealed.
     """
     size = stream.size()
     tail = stream.read_at(min(size, _TAIL_BYTES), max(0, size - _TAIL_BYTES))
@@ -63,11 +63,11 @@ def open_checked(stream: pa.NativeFile) -> pq.ParquetFile:
 
 
 def read_checked(file: pq.ParquetFile, columns: list[str] | None = None) -> pa.Table:
-    """Rows of a file of `open_checked`; only those of `columns` that it has where given.
+    """Read a file from `open_checked`; if `columns` are given, read those of them that it has.
 
-    Raises DamagedError where rows or values are not as many as the footer says. The checksum of a
-    page does not cover the header of the page: one that names another kind makes the reader pass
-    over the page, and one that names another number of values fills the column up with nulls.
+    Raises DamagedError if the number of rows or of values differs from the footer's. The checksum
+    of a page does not cover its header: if the header has a wrong page type, the reader skips the
+    page; if it has a wrong number of values, the reader fills the column with nulls.
     """
     if columns is not None:
         known = set(file.schema_arrow.names)
@@ -84,13 +84,13 @@ def read_checked(file: pq.ParquetFile, columns: list[str] | None = None) -> pa.T
 
 
 def _value_counts(file: pq.ParquetFile, columns: set[str]) -> dict[str, int]:
-    """Values that are not null of each of `columns`, where the footer says how many there are."""
+    """Return the number of non-null values of each of `columns` for which the footer states it."""
     counts: dict[str, int] = {}
     schema = file.schema_arrow
     groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
     leaf = 0
     for field in schema:
-        # The index of a name that several columns have is -1.
+        # get_field_index returns -1 for a name that several columns have.
         is_alone = field.name in columns and schema.get_field_index(field.name) >= 0
         if is_alone and _innermost(field.type).num_fields == 0:
             chunks = [group.column(leaf) for group in groups]
@@ -102,46 +102,49 @@ def _value_counts(file: pq.ParquetFile, columns: set[str]) -> dict[str, int]:
 
 
 def _count_leaves(kind: pa.DataType) -> int:
-    """Columns of a Parquet file that hold a column of this type."""
+    """Count the leaf columns that a column of this type has in a Parquet file."""
     inner = range(kind.num_fields)
     return sum(_count_leaves(kind.field(number).type) for number in inner) or 1
 
 
 def _count_values(column: pa.ChunkedArray) -> int:
-    """Values of a column that are not null: of lists those in them."""
+    """Count the non-null values of a column; in a column of lists, those inside the lists."""
     while _is_list(column.type):
         column = pc.list_flatten(column)
     return len(column) - column.null_count
 
 
 def _innermost(kind: pa.DataType) -> pa.DataType:
-    """The type of what lists of lists hold."""
+    """Return the type of the values in nested lists, or the type itself if it is no list."""
     return _innermost(kind.value_type) if _is_list(kind) else kind
 
 
 def _footer_bytes(end: bytes) -> int:
-    """Bytes from the beginning of the footer to the end of a file that ends like this."""
+    """Return the number of bytes from the start of the footer to the end of a file.
+
+    `end` are its last eight bytes. Raises DamagedError if these do not end a Parquet file.
+    """
     if len(end) < _END_BYTES or end[4:] != b"PAR1":
         raise DamagedError("it does not end as a Parquet file does")
     return int.from_bytes(end[:4], "little") + _END_BYTES
 
 
 def require_plain(schema: pa.Schema, file: str) -> None:
-    """Raise RaypipeError where a column, or what it nests, is of an extension type.
+    """Raise RaypipeError if a column has, or contains, an extension type.
 
-    Ray registers one whose values are unpickled when they are looked at, and unpickling runs
-    whatever the writer of the file wanted.
+    Ray registers an extension type whose values are unpickled when they are read, and unpickling
+    can run any code that the file contains.
     """
     for field in schema:
         if (name := _extension(field.type)) is not None:
             raise RaypipeError(
-                f"{file}: column {field.name} is of extension type {name}, which is not read: its "
-                "values may be programs; write it as numbers or text"
+                f"{file}: column {field.name} is of extension type {name}, which is refused "
+                "because its values may contain code; write the column as numbers or text"
             )
 
 
 def _extension(kind: pa.DataType) -> str | None:
-    """Name of the extension type that a type is or nests."""
+    """Return the name of the extension type that a type is or contains, None if there is none."""
     if isinstance(kind, pa.BaseExtensionType):
         return str(kind.extension_name)
     inner = [kind.field(number).type for number in range(kind.num_fields)]
@@ -151,10 +154,10 @@ def _extension(kind: pa.DataType) -> str | None:
 
 
 def encodings(schema: pa.Schema) -> dict[str, Any]:
-    """How `pyarrow.parquet.write_table` is to encode the columns of a schema.
+    """Return the encodings of a schema's columns as options of `pyarrow.parquet.write_table`.
 
-    Lists of integers by their differences, lists of floats byte by byte of each number, all else by
-    dictionary: smaller and written faster.
+    Lists of integers are stored as differences, lists of floats with the bytes of the numbers
+    separated, and other columns by dictionary. This makes files smaller and faster to write.
     """
     lists = dict(filter(None, map(_list_encoding, schema)))
     return {
@@ -164,7 +167,7 @@ def encodings(schema: pa.Schema) -> dict[str, Any]:
 
 
 def _list_encoding(field: pa.Field) -> tuple[str, str] | None:
-    """The leaf of a column of lists of numbers and how it is stored; None for other columns."""
+    """Return the leaf of a column of lists of numbers and its encoding; None for other columns."""
     if _leaf(field) == field.name:
         return None
     if pa.types.is_floating(field.type.value_type):
@@ -175,7 +178,7 @@ def _list_encoding(field: pa.Field) -> tuple[str, str] | None:
 
 
 def _leaf(field: pa.Field) -> str:
-    """Name of a column's values within a Parquet file."""
+    """Return the name that the values of a column have within a Parquet file."""
     return f"{field.name}.list.element" if _is_list(field.type) else str(field.name)
 
 

@@ -1,6 +1,6 @@
-"""Look at the parts of a release: which are there, of which rows, and whether they add up.
+"""Check which parts of a release exist, and whether they are complete and current.
 
-Parquet footers say that, a few kB of each file: many are read at once.
+This is read from the Parquet footers, a few kB per file, of many files at the same time.
 """
 
 from __future__ import annotations
@@ -18,21 +18,20 @@ from raypipe.store.workspace import Workspace
 
 T = TypeVar("T")
 
-
 _READERS = 16
 
 
 def count_parts(workspace: Workspace, release: str) -> int:
-    """Number of parts of a release, from manifest to catalog."""
+    """Return the number of parts of a release, the same from manifest to catalog."""
     return int(read_manifest_summary(workspace, release)["parts"])
 
 
 @dataclass(frozen=True)
 class PartState:
-    """The rows of a part's files, None where a file is missing, and what the spectra come from.
+    """The numbers of rows of a part's files, None if a file is missing, and their fingerprints.
 
-    `fingerprint` belongs to the manifest's rows as they are now, `made_of` to those from which the
-    spectra were made; `metadata` is that of the file of spectra, empty without one.
+    `fingerprint` identifies the present rows of the manifest, `made_of` those from which the
+    spectra were made. `metadata` is that of the file of spectra, empty if there is none.
     """
 
     manifest: int
@@ -44,9 +43,10 @@ class PartState:
 
     @property
     def is_current(self) -> bool:
-        """Whether it is published whole, of the manifest's rows as they are now.
+        """Return whether the part is complete and was made from the present rows of the manifest.
 
-        A run that ends between rejects and spectra leaves newer rejects: rows do not add up then.
+        If a run ended after it had written the rejects and before it wrote the spectra, the numbers
+        of rows do not add up.
         """
         if self.spectra is None or self.rejects is None:
             return False
@@ -54,7 +54,7 @@ class PartState:
 
 
 def require_ingested(workspace: Workspace, release: str) -> int:
-    """Number of parts of a release; RaypipeError unless all its spectra are there and current."""
+    """Return the number of parts of a release; raises RaypipeError unless all are current."""
     parts = count_parts(workspace, release)
     states = look_at_each(range(parts), lambda part: look_at_part(workspace, release, part))
     behind = sum(not state.is_current for state in states)
@@ -68,14 +68,17 @@ def require_ingested(workspace: Workspace, release: str) -> int:
 
 
 def drop_parts_beyond(workspace: Workspace, folder: str, parts: int) -> None:
-    """Remove what an earlier manifest of more parts left in a folder."""
+    """Remove the files in a folder that are left from an earlier manifest with more parts."""
     for name in workspace.files(folder, ".parquet"):
         if name >= part_name(folder, parts):
             workspace.delete(name)
 
 
 def count_rows(workspace: Workspace, release: str) -> dict[str, int]:
-    """Rows of manifest, spectra and rejects; rejects count where their part's spectra are there."""
+    """Count the rows of manifest, spectra and rejects.
+
+    Rejects of parts without spectra are not counted: such parts are ingested again.
+    """
     parts = range(count_parts(workspace, release))
     states = look_at_each(parts, lambda part: look_at_part(workspace, release, part))
     there = [state for state in states if state.spectra is not None]
@@ -96,7 +99,7 @@ def check_totals(workspace: Workspace, release: str, totals: dict[str, int]) -> 
 
 
 def look_at_part(workspace: Workspace, release: str, part: int) -> PartState:
-    """Read the footers of a part's files; RaypipeError where the manifest lacks the part."""
+    """Read the footers of a part's files; raises RaypipeError if the manifest lacks the part."""
     name = part_name(manifest_folder(release), part)
     manifest = workspace.read_footer(name)
     if manifest is None:
@@ -115,6 +118,6 @@ def look_at_part(workspace: Workspace, release: str, part: int) -> PartState:
 
 
 def look_at_each(parts: Iterable[int], look: Callable[[int], T]) -> list[T]:
-    """Return `look(part)` for each part, in order; many are looked at at once."""
+    """Return `look(part)` for each part, in order; several calls run at the same time."""
     with ThreadPoolExecutor(_READERS) as pool:
         return list(pool.map(look, parts))

@@ -1,8 +1,8 @@
-"""Which files are the latent catalog: they change all at once, and no reader sees half of it.
+"""Publish the latent catalog in one step, so that no reader sees half of an update.
 
-The parts of a catalog have names that no other content ever has. A numbered list says which of them
-make the catalog; the list of the highest number counts. Publishing is creating the next list, which
-only one of several writers can.
+The name of a part depends on its content, so that a file never changes. A numbered list names the
+parts that form the catalog; the list with the highest number is valid. To publish means to create
+the next list, which only one of several writers can do.
 """
 
 from __future__ import annotations
@@ -43,10 +43,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Publication:
-    """A catalog as it was published once.
+    """One publication of a catalog.
 
-    `parts` and `sources` are names in the workspace: rows are detections in the parts, sources in
-    the other. `fingerprint` is a hash of all that they are made of.
+    `parts` and `sources` are names of files in the workspace: the parts have one row per detection,
+    the other file has one row per source. `fingerprint` is a hash of everything that they were made
+    from.
     """
 
     release: str
@@ -62,22 +63,22 @@ class Publication:
 
     @property
     def name(self) -> str:
-        """Name of the list itself."""
+        """Return the name of the list."""
         folder = catalog_folder(self.release, self.model_id)
         return f"{folder}/published-{self.number:05d}.json"
 
     @property
     def files(self) -> set[str]:
-        """All files of it."""
+        """Return the names of all files of the catalog."""
         return {*self.parts, self.sources}
 
 
 class PublishedMeanwhileError(RaypipeError):
-    """Another run has published another catalog since this one began."""
+    """Another run has published a different catalog since this run began."""
 
 
 def find_publication(workspace: Workspace, release: str, model_id: str) -> Publication | None:
-    """What is published of a release by a model now, None where nothing is."""
+    """Return the valid publication of a release by a model, None if there is none."""
     names = workspace.files(catalog_folder(release, model_id), ".json")
     lists = [name for name in names if _LIST.search(name)]
     if not lists:
@@ -91,22 +92,22 @@ def find_publication(workspace: Workspace, release: str, model_id: str) -> Publi
     except TypeError as error:
         raise workspace.unexpected(lists[-1], f"not the list of a catalog ({error})") from error
     if found.name != lists[-1]:
-        raise workspace.unexpected(lists[-1], f"the list of another catalog, {found.name}")
+        raise workspace.unexpected(lists[-1], f"this is the list of another catalog, {found.name}")
     return found
 
 
 def published_models(workspace: Workspace, release: str) -> list[str]:
-    """Ids of the models that a release has a catalog by, sorted."""
+    """Return the ids of the models with a catalog of a release, sorted."""
     known = workspace.folders(f"catalog/{release}")
     return [model_id for model_id in known if find_publication(workspace, release, model_id)]
 
 
 def require_publication(workspace: Workspace, release: str, model_id: str) -> Publication:
-    """What is published of a release by a model; RaypipeError where nothing is."""
+    """Return the valid publication of a release by a model; raises RaypipeError without one."""
     found = find_publication(workspace, release, model_id)
     if found is None:
         raise RaypipeError(
-            f"{workspace.uri} {release}: the catalog by {model_id} is not whole; "
+            f"{workspace.uri} {release}: the catalog by {model_id} is not complete; "
             "run raypipe embed again"
         )
     return found
@@ -115,12 +116,11 @@ def require_publication(workspace: Workspace, release: str, model_id: str) -> Pu
 def publish(
     workspace: Workspace, new: Publication, base: Publication | None, leftovers: Iterable[str] = ()
 ) -> Publication:
-    """Make `new` the catalog in one step, where `base` still is, and remove what it replaces.
+    """Replace the publication `base` by `new` in one step, and remove the files of `base`.
 
-    `leftovers` are files that were there when the work began and go, too, unless they belong to
-    the new catalog. The same catalog published by two is no conflict. Raises
-    PublishedMeanwhileError where another one has been published since `base`, RaypipeError where
-    files of `new` are gone.
+    `leftovers`, files that existed when the work began, are removed too unless they belong to the
+    new catalog. Two runs may publish the same catalog. Raises PublishedMeanwhileError if a
+    different one has been published since `base`, and RaypipeError if files of `new` are missing.
     """
     if base is not None and base.fingerprint == new.fingerprint and base.files == new.files:
         published = base
@@ -140,7 +140,7 @@ def read_published(
     model_id: str,
     read: Callable[[Publication], T],
 ) -> T:
-    """What `read` makes of the publication, again where another replaced it in the meantime."""
+    """Return `read(publication)`; read again if another run has replaced the publication."""
     for attempt in range(_ATTEMPTS):
         publication = require_publication(workspace, release, model_id)
         try:
@@ -156,7 +156,7 @@ def read_published(
 def read_detections(
     workspace: Workspace, release: str, model_id: str, columns: list[str] | None = None
 ) -> pa.Table:
-    """The rows of all detections, in order of parts; RaypipeError where nothing is published."""
+    """Read the rows of all detections, in order of parts; raises RaypipeError without a catalog."""
 
     def read(publication: Publication) -> pa.Table:
         with ThreadPoolExecutor(8) as pool:
@@ -170,7 +170,7 @@ def read_detections(
 def read_sources(
     workspace: Workspace, release: str, model_id: str, columns: list[str] | None = None
 ) -> pa.Table:
-    """The rows of all sources; RaypipeError where nothing is published."""
+    """Read the rows of all sources; raises RaypipeError without a catalog."""
 
     def read(publication: Publication) -> pa.Table:
         table = workspace.read_table(publication.sources, columns)
@@ -180,9 +180,9 @@ def read_sources(
 
 
 def _whole(workspace: Workspace, publication: Publication, table: pa.Table, rows: int) -> pa.Table:
-    """The table, if it has as many rows as were published."""
+    """Return the table; raises RaypipeError unless it has as many rows as were published."""
     if table.num_columns and table.num_rows != rows:
-        problem = f"{rows} rows stated, {table.num_rows} there"
+        problem = f"it states {rows} rows, but {table.num_rows} were read"
         raise workspace.unexpected(publication.name, problem)
     return table
 
@@ -195,8 +195,8 @@ def _create(workspace: Workspace, new: Publication) -> Publication:
     if other.fingerprint == new.fingerprint and other.files == new.files:
         return other
     raise PublishedMeanwhileError(
-        f"{workspace.absolute_uri(new.name)}: another run has published this catalog since this "
-        "one began; nothing of it was changed. Run the same command again to replace it"
+        f"{workspace.absolute_uri(new.name)}: another run has published a different catalog "
+        "since this run began, which has changed nothing; run the same command again to replace it"
     )
 
 
@@ -207,6 +207,6 @@ def _require_files(workspace: Workspace, new: Publication) -> None:
         gone = [name for name, is_so in zip(names, there, strict=True) if not is_so]
     if gone:
         raise RaypipeError(
-            f"{workspace.absolute_uri(gone[0])}: gone since it was written, with {len(gone) - 1} "
-            "others: another run has cleared up; run the same command again"
+            f"{workspace.absolute_uri(gone[0])}: another run has removed this file since it was "
+            f"written (files removed: {len(gone)}); run the same command again"
         )

@@ -1,4 +1,4 @@
-"""A workspace: the folder or bucket prefix that holds everything a release becomes."""
+"""Read and publish the files of a workspace, a folder or bucket prefix."""
 
 from __future__ import annotations
 
@@ -18,10 +18,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raypipe.errors import RaypipeError, UsageError
-from raypipe.redaction import redact, redact_text
-from raypipe.store.layout import (
-    mend_of,
-)
+from raypipe.store.layout import mend_of
 from raypipe.store.parquet import (
     DamagedError,
     open_checked,
@@ -30,62 +27,38 @@ from raypipe.store.parquet import (
     sealed,
     write_options,
 )
-from raypipe.store.s3 import S3_ERRORS, put_if_absent, upload
+from raypipe.store.s3 import S3_ERRORS, open_filesystem, put_if_absent, upload
 
 _DRAFT = ".tmp"
-_LOST_SLASH = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+:/(?!/)")
 _NAME = re.compile(r"[A-Za-z0-9][\w.\-]*")
 
 
 def check_name(name: str, what: str) -> str:
-    """Return the name of a release or model if it can be a folder's, else raise UsageError."""
+    """Return the name of a release or model; raises UsageError if it cannot name a folder."""
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"{what} {name!r}: expected letters, digits, '.', '_' and '-', a letter or digit first"
+            f"{what} {name!r}: expected letters, digits, '.', '_' and '-', beginning with a letter "
+            "or digit"
         )
     return name
 
 
-def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
-    """Return the file system that serves `uri` (a local path or s3://...) and the path in it.
-
-    For S3, credentials and region come from the usual AWS places, the endpoint from
-    `AWS_ENDPOINT_URL` where it is set. Other schemes raise UsageError.
-    """
-    if uri.startswith("s3://"):
-        if "@" in uri.removeprefix("s3://").partition("/")[0]:
-            raise UsageError(
-                f"{redact(uri)}: credentials do not belong into a URI; give them in the usual AWS "
-                "places (environment, profile, role)"
-            )
-        endpoint = os.environ.get("AWS_ENDPOINT_URL")
-        options: dict[str, Any] = {"endpoint_override": endpoint} if endpoint else {}
-        if region := os.environ.get("AWS_REGION", os.environ.get("AWS_DEFAULT_REGION")):
-            options["region"] = region
-        return pafs.S3FileSystem(**options), uri.removeprefix("s3://").rstrip("/")
-    if _LOST_SLASH.match(uri):
-        raise UsageError(f"{redact_text(uri)}: an address has two slashes behind its colon")
-    if "://" in uri and not uri.startswith("file://"):
-        raise UsageError(f"{redact(uri)}: only local paths and s3:// are understood")
-    return pafs.LocalFileSystem(), str(Path(uri.removeprefix("file://")).expanduser().absolute())
-
-
 class MissingFileError(RaypipeError):
-    """A file of the workspace that is not there."""
+    """The workspace has no file of that name."""
 
 
 class Footer(NamedTuple):
-    """What the end of a Parquet file says of it."""
+    """The number of rows of a Parquet file and its key-value metadata, as its footer gives them."""
 
     rows: int
     metadata: dict[str, str]
 
 
 class Workspace:
-    """Reads and publishes a workspace's files by names relative to its root.
+    """Reads and publishes the files of a workspace by names relative to its root.
 
-    Every write is one atomic step (a rename on a local disk, one put on S3): a reader sees a whole
-    file or none.
+    Every write is one atomic step (a rename on a local disk, one put on S3), so that a reader sees
+    a complete file or none.
     """
 
     def __init__(self, uri: str | os.PathLike[str]) -> None:
@@ -100,33 +73,33 @@ class Workspace:
 
     @property
     def is_local(self) -> bool:
-        """Whether the workspace is on a local disk."""
+        """Return whether the workspace is on a local disk."""
         return isinstance(self.fs, pafs.LocalFileSystem)
 
     def path(self, name: str) -> str:
-        """Path of a file in the workspace, as its file system wants it."""
+        """Return the path of a file in the form that the file system expects."""
         if ".." in name.split("/"):
             raise UsageError(f"{name}: leads out of the workspace")
         return f"{self.root}/{name}" if name else self.root
 
     def absolute_uri(self, name: str = "") -> str:
-        """URI of a file in the workspace that means the same on every machine that sees it."""
+        """Return the URI of a file, which names the same file on every machine that can read it."""
         return self.path(name) if self.is_local else f"s3://{self.path(name)}"
 
     def exists(self, name: str) -> bool:
-        """Whether a file or folder of that name is there."""
+        """Return whether a file or folder of that name exists."""
         return bool(self._look(self.path(name)).type != pafs.FileType.NotFound)
 
     def is_file(self, name: str) -> bool:
-        """Whether a file of that name is there, and no folder."""
+        """Return whether a file, not a folder, of that name exists."""
         return bool(self._look(self.path(name)).type == pafs.FileType.File)
 
     def modified(self, name: str) -> float:
-        """When a file was last written, seconds since 1970; 0 where it is absent."""
+        """Return when a file was last written, in seconds since 1970, or 0 if it does not exist."""
         return float((self._look(self.path(name)).mtime_ns or 0) / 1e9)
 
     def files(self, folder: str, suffix: str = "") -> list[str]:
-        """Names of the published files directly in `folder`, sorted; [] where it is absent."""
+        """List the published files directly in `folder`, sorted; [] if it does not exist."""
         selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
         names = (info.base_name for info in self._look(selector) if info.type == pafs.FileType.File)
         return sorted(
@@ -136,13 +109,13 @@ class Workspace:
         )
 
     def folders(self, folder: str) -> list[str]:
-        """Names of the folders directly in `folder`, sorted; [] where it is absent."""
+        """List the folders directly in `folder`, sorted; [] if it does not exist."""
         selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
         infos = self._look(selector)
         return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
 
     def read_bytes(self, name: str) -> bytes:
-        """Contents of a file; RaypipeError where it is absent."""
+        """Read a file; raises RaypipeError if it does not exist."""
         try:
             with self.fs.open_input_stream(self.path(name), compression=None) as stream:
                 return bytes(stream.read())
@@ -150,10 +123,10 @@ class Workspace:
             raise self._unreadable(self.path(name), error) from error
 
     def write_bytes(self, name: str, *pieces: bytes | pa.Buffer) -> None:
-        """Publish a file made of `pieces`, one after another, in one step, replacing any such.
+        """Publish `pieces`, joined, as a file in one step; it replaces a file of that name.
 
-        Raises RaypipeError where the workspace cannot be written (full, read-only, gone); nothing
-        half-written stays under the name.
+        Raises RaypipeError if the workspace cannot be written (full, read-only, removed). The name
+        never refers to an incomplete file.
         """
         target = self.path(name)
         try:
@@ -177,10 +150,10 @@ class Workspace:
             raise self._unwritable(name, error) from error
 
     def take_file(self, path: Path, name: str) -> None:
-        """Publish a local file in one step, replacing any of that name; it is moved or copied.
+        """Publish a local file in one step; it replaces a file of that name.
 
-        On a local workspace it must be on the same disk. Raises RaypipeError where the workspace
-        cannot be written.
+        The file is moved into a local workspace, which must be on the same disk, and copied into a
+        bucket. Raises RaypipeError if the workspace cannot be written.
         """
         target = self.path(name)
         try:
@@ -193,10 +166,10 @@ class Workspace:
             raise self._unwritable(name, error) from error
 
     def create_bytes(self, name: str, data: bytes) -> bool:
-        """Publish a file in one step unless one of that name is there; whether it was published.
+        """Publish a file in one step unless the name is taken; returns whether it was published.
 
-        Of several who try at once one succeeds. Raises RaypipeError where the workspace cannot be
-        written.
+        If several processes try at once, exactly one succeeds. Raises RaypipeError if the workspace
+        cannot be written.
         """
         target = self.path(name)
         try:
@@ -217,14 +190,13 @@ class Workspace:
         return True
 
     def create_json(self, name: str, value: Any) -> bool:
-        """Publish a JSON file unless one of that name is there; whether it was published."""
+        """Publish a JSON file unless the name is taken; returns whether it was published."""
         return self.create_bytes(name, (json.dumps(value, indent=2) + "\n").encode())
 
     def remove_drafts(self, folders: Sequence[str]) -> None:
-        """Remove what killed processes left half written anywhere in these folders.
+        """Remove incomplete files that killed processes have left in these folders, at any depth.
 
-        For a run that is the only one to write there. A bucket has no drafts: a put is whole, or
-        nothing.
+        Call this only if no other run writes there. A bucket has no incomplete files.
         """
         if not self.is_local:
             return
@@ -233,39 +205,39 @@ class Workspace:
                 draft.unlink(missing_ok=True)
 
     def delete(self, name: str) -> None:
-        """Remove a file where it is there."""
+        """Remove a file if it exists."""
         if self.exists(name):
             self.fs.delete_file(self.path(name))
 
     def delete_folder(self, name: str) -> None:
-        """Remove a folder and all that is in it, if it is there."""
+        """Remove a folder and its contents if it exists."""
         if self.exists(name):
             self.fs.delete_dir(self.path(name))
 
     def read_json(self, name: str) -> Any:
-        """Contents of a JSON file; RaypipeError where it is absent or cut short."""
+        """Read a JSON file; raises RaypipeError if it does not exist or is truncated."""
         try:
             return json.loads(self.read_bytes(name))
         except (ValueError, RecursionError) as error:
             raise RaypipeError(
-                f"{self.absolute_uri(name)}: not a whole JSON file ({error}); {mend_of(name)}"
+                f"{self.absolute_uri(name)}: not a complete JSON file ({error}); {mend_of(name)}"
             ) from error
 
     def read_object(self, name: str, fields: Mapping[str, type | UnionType]) -> dict[str, Any]:
-        """Contents of a JSON file that is an object with at least these fields, of these types.
+        """Read a JSON file that is an object with at least these fields, of these types.
 
-        Raises RaypipeError where it is absent, cut short, or anything else.
+        Raises RaypipeError if the file does not exist or is not such an object.
         """
         value = self.read_json(name)
         if not isinstance(value, dict):
-            raise self.unexpected(name, "no JSON object")
+            raise self.unexpected(name, "not a JSON object")
         for field, kind in fields.items():
             if not isinstance(value.get(field), kind) or isinstance(value[field], bool):
-                raise self.unexpected(name, f"its field {field} is not as raypipe writes it")
+                raise self.unexpected(name, f"its field {field} is missing or has the wrong type")
         return value
 
     def unexpected(self, name: str, problem: str) -> RaypipeError:
-        """The error about a file whose content is not what raypipe writes, with the mend."""
+        """Return the error for a file whose content is not what raypipe writes."""
         return RaypipeError(f"{self.absolute_uri(name)}: {problem}; {mend_of(name)}")
 
     def write_json(self, name: str, value: Any) -> None:
@@ -273,29 +245,30 @@ class Workspace:
         self.write_bytes(name, (json.dumps(value, indent=2) + "\n").encode())
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """Rows of a Parquet file; only those of `columns` that it has where given.
+        """Read a Parquet file; if `columns` are given, read those of them that it has.
 
-        Raises RaypipeError where the file is absent or damaged, as the four readers below do.
+        Like the four methods that follow, raises RaypipeError if the file does not exist or is
+        damaged.
         """
         with self._parquet(name) as file:
             return read_checked(file, columns)
 
     def read_schema(self, name: str) -> pa.Schema:
-        """Columns of a Parquet file and their types, read from its footer alone."""
+        """Read the names and types of the columns of a Parquet file from its footer."""
         with self._parquet(name) as file:
             return file.schema_arrow
 
     def read_metadata(self, name: str) -> dict[str, str]:
-        """Key-value metadata of a Parquet file, read from its footer alone."""
+        """Read the key-value metadata of a Parquet file from its footer."""
         return _as_text(self.read_schema(name).metadata)
 
     def count_rows(self, name: str) -> int:
-        """Number of rows of a Parquet file, read from its footer alone."""
+        """Read the number of rows of a Parquet file from its footer."""
         with self._parquet(name) as file:
             return int(file.metadata.num_rows)
 
     def read_footer(self, name: str) -> Footer | None:
-        """Number of rows and metadata of a Parquet file in one look, None where it is absent."""
+        """Read the number of rows and the metadata of a Parquet file; None if it does not exist."""
         try:
             with self._parquet(name) as file:
                 return Footer(int(file.metadata.num_rows), _as_text(file.metadata.metadata))
@@ -303,28 +276,29 @@ class Workspace:
             return None
 
     def read_folder(self, folder: str, columns: list[str] | None = None) -> pa.Table:
-        """Rows of all Parquet files in `folder` in order of name, columns united by name.
+        """Read all Parquet files in `folder`, in order of their names, into one table.
 
-        Raises RaypipeError where there is none.
+        The table has every column that any of the files has. Raises RaypipeError if there is no
+        Parquet file.
         """
         names = self.files(folder, ".parquet")
         if not names:
-            raise RaypipeError(f"{self.absolute_uri(folder)}: no Parquet files there")
+            raise RaypipeError(f"{self.absolute_uri(folder)}: contains no Parquet files")
         tables = [self.read_table(name, columns) for name in names]
         return pa.concat_tables(tables, promote_options="permissive")
 
     def write_table(
         self, name: str, table: pa.Table, metadata: dict[str, str] | None = None
     ) -> None:
-        """Publish a table as a Parquet file, with `metadata` beside what its schema carries."""
+        """Publish a table as a Parquet file; `metadata` is added to that of its schema."""
         self.write_tables(name, [table], metadata)
 
     def write_tables(
         self, name: str, tables: Iterable[pa.Table], metadata: dict[str, str] | None = None
     ) -> None:
-        """Publish one or more tables of the same columns, one below the other, as `write_table`.
+        """Publish the rows of one or more tables with the same columns as one Parquet file.
 
-        Of an iterator that makes them one is in memory at a time.
+        Only one table of an iterator is in memory at a time. `metadata` is that of `write_table`.
         """
         remaining = iter(tables)
         first = next(remaining)
@@ -337,7 +311,7 @@ class Workspace:
         self.write_bytes(name, *sealed(sink.getvalue()))
 
     def _look(self, what: str | pafs.FileSelector) -> Any:
-        """What is at a path or in a folder; RaypipeError where the store does not answer."""
+        """Look a path or folder up; raises RaypipeError if the file system or bucket fails."""
         try:
             return self.fs.get_file_info(what)
         except OSError as error:
@@ -353,19 +327,19 @@ class Workspace:
     def _unwritable(self, name: str, error: Exception) -> RaypipeError:
         return RaypipeError(
             f"{self.absolute_uri(name)}: cannot be written ({error}); "
-            "make room or choose another workspace, then run the same command again"
+            "free space or choose another workspace, and then run the same command again"
         )
 
     @contextmanager
     def _parquet(self, name: str) -> Iterator[pq.ParquetFile]:
-        """A Parquet file, open for the block; RaypipeError where that finds it damaged."""
+        """Open a Parquet file for the block; raises RaypipeError if reading finds it damaged."""
         try:
             with self.fs.open_input_file(self.path(name)) as stream, open_checked(stream) as file:
                 require_plain(file.schema_arrow, self.absolute_uri(name))
                 yield file
         except OSError as error:
-            # Arrow raises OSError for what the operating system says, with its number, and for
-            # damaged pages and failures of S3, without.
+            # Arrow raises OSError with an errno for errors of the operating system, and without
+            # one for damaged pages and failures of S3.
             if error.errno is not None:
                 raise self._unreadable(self.path(name), error) from error
             raise self._damaged(name, error) from error
@@ -376,7 +350,7 @@ class Workspace:
         if "AWS Error" in str(error):
             return RaypipeError(f"{self.absolute_uri(name)}: cannot be read ({error})")
         return RaypipeError(
-            f"{self.absolute_uri(name)}: damaged, or not a whole Parquet file ({error}); "
+            f"{self.absolute_uri(name)}: damaged, or not a complete Parquet file ({error}); "
             f"{mend_of(name)}"
         )
 

@@ -18,19 +18,19 @@ _SWEEP = 256
 
 
 class BatchStream(Protocol):
-    """A worker's spectra in batches, each with the positions of its rows, on the host."""
+    """Yields a worker's spectra in batches, each with the positions of its rows, on the host."""
 
     def __len__(self) -> int: ...
 
     def steps(self, count: int, share: int, seed: int) -> Iterator[tuple[Tensor, Batch]]:
-        """Yield `count` batches of `share` spectra in the order given by `seed`, none twice."""
+        """Yield `count` batches of `share` spectra, in a random order, none of them twice."""
 
     def sweep(self) -> Iterator[tuple[Tensor, Batch]]:
         """Yield all spectra once, in order."""
 
 
 class ResidentStream:
-    """Spectra that stay on the device."""
+    """Keeps spectra on the device."""
 
     def __init__(self, spectra: CompactSpectra | Batch) -> None:
         self.spectra = spectra
@@ -39,7 +39,7 @@ class ResidentStream:
         return len(self.spectra)
 
     def steps(self, count: int, share: int, seed: int) -> Iterator[tuple[Tensor, Batch]]:
-        """Yield batches of one random order of all spectra."""
+        """Yield batches in a random order of all spectra."""
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         for places in order.split(share)[:count]:
             yield places, self.spectra.take(places)
@@ -51,10 +51,10 @@ class ResidentStream:
 
 
 class FileStream:
-    """Spectra that are read again in each epoch, `window` of them at a time.
+    """Reads spectra again in each epoch, about `window` of them at a time.
 
     A thread reads the next window while the current one is used, so that two windows are in memory.
-    Windows consist of whole part files in random order and are shuffled internally.
+    A window consists of whole part files in random order, and its spectra are shuffled.
     """
 
     def __init__(self, reader: PartReader, rows: Rows, window: int) -> None:
@@ -75,6 +75,7 @@ class FileStream:
         for window in self._windows(order):
             places, spectra = window if left is None else _together(left, window)
             shuffled = torch.randperm(len(places), generator=generator)
+            # Only full batches are used; the remaining spectra go into the next window.
             whole = len(places) // share * share
             for rows in shuffled[:whole].split(share):
                 if taken == count:

@@ -7,9 +7,9 @@ from typing import Any
 
 import ray.train
 import torch
-from ray.train import Checkpoint
-from ray.train.v2.api.report_config import CheckpointUploadMode
+from ray.train import Checkpoint, CheckpointUploadMode
 
+from raypipe.private_apis import training_filesystem
 from raypipe.store.workspace import Workspace
 
 _FILE = "checkpoint.pt"
@@ -21,17 +21,16 @@ def report_checkpoint(
     """Register metrics with Ray Train and, if a state is given, publish it as a checkpoint.
 
     Ray Train requires every worker to call this equally often; one of them passes a state. The
-    state is copied at once, written to `folder` of the workspace in one atomic step while training
-    continues, and registered when it is written. No file is created outside the workspace, so that
-    a crash leaves none behind.
+    state is copied at once. While training continues, it is written to `folder` of the workspace in
+    one atomic step and then registered. No file is created outside the workspace, so that a crash
+    leaves none behind.
     """
     if state is None:
         ray.train.report(metrics, checkpoint_upload_mode=CheckpointUploadMode.ASYNC)
         return
     copy = io.BytesIO()
     torch.save(state, copy)
-    files = ray.train.get_context().get_storage().storage_filesystem
-    target = Checkpoint(workspace.path(folder), files)
+    target = Checkpoint(workspace.path(folder), training_filesystem())
 
     def publish(checkpoint: Checkpoint, _: str) -> Checkpoint:
         workspace.write_bytes(f"{folder}/{_FILE}", copy.getvalue())
@@ -47,7 +46,7 @@ def report_checkpoint(
 
 
 def read_checkpoint(checkpoint: Checkpoint | None, device: torch.device) -> dict[str, Any] | None:
-    """Read the state that a checkpoint holds; None without a checkpoint."""
+    """Read the state in a checkpoint; return None without a checkpoint."""
     if checkpoint is None:
         return None
     with checkpoint.filesystem.open_input_stream(f"{checkpoint.path}/{_FILE}") as stream:

@@ -1,4 +1,4 @@
-"""Hold spectra in little memory: counts as small integers, areas in half precision."""
+"""Store spectra compactly: counts as small integers, effective areas in half precision."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class CompactSpectra:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes per row, without the responses."""
+        """Return the number of bytes per row, without the responses."""
         return sum(
             value[0].numel() * value.element_size()
             for value in self._by_row().values()
@@ -49,7 +49,7 @@ class CompactSpectra:
         )
 
     def take(self, rows: Tensor) -> Batch:
-        """Select rows as the model reads them, with smooth background; indices are on the host."""
+        """Return rows as a batch for the model, with smoothed background; `rows` is on the host."""
         there = rows.to(self.counts.device, non_blocking=True)
         return as_batch(
             counts=self.counts[there].float(),
@@ -76,10 +76,10 @@ class CompactSpectra:
         Columns are concatenated one at a time, so that at most one of them is in memory twice.
         """
         columns = {}
-        parts = [piece._by_row() for piece in pieces]
+        by_piece = [piece._by_row() for piece in pieces]
         pieces.clear()
-        for name in list(parts[0]):
-            columns[name] = _joined([part.pop(name) for part in parts])
+        for name in list(by_piece[0]):
+            columns[name] = _joined([columns_of.pop(name) for columns_of in by_piece])
         return cls(**columns, responses=responses, axes=axes)
 
     def _by_row(self) -> dict[str, Tensor]:

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raypipe.config import TrainConfig
 from raypipe.errors import RaypipeError
 from raypipe.identity import source_keys
 from raypipe.spectra.decoding import background_scales, single
+from raypipe.spectra.gridding import NO_COUNTS
 from raypipe.store.layout import spectra_folder
 from raypipe.store.parts import require_ingested
 from raypipe.store.workspace import Workspace
@@ -25,18 +27,19 @@ log = logging.getLogger(__name__)
 
 _MIN_TRAIN = 16
 _HASHED_AT_ONCE = 10_000
-_JUDGED = ["counts_b", "exposure_s", "background_scale"]
+_JUDGED = ["counts_b", "exposure_s", "background_scale", "flags"]
 _LEARNED = ["name", "class", "content_sha256"]
-"""Columns beside the identity that decide what is learned: a change in them makes another model."""
+"""Columns beside the identity that affect training: a change in them changes the model's id."""
 
 
 @dataclass(frozen=True)
 class Roster:
-    """The detections of a release and their use, identical on every worker, sorted by detection_id.
+    """The detections of a release and their splits, sorted by detection_id.
 
-    `keys` (n,) identify their sources; `labels` (n,) are their classes, None if unknown; `split`
-    (n,) is their use; `usable` (n,) says whether a row can be learned from; `part` (n,) is the
-    index into `files` of the file that holds it. `fingerprint` identifies the data.
+    It is identical on every worker. `keys` (n,) identify the sources; `labels` (n,) are their
+    classes, None if unknown; `split` (n,) is the split; `usable` (n,) says whether training can use
+    a row; `part` (n,) is the index into `files` of the file with the row. `fingerprint` identifies
+    the data.
     """
 
     detection_ids: npt.NDArray[Any]
@@ -48,21 +51,21 @@ class Roster:
     files: list[str]
     fingerprint: str
 
-    def rows(self, part: str) -> npt.NDArray[np.int64]:
-        """Return the indices of the usable rows of a split, file by file."""
-        rows = np.flatnonzero((self.split == part) & self.usable)
+    def rows(self, split: str) -> npt.NDArray[np.int64]:
+        """Return the indices of the usable rows of a split, ordered by part file."""
+        rows = np.flatnonzero((self.split == split) & self.usable)
         return rows[np.argsort(self.part[rows], kind="stable")]
 
     def sizes(self) -> dict[str, int]:
         """Count the usable rows of each split."""
         usable = self.split[self.usable]
-        return {part: int((usable == part).sum()) for part in (TRAIN, VALIDATION, TEST)}
+        return {split: int((usable == split).sum()) for split in (TRAIN, VALIDATION, TEST)}
 
 
 def read_roster(workspace: Workspace, release: str, config: TrainConfig) -> Roster:
-    """Split a release's spectra; raises RaypipeError if too few are left to train on.
+    """Assign the spectra of a release to splits; raises RaypipeError if too few are usable.
 
-    Spectra without counts, and those without a usable exposure or background scale, are left out.
+    Spectra without counts or without a valid exposure or background scale are not used.
     """
     require_ingested(workspace, release)
     files = workspace.files(spectra_folder(release), ".parquet")
@@ -95,19 +98,22 @@ def read_roster(workspace: Workspace, release: str, config: TrainConfig) -> Rost
 
 
 def _usable(table: pa.Table) -> npt.NDArray[np.bool_]:
-    """Whether each spectrum has counts, an exposure and a background scale to learn with, (n,)."""
+    """Return whether each spectrum has counts and a valid exposure and background scale, (n,)."""
     exposure, scale = single(table["exposure_s"]), single(background_scales(table))
     sound = (exposure > 0) & (exposure < np.inf) & (scale >= 0) & (scale < np.inf)
     if not sound.all():
         log.warning(
-            "train: %d spectra are left out, whose exposure or background scale is not usable",
+            "train: %d spectra are left out because their exposure or background scale is invalid",
             (~sound).sum(),
         )
-    return np.asarray(sound & (table["counts_b"].to_numpy() > 0))
+    # The broad band is null where a telescope does not cover it: then the flag alone decides.
+    in_band = table["counts_b"].fill_null(1).to_numpy() > 0
+    empty = pc.match_substring(table["flags"].fill_null(""), NO_COUNTS).to_numpy()
+    return np.asarray(sound & in_band & ~empty)
 
 
 def _fingerprint(table: pa.Table) -> str:
-    """Hash the data that is learned from, in order of detection_id, a block of rows at a time."""
+    """Hash the columns that affect training, in order of detection_id, block by block."""
     learned = table.select([n for n in table.column_names if n in {"detection_id", *_LEARNED}])
     digest = hashlib.sha256()
     for start in range(0, len(learned), _HASHED_AT_ONCE):

@@ -14,12 +14,12 @@ from raypipe.training.batch_streams import BatchStream, FileStream, ResidentStre
 from raypipe.training.reading import PartReader, Rows
 
 _SHARE_OF_MEMORY = 0.5
-"""Share of a device's free memory; the rest is for the model and for one column being joined."""
+"""Fraction of a device's free memory for spectra; the model and temporary arrays use the rest."""
 
 
 @dataclass(frozen=True)
 class DataPlacement:
-    """The decision and its grounds: bytes per row, number of rows, and bytes available for them."""
+    """A decision with its reasons: bytes per row, number of rows, and bytes available for them."""
 
     name: Literal["resident", "stream"]
     row_bytes: int
@@ -28,35 +28,37 @@ class DataPlacement:
 
     @property
     def text(self) -> str:
-        """The decision in words."""
+        """Return the decision in words."""
         what = "kept in memory" if self.name == "resident" else "read again in each epoch"
+        size_mb, room_mb = self.rows * self.row_bytes / 1e6, self.room_bytes / 1e6
         return (
-            f"spectra {what}: the first worker has {self.rows} of {self.row_bytes} bytes each, "
-            f"and {self.room_bytes / 1e9:.2f} GB to keep them in"
+            f"spectra are {what}: those of the first worker take {size_mb:,.1f} MB, "
+            f"and {room_mb:,.0f} MB are free for them"
         )
 
 
 def open_stream(
     reader: PartReader, shares: list[Rows], config: TrainConfig, workers_here: int
 ) -> tuple[DataPlacement, list[BatchStream]]:
-    """Open a source for each share of a worker; all workers decide alike to keep or to stream.
+    """Open a stream for each share of a worker, and decide whether spectra stay in memory.
 
-    `workers_here` is the number of workers on this machine. With `train.data = "auto"`, spectra are
-    kept if those of every worker fit in half of its free memory.
+    All workers make the same decision. `workers_here` is the number of workers on this machine.
+    With `train.data = "auto"`, spectra stay in memory if those of every worker fit in half of its
+    free memory.
     """
     rows = sum(map(len, shares))
     sample = next(reader.by_part(shares[0]))
     row_bytes = reader.read(sample).row_bytes
     room = int(_free_bytes(reader.device, workers_here) * _SHARE_OF_MEMORY)
     name = config.data if config.data != "auto" else _fitting(row_bytes * rows, room, reader.device)
-    residence = DataPlacement(name, row_bytes, rows, room)
+    placement = DataPlacement(name, row_bytes, rows, room)
     if name == "resident":
-        return residence, [ResidentStream(reader.read(share)) for share in shares]
-    return residence, [FileStream(reader, share, config.stream_rows) for share in shares]
+        return placement, [ResidentStream(reader.read(share)) for share in shares]
+    return placement, [FileStream(reader, share, config.stream_rows) for share in shares]
 
 
 def _fitting(needed: int, room: int, device: torch.device) -> Literal["resident", "stream"]:
-    """Keep the spectra if they fit on every worker: all workers must decide alike."""
+    """Decide to keep the spectra in memory if they fit on every worker."""
     fits = torch.tensor(float(needed <= room), device=device)
     if dist.is_initialized():
         dist.all_reduce(fits, dist.ReduceOp.MIN)
@@ -64,7 +66,7 @@ def _fitting(needed: int, room: int, device: torch.device) -> Literal["resident"
 
 
 def _free_bytes(device: torch.device, workers_here: int) -> int:
-    """Memory that this worker may fill with spectra."""
+    """Return the free memory of this worker: of its GPU, or its part of the machine's."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available // workers_here)

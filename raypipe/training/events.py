@@ -1,7 +1,7 @@
 """Write the progress of a training as TensorBoard events.
 
-Uses tensorboardX's file writer directly: its SummaryWriter passes events to a thread, and its flush
-does not wait for that thread.
+This uses tensorboardX's file writer directly, because its SummaryWriter passes events to a thread
+and its flush does not wait for that thread.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TAGS = {
 
 
 class EventLog:
-    """Events of a training, one point per epoch."""
+    """Writes the events of a training, one point per epoch."""
 
     def __init__(
         self, writer: EventsWriter, local: Path, workspace: Workspace, folder: str
@@ -37,10 +37,9 @@ class EventLog:
         self._written = -1
 
     def add(self, metrics: Mapping[str, float]) -> None:
-        """Add an epoch's metrics, unless the epoch was written before a restart.
+        """Add the metrics of an epoch, unless the epoch was written before a restart.
 
-        On a disk, events are written at once. Objects in a bucket cannot be appended to, so that
-        the whole file is uploaded again.
+        Objects in a bucket cannot be appended to; there, the complete file is uploaded again.
         """
         epoch = int(metrics["epoch"])
         if epoch <= self._written:

@@ -12,13 +12,13 @@ from torch import Tensor
 from raypipe.errors import RaypipeError
 
 STEPS_BETWEEN_LOOKS = 16
-"""Training steps between two checks of the recorded losses."""
+"""Number of training steps between two checks of the recorded losses."""
 
 _MOST_NAMED = 10
 
 
 class NotFiniteError(RaypipeError):
-    """A loss or a gradient is not finite. All workers raise it; a restart would meet it again."""
+    """A loss or a gradient is not finite. All workers raise this; a restart would not help."""
 
 
 class _Step(NamedTuple):
@@ -29,7 +29,7 @@ class _Step(NamedTuple):
 
 
 class _Finding(NamedTuple):
-    """The first bad step that a worker saw, what was bad in it, and the number of bad rows."""
+    """The first faulty step of a worker: the faulty quantity, and the number of faulty rows."""
 
     step: int
     what: str
@@ -40,9 +40,9 @@ class _Finding(NamedTuple):
 class FiniteCheck:
     """Records the losses of several steps and checks them together.
 
-    A check has to wait for the device, so it is done every `STEPS_BETWEEN_LOOKS` steps only.
-    Weights spoilt in between are lost with the run, which ends there: its last checkpoint is older.
-    `names` returns the detection_ids of this worker's rows.
+    A check has to wait for the device and is therefore done every `STEPS_BETWEEN_LOOKS` steps only.
+    Steps after a fault may spoil the weights, but the run ends at the next check, and its last
+    checkpoint is older. `names` returns the detection_ids of this worker's rows.
     """
 
     def __init__(
@@ -62,10 +62,11 @@ class FiniteCheck:
     def look(self, when: str) -> None:
         """Raise NotFiniteError if a recorded value of any worker is not finite.
 
-        `when` names the epoch in the error. All workers must call this together; the record is
-        cleared.
+        `when` names the epoch in the error. All workers must call this together. The recorded steps
+        are discarded.
         """
         kept, self._kept = self._kept, []
+        # A sum is finite only if all its terms are: one number per check crosses from the device.
         sums = [each.loss.sum() + (0.0 if each.norm is None else each.norm) for each in kept]
         total = torch.stack(sums).sum() if sums else torch.zeros((), device=self.device)
         bad = total.isfinite().logical_not().float()
@@ -81,7 +82,7 @@ class FiniteCheck:
         raise NotFiniteError(_explain(when, findings))
 
     def _first_bad(self, kept: list[_Step]) -> _Finding | None:
-        """Find the first step with a bad loss or, if all losses are finite, with a bad gradient."""
+        """Find the first step with a loss or a gradient that is not finite."""
         for each in kept:
             rows = each.loss.isfinite().logical_not().nonzero()[:, 0]
             if len(rows):
@@ -96,7 +97,11 @@ class FiniteCheck:
 
 
 def _explain(when: str, findings: list[_Finding | None]) -> str:
-    """Describe the first fault; a bad loss makes every worker's gradient of that step bad too."""
+    """Describe the first fault.
+
+    A loss that is not finite makes the gradient of that step faulty on every worker, so that losses
+    are named before gradients.
+    """
     seen = [(each, rank) for rank, each in enumerate(findings) if each is not None]
     first = min(each.step for each, _ in seen)
     guilty = [(each, rank) for each, rank in seen if each.step == first and each.what == "loss"]
@@ -113,5 +118,5 @@ def _explain(when: str, findings: list[_Finding | None]) -> str:
     )
     return (
         f"{when}, step {first}: {what} ({named}); lower train.learning_rate or, if these spectra "
-        "are at fault, remove them from the source. The last checkpoint is kept"
+        "are at fault, remove them from the release. The last checkpoint is kept"
     )

@@ -24,23 +24,23 @@ from raypipe.training.steps import StepPlan
 
 _WARM_UP = 0.1
 _FUSED = {"cpu", "cuda"}
-"""Devices on which AdamW updates all weights in one pass."""
+"""Devices on which AdamW updates all weights in one kernel."""
 _VALIDATING = 1_000_000
-"""Takes the place of the epoch in the random seed of validation."""
+"""Replaces the number of the epoch in the random seed of validation."""
 
 Names = Callable[[Tensor], Sequence[str]]
 """Maps positions among a worker's rows to detection_ids."""
 
 
 class Learner:
-    """A network with its optimizer and this worker's spectra.
+    """Trains a network on this worker's spectra.
 
-    `model` maps a batch, and the view of it that the encoder sees, to the loss and the mean square
-    of the latents of each row, (n,) each; it may be wrapped for DDP. The view has at most a share
-    `most_shown` of the counts. `plan` says what this worker contributes to each step, by default
-    everything. `names` returns the detection_ids of this worker's training rows by position, for
-    error messages; `validation_names` does so for validation rows. `tell` receives the progress of
-    a long epoch every `tell_every_s` seconds.
+    `model` takes a batch and a thinned copy of it for the encoder, and returns the loss and the
+    mean square of the latents per row, (n,) each; it may be wrapped for DDP. The copy has at most a
+    fraction `most_shown` of the counts. `plan` is this worker's contribution to each step, by
+    default all of it. `names` returns the detection_ids of this worker's training rows by position,
+    for error messages; `validation_names` does so for validation rows. `tell` receives the
+    progress of a long epoch every `tell_every_s` seconds.
     """
 
     def __init__(
@@ -69,11 +69,8 @@ class Learner:
         self._guard = FiniteCheck(names or _places, self.device, self.plan.world)
         self._validation_guard = FiniteCheck(self.validation_names, self.device, self.plan.world)
         self.optimizer = _optimizer(model, config, self.device)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer,
-            max_lr=config.learning_rate,
-            total_steps=config.epochs * self.plan.steps,
-            pct_start=_WARM_UP,
+        self.schedule = _one_cycle(
+            self.optimizer, config.learning_rate, config.epochs * self.plan.steps
         )
         self.history: list[dict[str, float]] = []
         self.best_epoch = -1
@@ -84,18 +81,18 @@ class Learner:
 
     @property
     def network(self) -> nn.Module:
-        """The model without its DDP wrapper."""
+        """Return the model without its DDP wrapper."""
         return cast(nn.Module, getattr(self.model, "module", self.model))
 
     @property
     def optimizer_steps(self) -> int:
-        """Number of steps that produced the current weights, as counted by the optimizer."""
+        """Return the number of steps that produced the current weights, as the optimizer counts."""
         states = self.optimizer.state.values()
         return int(next((state["step"] for state in states), 0))
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
         """Train for one pass over the training spectra and measure the validation loss."""
-        started = told = time.monotonic()
+        started = reported = time.monotonic()
         plan, when = self.plan, f"epoch {epoch}"
         seed = self._seed_of(epoch)
         torch.manual_seed(seed)
@@ -107,9 +104,9 @@ class Learner:
             self._guard.keep(step, places, loss, norm)
             if (step + 1) % STEPS_BETWEEN_LOOKS == 0:
                 self._guard.look(when)
-            if self.tell and (now := time.monotonic()) - told >= self.tell_every_s:
-                told = now
-                self.tell(self._standing(epoch, step + 1, total, now - started))
+            if self.tell and (now := time.monotonic()) - reported >= self.tell_every_s:
+                reported = now
+                self.tell(self._progress(epoch, step + 1, total, now - started))
         self._guard.look(when)
         train_loss = self._mean_over_workers(total, plan.steps * plan.share)
         validation_loss = self._validate(when)
@@ -134,17 +131,17 @@ class Learner:
         return metrics
 
     def should_stop(self) -> bool:
-        """Whether the validation loss has not improved for `patience` epochs."""
+        """Return whether the validation loss has not improved for `patience` epochs."""
         if not self.history:
             return False
         return len(self.history) - 1 - self.best_epoch >= self.config.patience
 
     @torch.no_grad()
     def measure_cash(self, when: str) -> float:
-        """Measure the mean Cash per bin of the unseen halves of all workers' validation spectra.
+        """Measure the mean Cash per bin of the held-out halves of all workers' validation counts.
 
-        It depends on the weights only, not on the settings of the training. `when` names the epoch
-        in the error that is raised if the Cash is not finite.
+        It depends on the weights, not on the settings of training. `when` names the epoch in the
+        NotFiniteError that is raised if the Cash is not finite.
         """
         self.model.eval()
         total = torch.zeros((), device=self.device)
@@ -159,8 +156,8 @@ class Learner:
     def best_cash(self) -> float:
         """Return the Cash of `measure_cash` for the weights of the best epoch.
 
-        All workers call this together. If the run that trained this epoch did not measure it, it is
-        measured now.
+        All workers must call this together. It is measured now unless it was measured after that
+        epoch.
         """
         best = self.history[self.best_epoch]
         if "validation_cash" not in best:
@@ -176,7 +173,7 @@ class Learner:
         self.network.eval()
 
     def state(self) -> dict[str, Any]:
-        """Return the state that a checkpoint holds."""
+        """Return the state that a checkpoint stores."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -190,7 +187,7 @@ class Learner:
         }
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Resume from a checkpoint's state, which another number of workers may have written."""
+        """Resume from the state in a checkpoint; the number of workers may have changed since."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
@@ -200,13 +197,17 @@ class Learner:
         self.resumed_after = [*state["resumed_after"], len(self.history)]
 
     def _seed_of(self, epoch: int) -> int:
-        """Seed of this worker's order and thinning in an epoch, reproduced after a restart."""
-        parts = [self.config.seed, epoch, self.plan.world, self.plan.rank]
-        return int(np.random.SeedSequence(parts).generate_state(1)[0])
+        """Return the seed of this worker's order and thinning in an epoch.
+
+        A resumed training with the same number of workers uses the same seeds again.
+        """
+        entropy = [self.config.seed, epoch, self.plan.world, self.plan.rank]
+        return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
     def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Update the weights with a batch; returns its losses (n,) and the gradient norm."""
         loss, square = self.model(batch, self._shown(batch))
+        # The penalty on mean(z^2) acts as a normal prior: it fixes scale and origin of the latents.
         objective = (loss + self.config.latent_penalty * square).sum() * self.plan.weight
         self.optimizer.zero_grad(set_to_none=True)
         objective.backward()
@@ -218,23 +219,23 @@ class Learner:
     def _shown(self, batch: Batch) -> Batch:
         return thin(batch, self.config.thinning_min, self.most_shown)
 
-    def _standing(self, epoch: int, steps: int, total: Tensor, seconds: float) -> dict[str, float]:
-        """Return the progress in an epoch: this worker's loss, all workers' speed, time left, s."""
+    def _progress(self, epoch: int, steps: int, total: Tensor, seconds: float) -> dict[str, float]:
+        """Return this worker's loss so far, the speed of all workers, and the time left, s."""
         plan = self.plan
-        a_step = seconds / steps
-        left = (plan.steps - steps) * a_step
+        step_s = seconds / steps
+        left = (plan.steps - steps) * step_s
         return {
             "epoch": float(epoch),
             "share_of_epoch": steps / plan.steps,
             "train_loss": float(total) / (steps * plan.share),
-            "spectra_per_s": plan.batch / a_step,
+            "spectra_per_s": plan.batch / step_s,
             "epoch_left_s": left,
-            "left_s": left + (self.config.epochs - 1 - epoch) * plan.steps * a_step,
+            "left_s": left + (self.config.epochs - 1 - epoch) * plan.steps * step_s,
         }
 
     @torch.no_grad()
     def _validate(self, when: str) -> float:
-        """Measure the loss of the validation spectra, thinned identically each time."""
+        """Measure the loss of the validation spectra, thinned in the same way after each epoch."""
         self.model.eval()
         torch.manual_seed(self._seed_of(_VALIDATING))
         total = torch.zeros((), device=self.device)
@@ -246,6 +247,7 @@ class Learner:
         return self._mean_over_workers(total, len(self.validation))
 
     def _mean_over_workers(self, total: Tensor, count: int) -> float:
+        # Sums and counts are added separately: workers may hold different numbers of spectra.
         both = torch.stack([total, torch.tensor(float(count), device=self.device)])
         if self.plan.world > 1:
             dist.all_reduce(both)
@@ -259,14 +261,33 @@ def _places(places: Tensor) -> list[str]:
 def _optimizer(
     model: nn.Module, config: TrainConfig, device: torch.device
 ) -> torch.optim.Optimizer:
-    """Make AdamW without weight decay on vectors (biases, norms, the summary token)."""
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
-    kept = [p for p in model.parameters() if p.ndim < 2]
+    """Create AdamW without weight decay on vectors (biases, norms, the summary token)."""
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
     return torch.optim.AdamW(
         [
-            {"params": decayed, "weight_decay": config.weight_decay},
-            {"params": kept, "weight_decay": 0.0},
+            {"params": matrices, "weight_decay": config.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
         ],
         lr=config.learning_rate,
         fused=device.type in _FUSED,
+    )
+
+
+def _one_cycle(
+    optimizer: torch.optim.Optimizer, peak: float, steps: int
+) -> torch.optim.lr_scheduler.OneCycleLR:
+    """Raise the learning rate to its peak in a tenth of the steps, then lower it to zero.
+
+    This is the one-cycle policy (Smith & Topin 2017, arXiv:1708.07120) with phases of half a
+    cosine; AdamW's first beta moves from 0.95 to 0.85 and back. A training of 10 steps or fewer
+    has no rise.
+    """
+    # OneCycleLR counts steps from 0, has the peak at step `pct_start * total_steps - 1`, and
+    # divides by that number: it is 0 for 10 steps.
+    rise = _WARM_UP if _WARM_UP * steps > 1 else 0.0
+    # The rate of the last step is almost zero: a single step has the schedule of two, so that it
+    # changes the weights.
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=peak, total_steps=max(steps, 2), pct_start=rise
     )

@@ -118,6 +118,8 @@ class _Trainer:
         self._tell_start()
         if state := read_checkpoint(ray.train.get_checkpoint(), self.device):
             self.learner.resume(state)
+            text = f"resuming after epoch {self.learner.resumed_after[-1]}"
+            self.tell({"news": "line", "text": text})
 
     def tell(self, news: dict[str, Any]) -> None:
         """Send news to the driver if this is the first worker."""
@@ -243,6 +245,6 @@ class _Trainer:
 
 
 @torch.no_grad()
-def _encode(network: Folded | Paper, source: BatchStream) -> Tensor:
-    """Encode all spectra of a source, in order."""
-    return torch.cat([network.encode(batch) for _, batch in source.sweep()])
+def _encode(network: Folded | Paper, stream: BatchStream) -> Tensor:
+    """Encode all spectra of a stream, in order."""
+    return torch.cat([network.encode(batch) for _, batch in stream.sweep()])

@@ -6,7 +6,7 @@ import ctypes
 import platform
 
 _HEAP = 64 * 2**20
-"""Size of the heap that glibc gives a thread on a 64-bit machine, bytes."""
+"""Size of a thread's heap in glibc on a 64-bit machine, bytes."""
 _SETTINGS = {
     -1: 2**31 - 1,  # M_TRIM_THRESHOLD: never shrink a heap
     -2: _HEAP,  # M_TOP_PAD: never unmap an empty heap
@@ -16,11 +16,11 @@ _SETTINGS = {
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library keep memory that tensors free; returns whether it accepted the setting.
+    """Make the C library keep memory that tensors free; returns whether it accepted the setting.
 
-    glibc returns the memory of a step to the system at the step's end, above all in a thread, which
-    is where Ray Train calls the training function. The next step faults it in again, page by page,
-    which costs a tenth of the time of two workers. Other C libraries are left as they are.
+    glibc returns the memory of a step to the system at the end of the step, above all in a thread,
+    and Ray Train calls the training function in a thread. The next step then takes a page fault for
+    each page, which costs two workers a tenth of their time. Other C libraries are not changed.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -1,4 +1,4 @@
-"""Choose the precision of a network in training, and whether it is compiled."""
+"""Choose the precision of a network during training, and whether to compile it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Arithmetic:
 
     @property
     def name(self) -> str:
-        """Name of the precision, as in the configuration."""
+        """Return the name of the precision, as in the configuration."""
         return str(self.precision).removeprefix("torch.")
 
 
 def choose_arithmetic(config: TrainConfig, device: torch.device) -> Arithmetic:
-    """Resolve the configuration on a device: by default only GPUs use bfloat16 and compilation."""
+    """Choose precision and compilation for a device; by default, only GPUs use either."""
     on_gpu = device.type == "cuda"
     automatic = torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
     chosen = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -38,11 +38,11 @@ def choose_arithmetic(config: TrainConfig, device: torch.device) -> Arithmetic:
 
 
 def adapt(network: Preset, arithmetic: Arithmetic, device: torch.device) -> None:
-    """Make a network train in the given arithmetic; outside training it computes as before.
+    """Make a network train with the given arithmetic; outside training it computes as before.
 
-    Encoder and decoder are compiled. Only the encoder is cast: it does nearly all the work, while
-    the decoder returns the logarithm of a flux, which bfloat16 would round by a percent. Folding,
-    amplitude and Cash stay in float32. Names of weights do not change.
+    Encoder and decoder are compiled. Only the encoder uses the lower precision: it does most of the
+    work, whereas bfloat16 would round the decoder's output, the logarithm of a flux, by a percent.
+    Folding, amplitude and Cash stay in float32. The names of the weights do not change.
     """
     autoencoder = network.autoencoder
     _adapt(autoencoder.encoder, arithmetic.precision, arithmetic.compiled, device)

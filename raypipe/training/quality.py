@@ -18,10 +18,10 @@ _MOST_SPECTRA = 2000
 def measure_quality(
     network: Folded | Paper, validation: BatchStream, refine_steps: int
 ) -> dict[str, Any] | None:
-    """Goodness of fit of the first worker's validation spectra, about 2,000 at most, by counts.
+    """Measure the goodness of fit of up to about 2,000 of the first worker's validation spectra.
 
-    The scores are those of `score_reconstruction`, after refinement as in `embed`; None without
-    spectra.
+    Returns the scores of `score_reconstruction` by counts, after refinement as in `embed`, or None
+    without spectra.
     """
     frames: list[pd.DataFrame] = []
     for _, batch in validation.sweep():

@@ -23,7 +23,7 @@ Rows = npt.NDArray[np.int64]
 
 
 class PartReader:
-    """Reads spectra of a roster, one part file at a time, and keeps each response once."""
+    """Reads spectra of a roster, one part file at a time, and keeps one copy of each response."""
 
     def __init__(self, workspace: Workspace, roster: Roster, device: torch.device) -> None:
         self.workspace, self.roster, self.device = workspace, roster, device
@@ -32,11 +32,11 @@ class PartReader:
         self._axes = ChannelAxes.of([], device)
 
     def read(self, rows: Rows) -> CompactSpectra:
-        """Read rows of the roster, in their order, to the devices of `Batch`.
+        """Read rows of the roster, in the given order, to the device.
 
         Rows must be sorted by part, as `Roster.rows` returns them. Each part file is compacted
-        before the next is opened. Raises RaypipeError if a row is missing or holds values that are
-        not finite.
+        before the next is opened. `response_index` stays on the host, as in `Batch`. Raises
+        RaypipeError if a row is missing or has values that are not finite.
         """
         pieces = [self._read_part(part) for part in self.by_part(rows)]
         if not pieces:
@@ -44,7 +44,7 @@ class PartReader:
         return CompactSpectra.join(pieces, self._responses, self._axes)
 
     def by_part(self, rows: Rows) -> Iterator[Rows]:
-        """Split rows by part file."""
+        """Yield the rows of each part file."""
         parts = self.roster.part[rows]
         yield from filter(len, np.split(rows, np.flatnonzero(np.diff(parts)) + 1))
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 class StepPlan:
     """The contribution of worker `rank` of `world` to each step of an epoch.
 
-    A step always has `batch` spectra, an epoch `steps` steps. The workers' shares of a step differ
-    by at most one spectrum, and each worker holds enough spectra for all of its shares.
+    A step has `batch` spectra and an epoch has `steps` steps, whatever the number of workers. The
+    workers' shares of a step differ by at most one spectrum, and each worker holds enough spectra
+    for all of its shares.
     """
 
     total: int
@@ -24,39 +25,44 @@ class StepPlan:
 
     @property
     def batch(self) -> int:
-        """Spectra per step, over all workers."""
+        """Return the number of spectra per step, summed over all workers."""
         return min(self.batch_size, self.total)
 
     @property
     def steps(self) -> int:
-        """Steps per epoch."""
+        """Return the number of steps per epoch; at most batch - 1 spectra are left out of it."""
         return self.total // self.batch
 
     @property
     def share(self) -> int:
-        """Spectra per step of this worker."""
+        """Return the number of spectra per step that this worker contributes."""
         return self._first(self.rank + 1) - self._first(self.rank)
 
     @property
     def weight(self) -> float:
-        """Factor on the sum over this worker's share before DDP averages over workers.
+        """Return the factor on this worker's sum of losses before DDP averages gradients.
 
-        With it, the mean of the workers' gradients, which DDP takes, is the gradient of the mean
-        over the step's spectra, even if the shares differ.
+        It makes the average over workers the gradient of the mean loss of the step's spectra, even
+        if the workers' shares differ.
         """
+        # DDP averages over workers: (1 / world) sum_r weight * g_r, where g_r is the gradient of
+        # the sum over worker r's share. It shall be sum_r g_r / batch.
         return self.world / self.batch
 
     @property
     def held(self) -> slice:
-        """The contiguous range of training spectra that this worker holds."""
+        """Return the contiguous range of training spectra that this worker holds."""
+        # total = steps * batch + rest, so that a range has steps * share spectra, which an epoch
+        # needs, and some of the rest.
         return slice(
             self.total * self._first(self.rank) // self.batch,
             self.total * self._first(self.rank + 1) // self.batch,
         )
 
     def held_of(self, rows: int) -> slice:
-        """This worker's range of `rows` other spectra, those of validation."""
+        """Return this worker's range of `rows` validation spectra, nearly equal among workers."""
         return slice(rows * self.rank // self.world, rows * (self.rank + 1) // self.world)
 
     def _first(self, rank: int) -> int:
+        """Return the position in a step at which the share of a worker begins."""
         return self.batch * rank // self.world

@@ -21,7 +21,7 @@ from ray.train.torch import TorchTrainer
 from raypipe._version import __version__
 from raypipe.cluster import own_errors, ray_session, require_resources, tell_device
 from raypipe.config import Config, TrainConfig
-from raypipe.config_toml import as_config, load_config
+from raypipe.config_toml import load_config
 from raypipe.store.layout import model_folder
 from raypipe.store.lease import exclusive
 from raypipe.store.manifest import choose_release
@@ -33,6 +33,7 @@ from raypipe.training.events import event_log
 from raypipe.training.loop import train_worker
 from raypipe.training.progress import news_of
 from raypipe.training.split import TRAIN
+from raypipe.verb import Call, verb
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,9 @@ EXECUTION = {
 """Settings of where training runs and what it reports, which do not change the model."""
 
 
+@verb
 def train(
+    call: Call,
     workspace: str | Path | Workspace,
     *,
     release: str | None = None,
@@ -64,9 +67,8 @@ def train(
     the trained model, or resumes an interrupted training. Raises BusyError if another run is
     training it.
     """
-    workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
-    release = choose_release(workspace, release)
-    return make_model(workspace, release, with_preset(as_config(config), preset))
+    release = choose_release(call.workspace, release)
+    return make_model(call.workspace, release, with_preset(call.config, preset))
 
 
 def with_preset(settings: Config, preset: str | None) -> Config:
@@ -96,7 +98,8 @@ def make_model(
         exclusive(workspace, f"train-{model_id}", folders),
         ray_session(settings.ray),
     ):
-        log.info("train: %s on %s, %s", model_id, release, roster.sizes())
+        sizes = ", ".join(f"{number} {part}" for part, number in roster.sizes().items())
+        log.info("train: %s on the spectra of %s: %s", model_id, release, sizes)
         training = Training(workspace, release, model_id, roster.sizes()[TRAIN], tuning)
         fit(training, settings, figures.folder)
         metrics = workspace.read_json(f"{model_folder(model_id)}/metrics.json")
@@ -158,6 +161,8 @@ def fit(
     require_resources("training", *resources_of(settings.train, fewest), settings.ray)
     cpus, gpus = resources_of(settings.train, 1)
     tell_device("train", use_gpu, settings.train.use_gpu)
+    number = f"{most}" if fewest >= most else f"{fewest} to {most}"
+    log.info("train: starting %s worker%s (about 20 s)", number, "" if most == 1 else "s")
     with (
         stage("train", model_id) as told,
         event_log(workspace, events_folder) as events,

@@ -15,7 +15,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from raypipe.html.style import ACCENT, INK, MUTED, new_figure, styled
+from raypipe.display.style import ACCENT, INK, MUTED, new_figure, styled
 from raypipe.tuning.records import DONE, Record
 from raypipe.tuning.space import Space
 
@@ -23,13 +23,13 @@ _COLORS = ListedColormap(colormaps["viridis"](np.linspace(0.0, 0.9, 256)))
 _DOTS_PER_INCH = 150
 _TICKS = 5
 _CURVE = np.linspace(0.0, 1.0, 41)
-_EASED = _CURVE**2 * (3.0 - 2.0 * _CURVE)
+_EASED = _CURVE**2 * (3.0 - 2.0 * _CURVE)  # smoothstep: horizontal at both ends
 
 
 def parallel_coordinates(records: Sequence[Record], best: Record, space: Space) -> bytes:
     """Draw a PNG with one vertical axis per parameter and for the Cash, and one line per trial.
 
-    Finished trials are colored by their Cash per bin; the best trial is red, the trial of the
+    Finished trials are colored by their Cash per bin. The best trial is red, the trial with the
     configured values is dashed, and trials stopped early are gray. Trials without a Cash value are
     left out.
     """
@@ -60,7 +60,7 @@ def parallel_coordinates(records: Sequence[Record], best: Record, space: Space) 
 
 
 class _Scale:
-    """An axis: its label, its ends, and the position, from 0 to 1, of a value on it."""
+    """An axis with a label and two ends; values have positions from 0 to 1 on it."""
 
     def __init__(
         self, label: str, ends: tuple[float, float], choices: Sequence[Any] = (), log: bool = False
@@ -134,7 +134,7 @@ def _look(record: Record, best: Record, colors: Normalize) -> dict[str, Any]:
 
 
 def _legend(axes: Axes) -> tuple[list[Any], list[str]]:
-    """Return one handle for each label."""
+    """Return one handle per label, and the labels."""
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     return list(unique.values()), list(unique)

@@ -1,4 +1,4 @@
-"""Keep a record of each trial in the workspace: updated as it runs, read after a crash."""
+"""Keep a record of each trial in the workspace, updated while it runs and read after a crash."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from raypipe.store.workspace import Workspace
 
 Value = int | float | str
 Values = dict[str, Value]
-"""A value for each searched setting, by `section.key`."""
+"""Values of the searched settings, by `section.key`."""
 
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped early", "failed"
 
 CASH = "best_validation_cash"
-"""The metric that trials are compared by, as training reports it."""
+"""The metric by which trials are compared, under the name that training reports."""
 
 
 @dataclass
 class Record:
-    """The record of a trial; `course` holds epochs, Cash per bin and seconds of each report.
+    """The record of a trial; `course` has epochs, Cash per bin and seconds of each report.
 
     `began_here` says that the model had no checkpoints before this tuning.
     """
@@ -36,35 +36,35 @@ class Record:
 
     @property
     def is_over(self) -> bool:
-        """Whether the trial has ended."""
+        """Return whether the trial has ended."""
         return self.status != RUNNING
 
     @property
     def epochs(self) -> int:
-        """Number of epochs completed."""
+        """Return the number of completed epochs."""
         return int(self.course[-1]["epochs"]) if self.course else 0
 
     @property
     def cash(self) -> float | None:
-        """Cash per bin of the weights that the trial would publish; None before a report."""
+        """Return the Cash per bin of the weights to publish, or None before the first report."""
         return self.course[-1][CASH] if self.course else None
 
     @property
     def seconds(self) -> float:
-        """Duration of its epochs, s."""
+        """Return the duration of its epochs, s."""
         return self.course[-1]["seconds_of_epochs"] if self.course else 0.0
 
-    def add(self, standing: dict[str, Any]) -> bool:
-        """Append a report of the trial; returns False if its epoch is recorded already."""
-        if standing["epochs"] <= self.epochs:
+    def add(self, report: dict[str, Any]) -> bool:
+        """Append a report of the trial; returns False if its epoch was recorded before."""
+        if report["epochs"] <= self.epochs:
             return False
-        self.course.append({name: standing[name] for name in ("epochs", CASH, "seconds_of_epochs")})
+        self.course.append({name: report[name] for name in ("epochs", CASH, "seconds_of_epochs")})
         return True
 
 
 @dataclass(frozen=True)
 class Records:
-    """The records of a tuning, by model id, in a folder of the workspace."""
+    """Reads and writes the records of a tuning, by model id, in a folder of the workspace."""
 
     workspace: Workspace
     folder: str
@@ -99,7 +99,7 @@ def records_of(workspace: Workspace, tune_id: str) -> Records:
 
 
 def best_of(records: list[Record]) -> Record | None:
-    """Return the trial with the lowest Cash: a finished one if any, else one stopped early."""
+    """Return the trial with the lowest Cash, a finished one if there is any; None without Cash."""
     for status in DONE, STOPPED:
         measured = [r for r in records if r.status == status and r.cash is not None]
         if measured:

@@ -1,4 +1,4 @@
-"""Propose trials with Optuna, stop them with ASHA, and record the reports of Ray Tune."""
+"""Propose trials with Optuna, stop them with ASHA, and record what Ray Tune reports of them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _MOST_DRAWS = 200
 
 
 class Draws(OptunaSearch):
-    """Optuna's proposals, without settings that contradict each other or were proposed before.
+    """Proposes settings with Optuna, but never invalid settings or the same settings twice.
 
-    The first proposal is the configured values. Each has a `number`, its `values`, and the
-    `model_id` that they make of the data with this `fingerprint`. The search ends when no new
-    proposal is found.
+    The first proposal is the configured values. A proposal has a `number`, its `values`, and the
+    `model_id` that these values give for the data with this `fingerprint`. The search ends if
+    Optuna finds no new proposal.
     """
 
     def __init__(self, space: Space, fingerprint: str, seed: int) -> None:
@@ -43,7 +43,7 @@ class Draws(OptunaSearch):
         self._models: set[str] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Propose values for a trial, with the id of the model that they make."""
+        """Propose values for a trial, and give the id of their model."""
         for attempt in range(_MOST_DRAWS):
             draw = f"{trial_id}/{attempt}"
             values = super().suggest(draw)
@@ -54,11 +54,14 @@ class Draws(OptunaSearch):
                 number = len(self._models) - 1
                 return {"number": number, "values": values, "model_id": model_id}
             super().on_trial_complete(draw, error=True)
-        log.info("tune: no new settings in %d proposals: the space is exhausted", _MOST_DRAWS)
+        log.info(
+            "tune: Optuna proposed no new settings %d times; the search space is exhausted",
+            _MOST_DRAWS,
+        )
         return str(Searcher.FINISHED)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Do nothing: Optuna gets the result of a trial once, at its end."""
+        """Ignore reports: Optuna gets the result of a trial once, at its end."""
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -74,10 +77,10 @@ class Draws(OptunaSearch):
 
 
 class Halving(ASHAScheduler):
-    """ASHA that learns from the records what trials had reported before a restart.
+    """Stops trials by ASHA, and after a restart reads their earlier reports from the records.
 
-    Ray Tune restores the trials and the search, but not the scheduler. A trial that has run all its
-    epochs ends without the scheduler.
+    Ray Tune restores the trials and the search, but not the scheduler. The scheduler does not stop
+    a trial that has completed all epochs, because that trial ends by itself.
     """
 
     def __init__(self, records: Records, epochs: int, grace_epochs: int, factor: float) -> None:
@@ -95,11 +98,11 @@ class Halving(ASHAScheduler):
         """Add a trial, and replay the reports in its record."""
         super().on_trial_add(tune_controller, trial)
         record = self._records.read(trial.config["model_id"])
-        for standing in record.course if record else []:
-            self.on_trial_result(tune_controller, trial, standing)
+        for report in record.course if record else []:
+            self.on_trial_result(tune_controller, trial, report)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Decide whether a trial continues."""
+        """Return whether a trial continues."""
         decision: str = super().on_trial_result(tune_controller, trial, result)
         is_last = result["epochs"] >= self._epochs or not math.isfinite(result[CASH])
         return str(TrialScheduler.CONTINUE) if is_last else decision
@@ -112,7 +115,7 @@ class Recorder(Callback):
         self._records, self._epochs = records, epochs
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
-        """Begin a record, unless it was begun before a restart."""
+        """Create a record, unless one exists from before a restart."""
         if self._records.read(trial.config["model_id"]) is None:
             began = not self._records.workspace.exists(f"checkpoints/{trial.config['model_id']}")
             record = Record(trial_id=trial.trial_id, began_here=began, **trial.config)
@@ -135,7 +138,7 @@ class Recorder(Callback):
             return
         if record.add(result):
             self._records.write(record)
-            _tell(record, f"epoch {record.epochs}/{self._epochs}, Cash per bin {record.cash:.4f}")
+            _log(record, f"epoch {record.epochs}/{self._epochs}, Cash per bin {record.cash:.4f}")
         if result.get("finished"):
             self._end(record, DONE)
 
@@ -160,8 +163,8 @@ class Recorder(Callback):
     def _end(self, record: Record, status: str, reason: str = "") -> None:
         record.status, record.reason = status, reason
         self._records.write(record)
-        _tell(record, f"{status}{f': {reason}' if reason else ''}")
+        _log(record, f"{status}{f': {reason}' if reason else ''}")
 
 
-def _tell(record: Record, what: str) -> None:
+def _log(record: Record, what: str) -> None:
     log.info("tune: trial %d, %s: %s", record.number, record.model_id, what)

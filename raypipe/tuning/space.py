@@ -1,4 +1,4 @@
-"""Turn `tune.space` of the configuration into Optuna's distributions, and draws into settings."""
+"""Convert `tune.space` to Optuna's distributions, and drawn values to settings."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ log = logging.getLogger(__name__)
 
 _SECTIONS: dict[str, type[BaseModel]] = {"model": ModelConfig, "train": TrainConfig}
 _COMMON = {"seed", "test_fraction", "validation_fraction", "epochs", "references"} | EXECUTION
-"""Settings of [train] that all trials share: trials with other values could not be compared."""
+"""Settings of [train] that all trials share, because otherwise they could not be compared."""
 _FOLDED_ONLY = {"model.loss_power"}
-_MOST_COMPANY = 10_000
+_MOST_COMBINATIONS = 10_000
 
 
 @dataclass(frozen=True)
 class Space:
-    """The settings `base`, and the distributions of those that are searched, by `section.key`."""
+    """The settings `base`, and distributions of the searched settings, by `section.key`."""
 
     base: Config
     distributions: dict[str, BaseDistribution]
 
     @property
     def default(self) -> Values:
-        """The configured values of the searched settings."""
+        """Return the configured values of the searched settings."""
         return {name: _value_of(self.base, name) for name in self.distributions}
 
     def settings(self, values: Mapping[str, Value]) -> Config:
-        """Return the settings with other values; raises UsageError if these are invalid."""
+        """Return the settings with these values; raises UsageError if they are invalid."""
         changed = self.base.model_dump()
         for name, value in values.items():
             section, key = name.split(".")
@@ -60,7 +60,10 @@ def read_space(config: Config) -> Space:
     """
     named = set(config.tune.space)
     if config.model.preset == "paper" and _FOLDED_ONLY & named:
-        log.info("tune: preset paper does not use %s: left out", ", ".join(_FOLDED_ONLY & named))
+        log.info(
+            "tune: %s is not searched, because preset paper does not use it",
+            ", ".join(_FOLDED_ONLY & named),
+        )
         named -= _FOLDED_ONLY
     space = Space(config, {name: _distribution(config, name) for name in sorted(named)})
     for name, distribution in space.distributions.items():
@@ -75,7 +78,7 @@ def _distribution(config: Config, name: str) -> BaseDistribution:
         values = wanted if own in wanted else [own, *wanted]
         return CategoricalDistribution(list(dict.fromkeys(values)))
     if isinstance(own, str):
-        raise UsageError(f"tune.space: {name} is a word and has no range; give a list of values")
+        raise UsageError(f"tune.space: {name} is text and has no range; give a list of values")
     low, high = min(wanted.low, own), max(wanted.high, own)
     if not isinstance(own, int):
         return FloatDistribution(low, high, log=wanted.log)
@@ -103,11 +106,11 @@ def _extremes(distribution: BaseDistribution) -> list[Value]:
 
 
 def _require_valid(space: Space, name: str, value: Value) -> None:
-    """Raise UsageError if a value is refused whatever the other settings are."""
+    """Raise UsageError if a value is invalid with any values of the other settings."""
     problem: UsageError | None = None
-    for company in islice(_company(space, name), _MOST_COMPANY):
+    for others in islice(_other_settings(space, name), _MOST_COMBINATIONS):
         try:
-            space.settings({**company, name: value})
+            space.settings({**others, name: value})
         except UsageError as error:
             problem = problem or error
         else:
@@ -115,8 +118,8 @@ def _require_valid(space: Space, name: str, value: Value) -> None:
     raise UsageError(f"tune.space: {name} = {value!r} is never valid: {problem}")
 
 
-def _company(space: Space, name: str) -> Iterator[dict[str, Any]]:
-    """Yield settings to try beside a value of `name`: as configured, then all listed values."""
+def _other_settings(space: Space, name: str) -> Iterator[dict[str, Any]]:
+    """Yield other settings to combine with a value of `name`: as configured, then all lists."""
     yield {}
     others = {
         other: distribution.choices

@@ -14,7 +14,7 @@ _MOST_LINES, _MOST_LETTERS = 10, 60
 
 
 def ranked(records: Sequence[Record]) -> list[Record]:
-    """Sort trials by Cash, lowest first; those without one come last."""
+    """Sort trials by Cash, lowest first; trials without Cash come last."""
     return sorted(
         records, key=lambda r: (r.cash is None, r.cash if r.cash is not None else 0.0, r.number)
     )
@@ -24,7 +24,7 @@ def table_of(records: Sequence[Record]) -> pa.Table:
     """Make a table with one row per trial, by number; searched settings are columns `section.key`.
 
     `validation_cash` is the Cash per bin of the weights that the trial would publish, null if it
-    failed before it had any; `seconds` is the duration of its epochs.
+    failed before its first report; `seconds` is the duration of its epochs.
     """
     rows = [
         {

@@ -28,11 +28,12 @@ class Task:
 
 
 def trial_function(task: Task) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Return the function that trains one trial: Ray Tune calls it with a proposal.
+    """Return the function that trains one trial; Ray Tune calls it with a proposal.
 
-    A proposal has `values` and a `model_id`; the answer is the trial's last report. The function
-    requests almost no CPU for itself. Ray Train's workers resume from the model's last checkpoint,
-    and each of their reports reaches Ray Tune. An error ends the trial, not the tuning.
+    A proposal has `values` and a `model_id`. The function returns the trial's last report. It needs
+    almost no CPU itself: Ray Train's workers do the work. They resume from the model's last
+    checkpoint, and Ray Tune receives each of their reports. An error ends the trial but not the
+    tuning.
     """
 
     def tune_trial(drawn: dict[str, Any]) -> dict[str, Any]:

@@ -17,12 +17,12 @@ from ray import tune as ray_tune
 from raypipe._version import __version__
 from raypipe.cluster import ray_session, require_dashboard, require_resources
 from raypipe.config import Config
-from raypipe.config_toml import as_config, load_config
+from raypipe.config_toml import load_config
 from raypipe.errors import RaypipeError
 from raypipe.store.layout import model_folder, tuning_folder
 from raypipe.store.lease import exclusive
 from raypipe.store.manifest import choose_release
-from raypipe.store.run_record import made_by, record_run
+from raypipe.store.run_record import made_by
 from raypipe.store.workspace import Workspace
 from raypipe.training.data import Roster, read_roster
 from raypipe.training.split import TRAIN
@@ -33,6 +33,7 @@ from raypipe.tuning.search import Draws, Halving, Recorder
 from raypipe.tuning.space import Space, read_space
 from raypipe.tuning.table import table_lines, table_of
 from raypipe.tuning.trial import Task, trial_function
+from raypipe.verb import Call, verb
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,9 @@ _ENVIRONMENT = {
 }
 
 
+@verb
 def tune(
+    call: Call,
     workspace: str | Path | Workspace,
     *,
     release: str | None = None,
@@ -59,12 +62,11 @@ def tune(
     finds a finished one. Results are in `W/tuning/<tune_id>/`. Raises BusyError if another run
     performs the same search.
     """
-    settings = with_preset(as_config(config), preset)
+    workspace, settings = call.workspace, with_preset(call.config, preset)
     if trials is not None:
         changed = settings.model_dump()
         changed["tune"]["trials"] = trials
         settings = load_config(settings=changed)
-    workspace = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
     release = choose_release(workspace, release)
     space = read_space(settings)
     roster = read_roster(workspace, release, settings.train)
@@ -76,7 +78,7 @@ def tune(
         values = workspace.read_json(f"{folder}/tuning.json")["best"]["values"]
         return make_model(workspace, release, space.settings(values), tune_id)
     with (
-        record_run(workspace, "tune", settings) as figures,
+        call.recorded(settings) as figures,
         exclusive(workspace, f"tune-{tune_id}", [folder]),
         ray_session(settings.ray, dashboard=True),
     ):
@@ -102,7 +104,7 @@ def tune(
 
 
 def tune_id_of(settings: Config, fingerprint: str) -> str:
-    """Name the search that these settings make on the data with this fingerprint."""
+    """Return the id of the search with these settings on the data with this fingerprint."""
     recipe = {
         "model": settings.model.model_dump(),
         "train": settings.train.model_dump(exclude=EXECUTION),
@@ -115,7 +117,7 @@ def tune_id_of(settings: Config, fingerprint: str) -> str:
 
 
 def _search(task: Task, roster: Roster) -> None:
-    """Run the trials in Ray Tune, except those that are finished."""
+    """Run all trials that are not finished, in Ray Tune."""
     settings = task.space.base
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -138,7 +140,7 @@ def _search(task: Task, roster: Roster) -> None:
 def _tuner(
     task: Task, trainable: Any, folder: str, at_once: int, fingerprint: str
 ) -> ray_tune.Tuner:
-    """Make Ray Tune's tuner, restored from its saved state if that holds a trial."""
+    """Create Ray Tune's tuner, or restore it if its saved state has a trial."""
     workspace, settings = task.workspace, task.space.base
     if _has_trials(workspace, folder):
         log.info("tune: resuming %s", task.tune_id)
@@ -176,7 +178,7 @@ def _tuner(
 
 
 def _has_trials(workspace: Workspace, folder: str) -> bool:
-    """Whether Ray Tune's saved state is complete and holds a trial; else it cannot be restored."""
+    """Return whether Ray Tune's saved state is complete and has a trial, so that it can restore."""
     if not ray_tune.Tuner.can_restore(workspace.path(folder), storage_filesystem=workspace.fs):
         return False
     states = [n for n in workspace.files(folder, ".json") if "/experiment_state-" in n]
@@ -187,7 +189,7 @@ def _has_trials(workspace: Workspace, folder: str) -> bool:
 
 
 def _room(settings: Config) -> int:
-    """Number of trials that the cluster can run at once, at least one."""
+    """Return the number of trials that the cluster can run at the same time, at least one."""
     have = ray.cluster_resources()
     wanted = resources_of(settings.train, settings.train.workers[1])
     shares = [
@@ -195,6 +197,7 @@ def _room(settings: Config) -> int:
         for name, amount in zip(("CPU", "GPU"), wanted, strict=True)
         if amount
     ]
+    # 1e-6: a quotient that is a whole number may come out just below it.
     return max(1, int(min(shares) + 1e-6))
 
 
@@ -232,13 +235,13 @@ def _summary(
             status: sum(record.status == status for record in found)
             for status in sorted({record.status for record in found})
         },
-        "best": _standing(best),
-        "default": _standing(found[0]),
+        "best": _result_of(best),
+        "default": _result_of(found[0]),
         "settings": settings.model_dump(),
     }
 
 
-def _standing(record: Record) -> dict[str, Any]:
+def _result_of(record: Record) -> dict[str, Any]:
     return {
         "trial": record.number,
         "model_id": record.model_id,

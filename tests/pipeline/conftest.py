@@ -10,13 +10,13 @@ import pytest
 import ray
 
 from raypipe.cluster import ray_session
-from raypipe.config import RayConfig
+from raypipe.config import IngestConfig, RayConfig
 from raypipe.discovery.discover import discover
 from raypipe.ingestion.ingest import ingest
 from raypipe.ingestion.part import ingest_part
 from raypipe.simulation.simulate import simulate
 from raypipe.store.workspace import Workspace
-from tests.pipeline.fetching import DETECTIONS, QUICK, RELEASE
+from tests.pipeline.fetching import DETECTIONS, RELEASE
 from tests.pipeline.file_server import FileServer, serve, write_remote_manifest
 from tests.pipeline.training import SETTINGS
 
@@ -65,6 +65,6 @@ def unbroken(served: Path, tmp_path_factory: pytest.TempPathFactory) -> pa.Table
     workspace = Workspace(tmp_path_factory.mktemp("unbroken"))
     with serve(served) as server:
         write_remote_manifest(workspace, served, server)
-        outcome = ingest_part(workspace, RELEASE, 0, QUICK)
+        outcome = ingest_part(workspace, RELEASE, 0, IngestConfig(rmf="exact"))
     assert (outcome.spectra, outcome.retries) == (DETECTIONS, 0)
     return workspace.read_folder(f"spectra/{RELEASE}").drop_columns("source_uri")

@@ -17,10 +17,10 @@ RELEASE = "csc2.1"
 DETECTIONS = 12
 QUICK = IngestConfig(
     rmf="exact",
-    retries=1,
+    attempts=2,
     backoff_s=0.01,
-    http_timeout_s=0.6,
-    http_deadline_s=1.0,
+    silence_s=0.6,
+    answer_s=1.0,
     package_batch=5,
 )
 

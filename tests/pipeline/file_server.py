@@ -18,11 +18,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pandas as pd
 import pyarrow as pa
 
-from raypipe.archive.names import parse_csc_name
 from raypipe.archive.products import PRODUCTS, product_uri
 from raypipe.discovery.columns import manifest_rows
 from raypipe.discovery.listing import CscFiles
 from raypipe.discovery.manifest import write_manifest
+from raypipe.identity import parse_csc_name
 from raypipe.store.workspace import Workspace
 
 Members = list[tuple[tarfile.TarInfo, bytes]]
@@ -36,6 +36,10 @@ class Exchange(BaseHTTPRequestHandler):
     server: FileServer
 
     def do_GET(self) -> None:
+        self.server.answer(self)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.server.answer(self)
 
     def give(
@@ -225,7 +229,7 @@ def cut_without_length(share: float) -> Fault:
 
 
 def damage_second_header(content: bytes) -> bytes:
-    """A tar whose second member's header does not add up."""
+    """Return a tar with a wrong checksum in the header of its second member."""
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         start = tar.getmembers()[1].offset
     return content[: start + 10] + b"#" + content[start + 11 :]

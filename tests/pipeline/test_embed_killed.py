@@ -34,10 +34,11 @@ def _command(workspace: Path) -> list[str]:
     return ["embed", "--workspace", str(workspace), "--model", str(MODEL), *OPTIONS]
 
 
-def _start(workspace: Path) -> subprocess.Popen[bytes]:
-    """The command in a process, with a Ray of its own."""
+def _start(workspace: Path, log: Path) -> subprocess.Popen[bytes]:
+    """Start the command in a process with its own Ray; its standard error goes to a file."""
     command = [sys.executable, "-m", "raypipe.cli", *_command(workspace)]
-    return subprocess.Popen(command, start_new_session=True)
+    with log.open("wb") as stderr:
+        return subprocess.Popen(command, start_new_session=True, stderr=stderr)
 
 
 def _parts(workspace: Workspace) -> set[str]:
@@ -62,10 +63,13 @@ def test_a_killed_driver_leaves_no_half_catalog(survey: Path, tmp_path: Path) ->
     config = {"discover": {"part_rows": PART_ROWS}}
     raypipe.discover(workspace, source=str(survey), config=config)
     ingest_alone(workspace, "sim")
-    driver = _start(tmp_path / "w")
+    log = tmp_path / "log"
+    driver = _start(tmp_path / "w", log)
     wait_until(lambda: len(_parts(workspace)) >= 2 or driver.poll() is not None)
     assert driver.poll() is None, "it was over before it could be killed"
     kill_with_its_ray(driver)
+    assert "embed: starting 1 encoder (about 10 s)" in log.read_text()
+    assert "core_worker" not in log.read_text(), "Ray's warning about restarts is no error here"
     done = {name: workspace.modified(name) for name in _parts(workspace)}
     assert 2 <= len(done) < 16
     with pytest.raises(UsageError, match="run raypipe embed first"):

@@ -37,20 +37,23 @@ PLAIN_FAULTS = {
     "too many": (file_server.status(429), "429 Too Many Requests"),
     "cut": (file_server.cut_connection(0.5), "the connection"),
     "cut without a length": (file_server.cut_without_length(0.5), "gzip stream"),
-    "dripping": (file_server.drip_body, "no whole answer in time"),
-    "dripping headers": (file_server.drip_headers, "no whole answer in time"),
-    "silent": (file_server.say_nothing, "no whole answer in time"),
+    "dripping": (file_server.drip_body, "incomplete after 1 s"),
+    "dripping headers": (file_server.drip_headers, "incomplete after 1 s"),
+    "silent": (file_server.say_nothing, "nothing arrived for 0.6 s"),
     "a page": (
         file_server.page("<html><head><title>Site down</title></head></html>"),
-        "no FITS file but text/html: Site down",
+        "not a FITS file but text/html: Site down",
     ),
-    "nothing": (file_server.page(""), "no FITS file"),
+    "nothing": (file_server.page(""), "not a FITS file"),
     "damaged": (file_server.other_content(lambda c: c[:2000] + b"!!!!" + c[2004:]), "gzip stream"),
     "a bomb": (file_server.other_content(lambda c: BOMB_BYTES), "expands to more than"),
-    "a lie about its length": (file_server.huge_length, "more than ingest allows"),
-    "endless": (file_server.endless, "more than ingest allows"),
+    "a lie about its length": (file_server.huge_length, "larger than 4 MiB"),
+    "endless": (file_server.endless, "larger than 4 MiB"),
     "led astray": (file_server.redirect("file:///etc/passwd"), "not http(s)"),
-    "led inside": (file_server.redirect("http://169.254.169.254/latest"), "inside the own network"),
+    "led inside": (
+        file_server.redirect("http://169.254.169.254/latest"),
+        "an address that is not public",
+    ),
     "led around": (file_server.redirect("/files/around"), "redirects"),
 }
 
@@ -84,7 +87,7 @@ def test_a_storm_that_passes_is_waited_out(
     workspace = Workspace(tmp_path)
     write_remote_manifest(workspace, served, server)
     server.fail(file_server.status(503), times=2)
-    outcome = ingest_all(workspace, config_of(server, retries=2))
+    outcome = ingest_all(workspace, config_of(server, attempts=3))
     assert (outcome.spectra, outcome.rejects) == (DETECTIONS, 0)
     assert outcome.requests == len(server.log) == 3 * 3 * DETECTIONS
     assert outcome.retries == 2 * 3 * DETECTIONS
@@ -115,7 +118,7 @@ def test_proxies_are_used_and_watched(
     assert fetcher.fetch(f"http://archive.example/files/{name}") == (served / name).read_bytes()
     assert server.log == [f"http://archive.example/files/{name}"]
     server.fail(file_server.drip_body)
-    with pytest.raises(FetchError, match="no whole answer in time"):
+    with pytest.raises(FetchError, match="incomplete after 1 s"):
         fetcher.fetch(f"http://archive.example/files/{name}")
 
 

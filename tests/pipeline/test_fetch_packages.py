@@ -66,22 +66,22 @@ PACKAGE_FAULTS = {
     "overloaded": (file_server.status(503), "503 Service Unavailable"),
     "cut": (file_server.cut_connection(0.05), "the connection"),
     "cut without a length": (file_server.cut_without_length(0.05), "cut short"),
-    "dripping": (file_server.drip_body, "no whole answer in time"),
+    "dripping": (file_server.drip_body, "incomplete after 1 s"),
     "a page": (
         file_server.page("<html>\n<style>p {}</style><h1>Down for <b>maintenance</b></h1></html>"),
-        "no tar but text/html: Down for",
+        "not a tar but text/html: Down for",
     ),
     "a VOTable": (
         file_server.page(VOTABLE_ERROR, "application/x-votable+xml"),
-        "no tar but application/x-votable+xml: Too many connections",
+        "not a tar but application/x-votable+xml: Too many connections",
     ),
-    "nothing": (file_server.page(""), "no tar but text/html: empty"),
+    "nothing": (file_server.page(""), "not a tar but text/html: empty"),
     "damaged": (
         file_server.other_content(file_server.damage_second_header),
-        "damaged: a member's header",
+        "damaged: the checksum of a member",
     ),
-    "a lie about its length": (file_server.huge_length, "more than ingest allows"),
-    "led astray": (file_server.redirect("ftp://127.0.0.1/x"), "not http(s)"),
+    "a lie about its length": (file_server.huge_length, "larger than 512 MiB"),
+    "led astray": (file_server.redirect("ftp://127.0.0.1/x"), "which is not http(s)"),
 }
 
 
@@ -112,7 +112,7 @@ def test_a_tar_cut_short_gives_what_came_whole(
     workspace = Workspace(tmp_path)
     write_remote_manifest(workspace, served, server, packages=True)
     server.fail(file_server.cut_without_length(0.5), "/package", times=3)
-    config = config_of(server, retries=6)
+    config = config_of(server, attempts=7)
     outcome = ingest_all(workspace, config)
     assert outcome.rejects == 0
     assert outcome.retries == 3
@@ -129,7 +129,7 @@ def test_a_tar_cut_short_gives_what_came_whole(
         (lambda info: (info.name, tarfile.LNKTYPE), "a link"),
         (lambda info: (info.name, tarfile.CHRTYPE), "a device"),
         (lambda info: (info.name, tarfile.FIFOTYPE), "a pipe"),
-        (lambda info: (info.name, b"Z"), "unknown kind"),
+        (lambda info: (info.name, b"Z"), "unknown type"),
     ],
 )
 def test_members_that_may_do_harm_are_refused(

@@ -48,7 +48,7 @@ def test_a_survey_arrives_as_it_was_drawn(survey: Path, tmp_path: Path) -> None:
 
 def test_real_products_and_their_bands(shared_data: Path, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    discover(workspace, source=str(shared_data / "csc"))
+    discover(workspace, source=str(shared_data / "csc"), release="csc2.1")
     assert ingest(workspace) == {"manifest": 7, "spectra": 6, "rejects": 1}
     spectra, rejects = _rows(workspace, "csc2.1")
     reference = pd.read_json(shared_data / "csc" / "sherpa_reference.json").set_index("file")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pytest
 
+from raypipe.config import IngestConfig
 from raypipe.discovery.discover import discover
 from raypipe.discovery.manifest import write_manifest
 from raypipe.ingestion.chip_rmfs import chip_rmfs_name, choose_chip_rmfs, load_chip_rmfs
@@ -73,6 +75,23 @@ def test_the_choice_is_the_same_every_time_and_stays(
         choose_chip_rmfs(workspace, RELEASE, config)
         choices.append(workspace.read_json(chip_rmfs_name(RELEASE)))
     assert choices[0] == choices[1]
+
+
+def test_spectra_outside_the_catalog_use_their_own_rmf(shared_data: Path, tmp_path: Path) -> None:
+    """3C 186 (9774) and M31's binary (1575) are both on chip S3, and both headers name an obsid."""
+    files = tmp_path / "files"
+    files.mkdir()
+    for pattern in "csc/acisf01575*", "ciao/9774*":
+        for path in shared_data.glob(pattern):
+            shutil.copy(path, files)
+    workspace, config = Workspace(tmp_path / "w"), IngestConfig(rmf="chip")
+    discover(workspace, source=str(files), release="mine")
+    assert choose_chip_rmfs(workspace, "mine", config) == 1
+    assert load_chip_rmfs(workspace, "mine").rmf_ids.keys() == {"7"}
+    ingest_part(workspace, "mine", 0, config)
+    spectra = workspace.read_folder("spectra/mine").to_pandas().set_index("detection_id")
+    assert spectra["obsid"].to_dict() == {"file:9774": 9774, "mine:1575.1.85": 1575}
+    assert spectra["rmf_id"].nunique() == 2
 
 
 def test_zones_without_a_choice_bring_their_own(

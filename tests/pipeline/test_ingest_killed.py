@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from raypipe.archive.names import parse_csc_name
 from raypipe.cli import main
+from raypipe.identity import parse_csc_name
 from raypipe.store.workspace import Workspace
 from tests.alone import ingest_alone
 from tests.killing import kill_with_its_ray

@@ -67,7 +67,7 @@ def test_a_link_that_leads_nowhere_is_a_reject(product: str, files: Path) -> Non
     assert spectra.empty
     (row,) = rejects.to_dict("records")
     assert row["reason"].startswith(
-        "the link leads to a file that is not there: bring it (git annex"
+        "the link leads to a file that does not exist: fetch it (git annex"
     )
     assert row["uri"] == str(path)
 

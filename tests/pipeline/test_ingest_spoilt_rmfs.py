@@ -18,6 +18,7 @@ from raypipe.ingestion.chip_rmfs import chip_rmfs_name, choose_chip_rmfs, load_c
 from raypipe.ingestion.ingest import ingest
 from raypipe.ingestion.part import ingest_part
 from raypipe.simulation.simulate import simulate
+from raypipe.spectra.redistribution import GriddedResponse
 from raypipe.spectra.responses import ResponseLibrary
 from raypipe.store.workspace import Workspace
 
@@ -188,7 +189,8 @@ def test_a_spoilt_choice_is_made_again_and_what_used_it_is_ingested_again(files:
     right = workspace.read_folder("spectra/sim")
     library = ResponseLibrary(workspace)
     zone = max(zones, key=lambda each: right["rmf_id"].to_pylist().count(zones[each]["rmf_id"]))
-    spoilt = library.add(-library.load(zones[zone]["rmf_id"]))
+    sound = library.load(zones[zone]["rmf_id"])
+    spoilt = library.add(GriddedResponse(-sound.redistribution, sound.bins))
     wrong = {"zones": zones | {zone: zones[zone] | {"rmf_id": spoilt}}}
     workspace.write_json(chip_rmfs_name("sim"), wrong)
     ingest(workspace, config=config)

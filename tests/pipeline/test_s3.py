@@ -29,8 +29,9 @@ from raypipe.errors import BusyError, RaypipeError, UsageError
 from raypipe.exporting.formats import FORMATS
 from raypipe.ingestion.fetch import read_stored
 from raypipe.model.bundle import load_model
-from raypipe.store.layout import model_folder
+from raypipe.store.layout import manifest_folder, model_folder
 from raypipe.store.lease import exclusive
+from raypipe.store.manifest import choose_release
 from raypipe.store.publication import read_detections
 from raypipe.store.workspace import Workspace
 from tests.pipeline.tap_server import Archive, TapServer
@@ -67,8 +68,12 @@ def put(bucket: Any, prefix: str, *names: str, body: bytes = b"a spectrum") -> N
         bucket.put_object(Bucket=BUCKET, Key=f"{prefix}/{name}", Body=body)
 
 
+def _manifest(workspace: str) -> str:
+    return manifest_folder(choose_release(Workspace(workspace), None))
+
+
 def manifest(workspace: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = Workspace(workspace).read_folder("manifest/csc2.1").to_pylist()
+    rows: list[dict[str, Any]] = Workspace(workspace).read_folder(_manifest(workspace)).to_pylist()
     return sorted(rows, key=lambda row: row["detection_id"])
 
 
@@ -83,7 +88,7 @@ def test_more_keys_than_a_page_of_a_listing(
     assert (summary["rows"], summary["parts"]) == (1200, 4)
     assert [row["obsid"] for row in manifest(workspace)] == sorted(range(1200), key=str)
     assert main([*arguments, "--set", "discover.part_rows=2000"]) == 0
-    assert len(Workspace(workspace).files("manifest/csc2.1", ".parquet")) == 1
+    assert len(Workspace(workspace).files("manifest/many", ".parquet")) == 1
     assert len(manifest(workspace)) == 1200
     capsys.readouterr()
     assert main(["status", "--workspace", workspace, "--json"]) == 0
@@ -97,6 +102,7 @@ def test_the_newest_version_wins(bucket: Any, tmp_path: Path) -> None:
     put(bucket, "versions/older", pha_name(1, version=9), pha_name(1, version=9, product="arf3"))
     discover(tmp_path, source=f"s3://{BUCKET}/versions/")
     (row,) = manifest(str(tmp_path))
+    assert row["detection_id"] == "versions:1.0.1"
     assert row["pha_uri"] == f"s3://{BUCKET}/versions/{pha_name(1, version=10)}"
     assert row["arf_uri"].endswith(f"older/{pha_name(1, version=9, product='arf3')}")
 

@@ -146,7 +146,7 @@ def test_no_secret_is_written_or_said(
     server.fail(status(403), refused)
     package_url = f"ingest.package_url={with_credentials(server.package_url)}?sig={SIGNATURE}"
     options = ["--set", package_url, "--set", "ingest.rmf=exact", "--set", "ray.num_cpus=1"]
-    options += ["--set", "ingest.retries=0"]
+    options += ["--set", "ingest.attempts=1"]
     code, text = process(environment, "ingest", "--workspace", home, *options)
     assert code == 0, text
     assert "= 5 spectra + 1 rejects" in text

@@ -125,7 +125,7 @@ def test_a_model_from_elsewhere_has_seen_nothing(
     workspace = Workspace(tmp_path)
     discover(workspace, source=str(shared_data / "csc"), config=small)
     ingest(workspace, config=small)
-    assert 0 in [workspace.count_rows(name) for name in workspace.files("spectra/csc2.1")]
+    assert 0 in [workspace.count_rows(name) for name in workspace.files("spectra/csc")]
     with pytest.raises(RaypipeError, match="too few to train on"):
         train(workspace, config=small)
     with pytest.raises(UsageError, match="has no model"):

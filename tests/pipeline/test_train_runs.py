@@ -93,8 +93,8 @@ def test_spectra_that_are_read_anew_train_as_well(
     assert resident["model_id"] == stream["model_id"]
     assert resident["optimizer_steps"] == stream["optimizer_steps"] > 0
     assert course(resident) != course(stream)
-    assert "spectra kept in memory" in caplog.text
-    assert "spectra read again in each epoch" in caplog.text
+    assert "spectra are kept in memory" in caplog.text
+    assert "spectra are read again in each epoch" in caplog.text
     _check_events(workspace, history)
 
 
@@ -126,8 +126,10 @@ def test_workers_that_die_again_and_again_end_training(
         train(workspace, config=config)
     assert plan.groups == [2, 2]
     assert workspace.folders("models") == []
-    with training_in_processes():
+    with training_in_processes(), caplog.at_level(logging.INFO, "raypipe"):
         model_id = train(workspace, config=config)
+        assert "starting 2 workers (about 20 s)" in caplog.text
+        assert f"{model_id} resuming after epoch 3" in caplog.text
         assert train(unbroken, config=config) == model_id
     metrics, whole = load(workspace, model_id).metrics, load(unbroken, model_id).metrics
     assert metrics["resumed_after_epochs"] == [1, 3]

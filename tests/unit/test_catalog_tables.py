@@ -150,6 +150,24 @@ def test_integers_beyond_64_bits_are_text(tmp_path: Path) -> None:
     assert read_catalog(tmp_path / "c.parquet")["u"].to_pylist() == [str(2**64 - 1)]
 
 
+def test_identifiers_with_leading_zeros_stay_text(tmp_path: Path) -> None:
+    found = from_csv(
+        tmp_path,
+        "obsid,obi,region_id,ident,xmm,signed,padded,zero,fraction,float\n"
+        "01575,001,0085,007,0748390901,-01,10,0,0.5,007.5\n"
+        "02779,000,0004,42,,3, 09,1,0,1\n",
+    )
+    assert found["obsid"].to_pylist() == [1575, 2779]
+    assert found["region_id"].to_pylist() == [85, 4]
+    assert found["ident"].to_pylist() == ["007", "42"]
+    assert found["xmm"].to_pylist() == ["0748390901", None]
+    assert found["signed"].to_pylist() == ["-01", "3"]
+    assert found["padded"].to_pylist() == ["10", " 09"]
+    assert found["zero"].to_pylist() == [0, 1]
+    assert found["fraction"].to_pylist() == [0.5, 0.0]
+    assert found["float"].to_pylist() == [7.5, 1.0]
+
+
 def test_values_of_csv_are_what_all_rows_say(tmp_path: Path) -> None:
     found = from_csv(
         tmp_path,

@@ -44,6 +44,27 @@ def test_a_wrong_setting_is_named(override: str, named: str) -> None:
         load_config(overrides=[override])
 
 
+def test_earlier_names_of_limits_on_requests_are_accepted() -> None:
+    given = ["ingest.http_timeout_s=7", "ingest.http_deadline_s=70", "ingest.retries=0"]
+    ingest = load_config(overrides=given).ingest
+    assert (ingest.silence_s, ingest.answer_s, ingest.attempts) == (7, 70, 1)
+    with pytest.raises(UsageError, match="retries is the earlier name of attempts"):
+        load_config(overrides=["ingest.retries=1", "ingest.attempts=2"])
+    with pytest.raises(UsageError, match=r"ingest\.attempts"):
+        load_config(overrides=["ingest.retries=many"])
+
+
+def test_limits_on_requests_have_the_same_names_and_sentences_everywhere() -> None:
+    for name in "attempts", "backoff_s", "silence_s", "answer_s":
+        of_discover, of_ingest = (
+            re.search(rf"((?:# .*\n)+){name} = ", settings(section))
+            for section in ("discover", "ingest")
+        )
+        assert of_discover is not None
+        assert of_ingest is not None
+        assert of_discover[1] == of_ingest[1]
+
+
 def test_unreadable_files_are_usage_errors(tmp_path: Path) -> None:
     broken = tmp_path / "broken.toml"
     broken.write_text("[train\n")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from raypipe.catalog.brought_table import read_catalog
 from raypipe.discovery.catalog_join import CatalogJoin
 from raypipe.discovery.columns import ColumnTypes, manifest_rows
 from raypipe.discovery.discover import discover
-from raypipe.discovery.listing import CscFiles, looks_like_pha, stem
+from raypipe.discovery.listing import CscFiles, looks_like_pha
 from raypipe.discovery.own_ids import own_ids
+from raypipe.discovery.release import folder_release
 from raypipe.errors import RaypipeError, UsageError
+from raypipe.identity import stem
 from raypipe.store.layout import manifest_folder
 from raypipe.store.manifest import choose_release, read_manifest_summary
-from raypipe.store.workspace import Workspace
+from raypipe.store.workspace import Workspace, check_name
 
 
 @pytest.mark.parametrize("memory", [0, 1 << 20])
@@ -89,7 +92,7 @@ def test_own_spectra_find_their_companions(shared_data: Path, tmp_path: Path) ->
 
 def test_the_real_catalog_joins_by_detection(shared_data: Path, tmp_path: Path) -> None:
     catalog = shared_data / "catalog" / "csc20_detections.parquet"
-    discover(tmp_path, source=str(shared_data / "csc"), catalog=catalog)
+    discover(tmp_path, source=str(shared_data / "csc"), catalog=catalog, release="csc2.1")
     rows = Workspace(tmp_path).read_folder("manifest/csc2.1").to_pandas().set_index("detection_id")
     agn = rows.loc["csc2.1:4736.0.79"]
     assert agn["name"] == "2CXO J140515.6+542458"
@@ -181,9 +184,9 @@ def test_parts_cover_the_manifest_and_stale_ones_go(tmp_path: Path) -> None:
     again = discover(workspace, source=str(tmp_path / "s"), config=settings)
     assert again == first
     fewer = discover(workspace, source=str(tmp_path / "s"), config={"discover": {"part_rows": 20}})
-    assert len(workspace.files("manifest/csc2.1", ".parquet")) == fewer["parts"] == 2
-    ids = workspace.read_folder("manifest/csc2.1")["detection_id"].to_pylist()
-    assert sorted(ids) == sorted(f"csc2.1:{i}.0.1" for i in range(40))
+    assert len(workspace.files("manifest/s", ".parquet")) == fewer["parts"] == 2
+    ids = workspace.read_folder("manifest/s")["detection_id"].to_pylist()
+    assert sorted(ids) == sorted(f"s:{i}.0.1" for i in range(40))
 
 
 def test_what_cannot_be_discovered_says_why(tmp_path: Path) -> None:
@@ -242,7 +245,7 @@ def test_detection_ids_move_with_the_folder(tmp_path: Path) -> None:
 def test_detection_ids_outlive_a_killed_run(tmp_path: Path) -> None:
     _unreadable_spectra(tmp_path / "s", "b/a.pi")
     _ids_by_name(tmp_path)
-    (tmp_path / "w" / "manifest" / "csc2.1" / "manifest.json").unlink()
+    (tmp_path / "w" / "manifest" / "mine" / "manifest.json").unlink()
     _unreadable_spectra(tmp_path / "s", "a.pi")
     assert _ids_by_name(tmp_path) == {"b/a.pi": "file:a", "a.pi": "file:a.pi"}
 
@@ -270,8 +273,8 @@ def _unreadable_spectra(folder: Path, *names: str) -> None:
 
 
 def _ids_by_name(folder: Path, source: str = "s") -> dict[str, str]:
-    discover(folder / "w", source=str(folder / source))
-    rows = Workspace(folder / "w").read_folder("manifest/csc2.1")
+    discover(folder / "w", source=str(folder / source), release="mine")
+    rows = Workspace(folder / "w").read_folder("manifest/mine")
     names = (uri.removeprefix(f"{folder / source}/") for uri in rows["pha_uri"].to_pylist())
     return dict(zip(names, rows["detection_id"].to_pylist(), strict=True))
 
@@ -310,3 +313,91 @@ def test_a_catalog_of_other_detections_is_a_usage_error_that_shows_both_sides() 
         "detection_id (the catalog has 'csc2.0:1.0.1', the detections have 'csc2.1:1.0.1')" in said
     )
     assert "name (the catalog has 'M31 X-1', the detections have none)" in said
+
+
+@pytest.mark.parametrize(
+    ("folder", "release"),
+    [
+        ("my_spectra", "my_spectra"),
+        ("csc2.1", "csc2.1"),
+        ("M 31 (new)", "M-31-new"),
+        ("données", "donnees"),
+        (".hidden", "hidden"),
+        ("x" * 200, "x" * 56 + "-aa20c23"),
+    ],
+)
+def test_a_folder_names_its_release(folder: str, release: str, tmp_path: Path) -> None:
+    _touch(tmp_path / folder, 1)
+    summary = discover(tmp_path / "w", source=f"{tmp_path / folder}/")
+    assert summary["release"] == release
+    rows = Workspace(tmp_path / "w").read_folder(manifest_folder(release))
+    assert rows["detection_id"].to_pylist() == [f"{release}:0.0.1"]
+
+
+def test_a_bucket_names_its_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    names = {
+        "s3://bucket": "bucket",
+        "s3://bucket/a/b c/": "b-c",
+        "s3://bucket/csc2.1": "csc2.1",
+    }
+    assert {uri: folder_release(Workspace(uri)) for uri in names} == names
+
+
+def test_a_relative_folder_names_its_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    assert [folder_release(Workspace(uri)) for uri in (".", "..", "../b")] == ["b", "a", "b"]
+
+
+@pytest.mark.parametrize("folder", ["___", "日本", "(-)"])
+def test_a_folder_without_a_name_asks_for_one(folder: str, tmp_path: Path) -> None:
+    _touch(tmp_path / folder, 1)
+    with pytest.raises(UsageError, match=r"gives no name .* --release mine"):
+        discover(tmp_path / "w", source=str(tmp_path / folder))
+    summary = discover(tmp_path / "w", source=str(tmp_path / folder), release="mine")
+    assert summary["release"] == "mine"
+
+
+@given(st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=120))
+def test_any_folder_gives_a_legal_name_or_asks_for_one(name: str) -> None:
+    try:
+        release = folder_release(Workspace(f"/data/{name}"))
+    except UsageError:
+        assert name == ".." or not re.search("[A-Za-z0-9]", name)
+    else:
+        assert check_name(release, "release") == release
+        assert len(release) <= 64
+
+
+def test_the_root_of_a_disk_asks_for_a_name() -> None:
+    with pytest.raises(UsageError, match="--release mine"):
+        folder_release(Workspace("/"))
+
+
+def test_what_is_said_counts_before_the_name_of_a_folder(tmp_path: Path) -> None:
+    _touch(tmp_path / "s", 1)
+    settings = {"discover": {"release": "set"}}
+
+    def named(**arguments: Any) -> str:
+        summary = discover(tmp_path / "w", source=str(tmp_path / "s"), **arguments)
+        return str(summary["release"])
+
+    assert named(config=settings) == "set"
+    assert named(config=settings, release="said") == "said"
+    (tmp_path / "s" / "survey.json").write_text('{"release": "survey"}')
+    assert named(config=settings) == "survey"
+    assert named(release="said") == "said"
+
+
+def test_another_folder_of_the_same_name_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for place in "a", "b":
+        (tmp_path / place).mkdir()
+        _touch(tmp_path / place / "s", 1)
+        discover(tmp_path / "w", source=str(tmp_path / place / "s"))
+    was, now = tmp_path / "a" / "s", tmp_path / "b" / "s"
+    assert f"release s is that of {was}, and becomes that of {now}; --release NAME" in caplog.text

@@ -41,14 +41,14 @@ def _found(source: Path) -> tuple[dict[str, str], list[dict[str, str]], dict[str
     """Detection_ids by file name, what is set aside, and the summary: every file is in one."""
     workspace = Workspace(source.parent / "w")
     summary = discover(workspace, source=str(source))
-    rows = workspace.read_folder("manifest/csc2.1").to_pylist()
+    rows = workspace.read_folder("manifest/s").to_pylist()
     files = summary["files"]
     assert files["listed"] == sum(files.values()) - files["listed"]
     assert files["spectra"] == summary["rows"] == len(rows)
-    assert workspace.read_json("manifest/csc2.1/manifest.json") == summary
+    assert workspace.read_json("manifest/s/manifest.json") == summary
     aside = []
-    if workspace.exists("manifest/csc2.1/set_aside.json"):
-        aside = workspace.read_json("manifest/csc2.1/set_aside.json")
+    if workspace.exists("manifest/s/set_aside.json"):
+        aside = workspace.read_json("manifest/s/set_aside.json")
     assert len(aside) == files["set_aside"] + summary["folders_not_searched"]
     names = {row["pha_uri"].removeprefix(f"{source}/"): row["detection_id"] for row in rows}
     return names, aside, summary
@@ -122,7 +122,7 @@ def test_links_that_lead_nowhere_are_detections(source: Path) -> None:
     for name in "gone.pi", csc, CSC.format(7, 1, "arf"), "gone.fits", "notes.txt":
         (source / name).symlink_to(f".git/annex/objects/{name}")
     names, aside, summary = _found(source)
-    assert names == {"plain.pi": "file:plain", "gone.pi": "file:gone", csc: "csc2.1:7.0.1"}
+    assert names == {"plain.pi": "file:plain", "gone.pi": "file:gone", csc: "s:7.0.1"}
     assert _reasons(source, aside) == {
         "gone.fits": "a link to a file that is not there (git annex get brings it)"
     }
@@ -134,10 +134,10 @@ def test_a_link_that_leads_somewhere_again_is_another_file(source: Path) -> None
     (source / "gone.pi").symlink_to("object")
     before = Workspace(source.parent / "w")
     discover(before, source=str(source))
-    stamps = [set(before.read_folder("manifest/csc2.1")["files_stamp"].to_pylist())]
+    stamps = [set(before.read_folder("manifest/s")["files_stamp"].to_pylist())]
     (source / "object").write_bytes(_spectrum(3))
     discover(before, source=str(source))
-    stamps.append(set(before.read_folder("manifest/csc2.1")["files_stamp"].to_pylist()))
+    stamps.append(set(before.read_folder("manifest/s")["files_stamp"].to_pylist()))
     assert len(stamps[0] & stamps[1]) == 1
 
 
@@ -218,7 +218,7 @@ def test_a_companion_may_be_spelled_in_other_ways(named: str, source: Path) -> N
 
 
 def _row(source: Path, name: str) -> Iterator[dict[str, Any]]:
-    rows = Workspace(source.parent / "w").read_folder("manifest/csc2.1").to_pylist()
+    rows = Workspace(source.parent / "w").read_folder("manifest/s").to_pylist()
     return (row for row in rows if row["pha_uri"] == str(source / name))
 
 
@@ -229,6 +229,53 @@ def test_a_background_that_says_so_is_no_source(shared_data: Path, tmp_path: Pat
     assert _reasons(tmp_path / "s", aside) == {
         "src_bkg.pi": "a background (HDUCLAS2 BKG) that no spectrum names"
     }
+
+
+@pytest.mark.parametrize(
+    ("spectrum", "background"),
+    [
+        ("a.pi", "a_bkg.pi"),
+        ("a_grp.pi.gz", "a_bg.pi"),
+        ("q_src1.pi", "q_bkg1.pi"),
+        ("nu01A01_sr.pha", "nu01A01_bk.pha"),
+        ("PN.pha", "PNbackground_spectrum.fits"),
+        ("source.pi", "back.pi"),
+        ("d/a.pi", "d/A_BKG.PI"),
+    ],
+)
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_the_background_of_a_spectrum_that_cannot_be_read_is_no_source(
+    spectrum: str, background: str, is_broken: bool, source: Path
+) -> None:
+    (source / "d").mkdir()
+    if is_broken:
+        (source / spectrum).write_bytes(_spectrum(1)[:3000])
+    else:
+        (source / spectrum).symlink_to(f".git/annex/{spectrum}")
+    (source / background).write_bytes(_spectrum(2))
+    names, aside, _ = _found(source)
+    assert names.keys() == {"plain.pi", spectrum}
+    assert _reasons(source, aside) == {
+        background: f"by its name the background of {source / spectrum}, which cannot be read"
+    }
+    (source / spectrum).unlink()
+    (source / spectrum).write_bytes(_spectrum(1, BACKFILE=background.rpartition("/")[2]))
+    names, aside, summary = _found(source)
+    assert names.keys() == {"plain.pi", spectrum}
+    assert aside == []
+    assert summary["files"]["companions"] == 1
+
+
+def test_other_spectra_beside_one_that_cannot_be_read_stay(source: Path) -> None:
+    (source / "e").mkdir()
+    (source / "a.pi").symlink_to("nowhere")
+    others = {"a_bkgless.pi", "b_bkg.pi", "e/a_bkg.pi", "a_2.pi", "feedback.pi", "plain_bkg.pi"}
+    for number, name in enumerate(sorted(others)):
+        (source / name).write_bytes(_spectrum(number + 1))
+    (source / "a_bkg.pi").write_bytes(_spectrum(9, BACKFILE="b_bkg.pi"))
+    names, aside, _ = _found(source)
+    assert names.keys() == {"plain.pi", "a.pi", "a_bkg.pi", *others} - {"b_bkg.pi"}
+    assert aside == []
 
 
 @pytest.mark.parametrize(

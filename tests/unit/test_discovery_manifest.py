@@ -212,7 +212,7 @@ def test_a_disk_that_fills_is_told_and_left_clean(small_disk: Path) -> None:
 def test_what_a_killed_run_left_goes(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "acisf00001_000N001_r0001_pha3.fits.gz").touch()
-    left = tmp_path / "w" / "manifest" / "csc2.1" / ".draft-12345678"
+    left = tmp_path / "w" / "manifest" / "s" / ".draft-12345678"
     left.mkdir(parents=True)
     (left / "0.arrow").touch()
     discover(tmp_path / "w", source=str(tmp_path / "s"))

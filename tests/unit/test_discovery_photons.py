@@ -40,13 +40,13 @@ def _detections(folder: Path, files: dict[str, bytes] | None = None) -> dict[str
         (folder / "s" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "s" / name).write_bytes(content)
     discover(folder / "w", source=str(folder / "s"))
-    rows = Workspace(folder / "w").read_folder("manifest/csc2.1")
+    rows = Workspace(folder / "w").read_folder("manifest/s")
     names = (uri.removeprefix(f"{folder / 's'}/") for uri in rows["pha_uri"].to_pylist())
     return dict(zip(names, rows["detection_id"].to_pylist(), strict=True))
 
 
 def _set_aside(folder: Path) -> dict[str, tuple[str, str]]:
-    entries = json.loads((folder / "w" / "manifest" / "csc2.1" / "set_aside.json").read_text())
+    entries = json.loads((folder / "w" / "manifest" / "s" / "set_aside.json").read_text())
     return {
         entry["uri"].removeprefix(f"{folder / 's'}/"): (entry["reason"], entry["detection_id"])
         for entry in entries
@@ -74,7 +74,7 @@ def test_real_spectra_of_one_quasar_stay_apart(shared_data: Path, tmp_path: Path
         (tmp_path / "s").mkdir(exist_ok=True)
         shutil.copy(path, tmp_path / "s")
     assert len(_detections(tmp_path)) == 3
-    assert not (tmp_path / "w" / "manifest" / "csc2.1" / "set_aside.json").exists()
+    assert not (tmp_path / "w" / "manifest" / "s" / "set_aside.json").exists()
 
 
 def test_real_spectra_that_are_grouped_again_do_not_count_twice(

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
+from raypipe.catalog.hardness import hardness_ratios
 from raypipe.config import EvaluateConfig
 from raypipe.evaluation.classification import classify, predict_knn, score_probabilities
 from raypipe.evaluation.clustering import cluster_scores, map_clusters, merge_compact
 from raypipe.evaluation.regression import (
     Target,
-    hardness_ratios,
     r_squared,
     regress,
     regression_targets,

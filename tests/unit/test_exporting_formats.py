@@ -255,6 +255,19 @@ def test_fits_says_what_columns_are_and_what_made_them(home: Path) -> None:
     assert header["CREATOR"] == f"raypipe {raypipe.__version__}"
 
 
+def test_astropy_shows_descriptions_and_units_of_fits_columns(home: Path) -> None:
+    """As `Table.read` without options gives them; TCOMM alone it would leave in the header."""
+    path = exported(home, "folded-test", "detections.fits")
+    table = Table.read(path)
+    for name in ("detection_id", "ra", "z0", "z_cov", "fit_zscore", "flags"):
+        known = describe(name)
+        assert known is not None
+        assert (table[name].description, table[name].meta["ucd"]) == (known.description, known.ucd)
+    assert str(table["ra"].unit) == "deg"
+    assert str(table["exposure_s"].unit) == "s"
+    assert not [line for line in table.meta.get("comments", []) if "ASTROPY" in line]
+
+
 def test_votable_says_what_columns_are_and_what_made_them(home: Path) -> None:
     path = exported(home, "folded-test", "detections.vot")
     document = votable.parse(path)

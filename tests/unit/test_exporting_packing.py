@@ -115,5 +115,5 @@ def test_integers_that_leave_no_number_for_null_are_refused_in_fits(tmp_path: Pa
     table = pa.table({"full": pa.array(numbers, pa.int16())})
     write_votable(content_of(tmp_path, table), tmp_path / "a.vot")
     assert [cell(value, "full") for value in read_votable(tmp_path / "a.vot")["full"]] == numbers
-    with pytest.raises(RaypipeError, match=r"column full: .* neither is left to stand"):
+    with pytest.raises(RaypipeError, match=r"column full: .* no number left for null"):
         write_fits(content_of(tmp_path, table), tmp_path / "a.fits")

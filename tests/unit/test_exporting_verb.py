@@ -18,10 +18,13 @@ from hats.io.validation import is_valid_catalog
 import raypipe
 from raypipe.cli import main
 from raypipe.errors import RaypipeError, UsageError
+from raypipe.evaluation.evaluate import evaluate
+from raypipe.exporting.export_target import refuse_own_folders
 from raypipe.exporting.formats import FORMATS
 from raypipe.exporting.formats.content import Content
 from raypipe.model.bundle import load_model
-from raypipe.store.layout import model_folder
+from raypipe.reporting.report import report
+from raypipe.store.layout import OWN_FOLDERS, model_folder
 from raypipe.store.publication import read_detections, require_publication
 from raypipe.store.workspace import Workspace
 from tests.conftest import remount
@@ -59,6 +62,42 @@ def test_bad_input_is_explained(small: Workspace, tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         main(["export", "--workspace", small.uri, "--format", "csv"])
     assert not small.exists("exports")
+
+
+@pytest.mark.parametrize("inside", ["", "catalog", "catalog/sim/folded-test/new", "models/new"])
+def test_the_workspaces_own_folders_are_refused(small: Workspace, inside: str) -> None:
+    """Also through another spelling of the path; nothing is written."""
+    before = sorted(Path(small.root).rglob("*"))
+    crooked = f"{small.root}/exports/../{inside}"
+    for out in (f"{small.root}/{inside}", crooked):
+        with pytest.raises(UsageError, match=r"keeps its own files there; omit --out"):
+            raypipe.export(small, format="fits", out=out)
+    assert sorted(Path(small.root).rglob("*")) == before
+
+
+def test_own_folders_of_a_workspace_in_a_bucket_are_refused() -> None:
+    home = Workspace("s3://archive/w")
+    for other in ("s3://archive/w2/catalog", "s3://archive/w/exports/x", "s3://other/w/catalog"):
+        refuse_own_folders(home, Workspace(other))
+    for own in ("s3://archive/w", "s3://archive/w/catalog", "s3://archive/w/models/x"):
+        with pytest.raises(UsageError, match="keeps its own files there"):
+            refuse_own_folders(home, Workspace(own))
+
+
+def test_other_folders_within_a_workspace_are_not_refused(small: Workspace) -> None:
+    for out in ("exports/mine", "mine"):
+        uri = raypipe.export(small, format="fits", out=f"{small.root}/{out}")
+        assert len(Table.read(uri)) == 16
+
+
+def test_every_folder_of_a_workspace_is_known_as_its_own(small: Workspace) -> None:
+    evaluate(small)
+    report(small)
+    raypipe.export(small, format="fits")
+    made = {path.name for path in Path(small.root).iterdir() if path.is_dir()}
+    assert made <= set(OWN_FOLDERS)
+    documented = (Path(__file__).parents[2] / "docs" / "layout.md").read_text()
+    assert all(f"W/{name}/" in documented for name in OWN_FOLDERS)
 
 
 def test_hats_that_is_not_there_is_named(small: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +191,7 @@ def test_a_folder_with_files_of_others_is_left_alone(
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / name).write_text("important")
-    with pytest.raises(UsageError, match=rf"mine: holds {name} and no exports"):
+    with pytest.raises(UsageError, match=rf"mine: has {name} and no exports"):
         raypipe.export(small, format="fits", out=mine)
     assert _contents(mine) == {name: b"important"}
 
@@ -164,7 +203,7 @@ def test_files_put_beside_exports_stay(small: Workspace, tmp_path: Path) -> None
     (out / "sources.fits").write_text("mine, too")
     raypipe.export(small, format="fits", out=out)
     raypipe.export(small, format="votable", out=out)
-    with pytest.raises(UsageError, match=r"sources\.fits: no export of a catalog wrote this"):
+    with pytest.raises(UsageError, match=r"sources\.fits: no export wrote this file"):
         raypipe.export(small, format="fits", sources=True, out=out)
     left = _contents(out)
     assert (left["notes.txt"], left["sources.fits"]) == (b"mine", b"mine, too")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,29 +15,37 @@ import pytest
 from matplotlib.colors import to_rgba
 
 import raypipe
+from raypipe.config import ReportConfig
+from raypipe.display.spectrum_figure import (
+    BinnedSpectrum,
+    group_bins,
+    poisson_interval,
+    spectrum_figure,
+)
+from raypipe.display.style import ACCENT, CLASS_STYLE, OTHER_STYLE, SECOND
 from raypipe.evaluation.evaluate import evaluate
 from raypipe.evaluation.evaluated_catalog import choose_catalog
 from raypipe.html.page import number_cell, svg, text_cell
-from raypipe.html.style import ACCENT, CLASS_STYLE, OTHER_STYLE, SECOND
 from raypipe.reporting import figures
 from raypipe.reporting.classes import MOST_CLASSES, class_styles, join_rare
+from raypipe.reporting.detections import (
+    DETECTIONS_SHOWN,
+    detections_section,
+    order_of_interest,
+)
 from raypipe.reporting.report import report
 from raypipe.reporting.report_data import (
     _read_examples,
     choose_examples,
     choose_worst,
+    gather_report_data,
     map_latents,
 )
 from raypipe.reporting.sections import group_rejects
-from raypipe.reporting.spectrum_figure import (
-    ExampleSpectrum,
-    group_bins,
-    poisson_interval,
-    spectrum_figure,
-)
+from raypipe.searching.strangest import BADLY_FIT, FAR, Significances
 from raypipe.store.layout import model_folder, spectra_folder
 from raypipe.store.publication import require_publication
-from tests.unit.synthetic_workspace import NASTY_NAME, RELEASE, make_workspace
+from tests.unit.synthetic_workspace import BINS, NASTY_NAME, RELEASE, make_workspace
 
 VOID = {"meta", "br", "img", "link", "hr", "input"}
 
@@ -141,9 +149,60 @@ def test_a_small_unlabeled_catalog_shows_every_detection(tmp_path: Path) -> None
     assert "has not been evaluated" in text
     evaluate(str(tmp_path))
     page = Path(report(str(tmp_path))).read_text()
+    assert ">not measured<" not in page
     assert "Mean of the Cash z-scores" in page
-    assert "is free of that" not in page
+    assert "statistic that the model would have without noise" not in page
     assert "no row has a class" in page
+
+
+def test_the_page_opens_with_a_table_of_the_detections(full_page: str) -> None:
+    opening = full_page[full_page.index('id="detections"') : full_page.index('id="unusual"')]
+    assert full_page.index("<section") < full_page.index('id="detections"')
+    assert full_page.count("<section", 0, full_page.index('id="unusual"')) == 2
+    for title in ("counts", "hardness", "label", "likely class", "p", "unusual"):
+        assert re.search(f"<th[^>]*>{title}</th>", opening), title
+    rows = opening[opening.index("<tbody>") : opening.index("</tbody>")]
+    assert rows.count("<tr>") == DETECTIONS_SHOWN
+    assert f"{DETECTIONS_SHOWN} of 120 detections" in opening
+    assert f"catalog/{RELEASE}/folded-test/" in opening
+    assert "64 labelled training spectra of release sim (AGN 8, CV 8," in opening
+
+
+def test_unusual_detections_come_first_and_the_others_by_counts(tmp_path: Path) -> None:
+    made = make_workspace(tmp_path, detections=12)
+    data = gather_report_data(
+        made.workspace, choose_catalog(made.workspace, None, None), None, ReportConfig()
+    )
+    sigmas = np.linspace(-1, 1, 12)
+    sigmas[[3, 7]] = 8.0, 9.0
+    quiet = replace(
+        data,
+        significances={
+            FAR: Significances(FAR, np.full(12, 0.5)),
+            BADLY_FIT: Significances(BADLY_FIT, sigmas),
+        },
+    )
+    order = order_of_interest(quiet)
+    assert order[:2] == [7, 3]
+    assert (quiet.catalog["total_counts"].iloc[order[2:]].diff().dropna() <= 0).all()
+    text = " ".join("".join(outline_of(detections_section(quiet)).text).split())
+    assert text.count("badly fit (") == 2
+    assert text.count("far (") == 0
+
+
+def test_search_and_report_agree_on_what_is_unusual(full_page: str, tmp_path: Path) -> None:
+    made = make_workspace(tmp_path, detections=120)
+    answer = raypipe.search(made.workspace, strangest=True, k=3)
+    data = gather_report_data(
+        made.workspace, choose_catalog(made.workspace, None, None), None, ReportConfig()
+    )
+    for ranking, found in data.significances.items():
+        rows = answer[answer["ranking"] == ranking]
+        own = data.catalog["detection_id"].iloc[found.most(3, found.sigmas)]
+        np.testing.assert_allclose(rows["sigmas"], np.sort(found.sigmas)[::-1][:3], rtol=1e-6)
+        assert set(own) == set(rows["detection_id"]) or rows["sigmas"].nunique() < 3
+        assert found.remark() == answer.attrs["remarks"][ranking]
+        assert found.remark() in " ".join("".join(outline_of(full_page).text).split())
 
 
 @pytest.mark.parametrize("detections", [1, 2])
@@ -176,7 +235,7 @@ def catalog(n: int, classes: list[str] | None = None) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     frame = pd.DataFrame(rng.normal(size=(n, 8)), columns=[f"z{i}" for i in range(8)])
     frame["total_counts"] = rng.permutation(n) + 50
-    frame["fit_zscore"] = rng.permutation(n).astype(float)
+    frame["fit_sigmas"] = rng.permutation(n).astype(float)
     frame["split"] = "test"
     if classes is not None:
         frame["class"] = classes
@@ -192,7 +251,7 @@ def test_examples_spread_over_counts_and_classes() -> None:
     quarters = pd.qcut(frame["total_counts"], 4, labels=False).iloc[chosen]
     assert quarters.tolist() == [3, 2, 1, 0]
     assert chosen == choose_examples(frame, wanted=4, seed=1)
-    assert frame["fit_zscore"].iloc[choose_worst(frame)].tolist() == [199.0, 198.0]
+    assert frame["fit_sigmas"].iloc[choose_worst(frame)].tolist() == [199.0, 198.0]
 
 
 def test_small_catalogs_are_shown_whole() -> None:
@@ -227,7 +286,7 @@ def test_poisson_interval_agrees_with_gehrels_tables() -> None:
 
 def test_spectrum_without_counts_or_background_can_be_drawn() -> None:
     zeros = np.zeros(256)
-    example = ExampleSpectrum(zeros, zeros + 1e-3, zeros, np.linspace(0.5, 8, 257), 1e4)
+    example = BinnedSpectrum(zeros, zeros + 1e-3, zeros, np.linspace(0.5, 8, 257), 1e4)
     assert "<svg" in svg(spectrum_figure(example))
 
 
@@ -246,15 +305,13 @@ def test_the_column_density_has_its_subscript() -> None:
     outline_of(drawing)
 
 
-def test_examples_are_drawn_on_the_grid_of_their_model(tmp_path: Path) -> None:
+def test_examples_are_drawn_in_the_channel_bins_of_their_response(tmp_path: Path) -> None:
     made = make_workspace(tmp_path, detections=1, seen=False)
     subject = choose_catalog(made.workspace, None, None)
-    assert subject.model is not None
-    wider = dataclasses.replace(subject.model.grid, first_channel=40)
     catalog = raypipe.open_catalog(made.workspace)
-    model = dataclasses.replace(subject.model, grid=wider)
-    (example,) = _read_examples(made.workspace, RELEASE, catalog, model)
-    np.testing.assert_array_equal(example.spectrum.edges_kev, wider.channel_edges_kev)
+    (example,) = _read_examples(made.workspace, RELEASE, catalog, subject.model)
+    edges = np.append(BINS.lo_kev, BINS.hi_kev[-1])
+    np.testing.assert_array_equal(example.spectrum.edges_kev, edges)
 
 
 def test_every_class_has_a_look_of_its_own() -> None:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raypipe.ingestion.chips import SKY_ORIGIN, Chip, chip_of
+from raypipe.ingestion.chips import Chip, chip_of
 from raypipe.ogip import read_pha
+from raypipe.ogip.regions import SKY_ORIGIN
 
 ACIS_S_MM, ACIS_I_MM = -190.14, -233.59
 CHIPS_OF_RMFS = {

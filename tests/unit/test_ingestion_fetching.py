@@ -9,8 +9,8 @@ import pytest
 from raypipe.archive.products import product_uri
 from raypipe.config import IngestConfig
 from raypipe.http.client import first_line
-from raypipe.http.connections import Host
 from raypipe.http.errors import FetchError
+from raypipe.http.policy import Host
 from raypipe.ingestion.cache import Cache
 from raypipe.ingestion.fetch import Fetcher, is_remote, read_stored
 from raypipe.redaction import redact
@@ -78,7 +78,7 @@ def test_files_that_cannot_be_had_say_why(tmp_path: Path) -> None:
     for uri, said in {
         str(tmp_path / "none"): "no such file",
         str(tmp_path): "not a file",
-        str(tmp_path / "a\0b"): "not a name of a file",
+        str(tmp_path / "a\0b"): "not a valid file name",
     }.items():
         with pytest.raises(FetchError, match=said) as caught:
             read_stored(uri, 10)

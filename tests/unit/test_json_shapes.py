@@ -64,7 +64,7 @@ def test_no_verb_ends_in_a_traceback(made: Synthetic, pattern: str, verb: str) -
             said.append(_run(made.workspace, verb))
     finally:
         file.write_bytes(content)
-    assert all(str(file) in each for each in said if "not as raypipe writes it" in each)
+    assert all(str(file) in each for each in said if "has the wrong type" in each)
     assert _run(made.workspace, verb) == ""
 
 
@@ -91,7 +91,9 @@ def test_a_list_that_lost_a_part_is_noticed(made: Synthetic) -> None:
     content = made.workspace.read_json(published.name)
     made.workspace.write_json(published.name, content | {"rows": published.rows + 1})
     try:
-        with pytest.raises(RaypipeError, match=r"25 rows stated, 24 there; .*raypipe embed again"):
+        with pytest.raises(
+            RaypipeError, match=r"states 25 rows, but 24 were read; .*raypipe embed again"
+        ):
             read_detections(made.workspace, RELEASE, made.models[0])
     finally:
         made.workspace.write_json(published.name, content)

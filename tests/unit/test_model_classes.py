@@ -63,3 +63,31 @@ def test_reliability_of_what_is_always_right() -> None:
     assert sure["calibration_error"] == 0.0
     wrong = measure_reliability(np.eye(2)[1 - codes], codes)
     assert wrong["calibration_error"] == 1.0
+
+
+def test_cross_validated_accuracy_is_that_on_new_sources(population: Population) -> None:
+    z, codes = draw(np.random.default_rng(3), 6000, 1.0)
+    right = population.class_probabilities(z).argmax(axis=1) == codes
+    recalls = [right[codes == code].mean() for code in range(3)]
+    assert population.balanced_accuracy() == pytest.approx(np.mean(recalls), abs=0.03)
+
+
+def test_cross_validation_does_not_let_a_source_vote_on_itself() -> None:
+    """Detections of one source lie together, and class is drawn by lot: nothing can be learned."""
+    rng = np.random.default_rng(4)
+    z = np.repeat(rng.normal(size=(150, 4)) * 5, 4, axis=0) + rng.normal(size=(600, 4)) * 1e-3
+    labels = np.repeat(CLASSES[:2][rng.integers(2, size=150)], 4)
+    sources = np.repeat(np.arange(150), 4)
+    alike = Population.fit(z, labels, sources, references=600, seed=0).balanced_accuracy()
+    naive = Population.fit(z, labels, np.arange(600), references=600, seed=0).balanced_accuracy()
+    assert alike is not None
+    assert naive is not None
+    assert alike == pytest.approx(0.5, abs=0.1)
+    assert naive > alike + 0.05
+
+
+def test_too_few_members_have_no_accuracy() -> None:
+    z = np.random.default_rng(5).normal(size=(12, 4))
+    labels = np.array(["AGN"] * 9 + ["CV"] * 3, dtype=object)
+    few = Population.fit(z, labels, np.arange(12), references=12, seed=0)
+    assert few.balanced_accuracy() is None

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from raypipe.errors import OgipError
 from raypipe.ogip import loading, read_pha, read_rmf
-from raypipe.ogip.fits import Table, read_hdus
+from raypipe.ogip.fits import read_hdus
 from raypipe.ogip.header import Header
+from raypipe.ogip.table import Table
 from tests.unit.ogip_files import pha_bytes, ragged, rmf_bytes, table, to_bytes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from raypipe.discovery.manifest import write_manifest
 from raypipe.errors import UsageError
 from raypipe.planning.cluster_file import Cluster, read_cluster
 from raypipe.planning.measurement import ChipChoice, Measurement
-from raypipe.planning.plan_text import assumptions, plan_lines
+from raypipe.planning.plan_text import assumptions, not_included, plan_lines
 from raypipe.planning.prediction import predict, price
 from raypipe.planning.sample import draw_sample
 from raypipe.store.workspace import Workspace
@@ -221,11 +222,38 @@ def test_the_table_tells_what_matters() -> None:
         "prediction": vars(predicted),
         "cluster": vars(NODES),
         "cost": vars(cost),
+        "not_included": not_included(predicted, cost, config),
         "assumptions": assumptions(MEASURED, predicted, NODES, cost, config),
     }
     text = "\n".join(plan_lines(answer))
     for said in "no counts", "104 GB", "300,000", "as of 2026-06-17", "640", f"${cost.usd:.2f}":
         assert said in text
+    for line in (
+        r"pace set by +the connections to the source",
+        r"time, at least +25 s with all nodes busy",
+        r"without start-up +a new node boots",
+        r"without embedding +measured if you give --model",
+        r"without training +a sample cannot predict it",
+        r"node hours paid +0.535: each of 5 nodes works 25 s and then idles 6 min before",
+        r"cost, at least +\$",
+    ):
+        assert re.search(rf"(?m)^ +{line}", text), line
+
+
+def test_a_plan_states_what_it_leaves_out() -> None:
+    """Files on a local disk take no connections: the plan says how to include a network."""
+    local = replace(MEASURED, connected_s=0.0, embed_cpu_s=0.01)
+
+    def left_out(measured: Measurement, *overrides: str) -> dict[str, str]:
+        config = load_config(overrides=overrides)
+        predicted = predict(measured, 1_300_000, 4096, config.ingest)
+        return not_included(predicted, price(measured, predicted, 4096, NODES, config), config)
+
+    assert list(left_out(local)) == ["network", "start-up", "training"]
+    assert "1.35 TB at 100 MB/s take 3.76 h" in left_out(local)["network"]
+    assert "plan.source_mb_per_s" in left_out(local)["network"]
+    assert "network" not in left_out(local, "plan.source_mb_per_s=50")
+    assert list(left_out(MEASURED)) == ["start-up", "embedding", "training"]
 
 
 def _manifest(folder: Path, rows: int, part_rows: int) -> Workspace:

@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raypipe.searching.lookup import (
+    id_called,
     nearest_spellings,
     position_in,
     rows_of,
     separations_arcsec,
+    why_unnamed,
 )
 
 _RNG = np.random.default_rng(0)
@@ -86,3 +88,28 @@ def test_separations_are_astropys() -> None:
     ra, dec = _RNG.uniform(0, 360, 200), _RNG.uniform(-90, 90, 200)
     sky = SkyCoord(ra, dec, unit="deg").separation(SkyCoord(10.7, 41.2, unit="deg")).arcsec
     assert separations_arcsec(ra, dec, (10.7, 41.2)) == pytest.approx(sky, rel=1e-6)
+
+
+def test_a_detection_is_called_by_its_id_or_its_file() -> None:
+    ids = pa.chunked_array([["file:3c273", "mine:1575.1.85", "1575"]])
+    called = ["file:3c273", "3c273", "1575.1.85", "mine:1575.1.85", "1575", "3c27", ""]
+    expected = [*["file:3c273"] * 2, *["mine:1575.1.85"] * 2, "1575", None, None]
+    assert [id_called(ids, name, "mine") for name in called] == expected
+
+
+def test_names_that_are_not_there_are_explained() -> None:
+    ids = [f"file:{number}" for number in range(5)]
+    nothing = pa.nulls(5, pa.large_string())
+    unnamed = pa.table({"detection_id": ids, "name": nothing})
+    assert why_unnamed("M31", unnamed) == (
+        "M31: no detection of this catalog has the name of a source; give a detection, such as "
+        "--detection file:0"
+    )
+    field = unnamed.append_column("target_name", pa.array(["M31"] * 4 + [None]))
+    assert why_unnamed("M31", field) == (
+        "M31: the target of 4 detections that may be different sources; give one of them with "
+        "--detection: file:0, file:1, file:2 and 1 more"
+    )
+    named = pa.table({"detection_id": ids, "name": ["3C 273", *[None] * 4]})
+    assert why_unnamed("M31", named) is None
+    assert why_unnamed("M31", named.slice(0, 0)) is None

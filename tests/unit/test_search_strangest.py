@@ -1,4 +1,4 @@
-"""What is strange comes first: bright before faint, with its known causes told."""
+"""Strange detections come first, bright before faint, with their known causes."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from raypipe.model.latent_population import Population
 from raypipe.model.presets import build
 from raypipe.model.statistics import cash, cash_moments
 from raypipe.searching.causes import known_causes
-from raypipe.searching.strangest import chance_sigmas, fit_sigmas, sigmas_of
+from raypipe.searching.strangest import Significances, fit_sigmas, sigmas_of, unusual_sigmas
 from raypipe.spectra.batch import SpectraBatch
 from raypipe.store.layout import model_folder
 from raypipe.training.batch_streams import ResidentStream
 from raypipe.training.learner import Learner
-from tests.unit.model_spectra import GRID, power_laws
+from tests.unit.model_spectra import BINS, GRID, power_laws
 from tests.unit.synthetic_workspace import make_workspace, publish_table
 
 LONG_S, SHORT_S = 3e5, 3e4
-ENERGY = GRID.channel_mid_kev
+ENERGY = BINS.mid_kev
 
 
 def _survey(n: int, seed: int) -> SpectraBatch:
@@ -153,7 +153,7 @@ def test_injected_anomalies_come_first_and_the_piled_up_one_says_why(catalog: Pa
     told = answer.set_index("detection_id").loc[sorted(strange & set(answer["detection_id"]))]
     for detection_id, row in told.iterrows():
         assert ("pileup" in row["causes"]) == ("piled" in str(detection_id))
-    assert by_fit["beyond_chance"].iloc[:before].all()
+    assert by_fit["beyond_chance"].iloc[:2].all()
     assert (answer.groupby("ranking", sort=False)["sigmas"].diff().dropna() <= 0).all()
 
 
@@ -193,7 +193,33 @@ def test_sigmas_are_those_of_the_same_tail() -> None:
     beyond = sigmas_of(np.array([0.0, -1e4, -1e6, -np.inf]))
     assert np.isfinite(beyond).all()
     assert (np.diff(beyond) >= 0).all()
-    assert chance_sigmas(1_000_000) == pytest.approx(4.753, abs=1e-3)
+
+
+def test_chance_is_that_of_the_whole_catalog() -> None:
+    """Of catalogs of normal deviates, one in a hundred has an unusual detection at any size."""
+    rng = np.random.default_rng(2)
+    for n in (1, 13, 300):
+        catalogs = [Significances("far", rng.normal(size=n)) for _ in range(4000)]
+        share = np.mean([each.beyond_chance.any() for each in catalogs])
+        assert share == pytest.approx(0.01, abs=0.005)
+        largest = np.array([each.chance.min() for each in catalogs])
+        assert np.quantile(largest, 0.5) == pytest.approx(0.5, abs=0.03)
+    among_13 = Significances("far", np.array([1.6, *np.full(12, -0.5)]))
+    assert not among_13.beyond_chance.any()
+    assert unusual_sigmas(13) == pytest.approx(3.17, abs=0.01)
+    assert unusual_sigmas(1_000_000) == pytest.approx(5.61, abs=0.01)
+    assert Significances("far", np.array([5.62, *np.zeros(999_999)])).beyond_chance[0]
+
+
+def test_a_remark_says_that_the_largest_is_expected() -> None:
+    none = Significances("far", np.array([-0.6, -1.0, np.nan]))
+    assert none.remark() == (
+        "none is unusual: the largest, -0.6 sigma, is expected by chance among 2 detections "
+        "(chance 0.92)"
+    )
+    one = Significances("far", np.array([9.0, 0.1]))
+    assert one.remark() == "1 of 2 detections is unusual (chance below 0.01)"
+    assert "no detection" in Significances("far", np.array([])).remark()
 
 
 def test_causes_are_told_by_the_archives_columns_and_by_our_own() -> None:

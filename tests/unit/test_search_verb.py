@@ -14,6 +14,7 @@ import pytest
 import raypipe
 from raypipe.cli import main
 from raypipe.errors import OgipError, RaypipeError, UsageError
+from raypipe.searching.answers import answer_json, answer_text
 from raypipe.searching.latent_search import LatentSearch
 from raypipe.searching.query import SpectrumFiles
 from raypipe.store.publication import read_detections
@@ -105,7 +106,12 @@ def test_a_spectrum_of_the_catalog_is_like_itself(
     itself = answer.set_index("detection_id").loc["mine"]
     assert itself["distance"] == answer["distance"].min() == pytest.approx(0.0, abs=1e-3)
     assert itself["euclidean"] == answer["euclidean"].min() == pytest.approx(0.0, abs=1e-3)
-    assert answer.attrs["query"]["total_counts"] == 836
+    query = answer.attrs["query"]
+    assert query["total_counts"] == 836
+    strange = raypipe.search(store, strangest=True, model="folded-test", k=200)
+    own = strange[strange["detection_id"] == "mine"].set_index("ranking")["sigmas"]
+    assert own["far"] == pytest.approx(query["far_sigmas"], abs=1e-3)
+    assert own["badly fit"] == pytest.approx(query["fit_sigmas"], abs=1e-3)
 
 
 def test_every_acis_spectrum_is_a_query(opened: LatentSearch, shared_data: Path) -> None:
@@ -153,6 +159,28 @@ def test_what_the_model_cannot_judge_is_refused_by_name(
     hrc = next((shared_data / "csc").glob("hrc*_pha3.fits.gz"))
     with pytest.raises(OgipError, match=r"hrcf24564.*HRC has almost no energy resolution"):
         opened.like_spectrum(SpectrumFiles(hrc))
+
+
+@pytest.mark.parametrize("name", ["sim:6.0.1", "6.0.1"])
+def test_a_name_may_be_a_detection(opened: LatentSearch, name: str) -> None:
+    answer = opened.like_source(name, k=5)
+    assert answer.attrs["query"]["detection_id"] == "sim:6.0.1"
+    pd.testing.assert_frame_equal(answer, opened.like_detection("sim:6.0.1", k=5))
+
+
+def test_a_catalog_without_names_says_so(
+    synthetic: Synthetic, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Workspace(shutil.copytree(synthetic.workspace.uri, tmp_path / "w"))
+    table = read_detections(store, RELEASE, "folded-test")
+    at = table.schema.get_field_index("name")
+    nothing = pa.nulls(len(table), table.schema.field(at).type)
+    model = raypipe.load_model(Path(synthetic.workspace.uri) / "models" / "folded-test")
+    publish_table(store, model, table.set_column(at, table.schema.field(at), nothing))
+    line = ["search", "--workspace", store.uri, "--model", "folded-test", "--name"]
+    assert main([*line, NAME]) == 2
+    assert "no detection of this catalog has the name of a source" in capsys.readouterr().err
+    assert main([*line, "6.0.1"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -209,10 +237,13 @@ def test_the_command_prints_a_table_or_json(
     printed = capsys.readouterr().out
     assert printed.startswith("query: ")
     assert NAME in printed
-    assert len(printed.splitlines()) == 6
+    assert "most similar of 120 detections of release sim by folded-test" in printed
+    assert len(_table_of(printed)) == 2 + 3
     assert main([*command, "--strangest", "-k", "2", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert [row["ranking"] for row in answer["rows"]] == ["far"] * 2 + ["badly fit"] * 2
+    assert set(answer["remarks"]) == {"far", "badly fit"}
+    assert answer["searched"]["detections"] == 120
     assert main([*command, "--detection", "sim:6.0.1", "-k", "1", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["query"]["detection_id"] == "sim:6.0.1"
@@ -222,6 +253,60 @@ def test_the_command_prints_a_table_or_json(
     assert answer["rows"][0]["distance"] == pytest.approx(expected["distance"])
     assert main([*command, "--model", "paper-test", "--detection", "sim:6.0.1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"][0]["log_overlap"] is None
+
+
+def _table_of(printed: str) -> list[str]:
+    """Return the lines of the first table: title, units and rows."""
+    (block, *_) = [each for each in printed.split("\n\n") if each.lstrip().startswith("rank")]
+    return block.splitlines()
+
+
+def test_the_table_has_units_rounded_numbers_and_a_legend(opened: LatentSearch) -> None:
+    answer = opened.like_detection("sim:6.0.1", k=3)
+    shown = answer_text(answer)
+    title, units, first, *_ = _table_of(shown)
+    assert title.split()[:5] == ["rank", "detection", "name", "ra", "dec"]
+    assert units.split() == ["deg", "deg", "ct", "sigma"]
+    best = answer.iloc[0]
+    assert f"  {best['distance']:.2f}  " in first
+    assert f"{best['distance']!r}" not in first
+    assert "hardness" in title
+    assert "(h - s) / (h + s) of net counts" in shown
+    catalog = raypipe.open_catalog(opened.workspace, model="folded-test").set_index("detection_id")
+    row = catalog.loc[best["detection_id"]]
+    net = {
+        band: row[f"counts_{band}"] - row[f"background_counts_{band}"] * row["background_scale"]
+        for band in "hs"
+    }
+    hardness = (net["h"] - net["s"]) / (net["h"] + net["s"])
+    assert best["hardness"] == pytest.approx(hardness)
+    assert f"{hardness:+.2f}" in first
+
+
+def test_the_table_leaves_out_empty_columns_and_json_keeps_them(
+    synthetic: Synthetic, opened: LatentSearch
+) -> None:
+    answer = opened.like_detection("sim:6.0.1", k=3)
+    title = _table_of(answer_text(answer))[0]
+    assert "flags" not in title
+    assert "no detection of this list has flags" in answer_text(answer)
+    assert "flags" in answer_json(answer)["rows"][0]
+    without_errors = raypipe.search(
+        synthetic.workspace, detection="sim:6.0.1", model="paper-test", k=3
+    )
+    title = _table_of(answer_text(without_errors))[0]
+    assert "euclidean" in title
+    assert "distance" not in title
+
+
+def test_nothing_strange_is_said_to_be_nothing_strange(opened: LatentSearch) -> None:
+    """Latents of random weights lie close to the center: the first of them is no discovery."""
+    answer = opened.strangest(k=2)
+    assert not answer.loc[answer["ranking"] == "far", "beyond_chance"].any()
+    assert "none is unusual: the largest" in answer.attrs["remarks"]["far"]
+    shown = answer_text(answer)
+    assert answer.attrs["remarks"]["far"] in shown
+    assert "120 detections" in answer.attrs["remarks"]["far"]
 
 
 def test_the_command_refuses_what_it_should(

@@ -114,7 +114,7 @@ def test_files_that_are_gone_are_not_published(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     new = written(workspace, 1)
     workspace.delete(new.parts[2])
-    with pytest.raises(RaypipeError, match=r"part-00002-1\.parquet: gone since"):
+    with pytest.raises(RaypipeError, match=r"part-00002-1\.parquet: another run has removed"):
         publish(workspace, new, None)
     assert find_publication(workspace, "r", "m") is None
 
@@ -122,5 +122,5 @@ def test_files_that_are_gone_are_not_published(tmp_path: Path) -> None:
 def test_a_list_that_is_none_names_itself(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     workspace.write_json("catalog/r/m/published-00001.json", {"parts": []})
-    with pytest.raises(RaypipeError, match=r"published-00001\.json: its field release is not"):
+    with pytest.raises(RaypipeError, match=r"published-00001\.json: its field release is missing"):
         find_publication(workspace, "r", "m")

@@ -44,7 +44,10 @@ def test_folders_of_different_columns_unite(tmp_path: Path) -> None:
 def test_errors_name_the_file(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     (tmp_path / "cut.parquet").write_bytes(b"PAR1 and then nothing")
-    for name, said in ("absent.json", "no such file"), ("cut.parquet", "not a whole Parquet file"):
+    for name, said in (
+        ("absent.json", "no such file"),
+        ("cut.parquet", "not a complete Parquet file"),
+    ):
         with pytest.raises(RaypipeError, match=f"{name}.*{said}"):
             workspace.read_table(name) if name.endswith("parquet") else workspace.read_json(name)
     with pytest.raises(RaypipeError, match="no Parquet files"):

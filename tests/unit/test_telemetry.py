@@ -55,6 +55,17 @@ def test_a_stage_that_fails_says_so(caplog: pytest.LogCaptureFixture) -> None:
     assert (fields["outcome"], fields["rows"]) == ("failed", 0)
 
 
+def _interrupted() -> None:
+    with stage("train", "folded-1"):
+        raise KeyboardInterrupt
+
+
+def test_a_stage_that_is_interrupted_has_not_failed(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted()
+    assert "train folded-1 interrupted" in TextLines().format(_told(caplog))
+
+
 def test_metrics_that_are_not_known_are_an_error() -> None:
     with stage("ingest", "csc2.1") as told, pytest.raises(KeyError):
         told.add("spectra", 1)

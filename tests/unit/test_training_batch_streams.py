@@ -146,19 +146,19 @@ def test_a_row_that_is_gone_or_not_finite_is_an_error(
 
 def test_all_spectra_once_in_order(reader: PartReader) -> None:
     rows = np.arange(3, 110)
-    for source in ResidentStream(reader.read(rows)), FileStream(reader, rows, WINDOW):
-        seen = [(places, batch) for places, batch in source.sweep()]
+    for stream in ResidentStream(reader.read(rows)), FileStream(reader, rows, WINDOW):
+        seen = [(places, batch) for places, batch in stream.sweep()]
         assert torch.equal(torch.cat([p for p, _ in seen]), torch.arange(len(rows)))
         assert [i for _, batch in seen for i in _identity(batch)] == rows.tolist()
 
 
-def test_steps_of_both_sources(reader: PartReader) -> None:
+def test_steps_of_both_streams(reader: PartReader) -> None:
     rows = np.arange(3, 110)
     count = len(rows) // SHARE
-    for source in ResidentStream(reader.read(rows)), FileStream(reader, rows, WINDOW):
+    for stream in ResidentStream(reader.read(rows)), FileStream(reader, rows, WINDOW):
         orders = []
         for seed in 0, 0, 1:
-            batches = list(source.steps(count, SHARE, seed))
+            batches = list(stream.steps(count, SHARE, seed))
             assert [len(batch) for _, batch in batches] == [SHARE] * count
             assert all(_identity(batch) == rows[p].tolist() for p, batch in batches)
             orders.append([i for _, batch in batches for i in _identity(batch)])
@@ -190,23 +190,23 @@ def test_a_stream_holds_two_windows_at_most(
 
 def test_spectra_stay_where_they_fit(reader: PartReader, monkeypatch: pytest.MonkeyPatch) -> None:
     shares = [np.arange(80), np.arange(80, 100)]
-    residence, sources = open_stream(reader, shares, TrainConfig(), 1)
-    assert residence.name == "resident"
-    assert [type(source) for source in sources] == [ResidentStream, ResidentStream]
-    assert f"100 of {residence.row_bytes} bytes" in residence.text
-    needed = residence.row_bytes * 100
+    placement, streams = open_stream(reader, shares, TrainConfig(), 1)
+    assert placement.name == "resident"
+    assert [type(stream) for stream in streams] == [ResidentStream, ResidentStream]
+    assert f"100 spectra of {placement.row_bytes} bytes" in placement.text
+    needed = placement.row_bytes * 100
     for room, name in (needed, "resident"), (needed - 1, "stream"):
         monkeypatch.setattr("raypipe.training.data_placement._free_bytes", lambda *_, r=room: 2 * r)
         assert open_stream(reader, shares, TrainConfig(), 1)[0].name == name
-    forced, sources = open_stream(reader, shares, TrainConfig(data="stream", stream_rows=9), 1)
+    forced, streams = open_stream(reader, shares, TrainConfig(data="stream", stream_rows=9), 1)
     assert forced.name == "stream"
-    assert isinstance(sources[0], FileStream)
-    assert sources[0].window == 9
-    assert [len(source) for source in sources] == [80, 20]
+    assert isinstance(streams[0], FileStream)
+    assert streams[0].window == 9
+    assert [len(stream) for stream in streams] == [80, 20]
 
 
 def test_no_spectra_to_validate(reader: PartReader) -> None:
     nothing = np.arange(0)
-    for source in ResidentStream(reader.read(nothing)), FileStream(reader, nothing, WINDOW):
-        assert len(source) == 0
-        assert sum(len(batch) for _, batch in source.sweep()) == 0
+    for stream in ResidentStream(reader.read(nothing)), FileStream(reader, nothing, WINDOW):
+        assert len(stream) == 0
+        assert sum(len(batch) for _, batch in stream.sweep()) == 0

@@ -30,8 +30,9 @@ def _network() -> Preset:
 
 
 def _learner(network: Preset | None = None, rows: int = 96, **options: Any) -> Learner:
-    config = TrainConfig(epochs=4, batch_size=16, learning_rate=5e-3, **options.pop("train", {}))
-    train = options.pop("source", None) or ResidentStream(prepare(power_laws(rows)[0]))
+    settings = {"epochs": 4, "batch_size": 16, "learning_rate": 5e-3, **options.pop("train", {})}
+    config = TrainConfig(**settings)
+    train = options.pop("stream", None) or ResidentStream(prepare(power_laws(rows)[0]))
     validation = options.pop("validation", None) or ResidentStream(
         prepare(power_laws(40, seed=1)[0])
     )
@@ -45,7 +46,7 @@ def _names(places: torch.Tensor) -> list[str]:
 def test_the_spectrum_whose_loss_is_not_finite_is_named() -> None:
     spectra, _ = power_laws(96)
     spectra.arf_cm2[37, 5] = np.nan
-    learner = _learner(source=ResidentStream(prepare(spectra)), names=_names)
+    learner = _learner(stream=ResidentStream(prepare(spectra)), names=_names)
     with pytest.raises(NotFiniteError, match=r"epoch 0, step \d: the loss of 1 spectra.*") as error:
         learner.run_epoch(0)
     assert "(worker 0: sim:37.0.1)" in str(error.value)
@@ -58,7 +59,7 @@ def test_the_first_of_many_bad_steps_is_named_between_two_looks() -> None:
     rows = 16 * (STEPS_BETWEEN_LOOKS + 4)
     spectra, _ = power_laws(rows)
     spectra.exposure_s[5] = np.inf
-    learner = _learner(source=ResidentStream(prepare(spectra)), names=_names)
+    learner = _learner(stream=ResidentStream(prepare(spectra)), names=_names)
     with pytest.raises(NotFiniteError, match=r"worker 0: sim:5\.0\.1\)"):
         learner.run_epoch(0)
 
@@ -119,13 +120,29 @@ def test_a_step_waits_for_no_device() -> None:
     batch = prepare(power_laws(96)[0])
     assert len(batch.response_index.unique()) > 1
     away = {name: value.to(meta) for name, value in vars(batch).items() if name != "response_index"}
-    source = ResidentStream(replace(batch, **away))
+    stream = ResidentStream(replace(batch, **away))
     everything = {"thinning_min": 1.0}
-    learner = _learner(_network().to(meta), source=source, device=meta, train=everything)
-    for _, part in source.steps(learner.plan.steps, learner.plan.share, 0):
-        loss, norm = learner._step(part)
+    learner = _learner(_network().to(meta), stream=stream, device=meta, train=everything)
+    for _, rows in stream.steps(learner.plan.steps, learner.plan.share, 0):
+        loss, norm = learner._step(rows)
         assert (loss.device, norm.device) == (meta, meta)
     assert learner.schedule.last_epoch == learner.plan.steps == 6
+
+
+@pytest.mark.parametrize("steps", [*range(1, 41), 100, 1000])
+def test_the_learning_rate_of_every_step_is_positive_and_peaks_early(steps: int) -> None:
+    """One step and ten steps are the cases in which OneCycleLR alone fails."""
+    learner = _learner(rows=16, train={"epochs": steps, "learning_rate": 1e-2})
+    assert learner.plan.steps == 1
+    rates = []
+    for _ in range(steps):
+        rates.append(learner.schedule.get_last_lr()[0])
+        learner.optimizer.step()
+        learner.schedule.step()
+    assert min(rates) > 0
+    assert 0.5e-2 <= max(rates) <= 1e-2
+    assert rates.index(max(rates)) <= 0.1 * steps
+    assert rates[-1] == min(rates)
 
 
 def test_arithmetic_of_a_cpu() -> None:

@@ -71,7 +71,7 @@ def test_the_default_space_is_valid_for_both_presets() -> None:
         ({"train.num_workers": [1, 2]}, r"train\.num_workers is the same"),
         ({"model.latents": [8, 9]}, r"model\.latents = 9 is never valid.*less than or equal to 8"),
         ({"model.patch": [8, 7]}, r"model\.patch = 7 is never valid: .*does not divide"),
-        ({"model.preset": {"low": 0, "high": 1}}, r"model\.preset is a word and has no range"),
+        ({"model.preset": {"low": 0, "high": 1}}, r"model\.preset is text and has no range"),
         ({"model.depth": {"low": 1.5, "high": 4}}, r"model\.depth takes whole numbers"),
         ({"train.learning_rate": {"low": -1.0, "high": 1e-2}}, r"rate = -1\.0 is never valid"),
     ],

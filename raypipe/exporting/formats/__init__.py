@@ -1,3 +1,3 @@
-"""The formats a catalog is exported in, each in the file of its name."""
+"""Write the formats of exports, each in the module of its name."""
 
 FORMATS = ("fits", "votable", "hats", "parquet")

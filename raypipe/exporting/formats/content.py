@@ -1,4 +1,4 @@
-"""What an export holds: the rows of one table of a publication, and all that is said of them."""
+"""Read the content of an export: the rows of one table of a publication, and its description."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from raypipe.store.workspace import Workspace
 TableName = Literal["detections", "sources"]
 
 CITATION = "arXiv:2510.14102"
-"""What the catalog's method builds on."""
+"""Publication on which the method of the catalog builds."""
 
 _BATCH_ROWS = 8192
 
@@ -42,7 +42,7 @@ _KINDS: tuple[tuple[Callable[[pa.DataType], bool], pa.DataType], ...] = (
 
 @dataclass(frozen=True)
 class Fact:
-    """Something that is said of the whole table; `keyword` is its name in a FITS header."""
+    """State a property of the whole table; `keyword` is its name in a FITS header."""
 
     name: str
     keyword: str
@@ -52,11 +52,11 @@ class Fact:
 
 @dataclass(frozen=True)
 class Content:
-    """A table of one publication, in the types that every format has.
+    """Represent a table of one publication in the types that every format has.
 
-    Fields of `schema` carry unit, UCD and description. Columns of truth values, some of which are
-    null, are 0 and 1 there: FITS readers take such nulls for false. `left_out` are columns of
-    nested values that no table of the Virtual Observatory holds.
+    Fields of `schema` have unit, UCD and description. Boolean columns with nulls become 0 and 1,
+    because FITS readers take such nulls for false. `left_out` are columns of nested values, which
+    no table of the Virtual Observatory can hold.
     """
 
     workspace: Workspace
@@ -67,7 +67,7 @@ class Content:
 
     @classmethod
     def of(cls, workspace: Workspace, publication: Publication, table: TableName) -> Content:
-        """The content of a publication; reads footers, and truth values to see if any is null."""
+        """Describe the content of a publication from its schemas, and find booleans with nulls."""
         names = _files(publication, table)
         schemas = [workspace.read_schema(name).remove_metadata() for name in names]
         bare = [pa.schema([field.remove_metadata() for field in schema]) for schema in schemas]
@@ -90,20 +90,20 @@ class Content:
 
     @property
     def rows(self) -> int:
-        """Number of rows."""
+        """Return the number of rows."""
         own = self.publication
         return own.rows if self.table == "detections" else own.source_rows
 
     @cached_property
     def facts(self) -> list[Fact]:
-        """What made the table."""
+        """List what made the table."""
         own = self.publication
         facts = [
-            Fact("release", "RELEASE", own.release, "release the detections are of"),
+            Fact("release", "RELEASE", own.release, "release of the detections"),
             Fact("model_id", "MODEL_ID", own.model_id, "model that made the latents"),
             Fact("publication", "PUBNUM", own.number, "number of the publication"),
             Fact("published", "PUBDATE", own.published, "when it was published"),
-            Fact("fingerprint", "FINGERPR", own.fingerprint, "hash of what it is made of"),
+            Fact("fingerprint", "FINGERPR", own.fingerprint, "hash of its inputs"),
             Fact("training_data", "DATAFP", self._training_data, "hash of the training data"),
             Fact("made_by", "MADEBY", f"raypipe {own.raypipe_version}", "what made the catalog"),
             Fact("exported_by", "CREATOR", f"raypipe {__version__}", "what wrote the file"),
@@ -113,10 +113,10 @@ class Content:
         return [fact for fact in facts if fact.value != ""]
 
     def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """The rows in their order, some at a time, all in one schema; only `columns` where given.
+        """Yield the rows in their order, some at a time, in one schema; only `columns` if given.
 
-        Raises RaypipeError where a file is gone, or does not fit what the others hold, and where
-        these are not as many rows as were published.
+        Raises RaypipeError if a file is missing or its types do not fit those of the others, and if
+        the number of rows is not the published one.
         """
         wanted = [field for field in self.schema if columns is None or field.name in columns]
         schema, rows = pa.schema(wanted), 0
@@ -140,9 +140,9 @@ class Content:
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType | None:
-    """The type a column has in every format; None for nested values that have none.
+    """Return the type of a column in every format; None for nested values, which have none.
 
-    Dates, decimals and integers beyond 63 bits become text, which loses nothing.
+    Dates, decimals and unsigned 64-bit integers become text, which loses nothing.
     """
     for fits, plain in _KINDS:
         if fits(kind):
@@ -155,7 +155,7 @@ def plain_type(kind: pa.DataType) -> pa.DataType | None:
 
 
 def is_vector(kind: pa.DataType) -> bool:
-    """Whether a column of that type holds a vector of numbers in each row."""
+    """Return whether a column of that type has a vector of numbers in each row."""
     return bool(pa.types.is_fixed_size_list(kind))
 
 
@@ -164,14 +164,14 @@ def _files(publication: Publication, table: TableName) -> tuple[str, ...]:
 
 
 def _field(name: str, kind: pa.DataType, metadata: Mapping[bytes, bytes]) -> pa.Field:
-    """The field of a column, which its parts describe as measured, or as brought by a table."""
+    """Make the field of a column, described as measured by a model or as joined from a table."""
     if metadata.get(b"ucd") == CLASS_UCD.encode():
         return described_field(name, kind)
     return brought_field(name, kind, metadata)
 
 
 def _truth_with_nulls(workspace: Workspace, names: tuple[str, ...], schema: pa.Schema) -> set[str]:
-    """Columns of truth values that some row has no value for."""
+    """Return the boolean columns with nulls."""
     truth = [field.name for field in schema if pa.types.is_boolean(field.type)]
     unsure = set[str]()
     for name in names if truth else ():

@@ -1,11 +1,12 @@
-"""FITS: one binary table, its columns with unit, UCD and description.
+"""Write FITS: one binary table whose columns have unit, UCD and description.
 
-FITS knows no null of text, which is written as no text at all; integers have a number of their own
-for it (TNULL), numbers with a fraction NaN. Characters beyond ASCII are escaped.
+FITS has no null for text, which becomes empty text. A null integer becomes a number that no row has
+(TNULL), a null floating-point number NaN. Characters beyond ASCII are escaped.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from astropy.io.fits import Header
+from astropy.io.fits import Header, getheader
+from astropy.table import Column, Table
 
 from raypipe.exporting.formats.content import Content, is_vector
 from raypipe.exporting.formats.packing import (
@@ -40,7 +42,7 @@ _LETTERS = {
 
 @dataclass(frozen=True)
 class _Column:
-    """How a column is written: its TFORM, the type of a cell, and how cells are made."""
+    """Describe how a column is written: its TFORM, the type of a cell, and how to pack cells."""
 
     field: pa.Field
     form: str
@@ -98,7 +100,7 @@ def _table_header(content: Content, columns: list[_Column], row_bytes: int) -> H
     header["XTENSION"] = ("BINTABLE", "binary table")
     header["BITPIX"] = 8
     header["NAXIS"] = 2
-    header["NAXIS1"] = (row_bytes, "bytes a row")
+    header["NAXIS1"] = (row_bytes, "bytes per row")
     header["NAXIS2"] = (content.rows, "rows")
     header["PCOUNT"] = 0
     header["GCOUNT"] = 1
@@ -115,7 +117,31 @@ def _table_header(content: Content, columns: list[_Column], row_bytes: int) -> H
         for keyword, name in (("TUNIT", b"unit"), ("TUCD", b"ucd"), ("TCOMM", b"description")):
             if name in metadata:
                 header[f"{keyword}{number}"] = _ascii(metadata[name].decode())
+    for line in _astropy_comments(columns):
+        header.add_comment(line)
     return header
+
+
+def _astropy_comments(columns: list[_Column]) -> list[str]:
+    """Return COMMENT cards from which `astropy.table.Table.read` takes descriptions and UCDs.
+
+    astropy does not read TCOMM and TUCD, but writes the attributes of columns as comments and reads
+    them back. Here it writes a table of the same columns without rows, to obtain these comments.
+    """
+    blank = Table()
+    for column in columns:
+        metadata = column.field.metadata or {}
+        cells = Column(np.empty(0, [("c", *column.cell)])["c"], name=column.field.name)
+        if b"description" in metadata:
+            cells.description = _ascii(metadata[b"description"].decode())
+        if b"ucd" in metadata:
+            cells.meta["ucd"] = metadata[b"ucd"].decode()
+        blank.add_column(cells)
+    buffer = io.BytesIO()
+    blank.write(buffer, format="fits")
+    buffer.seek(0)
+    header = getheader(buffer, 1)
+    return [str(line) for line in header["COMMENT"]] if "COMMENT" in header else []
 
 
 def _add_facts(header: Header, content: Content) -> None:

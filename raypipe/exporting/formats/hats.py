@@ -1,7 +1,7 @@
-"""HATS: Parquet files by HEALPix pixel, as LSDB opens, searches and crosses them.
+"""Write HATS: Parquet files by HEALPix pixel, which LSDB opens, searches and cross-matches.
 
-Pixels are divided until none holds more than a number of rows; within a pixel rows are in order of
-their HEALPix index of order 29. Rows without a position have no pixel and are left out.
+Pixels are divided until none has more than a number of rows; rows of a pixel are sorted by their
+HEALPix index of order 29. Rows without a position have no pixel and are left out.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 IntArray = npt.NDArray[np.int64]
 
 _ORDER = 7
-"""Order of the smallest partition, half a degree wide."""
+"""HEALPix order of the smallest partition, half a degree wide."""
 
 _MAP_ORDER = 5
-"""Order of the map of how many rows are where."""
+"""HEALPix order of the map of the number of rows."""
 
 
 def require_hats() -> None:
-    """UsageError where the package hats is not installed."""
+    """Raise UsageError if the package hats is not installed."""
     try:
         import hats  # noqa: F401
     except ImportError as error:
@@ -47,10 +47,10 @@ def require_hats() -> None:
 
 
 def write_hats(content: Content, folder: Path, partition_rows: int) -> int:
-    """Write the table as a HATS catalog and return how many rows it left out.
+    """Write the table as a HATS catalog and return the number of rows that it lacks.
 
-    A partition has at most `partition_rows` rows, or those of one pixel of order 7 where these are
-    more. Raises UsageError where hats is not installed, or no row has a position.
+    A partition has at most `partition_rows` rows, or those of one pixel of order 7 if these are
+    more. Raises UsageError if hats is not installed, or if no row has a position.
     """
     require_hats()
     from hats.io.parquet_metadata import write_parquet_metadata
@@ -81,7 +81,7 @@ def write_hats(content: Content, folder: Path, partition_rows: int) -> int:
 
 
 def _histogram(content: Content) -> IntArray:
-    """Rows in each pixel of the finest partitions."""
+    """Count the rows in each pixel of the finest partitions."""
     from hats.pixel_math.partition_stats import empty_histogram, generate_histogram
 
     histogram = empty_histogram(_ORDER)
@@ -92,7 +92,7 @@ def _histogram(content: Content) -> IntArray:
 
 
 def _align(histogram: IntArray, partition_rows: int) -> tuple[list[HealpixPixel], IntArray]:
-    """The partitions, and of each pixel of the finest the number of its partition."""
+    """Choose the partitions; return them, and the number of the partition of each fine pixel."""
     from hats.pixel_math import HealpixPixel
     from hats.pixel_math.partition_stats import generate_alignment
 
@@ -107,7 +107,7 @@ def _align(histogram: IntArray, partition_rows: int) -> tuple[list[HealpixPixel]
 
 
 def _with_index(table: pa.Table, index: pa.Field) -> pa.Table:
-    """The rows that have a position, with their HEALPix index of order 29 in front."""
+    """Select the rows with a position, with their HEALPix index of order 29 as first column."""
     from hats.pixel_math.spatial_index import compute_spatial_index
 
     rows = table.filter(_is_placed(table))
@@ -129,7 +129,7 @@ def _coarser(rows: pa.Table, order: int) -> IntArray:
 def _write_partitions(
     rows: pa.Table, pixels: list[HealpixPixel], place: IntArray, schema: pa.Schema, folder: Path
 ) -> None:
-    """Write the partitions that these rows, in order of their index, are of."""
+    """Write the partitions of these rows, which are sorted by their index."""
     from hats.io.file_io.file_io import get_parquet_write_table_kwargs
     from hats.io.paths import pixel_catalog_file
 

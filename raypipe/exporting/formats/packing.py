@@ -1,7 +1,7 @@
-"""Rows as FITS and VOTable keep them: packed one after the other, numbers big-endian.
+"""Pack rows for FITS and VOTable: one after the other, numbers big-endian.
 
-Both formats need to know of text how wide it is, and FITS of integers which number is none; one
-pass over such columns measures that.
+Both formats need the width of text columns, and FITS a number that stands for a null integer; one
+pass over these columns measures both.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ NUMBERS = {
     pa.float32(): ">f4",
     pa.float64(): ">f8",
 }
-"""How numbers are packed, by Arrow type."""
+"""Packed type of numbers, by Arrow type."""
 
 
 @dataclass(frozen=True)
 class Extent:
-    """What values a column has: of text the greatest widths, of integers the range."""
+    """Hold the extent of the values of a column: widths of text, range of integers."""
 
     nulls: int = 0
     is_ascii: bool = True
@@ -41,7 +41,7 @@ class Extent:
     high: int = 0
 
     def united(self, other: Extent) -> Extent:
-        """The extent of these values and others."""
+        """Return the extent of these values and others together."""
         return Extent(
             self.nulls + other.nulls,
             self.is_ascii and other.is_ascii,
@@ -53,7 +53,7 @@ class Extent:
 
 
 def measure(content: Content) -> dict[str, Extent]:
-    """Extents of the columns of text and of integers; reads these alone."""
+    """Measure the extents of text and integer columns; no others are read."""
     wanted = [
         field.name
         for field in content.schema
@@ -67,9 +67,9 @@ def measure(content: Content) -> dict[str, Extent]:
 
 
 def number_for_null(name: str, kind: pa.DataType, extent: Extent) -> int | None:
-    """The smallest or largest number, where no row has it, to stand for null.
+    """Return the smallest or the largest number of the type, whichever no row has, for null.
 
-    None where no row is null. RaypipeError where rows have both.
+    None if no row is null. Raises RaypipeError if rows have both numbers.
     """
     if not extent.nulls:
         return None
@@ -81,20 +81,20 @@ def number_for_null(name: str, kind: pa.DataType, extent: Extent) -> int | None:
         if is_free:
             return int(number)
     raise RaypipeError(
-        f"column {name}: it has the smallest and the largest {kind}, and neither is left to stand "
-        "for null: export it as VOTable or Parquet"
+        f"column {name}: it has nulls, and both the smallest and the largest {kind}, so that FITS "
+        "has no number left for null: export the catalog as VOTable or Parquet"
     )
 
 
 def pack_numbers(column: pa.ChunkedArray, null: float | int | None = None) -> Bytes:
-    """Numbers (n,) big-endian, nulls as `null`; floats as NaN."""
+    """Pack numbers (n,) big-endian, with `null` for null integers and NaN for other nulls."""
     missing = np.nan if pa.types.is_floating(column.type) else null or 0
     values = pc.fill_null(column, pa.scalar(missing, column.type)) if column.null_count else column
     return np.asarray(values.to_numpy().astype(NUMBERS[column.type]))
 
 
 def pack_vectors(column: pa.ChunkedArray) -> Bytes:
-    """Vectors (n, k) big-endian, NaN where there is none."""
+    """Pack vectors (n, k) big-endian, with NaN for null."""
     kind, whole = column.type, column.combine_chunks()
     rows = np.full((len(whole), kind.list_size), np.nan, NUMBERS[kind.value_type])
     there = whole.is_valid().to_numpy(zero_copy_only=False)
@@ -104,12 +104,12 @@ def pack_vectors(column: pa.ChunkedArray) -> Bytes:
 
 
 def pack_truth(column: pa.ChunkedArray) -> Bytes:
-    """Truth values (n,), none of them null, as the letters T and F."""
+    """Pack booleans (n,), none of them null, as the letters T and F."""
     return np.where(column.to_numpy(), b"T", b"F")
 
 
 def pack_ascii(column: pa.ChunkedArray, extent: Extent) -> Bytes:
-    r"""Text (n,) of the extent's width; other characters as \xe9 or \u03b1, null as nothing."""
+    r"""Pack text (n,) in the extent's width; escape other characters (\xe9); null is empty."""
     texts = pc.fill_null(column, "").to_numpy()
     if not extent.is_ascii:
         texts = np.array([_escaped(text) for text in texts], dtype=object)
@@ -117,7 +117,7 @@ def pack_ascii(column: pa.ChunkedArray, extent: Extent) -> Bytes:
 
 
 def pack_utf16(column: pa.ChunkedArray, extent: Extent) -> Bytes:
-    """Text (n,) of the extent's width in UTF-16, null as nothing."""
+    """Pack text (n,) in UTF-16 and the extent's width; null is empty."""
     texts = [text.encode("utf-16-be") for text in pc.fill_null(column, "").to_pylist()]
     return np.array(texts, dtype=f"S{2 * extent.utf16_width}")
 

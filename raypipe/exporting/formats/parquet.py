@@ -1,4 +1,4 @@
-"""VOParquet: one Parquet file that carries a VOTable's description of its columns.
+"""Write VOParquet: one Parquet file with a VOTable's description of its columns.
 
 The convention is that of the IVOA note "Parquet in the VO" 1.0: a VOTable without DATA in the
 file's key-value metadata.
@@ -42,10 +42,10 @@ def write_parquet(content: Content, path: Path) -> None:
 def voparquet_metadata(
     content: Content, schema: pa.Schema, extents: dict[str, Extent]
 ) -> dict[str, str]:
-    """The key-value metadata of VOParquet for columns of `schema`.
+    """Return the key-value metadata of VOParquet for columns of `schema`.
 
-    Text has a width there as in a VOTable, and once more under the keys of astropy, whose reader
-    fails on text with nulls otherwise.
+    The width of text stands there as in a VOTable, and once more under the keys of astropy, whose
+    reader otherwise fails on text with nulls.
     """
     document = describe_table(content, columns_of(schema, extents))
     widths = {

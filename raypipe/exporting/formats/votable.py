@@ -1,7 +1,7 @@
-"""VOTable 1.4 in BINARY2: fields with unit, UCD and description, and who made them.
+"""Write VOTable 1.4 in BINARY2: fields with unit, UCD and description, and their origin.
 
-The description of the table comes from astropy; the rows are written beside it some at a time,
-which takes neither memory nor a Python call a cell. Text has a fixed width.
+astropy writes the description of the table; this module writes the rows, some at a time, which
+takes little memory and no Python call per cell. Text has a fixed width.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from raypipe.exporting.formats.packing import (
 )
 
 _ENCODED_AT_ONCE = 3 << 14
-"""Bytes a line of base64; a multiple of three needs no padding."""
+"""Bytes per line of base64; a multiple of three needs no padding."""
 
 _NARROWEST = 2
-"""Characters of a text at least: with one it would be a character, not a text."""
+"""Fewest characters of a text: with only one it would be a character, not a text."""
 
 _FRAME = "icrs"
 _POSITION = ("ra", "dec")
@@ -52,7 +52,7 @@ _DATATYPES = {
 
 @dataclass(frozen=True)
 class Column:
-    """How a column is written: its datatype and arraysize, the type of a cell, how it is made."""
+    """Describe how a column is written: datatype, arraysize, type of a cell, how to pack cells."""
 
     field: pa.Field
     datatype: str
@@ -80,12 +80,12 @@ def write_votable(content: Content, path: Path) -> None:
 
 
 def columns_of(schema: pa.Schema, extents: dict[str, Extent]) -> list[Column]:
-    """How the columns of a schema are written, given the extents of their values."""
+    """Choose how to write the columns of a schema, given the extents of their values."""
     return [_column(field, extents.get(field.name, Extent())) for field in schema]
 
 
 def describe_table(content: Content, columns: list[Column]) -> VOTableFile:
-    """The document without rows."""
+    """Describe the table in a document without rows."""
     document = VOTableFile(version="1.4")
     resource = Resource(type="results")
     document.resources.append(resource)
@@ -106,7 +106,7 @@ def describe_table(content: Content, columns: list[Column]) -> VOTableFile:
 
 
 def to_xml(document: VOTableFile) -> str:
-    """The XML of a document without rows."""
+    """Convert a document without rows to XML."""
     buffer = io.BytesIO()
     with _erg_allowed():
         document.to_xml(buffer)
@@ -132,7 +132,7 @@ def _field(document: VOTableFile, column: Column) -> Field:
 
 @contextmanager
 def _erg_allowed() -> Iterator[None]:
-    """No warning of the erg, which the standard allows and calls deprecated: fluxes are in it."""
+    """Suppress the warning about the erg, the unit of fluxes: deprecated, but allowed."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The unit 'erg' has been deprecated")
         yield
@@ -175,7 +175,7 @@ def _write_lines(file: io.BufferedWriter, data: bytes) -> None:
 
 
 def _around_rows(document: VOTableFile) -> tuple[str, str]:
-    """The document's XML before and after where its rows belong."""
+    """Return the XML of the document before and after the place of its rows."""
     xml = to_xml(document)
     head, end, tail = xml.partition(_TABLE_END)
     return head.rstrip() + "\n", end + tail

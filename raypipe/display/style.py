@@ -1,7 +1,8 @@
-"""How figures look: one ink that follows the page's theme, one color and marker a class."""
+"""Set the look of figures: an ink that follows the page's theme, colors, markers per class."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Literal
@@ -15,13 +16,13 @@ INK = "#0a0b0c"
 """Color of text and lines; `raypipe.html.page` makes it the text color of the page."""
 
 MUTED = "#8a8f98"
-"""What stands back: backgrounds, unlabeled rows, reference lines."""
+"""Color of what stays in the background: unlabeled rows, reference lines."""
 
 ACCENT = "#d1495b"
-"""The model."""
+"""Color of the model."""
 
 SECOND = "#2b7bba"
-"""A second quantity beside the model."""
+"""Color of a second quantity beside the model."""
 
 CLASS_STYLE: Mapping[str, tuple[str, str]] = {
     "AGN": ("#1c7ed6", "o"),
@@ -36,7 +37,7 @@ CLASS_STYLE: Mapping[str, tuple[str, str]] = {
 """Color (after Okabe & Ito, for color-blind readers) and marker of each class."""
 
 OTHER_STYLE = (MUTED, ".")
-"""Color and marker of classes that are put together."""
+"""Color and marker of the rare classes that a figure joins."""
 
 _SETTINGS = {
     "svg.fonttype": "none",
@@ -68,21 +69,30 @@ _SETTINGS = {
 
 
 def styled() -> AbstractContextManager[None]:
-    """Settings under which figures are drawn and saved, without touching anyone else's."""
+    """Apply the settings of figures within a block; matplotlib's own stay as they are."""
     context: AbstractContextManager[None] = mpl.rc_context(_SETTINGS)
     return context
+
+
+class _ShownFigure(Figure):
+    """A figure that notebooks display although pyplot does not know it."""
+
+    def _repr_png_(self) -> bytes:
+        picture = io.BytesIO()
+        self.savefig(picture, format="png", dpi=110)
+        return picture.getvalue()
 
 
 def new_figure(
     width: float, height: float, rows: int = 1, columns: int = 1, **grid: Any
 ) -> tuple[Figure, Any]:
-    """An empty figure (inches) and its axes, apart from pyplot's global state."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    """Create an empty figure (inches) and its axes, outside of pyplot's global state."""
+    figure = _ShownFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, **grid)
 
 
 def light_grid(axes: Axes, which: Literal["both", "x", "y"] = "both") -> None:
-    """Faint lines behind the data."""
+    """Draw faint grid lines behind the data."""
     axes.grid(True, axis=which, color=MUTED, alpha=0.22, linewidth=0.6)
     axes.set_axisbelow(True)

@@ -1,0 +1,184 @@
+"""Make the options of each verb from the signature of its function, and give each its help text.
+
+To add an option, add a parameter to the function, and its text to `OPTIONS`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import raypipe
+from raypipe.config import PRESET_BINS
+from raypipe.exporting.formats import FORMATS
+
+VERBS = {
+    "simulate": "simulate a survey as FITS products",
+    "discover": "list the detections of a data source in a manifest",
+    "plan": "predict time and cost of ingesting a release, from a sample",
+    "ingest": "read the files of a manifest into spectra and rejects",
+    "train": "train an autoencoder on the spectra of a release",
+    "tune": "search for the settings that explain the spectra best",
+    "embed": "write the latent catalog of a release",
+    "evaluate": "measure the quality of the latents",
+    "report": "write an HTML report on a catalog",
+    "export": "write a catalog in a format that other tools open",
+    "search": "find similar or unusual detections in a catalog",
+    "run": "run the full pipeline, from a data source to a report",
+    "reprocess": "make the catalog of a new release, reusing an earlier one",
+    "compare": "compare the catalogs of two releases, source by source",
+    "status": "show the contents of a workspace",
+    "settings": "list every setting, as TOML for --config",
+}
+"""Each verb, in the order of `raypipe --help`, with its summary."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """The help text of an option, and how argparse shows and checks its value."""
+
+    help: str
+    metavar: str | None = None
+    choices: tuple[str, ...] | None = None
+
+
+OPTIONS = {
+    "arf": Option("ARF file of that spectrum", metavar="FILE"),
+    "background": Option("background file of that spectrum", metavar="FILE"),
+    "base": Option("earlier release to reuse; default: the only other one"),
+    "catalog": Option("join the columns and class labels of this table"),
+    "cluster": Option("Ray cluster launcher file with prices; default: cluster.yaml"),
+    "detection": Option("find detections similar to this one", metavar="ID"),
+    "detections": Option("predict for this number of detections; default: all in the manifest"),
+    "first": Option("release with a catalog"),
+    "format": Option("format of the file", choices=FORMATS),
+    "k": Option("number of results"),
+    "labels": Option("table with class labels and true parameters"),
+    "model": Option("id of a model in the workspace, or folder of a model bundle"),
+    "name": Option("find detections similar to those of this source", metavar="'2CXO J...'"),
+    "out": Option(
+        "write to this local path or s3://bucket/prefix; default: the workspace", metavar="FOLDER"
+    ),
+    "pha": Option("find detections similar to your own spectrum", metavar="FILE"),
+    "preset": Option("recipe for model and loss", choices=tuple(PRESET_BINS)),
+    "release": Option("release to work on; default: the only one"),
+    "responses": Option(
+        "use the responses, of any telescopes, in this folder; may be given several times"
+    ),
+    "rmf": Option("RMF file of that spectrum", metavar="FILE"),
+    "sample": Option("number of detections to ingest as a sample"),
+    "second": Option("other release with a catalog"),
+    "section": Option("list this section alone"),
+    "seed": Option("seed for the choice of the sample"),
+    "source": Option("folder, s3:// prefix, or release of the archive"),
+    "sources": Option("export sources instead of detections"),
+    "strangest": Option("list the detections that the model explains worst"),
+    "trials": Option("number of trials"),
+    "visits": Option("observations of each source, by different telescopes"),
+    "where": Option("select detections of an archive release", metavar="ADQL"),
+    "workspace": Option("local path or s3://bucket/prefix"),
+}
+"""Each option by the name of its parameter, for all verbs but those in `SPECIAL_OPTIONS`."""
+
+_NEW_RELEASE = Option(
+    "name of the release; default: that of the archive or survey, or the folder's"
+)
+SPECIAL_OPTIONS = {
+    ("simulate", "catalog"): Option("draw sources from this table of real ones"),
+    ("simulate", "detections"): Option("number of detections"),
+    ("simulate", "out"): Option("folder to write the survey to"),
+    ("simulate", "seed"): Option("seed for all random draws"),
+    ("discover", "release"): _NEW_RELEASE,
+    ("run", "release"): _NEW_RELEASE,
+    ("run", "source"): Option('folder, s3:// prefix, release of the archive, or "simulated"'),
+    ("reprocess", "release"): Option("name of the release"),
+}
+"""Options whose parameter means something else in one verb, by verb and parameter."""
+
+ONLY_IN_PYTHON = {
+    "simulate": {"counts_min", "counts_max", "overwrite", "workers", "progress"},
+}
+"""Parameters, besides `config`, that are no options. Some are settings of the verb's section."""
+
+_TYPES = {"int": int, "float": float}
+POSITIONAL = {"first", "second", "section"}
+REPEATED = {"responses"}
+"""Options that may be given several times; the function gets a list."""
+EXACTLY_ONE = {"search": ("detection", "name", "pha", "strangest")}
+"""Options of a verb that exclude each other, and one of which is required."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a verb: its name, its type as written, and whether it must be given."""
+
+    name: str
+    type: str
+    is_required: bool
+
+
+@cache
+def parameters_of(verb: str) -> tuple[Parameter, ...]:
+    """Read the parameters of a verb in its source, without the `Call` that `@verb` fills in.
+
+    Importing the verb instead would load Ray and PyTorch, which takes seconds.
+    """
+    path = Path(raypipe.__file__).parents[1] / raypipe.public_names()[verb].replace(".", "/")
+    (function,) = (
+        node
+        for node in ast.parse(path.with_suffix(".py").read_text("utf-8")).body
+        if isinstance(node, ast.FunctionDef) and node.name == verb
+    )
+    given = function.args
+    no_default = [None] * (len(given.args) - len(given.defaults))
+    defaults = [*no_default, *given.defaults, *given.kw_defaults]
+    found = [
+        Parameter(each.arg, ast.unparse(each.annotation or ast.Constant(None)), default is None)
+        for each, default in zip([*given.args, *given.kwonlyargs], defaults, strict=True)
+    ]
+    return tuple(each for each in found if each.type != "Call")
+
+
+def takes_settings(verb: str) -> bool:
+    """Return whether a verb has the parameter `config`."""
+    return any(each.name == "config" for each in parameters_of(verb))
+
+
+def options_of(verb: str) -> list[Parameter]:
+    """Return the parameters of a verb that are options of the command line."""
+    others = {"config"} | ONLY_IN_PYTHON.get(verb, set())
+    return [each for each in parameters_of(verb) if each.name not in others]
+
+
+def add_options(parser: argparse.ArgumentParser, verb: str) -> None:
+    """Add the options of a verb to its parser.
+
+    An option that the user omits leaves no value, so that the default of the function applies.
+    """
+    exclusive = EXACTLY_ONE.get(verb, ())
+    choice = parser.add_mutually_exclusive_group(required=True) if exclusive else parser
+    for parameter in sorted(options_of(verb), key=lambda each: each.name not in exclusive):
+        _add(choice if parameter.name in exclusive else parser, verb, parameter)
+
+
+def _add(parser: Any, verb: str, parameter: Parameter) -> None:
+    name = parameter.name
+    option = SPECIAL_OPTIONS.get((verb, name)) or OPTIONS[name]
+    shown: dict[str, Any] = {"help": option.help, "default": argparse.SUPPRESS}
+    if name in POSITIONAL:
+        parser.add_argument(name, nargs=None if parameter.is_required else "?", **shown)
+        return
+    shown["required"] = parameter.is_required
+    if parameter.type == "bool":
+        shown["action"] = "store_true"
+    else:
+        shown |= {"metavar": option.metavar, "choices": option.choices}
+        shown["type"] = _TYPES.get(parameter.type.removesuffix(" | None"), str)
+    if name in REPEATED:
+        shown["action"] = "append"
+    flag = f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
+    parser.add_argument(flag, **shown)

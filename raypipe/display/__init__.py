@@ -1,0 +1,1 @@
+"""Show objects to people: figures of one look, and short tables for notebooks."""
