@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import nnls
 
 from raypipe.errors import OgipError
 from raypipe.ogip import Rmf
@@ -212,6 +211,8 @@ def fwhm_of(rmf: Rmf) -> Resolution:
     Each row's width between the halves of its peak, then a curve with the least squares of relative
     deviations. Where no row has a peak, lines count as no wider than a channel.
     """
+    from scipy.optimize import nnls  # takes long to import, and workers seldom need it
+
     middle = 0.5 * (rmf.energy_lo_kev + rmf.energy_hi_kev)
     wanted = np.geomspace(*_FIT_KEV, _FIT_ROWS)
     rows = np.unique(np.clip(np.searchsorted(middle, wanted), 0, len(middle) - 1))
