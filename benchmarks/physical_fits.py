@@ -1,4 +1,4 @@
-"""Fit an absorbed power law, thermal plasma and black body to a spectrum on the model's grid."""
+"""Fit an absorbed power law, thermal plasma and black body to the channel bins of a spectrum."""
 
 from __future__ import annotations
 
@@ -7,19 +7,29 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 from scipy.optimize import minimize
 
 from raypipe.model.statistics import MU_MIN, cash
+from raypipe.ogip import Spectrum
 from raypipe.simulation.absorption import transmission
 from raypipe.simulation.components import black_body, power_law
-from raypipe.simulation.energy import EnergyGrid
+from raypipe.simulation.energy import EnergyGrid, source_grids
 from raypipe.simulation.plasma import thermal_plasma
-from raypipe.spectra.grid import Grid
+from raypipe.spectra import grid as model_grid
+from raypipe.spectra.channel_bins import ChannelBins
+from raypipe.spectra.redistribution import overlap_shares
 
 FloatArray = npt.NDArray[np.float64]
 
-GRID = Grid()
-ENERGIES = EnergyGrid(GRID.energy_lo_kev, GRID.energy_hi_kev, GRID.n_energy)
+MODEL_GRID = model_grid.EnergyGrid()
+FINEST_KEV = 0.005
+ENERGIES = EnergyGrid(
+    float(MODEL_GRID.edges_kev[0]),
+    float(MODEL_GRID.edges_kev[-1]),
+    round((MODEL_GRID.edges_kev[-1] - MODEL_GRID.edges_kev[0]) / FINEST_KEV),
+)
+"""Even bins as narrow as the finest of the model's grid, whose edges they share."""
 LOG_NH_1E22 = (-3.0, 1.5)
 
 
@@ -27,20 +37,24 @@ LOG_NH_1E22 = (-3.0, 1.5)
 class Shape:
     """A source spectrum with one parameter: its range, and starting values for fits."""
 
-    flux: Callable[[FloatArray], FloatArray]
+    flux: Callable[[FloatArray, EnergyGrid], FloatArray]
     lowest: float
     highest: float
     starts: tuple[float, ...]
 
 
-def _plasma(log_kt: FloatArray) -> FloatArray:
-    return thermal_plasma(10**log_kt, np.full(len(log_kt), 0.3), ENERGIES)
+def _plasma(log_kt: FloatArray, grid: EnergyGrid) -> FloatArray:
+    return thermal_plasma(10**log_kt, np.full(len(log_kt), 0.3), grid)
+
+
+def _black_body(log_kt: FloatArray, grid: EnergyGrid) -> FloatArray:
+    return black_body(10**log_kt, grid)
 
 
 SHAPES = {
-    "power law": Shape(lambda index: power_law(index, ENERGIES), -1.0, 6.0, (0.7, 1.7, 3.0)),
+    "power law": Shape(power_law, -1.0, 6.0, (0.7, 1.7, 3.0)),
     "plasma": Shape(_plasma, -1.0, 1.5, (-0.6, 0.0, 0.7)),
-    "black body": Shape(lambda log_kt: black_body(10**log_kt, ENERGIES), -1.5, 1.0, (-1.0, -0.3)),
+    "black body": Shape(_black_body, -1.5, 1.0, (-1.0, -0.3)),
 }
 
 
@@ -48,12 +62,14 @@ SHAPES = {
 class Observation:
     """The input of a fit: counts and expected background (bins,), and the response.
 
-    `photons_to_counts` (n_energy, bins) gives the counts for a photon/cm2/s/keV in each energy bin.
+    `photons_to_counts` (grid.n, bins) gives the counts for a photon/cm2/s/keV in each bin of
+    `grid`.
     """
 
     counts: FloatArray
     background: FloatArray
     photons_to_counts: FloatArray
+    grid: EnergyGrid
 
     @classmethod
     def through(
@@ -64,9 +80,40 @@ class Observation:
         arf_cm2: FloatArray,
         redistribution: FloatArray,
     ) -> Observation:
-        """Make an observation of `exposure_s` through an area (n_energy,) and a redistribution."""
-        detected = exposure_s * GRID.energy_width_kev * arf_cm2[:, None] * redistribution
-        return cls(np.asarray(counts, float), np.asarray(background, float), detected)
+        """Make an observation of `exposure_s` through an area and a redistribution.
+
+        Both are on the model's energy grid: (n_energy,) and (n_energy, bins).
+        """
+        parts = np.rint(MODEL_GRID.widths_kev / FINEST_KEV).astype(int)
+        detected = exposure_s * ENERGIES.width_kev * arf_cm2[:, None] * redistribution
+        detected = np.repeat(detected, parts, axis=0)
+        return cls(np.asarray(counts, float), np.asarray(background, float), detected, ENERGIES)
+
+    @classmethod
+    def of_spectrum(
+        cls,
+        spectrum: Spectrum,
+        bins: ChannelBins,
+        counts: FloatArray,
+        background: FloatArray,
+        exposure_s: float,
+    ) -> Observation:
+        """Make an observation through the files of a spectrum, on their own energy bins.
+
+        `counts` and `background` are in its channel `bins`, observed in `exposure_s`; photons above
+        the model's energies count, too. The spectrum needs its RMF, and its ARF unless the RMF
+        includes the area.
+        """
+        rmf = spectrum.rmf
+        assert rmf is not None
+        low, high = rmf.energy_lo_kev, rmf.energy_hi_kev
+        area = np.ones(len(low)) if spectrum.arf is None else spectrum.arf.area_on(low, high)
+        (grid,) = source_grids([np.append(low, high[-1])])
+        inside = (high > grid.lo_kev) & (low < grid.hi_kev)
+        shares = overlap_shares(low[inside], high[inside], grid.edges_kev)
+        per_photon = sparse.diags_array(area[inside]) @ rmf.matrix[np.flatnonzero(inside)]
+        detected = exposure_s * grid.width_kev * bins.bin_counts((shares @ per_photon).toarray())
+        return cls(np.asarray(counts, float), np.asarray(background, float), detected, grid)
 
 
 @dataclass(frozen=True)
@@ -85,11 +132,12 @@ def fit_best(observation: Observation) -> Fit:
 
 
 def _fit(observation: Observation, name: str) -> Fit:
-    shape = SHAPES[name]
+    shape, grid = SHAPES[name], observation.grid
 
     def flux_of(parameters: FloatArray) -> FloatArray:
         log_nh, value = parameters
-        absorbed = shape.flux(np.array([value])) * transmission(np.array([10**log_nh]), ENERGIES)
+        column = np.array([10**log_nh])
+        absorbed = shape.flux(np.array([value]), grid) * transmission(column, grid)
         return np.asarray(absorbed[0])
 
     def statistic(parameters: FloatArray) -> float:

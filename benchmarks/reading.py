@@ -26,8 +26,9 @@ from scipy import sparse
 
 from raypipe.ogip import read_arf, read_pha, read_rmf
 from raypipe.ogip.spectrum import background_scale
-from raypipe.spectra.grid import Grid
-from raypipe.spectra.responses import redistribution_on_grid
+from raypipe.spectra.channel_bins import Resolution, acis_bins
+from raypipe.spectra.grid import EnergyGrid
+from raypipe.spectra.redistribution import put_rmf_on_grid
 
 FEWEST_ROUNDS = 5
 SPECTRUM_KEYWORDS = ("EXPOSURE", "BACKSCAL", "AREASCAL", "BACKFILE", "ANCRFILE", "RESPFILE")
@@ -38,7 +39,8 @@ Measured with its ARF and RMF on a similar machine.
 """
 
 Way = Callable[[], Any]
-GRID = Grid()
+GRID = EnergyGrid()
+BINS = acis_bins(Resolution((0.0, 0.0, 0.0)))
 
 
 def ours_pha(path: Path) -> Any:
@@ -107,7 +109,7 @@ def astropy_rmf(path: Path) -> Any:
 
 def stored_rmf(path: Path) -> Any:
     """Return the part of an RMF that ingest keeps."""
-    return redistribution_on_grid(read_rmf(path), GRID, path.name)
+    return put_rmf_on_grid(read_rmf(path), GRID, path.name).redistribution
 
 
 def read_subtract_bin(pha_path: Path, arf_path: Path) -> Any:
@@ -116,8 +118,8 @@ def read_subtract_bin(pha_path: Path, arf_path: Path) -> Any:
     net = pha.counts
     if pha.background is not None:
         net = net - background_scale(pha, pha.background) * pha.background.counts
-    rate = GRID.bin_channels(net) / (pha.exposure_s * np.diff(GRID.channel_edges_kev))
-    return rate, arf.area_on(GRID.channel_edges_kev[:-1], GRID.channel_edges_kev[1:])
+    rate = BINS.bin_counts(net) / (pha.exposure_s * BINS.width_kev)
+    return rate, arf.area_on(BINS.lo_kev, BINS.hi_kev)
 
 
 def sherpa_way(pha_path: Path) -> Way | None:

@@ -1,6 +1,6 @@
 """Measure the error from folding a spectrum through the RMF of another detection.
 
-Usage: python benchmarks/redistribution.py FOLDER [FOLDER ...] [--counts 2000]
+Usage: python -m benchmarks.redistribution FOLDER [FOLDER ...] [--counts 2000]
 
 Each FOLDER holds real ACIS spectra with ARF and RMF beside them (PHA files of the CSC or of CIAO).
 For each ordered pair of detections, three source spectra are folded through the first one's area
@@ -22,8 +22,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from physical_fits import ENERGIES, Fit, FloatArray, Observation, fit_best
 
+from benchmarks.physical_fits import ENERGIES, Fit, FloatArray, Observation, fit_best
 from raypipe import read_spectrum
 from raypipe.discovery.listing import looks_like_pha
 from raypipe.errors import OgipError

@@ -51,7 +51,7 @@ from raypipe.private_apis import object_store_bytes
 from raypipe.store.manifest import choose_release
 from raypipe.store.workspace import Workspace
 
-MODEL = Path(__file__).resolve().parents[1] / "tests" / "data" / "bundle-format-1"
+MODEL = Path(__file__).resolve().parents[1] / "tests" / "data" / "bundle-format-2"
 LOOK_S = 0.5
 DRIVER, RAYS_OWN, WORKERS, STORE = "driver", "Ray's own", "workers", "object store"
 LINEAR, FLAT = 1.15, 1.3

@@ -32,7 +32,7 @@ from raypipe.store.parts import count_parts
 from raypipe.store.workspace import Workspace
 from tests.cluster.machines import Machines, drafts
 
-MODEL = Path(__file__).resolve().parents[1] / "tests" / "data" / "bundle-format-1"
+MODEL = Path(__file__).resolve().parents[1] / "tests" / "data" / "bundle-format-2"
 
 
 def soak(

@@ -49,7 +49,7 @@ from raypipe.ingestion.ingest import ingest
 from raypipe.model.count_splitting import thin
 from raypipe.model.features import Batch
 from raypipe.model.presets import build
-from raypipe.spectra.grid import Grid
+from raypipe.spectra.grid import EnergyGrid
 from raypipe.store.layout import model_folder
 from raypipe.store.manifest import choose_release
 from raypipe.store.workspace import Workspace
@@ -129,7 +129,7 @@ def bare_loop(config: Config, spectra: Batch, others: Batch) -> Iterator[Epoch]:
     """Train as a script would, with everything in memory."""
     settings = config.train
     torch.manual_seed(settings.seed)
-    network = build(config.model, Grid())
+    network = build(config.model, EnergyGrid())
     matrices = [p for p in network.parameters() if p.ndim >= 2]
     vectors = [p for p in network.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(
@@ -236,7 +236,7 @@ def measure_device(
         for name, arithmetic in ARITHMETICS.items():
             torch.compiler.reset()
             torch.manual_seed(settings.seed)
-            network = build(config.model, Grid()).to(device)
+            network = build(config.model, EnergyGrid()).to(device)
             adapt(network, arithmetic, device)
             learner = Learner(
                 network,
@@ -258,7 +258,7 @@ def measure_device(
 
 def flop_of_a_spectrum(config: Config, spectra: CompactSpectra) -> float:
     """Count the floating-point operations of the matrix products in training on one spectrum."""
-    network = build(config.model, Grid()).train()
+    network = build(config.model, EnergyGrid()).train()
     batch = spectra.take(torch.arange(min(64, len(spectra))))
     shown = thin(batch, config.train.thinning_min, network.most_shown)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):

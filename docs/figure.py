@@ -17,6 +17,7 @@ import raypipe
 from raypipe.model.bundle import Model
 from raypipe.model.covariance import unpack
 from raypipe.spectra.batch import SpectraBatch
+from raypipe.spectra.channel_bins import ChannelBins
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -29,7 +30,7 @@ Array = npt.NDArray[np.float64]
 def main(model_path: str, pha: str, out: str) -> None:
     """Encode one spectrum, fold its latents, and plot counts and flux."""
     model = raypipe.load_model(model_path)
-    batch = SpectraBatch.from_spectra([raypipe.read_spectrum(pha)], model.grid)
+    batch = SpectraBatch.from_spectra([raypipe.read_spectrum(pha)])
     row = model.encode_batch(batch).iloc[0]
     z = row.filter(regex=r"^z\d$").to_numpy(float)
     fold = model.reconstruct(batch, z[None])
@@ -37,7 +38,7 @@ def main(model_path: str, pha: str, out: str) -> None:
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     energy, width, counts, total, background = grouped(
-        model, batch.counts[0], fold.total[0], fold.background[0]
+        batch.bins[0], batch.counts[0], fold.total[0], fold.background[0]
     )
     left.errorbar(
         energy,
@@ -54,7 +55,7 @@ def main(model_path: str, pha: str, out: str) -> None:
     left.step(energy, background / width, where="mid", c="0.6", lw=0.9, label="background")
     left.set(ylabel="counts per keV", ylim=(0.3 * (counts / width).min(), None), xlim=(0.5, 8))
     left.set_title(f"Cash {row.cash:.0f}, expected {row.cash_expected:.0f}", fontsize=10)
-    grid = model.grid.energy_mid_kev
+    grid = model.grid.mid_kev
     right.fill_between(grid, lower, upper, color="C0", alpha=0.3, lw=0, label="68%")
     right.plot(grid, middle, c="C0", label="flux, response removed")
     right.set(ylabel="E² F  (keV cm⁻² s⁻¹)", xlim=left.get_xlim())
@@ -76,18 +77,19 @@ def energy_flux(model: Model, batch: SpectraBatch, z: Array, covariance: Array) 
     """
     draws = np.random.default_rng(0).multivariate_normal(z, covariance, DRAWS)
     flux = model.flux(batch.take([0] * (DRAWS + 1)), np.vstack([z[None], draws]))
-    energy = flux * model.grid.energy_mid_kev**2
+    energy = flux * model.grid.mid_kev**2
     lower, upper = np.percentile(energy[1:], [16, 84], axis=0)
     return [lower, energy[0], upper]
 
 
-def grouped(model: Model, counts: Array, *curves: Array) -> list[Array]:
+def grouped(bins: ChannelBins, counts: Array, *curves: Array) -> list[Array]:
     """Group bins to COUNTS_PER_POINT counts; return energy and width in keV, counts and curves."""
+    counts, *curves = (each[: len(bins)] for each in (counts, *curves))
     group = (np.cumsum(counts) - counts) // COUNTS_PER_POINT
     starts = np.flatnonzero(np.append(True, np.diff(group) > 0))
-    bins = np.diff(np.append(starts, len(counts)))
-    energy = np.add.reduceat(model.grid.channel_mid_kev, starts) / bins
-    width = bins * float(np.diff(model.grid.channel_mid_kev[:2])[0])
+    ends = np.append(starts[1:], len(counts)) - 1
+    low, high = bins.lo_kev[starts], bins.hi_kev[ends]
+    energy, width = 0.5 * (low + high), high - low
     return [energy, width, *(np.add.reduceat(each, starts) for each in (counts, *curves))]
 
 

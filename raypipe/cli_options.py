@@ -17,7 +17,7 @@ from raypipe.config import PRESET_BINS
 from raypipe.exporting.formats import FORMATS
 
 VERBS = {
-    "simulate": "simulate a survey as CSC-like FITS products",
+    "simulate": "simulate a survey as FITS products",
     "discover": "list the detections of a data source in a manifest",
     "plan": "predict time and cost of ingesting a release, from a sample",
     "ingest": "read the files of a manifest into spectra and rejects",
@@ -66,7 +66,9 @@ OPTIONS = {
     "pha": Option("find detections similar to your own spectrum", metavar="FILE"),
     "preset": Option("recipe for model and loss", choices=tuple(PRESET_BINS)),
     "release": Option("release to work on; default: the only one"),
-    "responses": Option("use the ARF and RMF pairs of this folder"),
+    "responses": Option(
+        "use the responses, of any telescopes, in this folder; may be given several times"
+    ),
     "rmf": Option("RMF file of that spectrum", metavar="FILE"),
     "sample": Option("number of detections to ingest as a sample"),
     "second": Option("other release with a catalog"),
@@ -76,6 +78,7 @@ OPTIONS = {
     "sources": Option("export sources instead of detections"),
     "strangest": Option("list the detections that the model explains worst"),
     "trials": Option("number of trials"),
+    "visits": Option("observations of each source, by different telescopes"),
     "where": Option("select detections of an archive release", metavar="ADQL"),
     "workspace": Option("local path or s3://bucket/prefix"),
 }
@@ -103,6 +106,8 @@ ONLY_IN_PYTHON = {
 
 _TYPES = {"int": int, "float": float}
 POSITIONAL = {"first", "second", "section"}
+REPEATED = {"responses"}
+"""Options that may be given several times; the function gets a list."""
 EXACTLY_ONE = {"search": ("detection", "name", "pha", "strangest")}
 """Options of a verb that exclude each other, and one of which is required."""
 
@@ -173,5 +178,7 @@ def _add(parser: Any, verb: str, parameter: Parameter) -> None:
     else:
         shown |= {"metavar": option.metavar, "choices": option.choices}
         shown["type"] = _TYPES.get(parameter.type.removesuffix(" | None"), str)
+    if name in REPEATED:
+        shown["action"] = "append"
     flag = f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
     parser.add_argument(flag, **shown)

@@ -75,6 +75,9 @@ class SimulateConfig(Section):
 
     detections: int = Field(4000, ge=1, description="Number of detections to simulate.")
     seed: int = Field(0, ge=0, description="Seed for all random draws.")
+    visits: int = Field(
+        1, ge=1, description="Observations of each source, by different telescopes."
+    )
     counts_min: float = Field(50.0, gt=0, description="Minimum number of expected source counts.")
     counts_max: float = Field(5000.0, gt=0, description="Maximum number of expected source counts.")
 

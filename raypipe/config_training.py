@@ -30,7 +30,7 @@ class ModelConfig(Section):
     width: int = Field(64, ge=8, le=4096, description="Width of the encoder's tokens.")
     depth: int = Field(3, ge=1, le=64, description="Number of transformer layers in the encoder.")
     heads: int = Field(4, ge=1, description="Number of attention heads per layer.")
-    patch: int = Field(8, ge=1, description="Channel bins per token.")
+    patch: int = Field(8, ge=1, description="Spectral bins per token.")
     loss_power: float = Field(
         0.25,
         ge=0,

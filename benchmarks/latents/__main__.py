@@ -2,10 +2,11 @@
 
 Usage: python -m benchmarks.latents --data DIR --workdir DIR [--json FILE] [options]
 
-DIR of --data holds ARF/RMF pairs, in subfolders of any depth; --catalog FILE is a table of the
-archive's detections, from which a second survey is drawn. Surveys and networks are made once and
-kept in --workdir, with all scores whose inputs have not changed: after a change of the model only
-`folded` is trained and judged again, and `--again folded` trains it once more. Seeds are fixed.
+DIR of --data, which may be given several times, holds ARF/RMF pairs of ACIS, in subfolders of any
+depth; --catalog FILE is a table of the archive's detections, from which a second survey is drawn.
+Surveys and networks are made once and kept in --workdir, with all scores whose inputs have not
+changed: after a change of the model only `folded` is trained and judged again, and `--again folded`
+trains it once more. Seeds are fixed.
 Figures are given overall (50 to 5,000 expected source counts) and by count decade, beginning at 20;
 targets apply to `folded`.
 """
@@ -237,7 +238,7 @@ def _options() -> argparse.Namespace:
         prog="python -m benchmarks.latents", description=(__doc__ or "").split("\n", 1)[0]
     )
     add = parser.add_argument
-    add("--data", type=Path, required=True, help="folder with ARF/RMF pairs")
+    add("--data", type=Path, action="append", required=True, help="folder with ARF/RMF pairs")
     add("--catalog", type=Path, help="table of real detections for the second survey")
     add("--workdir", type=Path, required=True, help="folder for surveys, networks, scores")
     add("--json", type=Path, help="file for the figures")

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from benchmarks.latents.information import SETTINGS
 from benchmarks.latents.rivals import Latents
-from benchmarks.latents.surveys import Sample, Survey, draw, observe
+from benchmarks.latents.samples import Sample
+from benchmarks.latents.surveys import Survey, draw, observe
 from benchmarks.latents.table import Mask, scored
 
 FloatArray = npt.NDArray[np.float64]

@@ -16,7 +16,8 @@ from sklearn.neighbors import KNeighborsRegressor
 
 from benchmarks.latents.networks import BATCH_ROWS, QUANTITIES, Supervised, Teacher, quantities
 from benchmarks.latents.rivals import Latents, Rival
-from benchmarks.latents.surveys import Sample, Survey
+from benchmarks.latents.samples import Sample
+from benchmarks.latents.surveys import Survey
 from benchmarks.latents.table import Mask, scored
 from raypipe.config import EvaluateConfig
 from raypipe.evaluation.classification import BOOSTING, predict_knn

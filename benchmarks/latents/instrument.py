@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from benchmarks.latents.information import SETTINGS
 from benchmarks.latents.rivals import Rival
-from benchmarks.latents.surveys import DECADES, Sample, Survey, draw, observe
+from benchmarks.latents.samples import Sample
+from benchmarks.latents.surveys import DECADES, Survey, draw, observe
 from benchmarks.latents.table import Mask, scored
 from raypipe.evaluation.classification import predict_boosting, predict_knn
 from raypipe.evaluation.validation import fitting_threads, grouped_folds

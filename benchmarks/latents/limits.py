@@ -8,19 +8,17 @@ import pandas as pd
 import torch
 
 from benchmarks.latents.networks import BATCH_ROWS
-from benchmarks.latents.responses import GRID
-from benchmarks.latents.surveys import Sample
+from benchmarks.latents.responses import GRID, flux_on_grid
+from benchmarks.latents.samples import Sample
 from raypipe.model.features import prepare
 from raypipe.model.folding import fold
-from raypipe.simulation.energy import EnergyGrid
-from raypipe.simulation.populations import PARAMETERS, Sources, photon_flux
+from raypipe.simulation.populations import PARAMETERS, Sources
 
 FloatArray = npt.NDArray[np.float64]
 
 LOGARITHMIC = ("nh_1e22", "nh_foreground_1e22", "kt_kev", "kt2_kev", "abundance", "redshift")
 """Parameters that enter by their logarithm, in which their distribution is closest to normal."""
 STEP_IN_SIGMA = 0.02
-_GRID = EnergyGrid(GRID.energy_lo_kev, GRID.energy_hi_kev, GRID.n_energy)
 _LEAST_OF_A_KIND = 30
 
 
@@ -76,8 +74,9 @@ def _effective_parameters(sample: Sample, names: list[str], covariance: FloatArr
 
     def folded(values: pd.DataFrame) -> FloatArray:
         parameters = {name: values[name].to_numpy(float) for name in PARAMETERS}
-        flux = photon_flux(Sources(table["model"].to_numpy(str), parameters), _GRID)
-        return fold(torch.tensor(flux, dtype=torch.float32), batch, GRID.energy_width_kev).numpy()
+        flux = flux_on_grid(Sources(table["model"].to_numpy(str), parameters))
+        widths = torch.tensor(GRID.widths_kev, dtype=torch.float32)
+        return fold(torch.tensor(flux, dtype=torch.float32), batch, widths).numpy()
 
     at = folded(table)
     amplitude = (sample.truth - sample.truth_background).sum(1) / at.sum(1)

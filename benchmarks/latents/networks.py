@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -15,12 +15,28 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.latents.responses import GRID
-from benchmarks.latents.surveys import VALIDATION_SHARE, Sample, Survey, code_of, digest
+from benchmarks.latents.samples import Sample
+from benchmarks.latents.surveys import VALIDATION_SHARE, Survey, code_of, digest
 from raypipe.config import Config, ModelConfig
 from raypipe.identity import source_keys
-from raypipe.model import autoencoder, count_splitting, features, folding, presets
+from raypipe.model import (
+    autoencoder,
+    count_splitting,
+    features,
+    folding,
+    photon_energies,
+    presets,
+)
 from raypipe.model.autoencoder import Encoder
-from raypipe.model.features import CONDITIONS, Batch, encoder_inputs, prepare
+from raypipe.model.features import Batch, prepare
+from raypipe.model.photon_energies import (
+    CONDITIONS,
+    INPUT_BINS,
+    MARKS,
+    VALUES,
+    PhotonEnergies,
+    patch_places,
+)
 from raypipe.model.presets import Folded, Paper, Preset, build
 from raypipe.training import learner
 from raypipe.training.batch_streams import ResidentStream
@@ -51,8 +67,7 @@ class Answered(Batch):
 
     def take(self, rows: Tensor) -> Answered:
         """Select rows, with all responses."""
-        taken = super().take(rows)
-        return Answered(**vars(taken), answers=self.answers[rows])
+        return replace(cast(Answered, super().take(rows)), answers=self.answers[rows])
 
 
 class Supervised(nn.Module):
@@ -65,12 +80,14 @@ class Supervised(nn.Module):
     def __init__(self, config: ModelConfig, outputs: int, weights: Tensor | None) -> None:
         super().__init__()
         shape = config.model_copy(update={"latents": outputs})
-        self.encoder = Encoder(shape, GRID.n_channel_bins, 2, CONDITIONS)
+        places = patch_places(config.patch)
+        self.encoder = Encoder(shape, INPUT_BINS, VALUES, CONDITIONS, MARKS, places)
+        self.photon_energies = PhotonEnergies(GRID)
         self.weights = weights
 
     def outputs(self, batch: Batch) -> Tensor:
         """Scores of the classes, or standardized quantities, (n, k)."""
-        out: Tensor = self.encoder(*encoder_inputs(batch))
+        out: Tensor = self.encoder(*self.photon_energies(batch))
         return out
 
     def forward(self, batch: Answered, shown: Batch) -> tuple[Tensor, Tensor]:
@@ -109,7 +126,9 @@ class Teacher:
         network = build(model, GRID)
         made_of: object = self.shared_recipe
         if preset == "folded":
-            code = code_of(autoencoder, features, folding, presets, count_splitting, learner)
+            code = code_of(
+                autoencoder, features, folding, photon_energies, presets, count_splitting, learner
+            )
             made_of = [model.model_dump(), self.config.train.model_dump(), code]
         fitting, validating = self._parts()
 

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.latents.limits import least_excess
-from benchmarks.latents.responses import GRID
 from benchmarks.latents.rivals import Latents
 from benchmarks.latents.surveys import Survey
 from benchmarks.latents.table import mean_of, scored
 from raypipe.model.features import prepare
 from raypipe.model.fit_scores import score_truth
 from raypipe.model.statistics import cash
+from raypipe.spectra.channel_bins import MOST_BINS
 
-BINS = GRID.n_channel_bins
+BINS = MOST_BINS
 
 
 def measure_fit(rival: Latents) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from sklearn.decomposition import PCA
 import raypipe.model
 from benchmarks.latents.networks import BATCH_ROWS, Teacher
 from benchmarks.latents.responses import GRID
-from benchmarks.latents.surveys import Sample, Survey, code_of, digest
+from benchmarks.latents.samples import Sample
+from benchmarks.latents.surveys import Survey, code_of, digest
 from raypipe.evaluation.baselines import hardness_representation, min_max_rates, root_shares
 from raypipe.evaluation.selection import BinnedSpectra
 from raypipe.model.encode import encode_batch, reconstruct_batch
@@ -144,10 +145,10 @@ class RootFlux(Rival):
     def _roots(self, z: FloatArray) -> FloatArray:
         network = self.latents.network
         assert isinstance(network, Folded)
-        edges = GRID.channel_edges_kev
-        seen = (GRID.energy_mid_kev > edges[0]) & (GRID.energy_mid_kev < edges[-1])
+        bins = self.latents.survey.train.spectra.bins[0]
+        seen = (GRID.mid_kev > bins.lo_kev[0]) & (GRID.mid_kev < bins.hi_kev[-1])
         log_shape = network.log_shape(torch.from_numpy(z).float()).double().numpy()[:, seen]
-        shape = np.exp(log_shape - log_shape.max(axis=1, keepdims=True))
+        shape = np.exp(log_shape - log_shape.max(axis=1, keepdims=True)) * GRID.widths_kev[seen]
         roots: FloatArray = np.sqrt(shape / shape.sum(axis=1, keepdims=True))
         return roots
 
@@ -200,7 +201,8 @@ class Hardness(Rival):
 
     def features(self, sample: Sample) -> FloatArray:
         """The ratios; a channel bin belongs to the band that contains its center."""
-        energy, spectra = GRID.channel_mid_kev, sample.spectra
+        spectra = sample.spectra
+        energy = spectra.bins[0].mid_kev  # those of ACIS are the same for every response
         columns = {"background_scale": spectra.background_scale}
         for band, (low, high) in BANDS_KEV.items():
             inside = (energy >= low) & (energy < high)

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,12 +21,15 @@ import numpy.typing as npt
 import pandas as pd
 
 import raypipe.simulation
-from benchmarks.latents.responses import GRID, area_on_grid, redistribution
+from benchmarks.latents.responses import area_on_grid, gridded
+from benchmarks.latents.samples import Sample, join, load, save
 from raypipe.catalog.brought_table import read_catalog
 from raypipe.simulation.background import background_rate
 from raypipe.simulation.catalog_population import COUNTS_COLUMN, best_models
 from raypipe.simulation.survey import Plan, draw_batches, plan_survey
-from raypipe.spectra.batch import SpectraBatch
+from raypipe.spectra.batch import SpectraBatch, stack_responses
+from raypipe.spectra.channel_bins import MOST_BINS
+from raypipe.spectra.redistribution import GriddedResponse
 
 log = logging.getLogger("benchmarks.latents")
 
@@ -37,73 +40,9 @@ DECADES = (20.0, 50.0, 158.0, 500.0, 1580.0, 5000.0)
 COUNTS = (DECADES[1], DECADES[-1])
 """Range of expected source counts of the training and judged detections; the first bin is extra."""
 VALIDATION_SHARE = 1 / 17
-OF_FILES = ("products.py", "fits_template.py", "simulate.py")
+OF_FILES = ("products.py", "mission_products.py", "fits_template.py", "simulate.py")
 """Modules of the simulation that only write files: changes in them do not redraw a survey."""
 TEST_SHARE_OF_CATALOG = 0.5
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Detections on the model's grid.
-
-    `truth` and `truth_background` (n, bins) are the expected counts in the source region, in total
-    and from the background; `table` has the columns of a survey's truth, one row per detection.
-    """
-
-    spectra: SpectraBatch
-    truth: FloatArray
-    truth_background: FloatArray
-    table: pd.DataFrame
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    @property
-    def source_counts(self) -> npt.NDArray[np.float64]:
-        """Expected source counts, (n,)."""
-        return self.table["source_counts"].to_numpy(np.float64)
-
-    @property
-    def names(self) -> npt.NDArray[np.object_]:
-        """The source of each detection, (n,)."""
-        return self.table["name"].to_numpy(object)
-
-    @property
-    def classes(self) -> npt.NDArray[np.object_]:
-        """The class of each detection, (n,), None if unknown."""
-        return self.table["class"].to_numpy(object)
-
-    def take(self, rows: npt.ArrayLike) -> Sample:
-        """Select detections by index."""
-        chosen = np.asarray(rows)
-        return Sample(
-            self.spectra.take(chosen),
-            self.truth[chosen],
-            self.truth_background[chosen],
-            self.table.iloc[chosen].reset_index(drop=True),
-        )
-
-    def with_counts(
-        self, expected: npt.NDArray[Any], background: npt.NDArray[Any], seed: int | None
-    ) -> Sample:
-        """The same detections with counts drawn from other expectations, (n, bins) each.
-
-        `background` is the expected background in the source region. With `seed` None the counts
-        are the expectations themselves: an observation without noise.
-        """
-        pair = [expected, background / self.spectra.background_scale[:, None]]
-        if seed is not None:
-            rng = np.random.default_rng(seed)
-            pair = [rng.poisson(each) for each in pair]
-        counts, background_counts = (each.astype(np.float32) for each in pair)
-        spectra = dataclasses.replace(
-            self.spectra, counts=counts, background_counts=background_counts
-        )
-        return dataclasses.replace(self, spectra=spectra)
-
-    def without_noise(self) -> Sample:
-        """The same detections with exactly the expected counts."""
-        return self.with_counts(self.truth, self.truth_background, seed=None)
 
 
 @dataclass(frozen=True)
@@ -252,73 +191,51 @@ def observe(
 
 def draw(plan: Plan) -> Sample:
     """Draw the detections of a plan and put them on the model's grid, as ingest does."""
+    responses = [gridded(each) for each in plan.instruments]
+    stacked = stack_responses(responses)
     parts = []
-    responses = np.stack([redistribution(each) for each in plan.instruments])
     for survey in draw_batches(plan):
         table = pd.DataFrame(survey.table)
         area = [
             area_on_grid(plan.instruments[index], values)
             for index, values in zip(survey.instrument, survey.area_cm2, strict=True)
         ]
+        counts, background, truth, truth_background = (
+            _binned(getattr(survey, name), survey.instrument, responses)
+            for name in (
+                "counts",
+                "background_counts",
+                "model_counts",
+                "background_model_counts",
+            )
+        )
         spectra = SpectraBatch(
-            counts=GRID.bin_channels(survey.counts).astype(np.float32),
-            background_counts=GRID.bin_channels(survey.background_counts).astype(np.float32),
+            counts=counts,
+            background_counts=background,
             background_scale=(table["backscal"] / table["background_backscal"]).to_numpy(
                 np.float32
             ),
             exposure_s=table["exposure_s"].to_numpy(np.float32),
             arf_cm2=np.stack(area),
             response_index=survey.instrument.astype(np.int64),
-            responses=responses,
+            responses=stacked,
+            bins=tuple(each.bins for each in responses),
         )
-        truth = GRID.bin_channels(survey.model_counts)
-        parts.append(
-            Sample(spectra, truth, GRID.bin_channels(survey.background_model_counts), table)
-        )
+        parts.append(Sample(spectra, truth, truth_background, table))
     return join(parts)
 
 
-def join(parts: Iterable[Sample]) -> Sample:
-    """Concatenate samples of the same responses."""
-    parts = list(parts)
-    batches = [part.spectra for part in parts]
-    joined = {
-        field.name: np.concatenate([getattr(batch, field.name) for batch in batches])
-        for field in dataclasses.fields(SpectraBatch)
-        if field.name != "responses"
-    }
-    return Sample(
-        SpectraBatch(**joined, responses=batches[0].responses),
-        np.concatenate([part.truth for part in parts]),
-        np.concatenate([part.truth_background for part in parts]),
-        pd.concat([part.table for part in parts], ignore_index=True),
-    )
-
-
-def save(sample: Sample, folder: Path) -> None:
-    """Write a sample into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    arrays = {
-        field.name: getattr(sample.spectra, field.name)
-        for field in dataclasses.fields(SpectraBatch)
-    }
-    np.savez(
-        folder / "arrays.npz",
-        truth=sample.truth,
-        truth_background=sample.truth_background,
-        **arrays,
-    )
-    sample.table.to_parquet(folder / "table.parquet")
-
-
-def load(folder: Path) -> Sample:
-    """Read a sample that `save` wrote."""
-    with np.load(folder / "arrays.npz") as stored:
-        arrays = dict(stored)
-    truth, background = arrays.pop("truth"), arrays.pop("truth_background")
-    return Sample(
-        SpectraBatch(**arrays), truth, background, pd.read_parquet(folder / "table.parquet")
-    )
+def _binned(
+    native: npt.NDArray[Any],
+    instrument: npt.NDArray[np.intp],
+    responses: Sequence[GriddedResponse],
+) -> FloatArray:
+    """Sum native channels (n, channels) into the bins of each row's response, (n, 256)."""
+    binned = np.zeros((len(native), MOST_BINS), np.float32)
+    for index in np.unique(instrument):
+        bins, rows = responses[index].bins, np.flatnonzero(instrument == index)
+        binned[rows, : len(bins)] = bins.bin_counts(native[rows, : bins.n_channels])
+    return binned
 
 
 def digest(value: Any) -> str:

@@ -55,7 +55,6 @@ _EXACT = {
     "dec_pnt": ("deg", "pos.eq.dec;instr", "pointing, declination"),
     "gti_obs": ("", "time.start;obs", "start of the observation"),
     "gti_end": ("", "time.end;obs", "end of the observation"),
-    "instrument": ("", "meta.id;instr", "instrument: ACIS or HRC"),
     "grating": ("", "meta.id;instr.setup", "grating"),
     "datamode": ("", "meta.code;instr.setup", "data mode of the instrument"),
     "readmode": ("", "meta.code;instr.setup", "readout mode of the instrument"),

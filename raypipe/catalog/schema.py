@@ -29,7 +29,14 @@ NOT_MEASURED = "not_measured"
 PARTLY_MEASURED = "partly_measured"
 """Flag of a source with both measured detections and detections that could not be measured."""
 
-_LEFT_OUT = {"counts", "background_counts", "arf_cm2", "pha_sha256", "content_sha256"}
+_LEFT_OUT = {
+    "counts",
+    "background_counts",
+    "background_scale_by_bin",
+    "arf_cm2",
+    "pha_sha256",
+    "content_sha256",
+}
 _IDENTITY = ["detection_id", "obsid", "obi", "region_id", "name", "ra", "dec"]
 
 
@@ -53,7 +60,12 @@ _COLUMNS = {
     "class": Column("", "src.class", "class label from the input table"),
     "exposure_s": Column("s", "time.duration;obs.exposure", "exposure"),
     "background_scale": Column("", "arith.factor", "scale from background to source region"),
-    "total_counts": Column("ct", "phot.count", "counts in the model's channels, 0.50-7.97 keV"),
+    "telescope": Column("", "meta.id;instr.tel", "telescope, TELESCOP in the file's header"),
+    "instrument": Column("", "meta.id;instr", "instrument, INSTRUME in the file's header"),
+    "total_counts": Column(
+        "ct", "phot.count", "counts in the response's channel bins, 0.50-7.97 keV for ACIS"
+    ),
+    "n_bins": Column("", "meta.number", "channel bins that the Cash statistic is summed over"),
     "cash": Column("", "stat.fit.goodness", "Cash statistic of the reconstruction"),
     "cash_expected": Column(
         "",
@@ -101,8 +113,8 @@ _PATTERNS = {
     r"z(\d+)_err": Column("", "stat.error", "scatter of latent {0} over repeated observations"),
     r"z(\d+)_std": Column("", "stat.stdev", "width of the posterior of latent {0}"),
     _PROBABILITY: Column("", CLASS_UCD, "probability of class {0}"),
-    r"counts_([smhb])": Column("ct", "phot.count;em.X-ray", "counts in the CSC {0} band"),
-    r"background_counts_([smhb])": Column(
+    r"counts_([usmhb])": Column("ct", "phot.count;em.X-ray", "counts in the CSC {0} band"),
+    r"background_counts_([usmhb])": Column(
         "ct", "phot.count;instr.background", "background-region counts in the CSC {0} band"
     ),
 }

@@ -49,7 +49,9 @@ def find_companions(
     Only files that the folder lists are found, so no path in a header leads out of it. A path is
     relative to the folder of its spectrum; if there is no such file, a file of that name beside
     the spectrum is used. The name may lack `.gz` or have it although the file does not, may select
-    an HDU, and may differ from the file's in upper and lower case if no file has it exactly.
+    an HDU, and may differ from the file's in upper and lower case if no file has it exactly. If the
+    header leads to no ARF or RMF, the one beside the spectrum is taken that has its name, or that
+    is alone there; an RSP, which may include the area, stands alone.
     """
     wanted = {
         spelling.casefold()
@@ -58,8 +60,15 @@ def find_companions(
         for spelling in _spellings(name, companion)
     }
     stamps: dict[str, str] = {}
-    if wanted:
-        stamps = {name: stamp for name, stamp in list_files(folder) if name.casefold() in wanted}
+    beside: dict[tuple[str, str], list[str]] = defaultdict(list)
+    if named:
+        parents = {_parent(name) for name in named}
+        for name, stamp in list_files(folder):
+            kind = _response_kind(name) if _parent(name) in parents else None
+            if kind is not None:
+                beside[_parent(name), kind].append(name)
+            if kind is not None or name.casefold() in wanted:
+                stamps[name] = stamp
     alike = defaultdict(list)
     for name in sorted(stamps):
         alike[name.casefold()].append(name)
@@ -67,7 +76,46 @@ def find_companions(
         name: Companions(*(_find(_spellings(name, each), stamps, alike) for each in companions))
         for name, companions in named.items()
     }
-    return found, stamps
+    found = {name: _completed(name, each, beside) for name, each in found.items()}
+    used = {each for companions in found.values() for each in companions if each}
+    return found, {name: stamp for name, stamp in stamps.items() if name in used}
+
+
+def _completed(
+    name: str, companions: Companions, beside: Mapping[tuple[str, str], list[str]]
+) -> Companions:
+    """Add the ARF and RMF beside a spectrum where its header leads to none."""
+    rmf = companions.rmf or _beside(name, beside.get((_parent(name), "rmf"), []))
+    arf = companions.arf
+    if arf is None and not (rmf and _plain(rmf).endswith(".rsp")):
+        arf = _beside(name, beside.get((_parent(name), "arf"), []))
+    return companions._replace(arf=arf, rmf=rmf)
+
+
+def _beside(name: str, candidates: list[str]) -> str | None:
+    """Of files beside a spectrum the one with its name, else the only one."""
+    own = [each for each in candidates if _stem(each) == _stem(name)]
+    chosen = own or candidates
+    return chosen[0] if len(chosen) == 1 else None
+
+
+def _response_kind(name: str) -> str | None:
+    """Whether a file is an ARF or an RMF by its name."""
+    suffix = posixpath.splitext(_plain(name))[1]
+    return {".arf": "arf", ".rmf": "rmf", ".rsp": "rmf"}.get(suffix)
+
+
+def _parent(name: str) -> str:
+    return name[: name.rfind("/") + 1]
+
+
+def _plain(name: str) -> str:
+    """A file's name in small letters, without `.gz`."""
+    return name.casefold().removesuffix(".gz")
+
+
+def _stem(name: str) -> str:
+    return posixpath.splitext(_plain(name))[0]
 
 
 def _find(
@@ -84,7 +132,7 @@ def _spellings(name: str, companion: str | None) -> Iterator[str]:
     if companion is None or len(companion) > MAX_NAME_LENGTH:
         return
     path = _SELECTORS.sub("", companion.strip()).replace("\\", "/")
-    parent = name[: name.rfind("/") + 1]
+    parent = _parent(name)
     base = path.rsplit("/", 1)[-1]
     if base in ("", ".", ".."):
         return

@@ -182,16 +182,18 @@ def _order(
 
     That is a background if there is one, so that no copy of it becomes a detection. Otherwise it is
     a file that can be compared with its background; of these the one with most companions; then
-    one that is not grouped; then one that was published before; then the first by name.
+    one whose header names most of them; then one that is not grouped; then one that was published
+    before; then the first by name.
     """
 
-    def rank(name: str) -> tuple[bool, bool, int, bool, bool, tuple[int, str]]:
+    def rank(name: str) -> tuple[bool, bool, int, int, bool, bool, tuple[int, str]]:
         photons = files[name].photons
         background = files.get(companions[name].background or name, files[name])
         return (
             not _is_background(name, files, backgrounds),
             files[name].has_backscal != background.has_backscal,
             companions[name].count(None),
+            files[name].named.count(None),
             photons is not None and photons.is_grouped,
             name not in published,
             in_order(name),

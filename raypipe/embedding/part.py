@@ -27,7 +27,7 @@ from raypipe.store.layout import catalog_folder, part_name, spectra_folder
 from raypipe.store.workspace import Workspace
 
 _MOST_NAMED = 5
-_ROWS_VERSION = 2
+_ROWS_VERSION = 3
 """Increase this when rows of the same spectra change: rows of earlier versions are not reused."""
 
 
@@ -112,7 +112,7 @@ class PartEncoder:
         return pd.concat(pieces, ignore_index=True)
 
     def _measure_batch(self, spectra: pa.Table) -> pd.DataFrame:
-        batch = SpectraBatch.from_table(spectra, self._library, self._model.grid)
+        batch = SpectraBatch.from_table(spectra, self._library)
         return self._model.encode_batch(batch, _sources(spectra), self._config)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pandas as pd
 
 from raypipe.catalog.classes import catalog_classes
 from raypipe.config import Config, EvaluateConfig
+from raypipe.errors import UsageError
 from raypipe.evaluation.baselines import (
     MIN_PCA_ROWS,
     Representation,
@@ -37,6 +38,7 @@ from raypipe.evaluation.labels import TRUE_COUNTS, true_counts
 from raypipe.evaluation.regression import regression_targets
 from raypipe.evaluation.selection import (
     BinnedSpectra,
+    bin_true_counts,
     choose_rows,
     has_latents,
     limit_rows,
@@ -52,7 +54,6 @@ from raypipe.evaluation.summary import (
 from raypipe.evaluation.validation import FloatArray, sources_of
 from raypipe.model.bundle import Model
 from raypipe.model.fit_scores import score_reconstruction, score_truth
-from raypipe.spectra.grid import Grid
 from raypipe.store.publication import published_models, read_detections
 from raypipe.store.run_record import plain
 from raypipe.store.workspace import Workspace
@@ -179,19 +180,24 @@ def _classes(frame: pd.DataFrame) -> npt.NDArray[np.object_]:
 
 
 def _reconstruction(
-    store: Workspace, evaluated: EvaluatedCatalog, frame: pd.DataFrame, expected: FloatArray | None
+    store: Workspace,
+    evaluated: EvaluatedCatalog,
+    frame: pd.DataFrame,
+    expected: Sequence[FloatArray | None] | None,
 ) -> dict[str, Any]:
     """Score the fits of a model, compared with the true `expected` counts if they are known."""
-    grid = Grid() if evaluated.model is None else evaluated.model.grid
     truth, reason = None, None
     if expected is None:
         reason = f"no labels with true expected counts ({TRUE_COUNTS}): only simulations have them"
     elif (spectra := read_spectra(store, evaluated.release, frame, evaluated.model)) is None:
         reason = "the workspace does not hold the spectra of all judged detections"
     else:
-        truth = score_truth(spectra.counts, grid.bin_channels(expected), spectra.model_counts)
-    scores = score_reconstruction(frame, grid.n_channel_bins, truth)
-    return scores | {"reason": reason}
+        try:
+            binned = bin_true_counts(expected, spectra.bins)
+        except ValueError as error:
+            raise UsageError(f"labels: {TRUE_COUNTS} has {error}, as its response has") from error
+        truth = score_truth(spectra.counts, binned, spectra.model_counts)
+    return score_reconstruction(frame, truth) | {"reason": reason}
 
 
 def _other_catalogs(

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 from raypipe.catalog.brought_table import JOIN_KEYS, key_texts, read_catalog_file
 from raypipe.errors import UsageError
 from raypipe.evaluation.validation import TextArray
-from raypipe.spectra.grid import NATIVE_CHANNELS
 from raypipe.store.addresses import local_file, shown
 from raypipe.store.parquet import require_plain
 
@@ -30,8 +29,7 @@ def read_labels(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read a table of labels from a path, s3:// or https://: Parquet, CSV, FITS or VOTable.
 
     Keeps identity, class (as `class`), quantities and, from Parquet, the simulator's expected
-    counts. Raises UsageError if the file cannot be read, identifies no detection, or has expected
-    counts on other than the native channels.
+    counts. Raises UsageError if the file cannot be read or identifies no detection.
     """
     name = shown(path)
     with local_file(path) as file:
@@ -86,18 +84,18 @@ def clean_classes(column: pd.Series[Any]) -> TextArray:
     )
 
 
-def true_counts(frame: pd.DataFrame) -> npt.NDArray[np.float64] | None:
-    """Return the simulator's expected counts in the source region, (n, channels).
+def true_counts(frame: pd.DataFrame) -> list[npt.NDArray[np.float64] | None] | None:
+    """Return the simulator's expected counts in the source region, row by row.
 
-    They include the background. Rows without a truth are NaN; None if there is no such column.
+    They include the background, and are on the native channels of each row's response. Rows
+    without a truth are None; None instead of a list if there is no such column.
     """
     if TRUE_COUNTS not in frame or frame[TRUE_COUNTS].isna().all():
         return None
-    present = frame[TRUE_COUNTS].notna().to_numpy()
-    rows = np.stack(frame.loc[present, TRUE_COUNTS].to_list())
-    matrix = np.full((len(frame), rows.shape[1]), np.nan)
-    matrix[present] = rows
-    return matrix
+    return [
+        None if missing else np.asarray(row, dtype=np.float64)
+        for row, missing in zip(frame[TRUE_COUNTS], frame[TRUE_COUNTS].isna(), strict=True)
+    ]
 
 
 def _as_numbers(column: pd.Series[Any], name: str) -> pd.Series[Any]:
@@ -117,13 +115,7 @@ def _has_true_counts(file: Path) -> bool:
 def _read_true_counts(file: Path) -> pd.Series[Any]:
     require_plain(pq.read_schema(file), str(file))
     table = pq.read_table(file, columns=[TRUE_COUNTS], page_checksum_verification=True)
-    column = table.to_pandas()[TRUE_COUNTS]
-    lengths = set(column.dropna().map(np.size))
-    if not lengths <= {NATIVE_CHANNELS}:
-        raise UsageError(
-            f"{file}: {TRUE_COUNTS} has {', '.join(map(str, sorted(lengths)))} values per row, "
-            f"expected {NATIVE_CHANNELS}"
-        )
+    column: pd.Series[Any] = table.to_pandas()[TRUE_COUNTS]
     return column
 
 

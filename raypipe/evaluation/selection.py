@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 
 from raypipe.model.bundle import Model
 from raypipe.model.covariance import latents_of_triangle
-from raypipe.spectra.batch import COLUMNS, SpectraBatch, vectors
-from raypipe.spectra.grid import Grid
+from raypipe.spectra.batch import SpectraBatch
+from raypipe.spectra.channel_bins import MOST_BINS, ChannelBins
+from raypipe.spectra.decoding import COLUMNS, COUNTS, SpectraDecoder
 from raypipe.spectra.responses import ResponseLibrary
 from raypipe.store.layout import spectra_folder
 from raypipe.store.workspace import Workspace
@@ -34,15 +35,17 @@ BATCH_ROWS = 256
 
 @dataclass(frozen=True)
 class BinnedSpectra:
-    """Hold spectra in the model's channel bins, in the order of the frame they were read for.
+    """Hold spectra in the channel bins of their responses, in the order of a frame.
 
-    `counts` (n, bins) are those of the source region, `background` (n, bins) those of the
-    background region, scaled to the source region; `model_counts` and `model_background` (n, bins)
-    are a model's expectations of all counts and of the background, None without a model.
+    `counts` (n, 256) are those of the source region, `background` (n, 256) those of the background
+    region, scaled to the source region, both 0 in bins that a response lacks; `bins` (n,) are the
+    channel bins of each row; `model_counts` and `model_background` (n, 256) are a model's
+    expectations of all counts and of the background, None without a model.
     """
 
     counts: npt.NDArray[np.float32]
     background: npt.NDArray[np.float32]
+    bins: Sequence[ChannelBins] = ()
     model_counts: npt.NDArray[np.float32] | None = None
     model_background: npt.NDArray[np.float32] | None = None
 
@@ -125,25 +128,45 @@ def read_spectra(
 
     Returns None unless the workspace has the spectrum of every row.
     """
-    grid = Grid() if model is None else model.grid
-    pair = (2, len(frame), grid.n_channel_bins)
+    pair = (2, len(frame), MOST_BINS)
     measured = np.zeros(pair, np.float32)
     expected = np.zeros(pair if model is not None else (2, 0, 0), np.float32)
     library = ResponseLibrary(workspace)
+    decoder = SpectraDecoder(library)
+    bins: list[ChannelBins | None] = [None] * len(frame)
     index = pd.Index(frame["detection_id"].astype(str))
-    columns = COLUMNS if model is not None else COLUMNS[:3]
-    found = 0
+    columns = COLUMNS if model is not None else COUNTS
     for table in iterate_spectra(workspace, release, index.tolist(), columns):
         rows = index.get_indexer(pd.Index(table["detection_id"].to_pylist()))
-        scale = np.nan_to_num(table["background_scale"].to_numpy(zero_copy_only=False))
-        measured[0, rows] = grid.bin_channels(vectors(table["counts"]))
-        measured[1, rows] = grid.bin_channels(vectors(table["background_counts"])) * scale[:, None]
+        decoded = decoder.counts(table)
+        measured[0, rows] = decoded.counts
+        measured[1, rows] = decoded.background_counts * decoded.background_scale_by_bin
+        for row, each in zip(rows, decoder.bins_of(decoded), strict=True):
+            bins[row] = each
         if model is not None:
             expected[:, rows] = _expected_counts(model, table, library, latents_of(frame)[rows])
-        found += len(rows)
-    if found < len(frame):
+    found = [each for each in bins if each is not None]
+    if len(found) < len(frame):
         return None
-    return BinnedSpectra(*measured) if model is None else BinnedSpectra(*measured, *expected)
+    spectra = BinnedSpectra(measured[0], measured[1], found)
+    if model is None:
+        return spectra
+    return replace(spectra, model_counts=expected[0], model_background=expected[1])
+
+
+def bin_true_counts(
+    counts: Sequence[npt.NDArray[np.float64] | None], bins: Sequence[ChannelBins]
+) -> npt.NDArray[np.float64]:
+    """Sum expected counts on native channels into channel bins, (n, 256); NaN without a truth.
+
+    Raises ValueError where a row has not as many channels as its response.
+    """
+    binned = np.full((len(bins), MOST_BINS), np.nan)
+    for padded, row, each in zip(binned, counts, bins, strict=True):
+        if row is not None:
+            padded[:] = 0.0
+            padded[: len(each)] = each.bin_counts(row)
+    return binned
 
 
 def _expected_counts(
@@ -152,7 +175,7 @@ def _expected_counts(
     """Compute all expected counts and those of the background, (2, rows, bins)."""
     pieces = []
     for start in range(0, table.num_rows, BATCH_ROWS):
-        batch = SpectraBatch.from_table(table.slice(start, BATCH_ROWS), library, model.grid)
+        batch = SpectraBatch.from_table(table.slice(start, BATCH_ROWS), library)
         expected = model.reconstruct(batch, z[start : start + BATCH_ROWS])
         pieces.append(np.stack([expected.total, expected.background]))
     return np.concatenate(pieces, axis=1)

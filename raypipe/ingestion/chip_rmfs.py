@@ -15,15 +15,14 @@ from raypipe.identity import hash_names, is_own_file, without_release
 from raypipe.ingestion.chips import chip_of
 from raypipe.ingestion.fetch import Fetcher
 from raypipe.ogip import read_pha, read_rmf
-from raypipe.spectra.grid import Grid
-from raypipe.spectra.responses import (
-    FOLDER,
-    GriddedRmf,
-    ResponseLibrary,
+from raypipe.spectra.grid import EnergyGrid
+from raypipe.spectra.redistribution import (
+    GriddedResponse,
     efficiency_on_grid,
     in_broad_band,
     put_rmf_on_grid,
 )
+from raypipe.spectra.responses import FOLDER, ResponseLibrary
 from raypipe.store.layout import manifest_folder, part_name
 from raypipe.store.manifest import read_manifest_summary
 from raypipe.store.workspace import Workspace, check_name
@@ -75,7 +74,7 @@ class _Candidate:
     """An RMF that may stand for a zone, and the detection that brings it."""
 
     detection_id: str
-    rmf: GriddedRmf
+    rmf: GriddedResponse
 
 
 def chip_rmfs_name(release: str) -> str:
@@ -121,7 +120,7 @@ def choose_chip_rmfs(
     zones: dict[str, dict[str, Any]] = {}
     for zone, rivals in _candidates(by_zone, config.chip_candidates, fetcher).items():
         if (chosen := _first_typical(rivals)) is not None:
-            rmf_id = library.add(chosen.rmf.redistribution, chosen.rmf.rmf_id)
+            rmf_id = library.add(chosen.rmf)
             zones[zone] = {
                 "rmf_id": rmf_id,
                 "detection_id": chosen.detection_id,
@@ -204,21 +203,22 @@ def _zone(content: bytes | FetchError) -> str | None:
     return None if chip is None else chip.zone
 
 
-def _clean_rmf(content: bytes | FetchError) -> GriddedRmf | None:
+def _clean_rmf(content: bytes | FetchError) -> GriddedResponse | None:
     """An RMF fit to stand for a zone; None where it is not, or cannot be read for whatever reason.
 
     What is wrong with it the detection itself will say, should it have to bring its own.
     """
     if isinstance(content, FetchError):
         return None
-    grid = Grid()
+    grid = EnergyGrid()
     try:
         native = read_rmf(content)
         rmf = put_rmf_on_grid(native, grid, "")
         loss = np.abs(in_broad_band(efficiency_on_grid(native, grid), grid) - 1.0)
     except Exception:
         return None
-    return rmf if not native.includes_area and loss.max() <= MOST_LOSS else None
+    is_fit = rmf.bins.is_acis and not native.includes_area and loss.max() <= MOST_LOSS
+    return rmf if is_fit else None
 
 
 def _first_typical(rivals: Sequence[_Candidate]) -> _Candidate | None:

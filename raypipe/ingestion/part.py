@@ -16,11 +16,11 @@ from raypipe.ingestion.chip_rmfs import chip_rmfs_for
 from raypipe.ingestion.reader import OF_FILES, Reader
 from raypipe.ingestion.row_cache import ROW_KEYS, RowCache, cached_rejects, cached_spectra, row_key
 from raypipe.redaction import printable, redact
-from raypipe.spectra.grid import Grid
 from raypipe.spectra.responses import ResponseLibrary
 from raypipe.spectra.schema import (
     CHIP_RMFS,
     DUPLICATE,
+    GRID,
     MOST_REASON,
     REJECT_FIELDS,
     RMF,
@@ -69,8 +69,7 @@ def ingest_part(workspace: Workspace, release: str, part: int, config: IngestCon
     metadata = {
         FINGERPRINT: manifest_fingerprint(manifest),
         "raypipe_version": __version__,
-        "energy_edges_kev": json.dumps(Grid().energy_edges_kev.round(6).tolist()),
-        "first_channel": "1",
+        **GRID,
         RMF: config.rmf,
         CHIP_RMFS: chips.to_json(),
     }
@@ -193,12 +192,19 @@ class _Rows:
 
 
 def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
-    """A column of plain values, or of arrays (or None) where rows hold lists of one length."""
-    if not pa.types.is_fixed_size_list(kind):
+    """A column of plain values, or of arrays (or None) where rows hold lists."""
+    if not pa.types.is_fixed_size_list(kind) and not pa.types.is_list(kind):
         return pa.array(values, kind)
-    matrix = np.zeros((len(values), kind.list_size), kind.value_type.to_pandas_dtype())
+    absent = pa.array([value is None for value in values], pa.bool_())
+    number = kind.value_type.to_pandas_dtype()
+    if pa.types.is_list(kind):
+        lengths = [0 if value is None else len(value) for value in values]
+        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+        there = [np.asarray(value, number) for value in values if value is not None]
+        flat = pa.array(np.concatenate([np.zeros(0, number), *there]), kind.value_type)
+        return pa.ListArray.from_arrays(offsets, flat, type=kind, mask=absent)
+    matrix = np.zeros((len(values), kind.list_size), number)
     for row, value in zip(matrix, values, strict=True):
         if value is not None:
             row[:] = value
-    absent = pa.array([value is None for value in values], pa.bool_())
     return pa.FixedSizeListArray.from_arrays(matrix.ravel(), type=kind, mask=absent)

@@ -9,22 +9,34 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeVar
 
+import numpy as np
+
 from raypipe.archive.package import Products
 from raypipe.archive.products import is_product_uri
 from raypipe.config import IngestConfig
-from raypipe.errors import OgipError
+from raypipe.errors import OgipError, RaypipeError
 from raypipe.http.errors import FetchError, describe
 from raypipe.identity import is_own_file
 from raypipe.ingestion.chip_rmfs import ChipRmfs
 from raypipe.ingestion.fetch import FITS_START, Fetcher, is_remote
 from raypipe.ogip import Pha, Rmf, Spectrum, read_arf, read_pha, read_rmf
 from raypipe.ogip.loading import load
+from raypipe.ogip.neighbors import is_same_product
 from raypipe.ogip.spectrum import assemble
 from raypipe.redaction import printable, redact
-from raypipe.spectra.grid import Grid
-from raypipe.spectra.gridding import BACKGROUND_MISSING, BAD_QUALITY, missing_response, put_on_grid
-from raypipe.spectra.responses import GriddedRmf, ResponseLibrary, put_rmf_on_grid
-from raypipe.spectra.schema import MOST_REASON
+from raypipe.spectra.channel_bins import ACIS_CHANNELS
+from raypipe.spectra.grid import EnergyGrid
+from raypipe.spectra.gridding import (
+    BACKGROUND_MISSING,
+    BAD_QUALITY,
+    RESPONSE_NOT_NAMED,
+    grid_detection,
+    missing_response,
+    require_imaging,
+)
+from raypipe.spectra.redistribution import GriddedResponse, put_rmf_on_grid
+from raypipe.spectra.responses import ResponseLibrary
+from raypipe.spectra.schema import FROM_MANIFEST, MOST_REASON
 
 _OWN = ["pha_uri", "arf_uri", "background_uri"]
 URIS = [*_OWN, "rmf_uri"]
@@ -78,7 +90,7 @@ class Reader:
         self._library = library
         self._chips = chips
         self._config = config
-        self._grid = Grid()
+        self._grid = EnergyGrid()
 
     def read_all(self, rows: list[tuple[int, ManifestRow]]) -> Iterator[ReadRow]:
         """What became of each numbered row, those with local files alone first.
@@ -121,7 +133,8 @@ class Reader:
         self._fetch(detection, _OWN, products)
         detection.stage = "read"
         detection.pha = read_pha(detection.files["pha_uri"], name=detection.named("pha_uri"))
-        if not is_own_file(row["detection_id"]):
+        require_imaging(detection.pha.header, detection.named("pha_uri"))
+        if not is_own_file(row["detection_id"]) and _may_share(detection.pha):
             detection.rmf_id = self._chips.rmf_id(detection.pha.header)
 
     def _open_rmf(self, detection: _Detection, products: Products) -> None:
@@ -158,20 +171,24 @@ class Reader:
     def _measure(self, detection: _Detection) -> dict[str, Any]:
         """The columns of spectra."""
         spectrum = _assemble(detection)
-        gridded = put_on_grid(spectrum, self._grid)
-        rmf_id = detection.rmf_id
-        if rmf_id is None:
+        if detection.rmf_id is None:
             raise missing_response(spectrum, "RMF", "RESPFILE")
-        if detection.rmf is not None:
-            self._library.add(detection.rmf.gridded.redistribution, rmf_id)
+        response = detection.rmf and detection.rmf.gridded
+        gridded, response = grid_detection(
+            spectrum, self._grid, response or self._library.load(detection.rmf_id)
+        )
+        rmf_id = self._library.add(response)
+        named = {key: detection.row.get(key) or getattr(gridded, key) for key in FROM_MANIFEST}
         return {
+            **{key: printable(str(value)) for key, value in named.items()},
             "exposure_s": gridded.exposure_s,
             "counts": gridded.counts,
             "background_counts": gridded.background_counts,
             "background_scale": gridded.background_scale,
+            "background_scale_by_bin": gridded.scale_by_bin,
             "arf_cm2": gridded.arf_cm2,
             "rmf_id": rmf_id,
-            **gridded.band_counts(),
+            **gridded.bands,
             "flags": "|".join(dict.fromkeys([*gridded.flags, *_flags(detection, spectrum)])),
             "pha_sha256": hashlib.sha256(detection.files["pha_uri"]).hexdigest(),
             "content_sha256": gridded.fingerprint(rmf_id),
@@ -209,7 +226,26 @@ def _flags(detection: _Detection, spectrum: Spectrum) -> list[str]:
     return [
         *([BACKGROUND_MISSING] if spectrum.background_counts is None and pha.backfile else []),
         *([BAD_QUALITY] if pha.quality is not None and pha.quality.any() else []),
+        *([RESPONSE_NOT_NAMED] if _is_not_named(detection, pha) else []),
     ]
+
+
+def _is_not_named(detection: _Detection, pha: Pha) -> bool:
+    """Whether an ARF or RMF of a user's spectrum is not the one that its header names."""
+    row = detection.row
+    if row["obsid"] is not None:
+        return False
+    pairs = (row["arf_uri"], pha.ancrfile), (row["rmf_uri"], pha.respfile)
+    return any(
+        not is_same_product((named or "").casefold(), uri.rsplit("/", 1)[-1].casefold())
+        for uri, named in pairs
+        if uri
+    )
+
+
+def _may_share(pha: Pha) -> bool:
+    """Whether the RMF of a zone may stand for the spectrum's own: not for parts or scaled ones."""
+    return len(pha.channels) == ACIS_CHANNELS and np.ndim(pha.areascal) == 0
 
 
 def _uris(row: ManifestRow, keys: list[str]) -> list[str]:
@@ -231,6 +267,8 @@ def _reject(detection: _Detection, error: Exception) -> dict[str, Any]:
         retryable = any(is_remote(row[key]) and _is_broken(files[key]) for key in files)
     elif isinstance(error, FetchError):
         reason, retryable = error.problem, error.retryable
+    elif isinstance(error, RaypipeError):  # the response of a zone is missing or damaged
+        reason, retryable = f"{error}; set ingest.choose_rmfs_again=true with it", True
     elif isinstance(error, MemoryError):
         reason = "not enough memory to read it: give tasks more memory, or leave the file out"
         retryable = True
@@ -269,10 +307,10 @@ class _Named(bytes):
 @dataclass(frozen=True)
 class _ReadRmf:
     native: Rmf
-    gridded: GriddedRmf
+    gridded: GriddedResponse
 
 
 @lru_cache(maxsize=16)
-def _read_rmf(content: _Named, grid: Grid) -> _ReadRmf:
+def _read_rmf(content: _Named, grid: EnergyGrid) -> _ReadRmf:
     native = read_rmf(bytes(content), name=content.name)
     return _ReadRmf(native, put_rmf_on_grid(native, grid, content.name))

@@ -13,7 +13,7 @@ import pyarrow as pa
 from raypipe.config import IngestConfig
 from raypipe.ingestion.chip_rmfs import ChipRmfs
 from raypipe.ingestion.reader import OF_FILES
-from raypipe.spectra.schema import CHIP_RMFS, DUPLICATE, REJECT_FIELDS, RMF, SPECTRUM_FIELDS
+from raypipe.spectra.schema import CHIP_RMFS, DUPLICATE, GRID, REJECT_FIELDS, RMF, SPECTRUM_FIELDS
 from raypipe.store.layout import part_name, rejects_folder, spectra_folder
 from raypipe.store.workspace import Workspace
 
@@ -46,7 +46,7 @@ def cached_spectra(
     that do not say which RMFs they were made with: they were made before numbers were checked.
     """
     name = part_name(spectra_folder(release), part)
-    same = ["energy_edges_kev", "first_channel", RMF]
+    same = [*GRID, RMF]
     cached = _load(workspace, name, SPECTRUM_FIELDS, metadata, same)
     if not cached.rows:
         return cached
@@ -70,7 +70,7 @@ def cached_rejects(
     if not workspace.exists(part_name(spectra_folder(release), part)):
         return _nothing(pa.schema(REJECT_FIELDS))
     name = part_name(rejects_folder(release), part)
-    cached = _load(workspace, name, REJECT_FIELDS, metadata, ["raypipe_version", CHIP_RMFS])
+    cached = _load(workspace, name, REJECT_FIELDS, metadata, [*GRID, "raypipe_version", CHIP_RMFS])
     settled = [
         config.retry_rejects == "retryable" and not retryable and stage != DUPLICATE
         for retryable, stage in zip(

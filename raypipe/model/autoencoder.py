@@ -4,66 +4,102 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from raypipe.config import ModelConfig
 
 
 class Encoder(nn.Module):
-    """A transformer over patches of per-bin features and a summary token, which returns latents.
+    """A transformer over patches of bins and a summary token, which returns latents.
 
-    Inputs are features (n, features, bins) and conditions (n, conditions), which are added to the
-    summary token; the output is (n, latents).
+    Inputs are `values` (n, values, bins), which were measured; `marks` (n, marks, bins), which
+    describe the bins; `seen` (n, bins), which says what bins there are; and `conditions`
+    (n, conditions), which are added to the summary token. The output is (n, latents).
+
+    Without marks a patch has a learned position. With marks, these and the `places` (patches,
+    features) of the patches scale and shift what was measured: the same counts mean another flux
+    where the area or the resolution is another.
     """
 
     shift: Tensor
     rotation: Tensor
+    places: Tensor
 
-    def __init__(self, config: ModelConfig, bins: int, features: int, conditions: int) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        bins: int,
+        values: int,
+        conditions: int,
+        marks: int = 0,
+        places: Tensor | None = None,
+    ) -> None:
         super().__init__()
         if bins % config.patch:
             raise ValueError(f"{bins} bins do not divide into patches of {config.patch}")
-        self.patch = config.patch
-        tokens = bins // config.patch
-        self.embed = nn.Linear(features * config.patch, config.width)
-        self.position = nn.Parameter(0.02 * torch.randn(tokens, config.width))
-        self.summary = nn.Parameter(0.02 * torch.randn(config.width))
-        self.condition = (
-            nn.Sequential(
-                nn.Linear(conditions, config.width),
+        self.patch, self.marks = config.patch, marks
+        width = config.width
+        self.embed = nn.Linear(values * config.patch, width)
+        if places is None:
+            self.position = nn.Parameter(0.02 * torch.randn(bins // config.patch, width))
+        else:
+            self.register_buffer("places", places, persistent=False)
+            self.describe = nn.Sequential(
+                nn.Linear(marks * config.patch + places.shape[1], 2 * width),
                 nn.GELU(),
-                nn.Linear(config.width, config.width),
+                nn.Linear(2 * width, 2 * width),
             )
+        self.summary = nn.Parameter(0.02 * torch.randn(width))
+        self.condition = (
+            nn.Sequential(nn.Linear(conditions, width), nn.GELU(), nn.Linear(width, width))
             if conditions
             else None
         )
         layer = nn.TransformerEncoderLayer(
-            config.width,
+            width,
             config.heads,
-            dim_feedforward=2 * config.width,
+            dim_feedforward=2 * width,
             dropout=0.0,
             activation="gelu",
             batch_first=True,
             norm_first=True,
         )
         self.layers = nn.TransformerEncoder(layer, config.depth, enable_nested_tensor=False)
-        self.norm = nn.LayerNorm(2 * config.width)
-        self.head = nn.Linear(2 * config.width, config.latents)
+        self.norm = nn.LayerNorm(2 * width)
+        self.head = nn.Linear(2 * width, config.latents)
         self.register_buffer("shift", torch.zeros(config.latents))
         self.register_buffer("rotation", torch.eye(config.latents))
 
-    def forward(self, features: Tensor, conditions: Tensor) -> Tensor:
+    def forward(self, values: Tensor, marks: Tensor, seen: Tensor, conditions: Tensor) -> Tensor:
         """Return the latents (n, latents)."""
-        n, channels, bins = features.shape
-        patches = features.reshape(n, channels, bins // self.patch, self.patch)
-        tokens = self.embed(patches.transpose(1, 2).flatten(2)) + self.position
-        summary = self.summary.expand(n, -1)
+        summary = self.summary.expand(len(values), -1)
         if self.condition is not None:
             summary = summary + self.condition(conditions)
-        tokens = self.layers(torch.cat([summary[:, None], tokens], 1))
-        # The summary token, and the mean over the patches.
-        pooled = torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], -1)
-        z: Tensor = self.head(self.norm(pooled))
+        there = seen.reshape(len(seen), seen.shape[1] // self.patch, self.patch).any(-1)
+        tokens = torch.cat([summary[:, None], self._tokens(values, marks)], 1)
+        # Attention leaves out patches without a bin, but never the summary.
+        tokens = self.layers(tokens, src_key_padding_mask=functional.pad(~there, (1, 0)))
+        # The summary token, and the mean over the patches that hold a bin.
+        weights = there[..., None].to(tokens.dtype)
+        mean = (tokens[:, 1:] * weights).sum(1) / weights.sum(1).clamp_min(1.0)
+        z: Tensor = self.head(self.norm(torch.cat([tokens[:, 0], mean], -1)))
         return (z - self.shift) @ self.rotation
+
+    def _tokens(self, values: Tensor, marks: Tensor) -> Tensor:
+        """Embed patches, (n, patches, width)."""
+        tokens: Tensor = self.embed(self._patches(values))
+        if not self.marks:
+            return tokens + self.position
+        places = self.places.expand(len(values), -1, -1)
+        description = self.describe(torch.cat([self._patches(marks), places], -1))
+        gain, offset = description.chunk(2, -1)
+        return tokens * (1.0 + gain) + offset
+
+    def _patches(self, features: Tensor) -> Tensor:
+        """Cut features (n, k, bins) into patches (n, patches, k * patch)."""
+        n, k, bins = features.shape
+        patches = features.reshape(n, k, bins // self.patch, self.patch)
+        return patches.transpose(1, 2).flatten(2)
 
 
 class Decoder(nn.Module):
@@ -93,12 +129,10 @@ class Decoder(nn.Module):
 class Autoencoder(nn.Module):
     """An encoder and a decoder that share a latent space."""
 
-    def __init__(
-        self, config: ModelConfig, bins: int, features: int, outputs: int, conditions: int
-    ) -> None:
+    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
         super().__init__()
-        self.encoder = Encoder(config, bins, features, conditions)
-        self.decoder = Decoder(config, outputs)
+        self.encoder = encoder
+        self.decoder = decoder
 
     @torch.no_grad()
     def whiten(self, z: Tensor) -> Tensor:

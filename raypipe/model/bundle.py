@@ -9,7 +9,7 @@ import os
 import tomllib
 import warnings
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,7 +37,7 @@ from raypipe.model.latent_population import Population
 from raypipe.model.presets import Folded, Paper, build
 from raypipe.ogip import Spectrum
 from raypipe.spectra.batch import SpectraBatch
-from raypipe.spectra.grid import Grid
+from raypipe.spectra.grid import EnergyGrid
 from raypipe.store.workspace import Workspace, check_name
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 _DESCRIPTION, _HASH = "raypipe", "raypipe_sha256"
 """Keys in the metadata of the weights file."""
 _MAX_WEIGHTS_BYTES = 1 << 30
@@ -69,7 +69,7 @@ class Model:
 
     model_id: str
     config: Config
-    grid: Grid
+    grid: EnergyGrid
     network: Folded | Paper
     population: Population
     train_sources: npt.NDArray[np.int64]
@@ -104,7 +104,7 @@ class Model:
         OgipError naming the file that cannot be read or that the model cannot use.
         """
         listed = read_all(spectra)
-        frame = self.encode_batch(SpectraBatch.from_spectra(listed, self.grid))
+        frame = self.encode_batch(SpectraBatch.from_spectra(listed))
         for row in np.flatnonzero(frame["z0"].isna()):
             warnings.warn(f"{listed[row].path}: cannot be measured: latents are NaN", stacklevel=2)
         return pd.concat([pd.DataFrame(identity_of(listed)), frame], axis=1)
@@ -144,7 +144,7 @@ class Model:
         """
         batch = spectra
         if not isinstance(batch, SpectraBatch):
-            batch = SpectraBatch.from_spectra(read_all(spectra), self.grid)  # type: ignore[arg-type]
+            batch = SpectraBatch.from_spectra(read_all(spectra))  # type: ignore[arg-type]
         z = self.encode_batch(batch) if z is None else z
         return reconstruct_batch(self.network, batch, latents_in(z, self.config.model.latents))
 
@@ -155,7 +155,7 @@ class Model:
     ) -> npt.NDArray[np.float32]:
         """Return the photon flux density of spectra, with the instrument's response removed.
 
-        It is (n, n_energy), photon/cm2/s/keV, at the energies `model.grid.energy_mid_kev`. The
+        It is (n, n_energy), photon/cm2/s/keV, at the energies `model.grid.mid_kev`. The
         arguments are those of `reconstruct`. Raises UsageError for preset paper, which has no flux.
         """
         flux = self.reconstruct(spectra, z).flux
@@ -170,16 +170,20 @@ class Model:
         """
         from raypipe.display.spectrum_figure import BinnedSpectrum
 
-        batch = SpectraBatch.from_spectra([spectrum], self.grid)
+        batch = SpectraBatch.from_spectra([spectrum])
         latents = self.encode_batch(batch)
         if latents["z0"].isna().any():
             raise OgipError(spectrum.path, "cannot be measured: it has no finite latents")
-        fold = self.reconstruct(batch, latents)
+        fold, bins = self.reconstruct(batch, latents), batch.bins[0]
+        counts, model, background = (
+            values[0, : len(bins)].astype(np.float64)
+            for values in (batch.counts, fold.total, fold.background)
+        )
         return BinnedSpectrum(
-            counts=batch.counts[0].astype(np.float64),
-            model=fold.total[0].astype(np.float64),
-            background=fold.background[0].astype(np.float64),
-            edges_kev=self.grid.channel_edges_kev,
+            counts=counts,
+            model=model,
+            background=background,
+            edges_kev=np.append(bins.lo_kev, bins.hi_kev[-1]),
             exposure_s=spectrum.exposure_s,
         )
 
@@ -203,7 +207,7 @@ def save_model(model: Model, workspace: Workspace, folder: str) -> None:
     header = {
         "format": FORMAT,
         "model_id": model.model_id,
-        "grid": asdict(model.grid),
+        "grid": _grid_as_json(model.grid),
         "classes": model.population.classes,
     }
     description, config = json.dumps(header), model.config.to_toml().encode()
@@ -237,10 +241,15 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         _require_unchanged(metadata, config_bytes, tensors, where)
         header = json.loads(metadata[_DESCRIPTION])
         if header["format"] != FORMAT:
-            raise RaypipeError(f"{where}: format {header['format']}, this version reads {FORMAT}")
-        grid = Grid(**header["grid"])
-        if grid != Grid():
-            raise RaypipeError(f"{where}: made for another grid, {grid}; train it again")
+            raise RaypipeError(
+                f"{where}: a model of format {header['format']}, this version of raypipe reads "
+                f"{FORMAT}; train it again"
+            )
+        grid = EnergyGrid()
+        if header["grid"] != _grid_as_json(grid):
+            raise RaypipeError(
+                f"{where}: made for another energy grid, {header['grid']}; train it again"
+            )
         require_finite(tensors)
         config = load_config(settings=tomllib.loads(config_bytes.decode()))
         network = build(config.model, grid)
@@ -282,6 +291,13 @@ def _require_unchanged(
             f"{where}: it, or config.toml beside it, has changed since the model was saved; "
             "restore both from a copy, or delete the folder and train the model again"
         )
+
+
+def _grid_as_json(grid: EnergyGrid) -> dict[str, Any]:
+    """Describe an energy grid: its range, its number of bins, and how they are divided."""
+    low, high = (float(edge) for edge in grid.edges_kev[[0, -1]])
+    divisions = [list(each) for each in grid.divisions]
+    return {"low_kev": low, "high_kev": high, "n_energy": grid.n_energy, "divisions": divisions}
 
 
 def _safetensors_metadata(data: bytes) -> dict[str, str]:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from raypipe.spectra.channel_bins import BAND_KEV, MOST_BINS
+
 if TYPE_CHECKING:
     from raypipe.model.bundle import Model
-
 
 _RESPONSE = {"folded": ", with the instrument's response removed"}
 
@@ -38,9 +39,9 @@ latents that describe the spectrum of a detection{_RESPONSE.get(model.preset, ""
 | seed | {model.config.train.seed} |
 | best epoch | {metrics.get("best_epoch")} of {metrics.get("epochs")}, validation loss \
 {metrics.get("validation_loss"):.4f} |
-| energies | {grid.energy_lo_kev}-{grid.energy_hi_kev} keV in {grid.n_energy} bins |
-| channels | {grid.n_channel_bins} bins of {grid.channels_per_bin} PI channels from \
-{grid.first_channel} |
+| energies | {grid.edges_kev[0]:g}-{grid.edges_kev[-1]:g} keV in {grid.n_energy} bins |
+| channels | at most {MOST_BINS} bins of whole channels per response, within \
+{BAND_KEV[0]:g}-{BAND_KEV[1]:g} keV |
 | classes | {classes or "none (no labels were given)"} |
 
 ## Use
@@ -62,7 +63,8 @@ file contains code.
 
 ## Limits
 
-{_limits(quality)}The model is for imaging ACIS spectra with their own ARF and RMF.
+{_limits(quality)}The model reads imaging spectra of X-ray telescopes with their own ARF \
+and RMF; for telescopes that are not among its training spectra it is not validated.
 
 {describe_classes(model)}
 """
@@ -148,11 +150,12 @@ def model_summary(model: Model) -> Mapping[str, object]:
         "z-score": quality.get("fit_zscore", {}).get("mean"),
     }
     figures = [f"{name} {value:.3f}" for name, value in scores.items() if value is not None]
-    edges = grid.channel_edges_kev
+    energies = grid.edges_kev
     return {
         "preset": f"{model.preset}, {model.config.model.latents} latents, {weights:,} weights",
-        "energies": f"{grid.energy_lo_kev:g} to {grid.energy_hi_kev:g} keV in {grid.n_energy} bins",
-        "channels": f"{edges[0]:.2f} to {edges[-1]:.2f} keV in {grid.n_channel_bins} bins",
+        "energies": f"{energies[0]:g} to {energies[-1]:g} keV in {grid.n_energy} bins",
+        "channels": f"{BAND_KEV[0]:g} to {BAND_KEV[1]:g} keV in at most {MOST_BINS} bins of each "
+        "response",
         "trained on": f"{seen}{len(model.train_sources):,} sources"
         + (f", release {metrics['release']}" if metrics.get("release") else ""),
         "validated on": f"{len(model.validation_sources):,} sources",

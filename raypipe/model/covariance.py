@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from raypipe.spectra.batch import vectors
+from raypipe.spectra.decoding import vectors
 
 FloatArray = npt.NDArray[np.float64]
 

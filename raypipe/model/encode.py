@@ -26,9 +26,9 @@ _ERRORS = re.compile(r"z\d_err|z\d_std|z_cov")
 class Reconstruction:
     """The counts and the photon flux that a model expects for a batch.
 
-    `total` and its part `background` (n, n_channel_bins) are expected counts in the source region;
-    `flux` (n, n_energy) is the photon flux density at the telescope, photon/cm2/s/keV, None for
-    presets without one.
+    `total` and its part `background` (n, 256) are expected counts in the source region, by channel
+    bin; `flux` (n, n_energy) is the photon flux density at the telescope, photon/cm2/s/keV, None
+    for presets without one.
     """
 
     total: npt.NDArray[np.float32]
@@ -42,7 +42,7 @@ def encode_batch(
     """Measure a batch of spectra; the columns are those of `measure`.
 
     Rows without a likelihood (`SpectraBatch.is_measurable`) are not passed to the network: all
-    their columns are NaN, except for `total_counts`.
+    their columns are NaN, except for `total_counts` and `n_bins`.
     """
     device = next(network.parameters()).device
     rows = spectra.is_measurable
@@ -52,7 +52,10 @@ def encode_batch(
         network, prepare(spectra.take(np.flatnonzero(rows)), device), refine_steps, errors
     )
     columns = {name: _spread(values, rows) for name, values in measured.items()}
-    return columns | {"total_counts": _total_counts(spectra.counts)}
+    return columns | {
+        "total_counts": _total_counts(spectra.counts),
+        "n_bins": spectra.n_bins,
+    }
 
 
 def blank_unmeasured(columns: dict[str, npt.NDArray[Any]], errors: bool) -> None:
@@ -80,9 +83,9 @@ def measure(
 ) -> dict[str, npt.NDArray[Any]]:
     """Measure latents and goodness of fit: columns of (n,) by name.
 
-    They are z0.., z0_err.., z0_std.., total_counts, cash, cash_expected and fit_zscore. `z_cov`
-    (n, latents (latents + 1) / 2) is the lower triangle of the latents' posterior covariance, row
-    by row.
+    They are z0.., z0_err.., z0_std.., total_counts, cash, cash_expected, fit_zscore, and n_bins,
+    the number of channel bins over which `cash` is summed. `z_cov` (n, latents (latents + 1) / 2)
+    is the lower triangle of the latents' posterior covariance, row by row.
 
     `cash_expected` is the expectation for the fitted model (Kaastra 2017), plus the contribution of
     the background's noise, minus the number of parameters that the counts determined. `fit_zscore`
@@ -111,6 +114,7 @@ def measure(
     columns |= _columns("z{}_std", nothing if refined is None else refined.z_std)
     columns["z_cov"] = _covariance(refined, z)
     columns["total_counts"] = _total_counts(counts)
+    columns["n_bins"] = batch.n_bins.cpu().numpy()
     columns["cash"] = total_cash
     columns["cash_expected"] = cash_expected
     columns["fit_zscore"] = (total_cash - cash_expected) / np.sqrt(cash_variance)

@@ -46,32 +46,31 @@ def score_truth(
     return TruthScores(truth_cash, divergence)
 
 
-def score_reconstruction(
-    frame: pd.DataFrame, n_bins: int, truth: TruthScores | None
-) -> dict[str, Any]:
+def score_reconstruction(frame: pd.DataFrame, truth: TruthScores | None) -> dict[str, Any]:
     """Average the Cash statistic per bin, its expectation and the truth's, by decade of counts.
 
-    `frame` has `cash`, `cash_expected`, `fit_zscore` and `total_counts`; averages are over
-    detections. `excess_cash_per_bin` is the model's value minus the truth's. Latents that are
-    fitted to a detection's own counts follow its noise, so that a perfect model lies below zero by
-    up to its number of parameters divided by the number of bins. Its z-scores have mean 0 and
-    width 1.
+    `frame` has `cash`, `cash_expected`, `fit_zscore`, `total_counts` and `n_bins`, the number of
+    channel bins over which each row's statistic is summed; averages are over detections.
+    `excess_cash_per_bin` is the model's value minus the truth's. Latents that are fitted to a
+    detection's own counts follow its noise, so that a perfect model lies below zero by up to its
+    number of parameters divided by the number of bins. Its z-scores have mean 0 and width 1.
     """
-    overall = _score_rows(frame, n_bins, truth, np.ones(len(frame), dtype=bool))
+    overall = _score_rows(frame, truth, np.ones(len(frame), dtype=bool))
     decades = np.floor(np.log10(np.maximum(frame["total_counts"].to_numpy(np.float64), 1)))
     by_counts = [
         {"counts_min": 10 ** int(decade), "counts_max": 10 ** (int(decade) + 1)}
-        | _score_rows(frame, n_bins, truth, decades == decade)
+        | _score_rows(frame, truth, decades == decade)
         for decade in np.unique(decades)
     ]
-    return {"n_bins": n_bins} | overall | {"by_counts": by_counts}
+    return (
+        {"n_bins": _mean(frame["n_bins"].to_numpy(np.float64))} | overall | {"by_counts": by_counts}
+    )
 
 
-def _score_rows(
-    frame: pd.DataFrame, n_bins: int, truth: TruthScores | None, rows: Any
-) -> dict[str, Any]:
+def _score_rows(frame: pd.DataFrame, truth: TruthScores | None, rows: Any) -> dict[str, Any]:
     chosen = frame.loc[rows]
     statistic = chosen["cash"].to_numpy(np.float64)
+    n_bins = chosen["n_bins"].to_numpy(np.float64)
     scores: dict[str, Any] = {
         "n_rows": len(chosen),
         "cash_per_bin": _mean(statistic / n_bins),

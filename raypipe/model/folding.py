@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from raypipe.model.features import Batch
 from raypipe.model.statistics import MU_MIN
+
+if TYPE_CHECKING:
+    from raypipe.model.features import Batch
 
 _AMPLITUDE_STEPS = 8
 
 
-def fold(flux: Tensor, batch: Batch, energy_width_kev: float) -> Tensor:
+def fold(flux: Tensor, batch: Batch, energy_widths_kev: Tensor) -> Tensor:
     """Compute expected source counts per channel bin, (n, bins), from a photon flux density.
 
-    mu_c = exposure_s * sum_k R_kc A_k F_k dE, with `flux` F (n, n_energy) in photon/cm2/s/keV, the
-    row's effective area A in cm2 and its redistribution R. Rows with the same redistribution are
-    folded together.
+    mu_c = exposure_s * sum_k R_kc A_k F_k dE_k, with `flux` F (n, n_energy) in photon/cm2/s/keV,
+    `energy_widths_kev` dE (n_energy,), the row's effective area A in cm2 and its redistribution R.
+    Rows with the same redistribution are folded together.
     """
-    photons = flux * batch.arf_cm2 * (batch.exposure_s * energy_width_kev)[:, None]
+    photons = flux * energy_widths_kev * batch.arf_cm2 * batch.exposure_s[:, None]
     return redistribute(photons, batch.response_index, batch.responses)
 
 
@@ -65,6 +69,9 @@ def best_amplitude(counts: Tensor, shape: Tensor, background: Tensor) -> Tensor:
 
 
 def cash_per_bin(counts: Tensor, mu: Tensor) -> Tensor:
-    """Cash statistic per bin (see `raypipe.model.statistics.cash`), differentiable in mu."""
-    mu = mu.clamp_min(MU_MIN)
-    return 2.0 * (mu - counts + torch.xlogy(counts, counts) - torch.xlogy(counts, mu))
+    """Cash statistic per bin (see `raypipe.model.statistics.cash`), differentiable in mu.
+
+    It is zero where no count is expected and none is there, as in padded bins.
+    """
+    log_terms = torch.xlogy(counts, counts) - torch.xlogy(counts, mu.clamp_min(MU_MIN))
+    return 2.0 * (mu - counts + log_terms)

@@ -37,4 +37,4 @@ def unseen_cash(network: Preset, batch: Batch, seeds: npt.NDArray[np.uint64]) ->
     shown = halve(batch, seeds)
     judged = unseen(batch, shown)
     expected = network.expected_counts(network.encode(shown), judged)
-    return cash_per_bin(judged.counts, expected).mean(-1)
+    return cash_per_bin(judged.counts, expected).sum(-1) / judged.n_bins

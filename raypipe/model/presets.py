@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from raypipe.config import PRESET_BINS, ModelConfig
-from raypipe.model.autoencoder import Autoencoder
+from raypipe.config import ModelConfig
+from raypipe.model.autoencoder import Autoencoder, Decoder, Encoder
+from raypipe.model.channel_axes import EVEN_BINS
 from raypipe.model.count_splitting import unseen
-from raypipe.model.features import CONDITIONS, Batch, encoder_inputs
-from raypipe.model.folding import best_amplitude, cash_per_bin, fold
-from raypipe.spectra.grid import Grid
+from raypipe.model.features import Batch
+from raypipe.model.folding import best_amplitude, cash_per_bin, fold, redistribute
+from raypipe.model.photon_energies import (
+    CONDITIONS,
+    INPUT_BINS,
+    MARKS,
+    VALUES,
+    EncoderInput,
+    PhotonEnergies,
+    patch_places,
+)
+from raypipe.spectra.grid import EnergyGrid
 
 _LOG_FLUX_LIMIT = 30.0
 _TYPICAL_PHOTON_INDEX = 1.7
 _TYPICAL_COUNTS = 300.0
 """Scale of the loss: at this number of counts the weight is 1 / sqrt(counts) for any power."""
-_PAPER_BINS = PRESET_BINS["paper"]
 
 
 class Preset(nn.Module, ABC):
@@ -33,11 +40,14 @@ class Preset(nn.Module, ABC):
 
     name: str
     most_shown: float
+    energy_widths_kev: Tensor
 
-    def __init__(self, autoencoder: Autoencoder, grid: Grid) -> None:
+    def __init__(self, autoencoder: Autoencoder, grid: EnergyGrid) -> None:
         super().__init__()
         self.autoencoder = autoencoder
         self.grid = grid
+        widths = torch.tensor(grid.widths_kev, dtype=torch.float32)
+        self.register_buffer("energy_widths_kev", widths, persistent=False)
 
     def encode(self, batch: Batch) -> Tensor:
         """Encode a batch to latents (n, latents)."""
@@ -57,8 +67,8 @@ class Preset(nn.Module, ABC):
         return self.source_counts(z, batch) + batch.background
 
     @abstractmethod
-    def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return features (n, features, bins) and conditions (n, conditions) of a batch."""
+    def inputs(self, batch: Batch) -> EncoderInput:
+        """Return the encoder's arguments for a batch."""
 
     @abstractmethod
     def loss(self, z: Tensor, batch: Batch, shown: Batch) -> Tensor:
@@ -81,17 +91,18 @@ class Folded(Preset):
     most_shown = 0.8
     log_flux_base: Tensor
 
-    def __init__(self, config: ModelConfig, grid: Grid) -> None:
-        super().__init__(
-            Autoencoder(config, grid.n_channel_bins, 2, grid.n_energy, CONDITIONS), grid
-        )
+    def __init__(self, config: ModelConfig, grid: EnergyGrid) -> None:
+        encoder = Encoder(config, INPUT_BINS, VALUES, CONDITIONS, MARKS, patch_places(config.patch))
+        super().__init__(Autoencoder(encoder, Decoder(config, grid.n_energy)), grid)
+        self.photon_energies = PhotonEnergies(grid)
         self.loss_power = config.loss_power
-        base = -_TYPICAL_PHOTON_INDEX * np.log(grid.energy_mid_kev)
+        base = -_TYPICAL_PHOTON_INDEX * np.log(grid.mid_kev)
         self.register_buffer("log_flux_base", torch.tensor(base, dtype=torch.float32))
 
-    def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return features and conditions from counts, background and area (`encoder_inputs`)."""
-        return encoder_inputs(batch)
+    def inputs(self, batch: Batch) -> EncoderInput:
+        """Carry counts back to photon energies; see `PhotonEnergies`."""
+        found: EncoderInput = self.photon_energies(batch)
+        return found
 
     def log_shape(self, z: Tensor) -> Tensor:
         """Return the logarithm of the photon flux density up to the amplitude, (n, n_energy)."""
@@ -101,12 +112,12 @@ class Folded(Preset):
     def flux(self, z: Tensor, batch: Batch) -> Tensor:
         """Return the photon flux density (n, n_energy), photon/cm2/s/keV, with fitted amplitude."""
         shape = torch.exp(self.log_shape(z))
-        folded = fold(shape, batch, self.grid.energy_width_kev)
+        folded = fold(shape, batch, self.energy_widths_kev)
         return best_amplitude(batch.counts, folded, batch.background) * shape
 
     def source_counts(self, z: Tensor, batch: Batch) -> Tensor:
         """Fold the flux through each row's response."""
-        folded = fold(torch.exp(self.log_shape(z)), batch, self.grid.energy_width_kev)
+        folded = fold(torch.exp(self.log_shape(z)), batch, self.energy_widths_kev)
         return best_amplitude(batch.counts, folded, batch.background) * folded
 
     def loss(self, z: Tensor, batch: Batch, shown: Batch) -> Tensor:
@@ -121,31 +132,38 @@ class Paper(Preset):
     """The published recipe: min-max scaled net count rates in 400 bins, absolute error.
 
     After Pinciroli Vago et al. (arXiv:2510.14102), without response and likelihood. Its 400 bins
-    divide the range of the common channel bins evenly, the background it subtracts is the smoothed
-    one, and training thins the counts as for `Folded`. For the Cash statistic the decoded spectrum
-    is scaled back, and its amplitude is fitted as for `Folded`.
+    divide the nominal energies of the channel bins of ACIS evenly, the background it subtracts is
+    the smoothed one, and training thins the counts as for `Folded`. For the Cash statistic the
+    decoded spectrum is scaled back, and its amplitude is fitted as for `Folded`.
     """
 
     name = "paper"
     most_shown = 1.0
-    rebin: Tensor
 
-    def __init__(self, config: ModelConfig, grid: Grid) -> None:
-        super().__init__(Autoencoder(config, _PAPER_BINS, 1, _PAPER_BINS, 0), grid)
-        overlap = torch.tensor(_overlap(grid.n_channel_bins, _PAPER_BINS), dtype=torch.float32)
-        self.register_buffer("rebin", overlap)
+    def __init__(self, config: ModelConfig, grid: EnergyGrid) -> None:
+        encoder = Encoder(config, EVEN_BINS, values=1, conditions=0)
+        super().__init__(Autoencoder(encoder, Decoder(config, EVEN_BINS)), grid)
 
-    def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the min-max scaled net count rate (n, 1, 400), without conditions."""
+    def inputs(self, batch: Batch) -> EncoderInput:
+        """Min-max scaled net count rate (n, 1, 400), without marks and conditions."""
         scaled, _, _ = self._scaled_rate(batch)
-        return scaled[:, None], scaled.new_zeros(len(batch), 0)
+        nothing = scaled.new_zeros(len(batch), 0)
+        return EncoderInput(
+            values=scaled[:, None],
+            marks=nothing[..., None],
+            seen=torch.ones_like(scaled, dtype=torch.bool),
+            conditions=nothing,
+        )
 
     def source_counts(self, z: Tensor, batch: Batch) -> Tensor:
         """Scale the decoded spectrum back to counts in the channel bins."""
         _, low, span = self._scaled_rate(batch)
         rate = (self._decode(z) * span + low).clamp_min(0.0)
-        counts = (rate * batch.exposure_s[:, None]) @ (self.rebin.T / self.rebin.sum(0)[:, None])
-        shape = counts.clamp_min(1e-3)
+        shares = batch.axes.even_shares
+        back = (shares / shares.sum(1, keepdim=True).clamp_min(1e-12)).transpose(1, 2)
+        counts = redistribute(rate * batch.exposure_s[:, None], _kinds(batch), back)
+        valid = batch.valid[batch.response_index_there]
+        shape = torch.where(valid, counts.clamp_min(1e-3), 0.0)
         return best_amplitude(batch.counts, shape, batch.background) * shape
 
     def loss(self, z: Tensor, batch: Batch, shown: Batch) -> Tensor:
@@ -158,7 +176,7 @@ class Paper(Preset):
 
     def _scaled_rate(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         net = (batch.counts - batch.background) / batch.exposure_s[:, None].clamp_min(1e-3)
-        rate = net @ self.rebin
+        rate = redistribute(net, _kinds(batch), batch.axes.even_shares)
         low = rate.amin(-1, keepdim=True)
         span = (rate.amax(-1, keepdim=True) - low).clamp_min(1e-12)
         return (rate - low) / span, low, span
@@ -168,14 +186,11 @@ PRESETS: dict[str, type[Folded] | type[Paper]] = {"folded": Folded, "paper": Pap
 """The presets by name."""
 
 
-def build(config: ModelConfig, grid: Grid) -> Folded | Paper:
+def build(config: ModelConfig, grid: EnergyGrid) -> Folded | Paper:
     """Make a model of the preset that `config` names, with random weights."""
     return PRESETS[config.preset](config, grid)
 
 
-def _overlap(n: int, m: int) -> npt.NDArray[Any]:
-    """Return the shares (n, m) of n equal bins in each of m equal bins of the same range."""
-    old, new = np.linspace(0, 1, n + 1), np.linspace(0, 1, m + 1)
-    low = np.maximum(old[:-1, None], new[None, :-1])
-    high = np.minimum(old[1:, None], new[None, 1:])
-    return np.clip(high - low, 0.0, None) * n
+def _kinds(batch: Batch) -> Tensor:
+    """Which of the distinct channel bins each row has, (n,), on the host."""
+    return batch.axes.kind[batch.response_index]

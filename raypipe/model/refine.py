@@ -60,7 +60,7 @@ def refine(model: Folded, z: Tensor, batch: Batch, steps: int) -> Refined:
     the posterior's covariance, C M C that of repeated answers, M being F and what the noise of the
     measured background adds to it.
     """
-    folded = fold(torch.exp(model.log_shape(z)), batch, model.grid.energy_width_kev)
+    folded = fold(torch.exp(model.log_shape(z)), batch, model.energy_widths_kev)
     log_a = torch.log(best_amplitude(batch.counts, folded, batch.background))
     at = torch.cat([z, log_a], 1)
     moving, place = torch.arange(len(z), device=z.device), _Place(model, at, batch)
@@ -143,7 +143,7 @@ def _inverses(matrices: Tensor) -> Tensor:
 def _objective(model: Folded, at: Tensor, batch: Batch) -> Tensor:
     z, log_a = at[:, :-1], at[:, -1:]
     flux = torch.exp(model.log_shape(z) + log_a)
-    mu = fold(flux, batch, model.grid.energy_width_kev) + batch.background
+    mu = fold(flux, batch, model.energy_widths_kev) + batch.background
     return 0.5 * cash_per_bin(batch.counts, mu).double().sum(-1) + 0.5 * z.square().sum(-1)
 
 
@@ -160,7 +160,7 @@ def _scores(model: Folded, at: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
 def _slopes(model: Folded, z: Tensor, log_a: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Slopes of the expected counts (n, latents + 1, bins), and those counts (n, bins)."""
     shape, slopes = _shape_and_slopes(model, z)
-    to_photons = batch.arf_cm2 * (batch.exposure_s * model.grid.energy_width_kev)[:, None]
+    to_photons = batch.arf_cm2 * batch.exposure_s[:, None] * model.energy_widths_kev
     photons = (torch.exp(log_a) * shape * to_photons)[:, None] * slopes
     jacobian = redistribute(photons, batch.response_index, batch.responses)
     return jacobian, (jacobian[:, -1] + batch.background).clamp_min(MU_MIN)

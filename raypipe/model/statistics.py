@@ -16,6 +16,9 @@ MU_MIN = 1e-6
 _TABLE_MU_MIN, _TABLE_MU_MAX, _TABLE_SIZE = 1e-12, 2000.0, 1600
 """Range of expected counts of the table of moments, and the number of its entries."""
 
+_NO_MU = 1e-13
+"""Stands for no expected counts in logarithms: below the table, where all moments are zero."""
+
 _REACH_SIGMAS, _REACH_COUNTS = 12.0, 20.0
 """Counts summed on both sides of mu: the Poisson probability beyond is below double precision."""
 
@@ -36,16 +39,17 @@ def cash_moments(mu: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
 
     They are sums over the Poisson distribution, which Kaastra (2017, A&A 605, A51) approximates;
     here they are tabulated once and interpolated in log mu. Above 2,000 counts they are the first
-    terms of their expansion in 1 / mu, 1 + 1 / (6 mu) and 2 + 2 / (3 mu).
+    terms of their expansion in 1 / mu, 1 + 1 / (6 mu) and 2 + 2 / (3 mu). Both are zero if no count
+    is expected.
     """
     expected = np.asarray(mu, dtype=np.float64)
     log_mu, mean, variance, _ = _moment_table()
-    x = np.log(np.maximum(expected, _TABLE_MU_MIN))
+    x = np.log(np.maximum(expected, _NO_MU))
     bright = expected > _TABLE_MU_MAX
     large = np.maximum(expected, _TABLE_MU_MAX)
     return (
-        np.where(bright, 1.0 + 1.0 / (6.0 * large), np.interp(x, log_mu, mean)),
-        np.where(bright, 2.0 + 2.0 / (3.0 * large), np.interp(x, log_mu, variance)),
+        np.where(bright, 1.0 + 1.0 / (6.0 * large), np.interp(x, log_mu, mean, left=0.0)),
+        np.where(bright, 2.0 + 2.0 / (3.0 * large), np.interp(x, log_mu, variance, left=0.0)),
     )
 
 
@@ -57,11 +61,9 @@ def cash_covariance(mu: npt.ArrayLike) -> FloatArray:
     """
     expected = np.asarray(mu, dtype=np.float64)
     log_mu, _, _, covariance = _moment_table()
-    x = np.log(np.maximum(expected, _TABLE_MU_MIN))
-    # dE/dmu = cov(C, n) / mu + E[dC/dmu], and E[dC/dmu] = E[2 (1 - n / mu)] = 0. The covariance is
-    # therefore mu times the slope of the expectation 1 + 1 / (6 mu), which is -1 / (6 mu).
+    x = np.log(np.maximum(expected, _NO_MU))
     bright = -1.0 / (6.0 * np.maximum(expected, _TABLE_MU_MAX))
-    return np.where(expected > _TABLE_MU_MAX, bright, np.interp(x, log_mu, covariance))
+    return np.where(expected > _TABLE_MU_MAX, bright, np.interp(x, log_mu, covariance, left=0.0))
 
 
 @cache

@@ -193,7 +193,7 @@ def channel_places(channels: Integers, rmf: Rmf, path: str) -> slice | Integers:
         raise OgipError(
             path,
             f"channels {channels[0]} to {channels[-1]} are not all among those of the RMF, "
-            f"{first} to {last}",
+            f"{first} to {last}: give the RMF that was made for this spectrum",
         )
     return channels - first
 

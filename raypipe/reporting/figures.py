@@ -26,7 +26,6 @@ from raypipe.display.style import (
 )
 from raypipe.html.page import minus
 from raypipe.reporting.classes import MOST_CLASSES, class_styles, join_rare
-from raypipe.spectra.grid import Grid
 
 FloatArray = npt.NDArray[np.float64]
 TextArray = npt.NDArray[np.object_]
@@ -58,9 +57,7 @@ def counts_histogram(total_counts: FloatArray) -> Figure:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(_plain_number))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    low_kev, high_kev = Grid().channel_edges_kev[[0, -1]]
-    channels = f"the model's channels, {low_kev:.2f}–{high_kev:.2f} keV"
-    axes.set(xlabel=f"counts in {channels}", ylabel="detections")
+    axes.set(xlabel="counts in the channel bins of the response", ylabel="detections")
     light_grid(axes, "y")
     return figure
 

@@ -209,20 +209,17 @@ def _read_examples(
     spectra = read_spectra(store, release, rows, model)
     if spectra is None or spectra.model_counts is None or spectra.model_background is None:
         return []
-    edges = model.grid.channel_edges_kev
-    return [
-        Example(
-            row,
-            BinnedSpectrum(
-                counts=spectra.counts[i].astype(np.float64),
-                model=spectra.model_counts[i].astype(np.float64),
-                background=spectra.model_background[i].astype(np.float64),
-                edges_kev=edges,
-                exposure_s=float(row["exposure_s"]),
-            ),
+    examples = []
+    for i, (_, row) in enumerate(rows.iterrows()):
+        bins = spectra.bins[i]
+        counts, model_counts, background = (
+            values[i, : len(bins)].astype(np.float64)
+            for values in (spectra.counts, spectra.model_counts, spectra.model_background)
         )
-        for i, (_, row) in enumerate(rows.iterrows())
-    ]
+        edges = np.append(bins.lo_kev, bins.hi_kev[-1])
+        spectrum = BinnedSpectrum(counts, model_counts, background, edges, float(row["exposure_s"]))
+        examples.append(Example(row, spectrum))
+    return examples
 
 
 def _training_records(store: Workspace, evaluated: EvaluatedCatalog) -> dict[str, dict[str, Any]]:

@@ -61,7 +61,8 @@ def _background_dominated(rows: pd.DataFrame) -> Bools:
 def _piled_up(rows: pd.DataFrame) -> Bools:
     """Use the CSC's count rate per frame if known, else an upper limit from all net counts.
 
-    Frame times below the default are only known from the CSC's `exptime`.
+    Frame times below the default are only known from the CSC's `exptime`. Other cameras than ACIS
+    have other frames, for which nothing is known here.
     """
     measured = _numbers(rows, "pileup_warning")
     frame = _numbers(rows, "exptime")
@@ -70,7 +71,8 @@ def _piled_up(rows: pd.DataFrame) -> Bools:
     # All net counts instead of those in the 3x3 pixel cell: never an underestimate.
     estimated = net / _numbers(rows, "exposure_s") * frame
     per_frame = np.where(np.isfinite(measured), measured, estimated)
-    return np.asarray(per_frame > PILEUP_COUNTS_PER_FRAME)
+    is_acis = rows["instrument"].isin(["ACIS", ""]) if "instrument" in rows else True
+    return np.asarray((per_frame > PILEUP_COUNTS_PER_FRAME) & is_acis)
 
 
 def _streak(rows: pd.DataFrame) -> Bools:

@@ -22,7 +22,7 @@ from raypipe.searching.causes import known_causes
 from raypipe.searching.neighbors import Posterior
 from raypipe.searching.strangest import far_sigmas, fit_sigmas
 from raypipe.spectra.batch import SpectraBatch
-from raypipe.spectra.gridding import put_on_grid
+from raypipe.spectra.gridding import grid_detection
 
 File = str | os.PathLike[str]
 
@@ -47,11 +47,12 @@ class SpectrumFiles:
             spectrum = read_spectrum(
                 self.pha, **{kind: file for kind, file in given.items() if file is not None}
             )
+        has_area = spectrum.arf or (spectrum.rmf is not None and spectrum.rmf.includes_area)
         for kind, key, found in (
-            ("ARF", "ANCRFILE", spectrum.arf),
+            ("ARF", "ANCRFILE", has_area),
             ("RMF", "RESPFILE", spectrum.rmf),
         ):
-            if found is None:
+            if not found:
                 named = str(spectrum.header.get(key, "")).strip()
                 mend = f"give --{kind.lower()} FILE"
                 if not named.lower().startswith(("none", "caldb")):
@@ -77,8 +78,8 @@ def measure_spectrum(spectrum: Spectrum, model: Model, config: EmbedConfig) -> M
 
     Raises OgipError if the model cannot use it.
     """
-    gridded = put_on_grid(spectrum, model.grid)
-    batch = SpectraBatch.from_spectra([spectrum], model.grid)
+    gridded, _ = grid_detection(spectrum, model.grid)
+    batch = SpectraBatch.from_spectra([spectrum])
     row = model.encode_batch(batch, config=config).iloc[0]
     if np.isnan(row["z0"]):
         raise OgipError(
@@ -95,7 +96,7 @@ def measure_spectrum(spectrum: Spectrum, model: Model, config: EmbedConfig) -> M
         "flags": flags,
         "exposure_s": gridded.exposure_s,
         "background_scale": gridded.background_scale,
-        **gridded.band_counts(),
+        **gridded.bands,
     }
     description = {
         "file": spectrum.path,

@@ -20,7 +20,7 @@ from scipy.special import ndtr
 
 from raypipe.simulation.energy import EnergyGrid, FloatArray
 from raypipe.simulation.instrument import Instrument
-from raypipe.spectra.grid import CHANNEL_WIDTH_KEV, NATIVE_CHANNELS
+from raypipe.spectra.channel_bins import ACIS_CHANNELS, ACIS_WIDTH_KEV
 
 CM_PER_UM = 1e-4
 ARCMIN = np.pi / (180 * 60)
@@ -163,9 +163,9 @@ def _instrument(detector: Detector, year: float) -> Instrument:
 
 def channel_energies() -> FloatArray:
     """Return the bounds of the 1024 PI channels as in real EBOUNDS, (1024, 2), keV."""
-    upper = CHANNEL_WIDTH_KEV * np.arange(1, NATIVE_CHANNELS + 1)
-    lower = upper - CHANNEL_WIDTH_KEV
-    lower[0] = 0.5 * CHANNEL_WIDTH_KEV
+    upper = ACIS_WIDTH_KEV * np.arange(1, ACIS_CHANNELS + 1)
+    lower = upper - ACIS_WIDTH_KEV
+    lower[0] = 0.5 * ACIS_WIDTH_KEV
     return np.stack([lower, upper], axis=1)
 
 
@@ -253,11 +253,11 @@ def _redistribution(chip: Chip, grid: EnergyGrid) -> sparse.csr_array:
 
 def _gaussians(center_kev: FloatArray, sigma_kev: FloatArray) -> FloatArray:
     """Return Gaussians integrated over the channels, (m, 1024)."""
-    edges = CHANNEL_WIDTH_KEV * np.arange(NATIVE_CHANNELS + 1)
+    edges = ACIS_WIDTH_KEV * np.arange(ACIS_CHANNELS + 1)
     return np.diff(ndtr((edges[None, :] - center_kev[:, None]) / sigma_kev[:, None]), axis=1)
 
 
 def _tails(energy_kev: FloatArray) -> FloatArray:
     """Return tails that rise linearly from zero to the photon's energy, (m, 1024)."""
-    edges = CHANNEL_WIDTH_KEV * np.arange(NATIVE_CHANNELS + 1)
+    edges = ACIS_WIDTH_KEV * np.arange(ACIS_CHANNELS + 1)
     return np.diff(np.minimum(edges[None, :] / energy_kev[:, None], 1.0) ** 2, axis=1)

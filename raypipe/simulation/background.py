@@ -1,4 +1,8 @@
-"""Model the background of ACIS spectra: particles, fluorescence of the camera, and the sky."""
+"""The background a spectrum is drawn over: what a telescope measured, or a built-in one.
+
+The built-in background of ACIS holds particles, fluorescence of the camera and the sky; that of any
+other camera is flat in energy and small.
+"""
 
 from __future__ import annotations
 
@@ -75,16 +79,49 @@ FRONT_RATE = 14.0
 detector plane: typical values."""
 
 
+FLAT_RATE = 2e-3
+"""Counts/s from 0.5 to 7 keV of a camera whose background is not known, for a BACKSCAL of 1."""
+FLAT_BACKSCAL = (0.01, 1.0)
+
+ACIS_BACKSCAL = (2e-7, 1e-3)
+"""Area of the source region on the detector plane: of a point source at the aim point, and of a
+wide region far off axis; as in the Chandra Source Catalog."""
+MEASURED_BACKSCAL = (0.1, 10.0)
+"""Area of the source region in units of that of the spectrum whose background was measured."""
+
+
 def background_rate(instrument: Instrument) -> float:
-    """Return the typical background counts/s, 0.5-7 keV, per unit of BACKSCAL."""
+    """Return the usual background counts/s, 0.5-7 keV, per unit of BACKSCAL."""
+    if instrument.background is not None:
+        return float(instrument.background.rate[instrument.channels_in_band].sum())
+    if not instrument.is_acis:
+        return FLAT_RATE
     return BACK_RATE if instrument.back_illuminated else FRONT_RATE
+
+
+def backscal_range(instrument: Instrument) -> tuple[float, float]:
+    """Return the smallest and the largest BACKSCAL of a source region."""
+    if instrument.is_acis:
+        return ACIS_BACKSCAL
+    if instrument.background is None:
+        return FLAT_BACKSCAL
+    smallest, largest = MEASURED_BACKSCAL
+    measured = instrument.background.source_backscal
+    return smallest * measured, largest * measured
 
 
 def background_shape(instrument: Instrument, grid: EnergyGrid, sky_share: FloatArray) -> FloatArray:
     """Return the expected background per channel (B, n), normalized to one count in 0.5-7 keV.
 
-    `sky_share` (B,) is the fraction of those counts that came through the mirror.
+    `sky_share` (B,) is the part of those counts that came through the mirror of ACIS; backgrounds
+    that were measured, and flat ones, do not depend on it.
     """
+    if instrument.background is not None:
+        one = _one_count(instrument.background.rate, instrument)
+        return np.broadcast_to(one, (len(sky_share), len(one)))
+    if not instrument.is_acis:
+        flat = _one_count(np.diff(instrument.channel_energy_kev, axis=1)[:, 0], instrument)
+        return np.broadcast_to(flat, (len(sky_share), len(flat)))
     share = sky_share[:, None]
     return share * _sky(instrument, grid) + (1 - share) * _particles(instrument)
 

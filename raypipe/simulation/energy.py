@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,6 +15,12 @@ BAND_KEV = (0.5, 7.0)
 """The broad band (b) of the Chandra Source Catalog, to which counts and fluxes refer, keV."""
 
 ERG_PER_KEV = 1.602176634e-9
+
+SPECTRA_KEV = (0.1, 80.0)
+"""Energies at which sources emit: where the cross-sections of absorption hold, up to the end of the
+mirrors of NuSTAR."""
+HARD_KEV = 20.0
+"""Instruments that reach further have bins of tens of eV, and a grid to match."""
 
 
 @dataclass(frozen=True)
@@ -56,3 +62,22 @@ class EnergyGrid:
         first = int(np.floor(min(lo for lo, _ in ends) / width_kev + 1e-3))
         last = int(np.ceil(max(hi for _, hi in ends) / width_kev - 1e-3))
         return cls(first * width_kev, last * width_kev, last - first)
+
+
+def source_grids(edges: Sequence[FloatArray]) -> list[EnergyGrid]:
+    """Return the grid on which spectra are computed for each instrument with these energy edges.
+
+    Bins are 10 eV wide and shared by all instruments that end at `HARD_KEV` or below, 20 eV and
+    shared by the others. Both kinds hold the broad band, in which spectra are normalized, and end
+    where `SPECTRA_KEV` does.
+    """
+    ends = [np.clip([each[0], each[-1]], *SPECTRA_KEV) for each in edges]
+    is_hard = [each[1] > HARD_KEV for each in ends]
+    grids = {
+        hard: EnergyGrid.covering(
+            [np.array(BAND_KEV), *(e for e, h in zip(ends, is_hard, strict=True) if h == hard)],
+            width_kev=0.02 if hard else 0.01,
+        )
+        for hard in set(is_hard)
+    }
+    return [grids[hard] for hard in is_hard]

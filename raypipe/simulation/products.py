@@ -31,6 +31,8 @@ VERSION = 1
 GZIP_LEVEL = 1
 DEAD_TIME_CORRECTION = 0.987
 """Live time per on time, a typical value of ACIS."""
+MAX_WORD = 60
+"""Characters of a keyword's value that certainly fit a card."""
 
 MJD_REFERENCE = 50814.0
 """Zero point of Chandra's clock, 1998-01-01."""
@@ -108,7 +110,7 @@ def pha_file(
         }
     )
     interval = np.array([(start, start + on_time)], dtype=GTI_DTYPE)
-    return _gzipped(
+    return gzipped(
         primary.render(identity)
         + table_bytes(source_header, _spectrum(counts, exposure))
         + table_bytes(gti.render({"TSTOP": start + on_time}), interval)
@@ -127,17 +129,18 @@ def arf_file(instrument: Instrument, row: Row, area_cm2: npt.NDArray[np.float32]
     records["PSF_FRAC"] = row["psf_fraction"]
     identity = _identity(row)
     header = table.render({**identity, "EXPOSURE": float(row["exposure_s"])})
-    return _gzipped(primary.render(identity) + table_bytes(header, records))
+    return gzipped(primary.render(identity) + table_bytes(header, records))
 
 
 def rmf_file(instrument: Instrument) -> bytes:
     """Return a gzipped RMF file: the matrix, with one group of channels per row, and EBOUNDS."""
     records, heap, widest, elements = _matrix(instrument)
-    first, last = 1, len(instrument.channel_energy_kev)
-    common = _mission_cards(instrument)
+    channels_in_all = len(instrument.channel_energy_kev)
+    first, last = instrument.first_channel, instrument.first_channel + channels_in_all - 1
+    common = mission_cards(instrument)
     channels: list[Card] = [
         ("CHANTYPE", "PI", "type of channels"),
-        ("DETCHANS", last, "number of detector channels"),
+        ("DETCHANS", channels_in_all, "number of detector channels"),
         ("RMFVERSN", "1992a", "obsolete"),
     ]
     matrix_header = HeaderTemplate(
@@ -152,7 +155,7 @@ def rmf_file(instrument: Instrument) -> bytes:
             ),
             ("TLMIN4", first, "first channel in the response"),
             ("TLMAX4", last, "highest channel in the response"),
-            *_class_cards("RESPONSE", "RSP_MATRIX", "REDIST", version="1.3.0"),
+            *class_cards("RESPONSE", "RSP_MATRIX", "REDIST", version="1.3.0"),
             *common,
             *channels,
             ("LO_THRES", 1e-6, "probabilities below are left out"),
@@ -160,21 +163,23 @@ def rmf_file(instrument: Instrument) -> bytes:
             ("NUMELT", elements, "sum of the N_CHAN column"),
         ]
     )
-    bounds = np.empty(last, dtype=EBOUNDS_DTYPE)
+    bounds = np.empty(channels_in_all, dtype=EBOUNDS_DTYPE)
     bounds["CHANNEL"] = np.arange(first, last + 1)
     bounds["E_MIN"], bounds["E_MAX"] = instrument.channel_energy_kev.T
     bounds_header = HeaderTemplate(
         [
-            *table_cards("EBOUNDS", EBOUNDS_DTYPE, last, units={"E_MIN": "keV", "E_MAX": "keV"}),
+            *table_cards(
+                "EBOUNDS", EBOUNDS_DTYPE, channels_in_all, units={"E_MIN": "keV", "E_MAX": "keV"}
+            ),
             ("TLMIN1", first, "first channel"),
             ("TLMAX1", last, "highest channel"),
-            *_class_cards("RESPONSE", "EBOUNDS", version="1.2.0"),
+            *class_cards("RESPONSE", "EBOUNDS", version="1.2.0"),
             *common,
             *channels,
         ]
     )
     primary = HeaderTemplate([*primary_cards(), *common])
-    return _gzipped(
+    return gzipped(
         primary.render({})
         + table_bytes(matrix_header.render({}), records, heap)
         + table_bytes(bounds_header.render({}), bounds)
@@ -190,7 +195,8 @@ def _mjd(year: float) -> float:
     return MJD_2000 + 365.25 * (year - 2000.0)
 
 
-def _gzipped(data: bytes) -> bytes:
+def gzipped(data: bytes) -> bytes:
+    """Return data in gzip's format, the same bytes at any time."""
     compressed: bytes = igzip.compress(data, GZIP_LEVEL, mtime=0)
     return compressed
 
@@ -223,7 +229,7 @@ def _matrix(instrument: Instrument) -> tuple[npt.NDArray[np.void], bytes, int, i
     records["MATRIX"] = np.stack([length, values_at], axis=1)
     values = [row[a : a + n] for row, a, n in zip(dense, first, length, strict=True)]
     heap = (
-        (first + 1).astype(">i2").tobytes()
+        (first + instrument.first_channel).astype(">i2").tobytes()
         + length.astype(">i2").tobytes()
         + np.concatenate(values).astype(">f4").tobytes()
     )
@@ -257,7 +263,10 @@ def _identity_cards() -> list[Card]:
     ]
 
 
-def _mission_cards(instrument: Instrument) -> list[Card]:
+def mission_cards(instrument: Instrument) -> list[Card]:
+    """Return the cards that say who observed with what, and when where Chandra's clock counts."""
+    if not instrument.is_acis:
+        return _other_mission_cards(instrument)
     mjd = _mjd(instrument.year)
     date = datetime(1858, 11, 17) + timedelta(days=mjd)
     return [
@@ -278,7 +287,21 @@ def _mission_cards(instrument: Instrument) -> list[Card]:
     ]
 
 
-def _class_cards(*classes: str, version: str) -> list[Card]:
+def _other_mission_cards(instrument: Instrument) -> list[Card]:
+    return [
+        ("ORIGIN", "raypipe", "a simulated product"),
+        ("CREATOR", f"raypipe {__version__}", "tool that created this output"),
+        ("TELESCOP", instrument.telescope[:MAX_WORD], "telescope"),
+        ("INSTRUME", instrument.camera[:MAX_WORD], "instrument"),
+        ("DETNAM", instrument.detnam[:MAX_WORD], "detector"),
+        ("GRATING", "NONE", "grating"),
+        ("FILTER", "NONE", "filter"),
+        ("RESPNAME", instrument.name[:MAX_WORD], "instrument model of the simulation"),
+    ]
+
+
+def class_cards(*classes: str, version: str) -> list[Card]:
+    """Return the OGIP class of a table, level by level."""
     levels = [(f"HDUCLAS{level}", name, "") for level, name in enumerate(classes, start=1)]
     return [("HDUCLASS", "OGIP", ""), *levels, ("HDUVERS", version, "format version")]
 
@@ -287,12 +310,12 @@ def _class_cards(*classes: str, version: str) -> list[Card]:
 def _pha_templates(
     instrument: Instrument,
 ) -> tuple[HeaderTemplate, HeaderTemplate, HeaderTemplate, HeaderTemplate]:
-    mission = _mission_cards(instrument)
+    mission = mission_cards(instrument)
     primary = HeaderTemplate([*primary_cards(), *mission, *_identity_cards()])
     gti = HeaderTemplate(
         [
             *table_cards("GTI", GTI_DTYPE, 1, units={"START": "s", "STOP": "s"}),
-            *_class_cards("GTI", "STANDARD", version="1.0.0"),
+            *class_cards("GTI", "STANDARD", version="1.0.0"),
             *mission,
             ("TSTOP", 0.0, "observation end time"),
         ]
@@ -317,7 +340,7 @@ def _spectrum_cards(
         ("TLMAX1", channels, "highest channel"),
         ("TLMIN2", 1.0, ""),
         ("TLMAX2", float(channels), ""),
-        *_class_cards("SPECTRUM", content, "COUNT", version="1.1.0"),
+        *class_cards("SPECTRUM", content, "COUNT", version="1.1.0"),
         *mission,
         *_identity_cards(),
         *_chip_cards(instrument),
@@ -353,13 +376,13 @@ def _chip_cards(instrument: Instrument) -> list[Card]:
 
 @lru_cache(maxsize=64)
 def _arf_templates(instrument: Instrument) -> tuple[HeaderTemplate, HeaderTemplate]:
-    mission = _mission_cards(instrument)
+    mission = mission_cards(instrument)
     bins = len(instrument.energy_edges_kev) - 1
     units = {"ENERG_LO": "keV", "ENERG_HI": "keV", "SPECRESP": "cm**2"}
     table = HeaderTemplate(
         [
             *table_cards("SPECRESP", ARF_DTYPE, bins, units=units),
-            *_class_cards("RESPONSE", "SPECRESP", version="1.1.0"),
+            *class_cards("RESPONSE", "SPECRESP", version="1.1.0"),
             ("ARFVERSN", "1992a", ""),
             *mission,
             *_identity_cards(),

@@ -16,15 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raypipe._version import __version__
 from raypipe.errors import UsageError
 from raypipe.identity import parse_csc_name
+from raypipe.simulation.mission_products import NAMES, mission_names, mission_pha
 from raypipe.simulation.products import INSTRUMENT, arf_file, pha_file, product_name, rmf_file
-from raypipe.simulation.survey import RELEASE, Plan, Survey, draw_batch, plan_survey
-from raypipe.spectra.grid import NATIVE_CHANNELS
+from raypipe.simulation.survey import RELEASE, Plan, Responses, Survey, draw_batch, plan_survey
 from raypipe.store.addresses import file_name
 
 logger = logging.getLogger(__name__)
@@ -61,7 +63,8 @@ def simulate(
     detections: int = 4000,
     seed: int = 0,
     catalog: str | Path | None = None,
-    responses: str | Path | None = None,
+    responses: Responses = None,
+    visits: int = 1,
     counts_min: float = 50.0,
     counts_max: float = 5000.0,
     overwrite: bool = False,
@@ -70,12 +73,19 @@ def simulate(
 ) -> SimulationSummary:
     """Write a survey of simulated detections into the folder `out`.
 
-    Each detection has a pha3 file (with its background), an arf3 file and an rmf3 file, with the
-    names and layout of the Chandra Source Catalog. Detections with the same instrument share an RMF
-    by hard links. `truth.parquet` has classes, parameters and expected counts; `survey.json` has
-    the arguments. Sources come from the built-in population or the table `catalog`; instruments are
-    the built-in ones or the ARF/RMF pairs in the folder `responses`. Expected source counts (0.5-7
-    keV) lie between `counts_min` and `counts_max`.
+    Sources are the built-in population, or those of the table `catalog`. Instruments are the
+    built-in ACIS ones, or the responses (`read_responses`) of any telescopes in the folder, or the
+    folders, `responses`; a source of which a telescope sees next to nothing goes to another, or has
+    few counts. Each source is observed `visits` times, by different telescopes as far as there are
+    any. Expected source counts (0.5-7 keV) lie within `counts_min` and `counts_max`.
+
+    A detection by ACIS has a pha3 (with its background), an arf3 and an rmf3 file, named and laid
+    out as in the Chandra Source Catalog; detections of one instrument share their RMF by hard
+    links. A detection by another telescope has a PHA on the channels of its response, the PHA of
+    its background, and an ARF; detections of one instrument share one RMF, which their headers
+    name. `truth.parquet` holds the identity, class, parameters and expected counts of each
+    detection; detections of one source have the same `name`. `survey.json` says what made the
+    survey.
 
     The same arguments give the same bytes for any number of `workers` (threads; by default one per
     CPU). A survey in `out`, complete or not, is replaced. Raises UsageError for an address such as
@@ -89,7 +99,8 @@ def simulate(
         "counts_min": counts_min,
         "counts_max": counts_max,
         "catalog": None if catalog is None else file_name(catalog),
-        "responses": None if responses is None else Path(responses).name,
+        "responses": _folder_names(responses),
+        **({} if visits == 1 else {"visits": visits}),
     }
     plan = plan_survey(
         detections,
@@ -98,6 +109,7 @@ def simulate(
         counts_max=counts_max,
         catalog=catalog,
         responses=responses,
+        visits=visits,
     )
     _prepare(out, overwrite=overwrite)
     logger.info("simulate: writing %d detections to %s", len(plan), out)
@@ -111,6 +123,15 @@ def simulate(
         seconds=time.monotonic() - started,
         fingerprint=fingerprint,
     )
+
+
+def _folder_names(responses: Responses) -> str | list[str] | None:
+    """Return the name of the folder of responses, or the names of several, for `survey.json`."""
+    if responses is None:
+        return None
+    folders = [responses] if isinstance(responses, str | Path) else responses
+    names = [Path(folder).name for folder in folders]
+    return names[0] if len(names) == 1 else names
 
 
 def _local_folder(out: str | Path) -> Path:
@@ -135,7 +156,8 @@ def _prepare(out: Path, *, overwrite: bool) -> None:
         (out / TRUTH_FILE).unlink(missing_ok=True)
         for path in out.iterdir():
             product = parse_csc_name(path.name.removesuffix(_PARTIAL_SUFFIX))
-            if product and product.instrument == INSTRUMENT:
+            is_own = product is not None and product.instrument == INSTRUMENT
+            if is_own or NAMES.fullmatch(path.name):
                 path.unlink()
 
 
@@ -173,6 +195,10 @@ def _write(plan: Plan, out: Path, workers: int, progress: Progress | None) -> st
             logger.info("simulated %d of %d detections", done, len(plan))
             if progress is not None:
                 progress(done, len(plan))
+    for index in sorted(set(plan.instrument.tolist())):
+        if not plan.instruments[index].is_acis:
+            named = mission_names(plan.instruments[index], {"obsid": 0})["rmf"]
+            _response_path(folder, index).replace(out / named)
     partial.replace(out / TRUTH_FILE)
     shutil.rmtree(folder)
     return digest.hexdigest()[:16]
@@ -199,13 +225,32 @@ def _write_batch(plan: Plan, batch: int, out: Path) -> Survey:
     names = list(survey.table)
     for i, values in enumerate(zip(*survey.table.values(), strict=True)):
         row = dict(zip(names, values, strict=True))
-        index = int(survey.instrument[i])
-        instrument = survey.instruments[index]
-        pha = pha_file(instrument, row, survey.counts[i], survey.background_counts[i])
-        _publish(out / product_name(row, "arf3"), arf_file(instrument, row, survey.area_cm2[i]))
-        _link(_response_path(out / _RESPONSES_FOLDER, index), out / product_name(row, "rmf3"))
-        _publish(out / product_name(row, "pha3"), pha)
+        if survey.instruments[survey.instrument[i]].is_acis:
+            _write_acis(survey, i, row, out)
+        else:
+            _write_other(survey, i, row, out)
     return survey
+
+
+def _write_acis(survey: Survey, i: int, row: dict[str, Any], out: Path) -> None:
+    index = int(survey.instrument[i])
+    instrument = survey.instruments[index]
+    pha = pha_file(instrument, row, *survey.native_counts(i))
+    _publish(out / product_name(row, "arf3"), arf_file(instrument, row, survey.area_cm2[i]))
+    _link(_response_path(out / _RESPONSES_FOLDER, index), out / product_name(row, "rmf3"))
+    _publish(out / product_name(row, "pha3"), pha)
+
+
+def _write_other(survey: Survey, i: int, row: dict[str, Any], out: Path) -> None:
+    """Write the files of a detection, the spectrum last: it is what makes them a detection."""
+    index = int(survey.instrument[i])
+    instrument = survey.instruments[index]
+    counts, background_counts = survey.native_counts(i)
+    names = mission_names(instrument, row)
+    background = mission_pha(instrument, row, background_counts, is_background=True)
+    _publish(out / names["arf"], arf_file(instrument, row, survey.area_cm2[i]))
+    _publish(out / names["background"], background)
+    _publish(out / names["pha"], mission_pha(instrument, row, counts, is_background=False))
 
 
 def _response_path(folder: Path, index: int) -> Path:
@@ -231,8 +276,9 @@ def _link(existing: Path, path: Path) -> None:
 def truth_table(survey: Survey) -> pa.Table:
     """Return the truth of a survey: identity, class, parameters, expected counts.
 
-    `model_counts` are the expected counts in the source region, of source and background;
-    `background_model_counts` are those of the background: (1024,) float32 each.
+    `model_counts` is what was expected in the source region (source and background),
+    `background_model_counts` the background's part of it: float32 for each channel, in lists of
+    1024 where all detections are by ACIS, else of as many as their responses have.
     """
     columns: dict[str, Any] = {
         name: pa.array(values, from_pandas=True, type=_arrow_type(name))
@@ -240,9 +286,19 @@ def truth_table(survey: Survey) -> pa.Table:
         if name not in _TRUTH_LEAVES_OUT
     }
     for name in ("model_counts", "background_model_counts"):
-        flat = pa.array(getattr(survey, name).reshape(-1), type=pa.float32())
-        columns[name] = pa.FixedSizeListArray.from_arrays(flat, NATIVE_CHANNELS)
+        columns[name] = _by_channel(survey, getattr(survey, name))
     return pa.table(columns)
+
+
+def _by_channel(survey: Survey, values: npt.NDArray[np.float32]) -> pa.Array:
+    """Return a column with a list of `values` (N, n) per detection, as long as its channels."""
+    if all(each.is_acis for each in survey.instruments):
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+    lengths = np.array([len(each.channel_energy_kev) for each in survey.instruments])
+    lengths = lengths[survey.instrument]
+    flat = values[np.arange(values.shape[1]) < lengths[:, None]]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))
 
 
 def _arrow_type(name: str) -> pa.DataType | None:

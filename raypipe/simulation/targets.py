@@ -37,15 +37,21 @@ class Targets:
 
 
 def population_targets(
-    rng: np.random.Generator, detections: int, *, counts_min: float, counts_max: float
+    rng: np.random.Generator,
+    detections: int,
+    *,
+    counts_min: float,
+    counts_max: float,
+    repeats: float = REPEATS,
 ) -> Targets:
-    """Draw `detections` of sources of the eight classes, 1.3 detections per source on average.
+    """Draw `detections` of sources of the eight classes, each 1 + `repeats` times on average.
 
     Counts are log-uniform from `counts_min` to `counts_max`; positions are uniform on the sphere.
     """
-    # 1 + Poisson(0.3) detections per source; sources beyond the number of detections are cut off.
-    repeats = 1 + rng.poisson(REPEATS, detections)
-    source = np.repeat(np.arange(detections), repeats)[:detections]
+    # 1 + Poisson(repeats) detections per source; sources beyond the number of detections are cut
+    # off.
+    times = 1 + rng.poisson(repeats, detections)
+    source = np.repeat(np.arange(detections), times)[:detections]
     sources = draw_population(rng, int(source[-1]) + 1)
     ra = rng.uniform(0.0, 360.0, len(sources))
     # Uniform on the sphere: the sine of the declination is uniform.

@@ -1,17 +1,20 @@
-"""A batch of spectra on the model's grid, with the responses they fold through."""
+"""A batch of spectra on the energy grid, with the responses they fold through."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from raypipe.errors import RaypipeError
-from raypipe.spectra.grid import Grid
+from raypipe.spectra.channel_bins import MOST_BINS, ChannelBins
+from raypipe.spectra.decoding import SpectraDecoder
+from raypipe.spectra.grid import EnergyGrid
+from raypipe.spectra.redistribution import GriddedResponse
 
 if TYPE_CHECKING:
     from raypipe.ogip import Spectrum
@@ -19,17 +22,16 @@ if TYPE_CHECKING:
 
 FloatArray = npt.NDArray[np.float32]
 
-COLUMNS = ["counts", "background_counts", "background_scale", "exposure_s", "arf_cm2", "rmf_id"]
-"""Columns of the spectra table a batch is made of."""
-
 
 @dataclass(frozen=True)
 class SpectraBatch:
-    """Spectra as arrays of n rows.
+    """Spectra as arrays of n rows, through m responses whose channel bins are padded to 256.
 
-    `counts` and `background_counts` (n, n_channel_bins); `background_scale` (n,), 0 where there is
-    no background; `exposure_s` (n,); `arf_cm2` (n, n_energy); `response_index` (n,) says which of
-    `responses` (m, n_energy, n_channel_bins), the redistributions, is the row's own.
+    `counts` and `background_counts` (n, 256), 0 in padded bins; `background_scale` (n,), or
+    (n, 256) where it differs by channel, 0 where there is no background; `exposure_s` (n,);
+    `arf_cm2` (n, n_energy); `response_index` (n,) says which of the responses is the row's own;
+    `responses` (m, n_energy, 256), the redistributions, 0 in padded bins; `bins` (m), their channel
+    bins.
     """
 
     counts: FloatArray
@@ -39,9 +41,22 @@ class SpectraBatch:
     arf_cm2: FloatArray
     response_index: npt.NDArray[np.int64]
     responses: FloatArray
+    bins: tuple[ChannelBins, ...]
 
     def __len__(self) -> int:
         return len(self.counts)
+
+    @property
+    def valid(self) -> npt.NDArray[np.bool_]:
+        """Which bins each response has, (m, 256)."""
+        sizes = np.array([len(each) for each in self.bins], np.int64)
+        return np.arange(MOST_BINS) < sizes[:, None]
+
+    @property
+    def n_bins(self) -> npt.NDArray[np.int64]:
+        """Number of channel bins of each row, (n,)."""
+        sizes = np.array([len(each) for each in self.bins], np.int64)
+        return sizes[self.response_index]
 
     @property
     def is_measurable(self) -> npt.NDArray[np.bool_]:
@@ -50,121 +65,107 @@ class SpectraBatch:
         Counts and the background's scale are finite and not negative, the exposure is finite and
         above zero, area and redistribution are finite, nowhere negative and somewhere above zero.
         """
-        folds = _is_density(self.responses)
+        folds, scale = _is_density(self.responses), self.background_scale
         return (
             _is_amount(self.counts)
             & _is_amount(self.background_counts)
-            & _is_amount(self.background_scale[:, None])
+            & _is_amount(scale if scale.ndim == 2 else scale[:, None])
             & _is_density(self.exposure_s[:, None])
             & _is_density(self.arf_cm2)
             & folds[self.response_index]
         )
 
     def take(self, rows: npt.ArrayLike) -> SpectraBatch:
-        """The rows of those indices, with all responses."""
+        """Select the rows of those indices, with all responses."""
         chosen = np.asarray(rows)
-        return SpectraBatch(
+        return replace(
+            self,
             counts=self.counts[chosen],
             background_counts=self.background_counts[chosen],
             background_scale=self.background_scale[chosen],
             exposure_s=self.exposure_s[chosen],
             arf_cm2=self.arf_cm2[chosen],
             response_index=self.response_index[chosen],
-            responses=self.responses,
         )
 
     @classmethod
-    def from_table(
-        cls, table: pa.Table, library: ResponseLibrary, grid: Grid | None = None
-    ) -> SpectraBatch:
-        """Rows of a spectra table (`COLUMNS` are read) with redistributions from `library`."""
-        grid = grid or Grid()
-        rmf_ids, index = np.unique(
-            table["rmf_id"].to_numpy(zero_copy_only=False).astype(str), return_inverse=True
-        )
-        responses = [library.load(rmf_id) for rmf_id in rmf_ids]
+    def from_table(cls, table: pa.Table, library: ResponseLibrary) -> SpectraBatch:
+        """Read rows of a spectra table (`decoding.COLUMNS`), with responses from `library`."""
+        decoder = SpectraDecoder(library)
+        decoded = decoder.decode(table)
         return cls(
-            counts=grid.bin_channels(vectors(table["counts"])).astype(np.float32),
-            background_counts=grid.bin_channels(vectors(table["background_counts"])).astype(
-                np.float32
-            ),
-            background_scale=single(background_scales(table)),
-            exposure_s=single(table["exposure_s"]),
-            arf_cm2=vectors(table["arf_cm2"]).astype(np.float32),
-            response_index=index.astype(np.int64),
-            responses=np.stack(responses)
-            if responses
-            else np.zeros((0, grid.n_energy, grid.n_channel_bins), np.float32),
+            counts=decoded.counts.astype(np.float32),
+            background_counts=decoded.background_counts.astype(np.float32),
+            background_scale=decoded.background_scale,
+            exposure_s=decoded.exposure_s,
+            arf_cm2=decoded.arf_cm2,
+            response_index=decoded.response_index,
+            responses=stack_responses(decoder.responses),
+            bins=tuple(each.bins for each in decoder.responses),
         )
 
     @classmethod
-    def from_spectra(cls, spectra: Sequence[Spectrum], grid: Grid | None = None) -> SpectraBatch:
-        """Spectra as read from their files; each needs its ARF and RMF.
+    def from_spectra(cls, spectra: Sequence[Spectrum]) -> SpectraBatch:
+        """Take spectra as read from their files; each needs its ARF and RMF.
 
         Raises RaypipeError naming the spectrum that cannot be put onto the grid.
         """
-        from raypipe.spectra.gridding import missing_response, put_on_grid
-        from raypipe.spectra.responses import redistribution_on_grid
+        from raypipe.spectra.gridding import grid_detection
 
-        grid = grid or Grid()
         if not spectra:
             raise RaypipeError("no spectra were given")
-        rows = [put_on_grid(spectrum, grid) for spectrum in spectra]
-        responses = []
-        for spectrum in spectra:
-            if spectrum.rmf is None:
-                raise missing_response(spectrum, "RMF", "RESPFILE")
-            responses.append(redistribution_on_grid(spectrum.rmf, grid, spectrum.path))
+        pairs = [grid_detection(spectrum, EnergyGrid()) for spectrum in spectra]
+        rows, responses = [row for row, _ in pairs], [response for _, response in pairs]
+        scales = [row.background_scale or 0.0 for row in rows]
+        by_bin = [row.scale_by_bin for row in rows]
+        background_scale = np.array(scales, np.float32)
+        if any(each is not None for each in by_bin):
+            background_scale = np.repeat(background_scale[:, None], MOST_BINS, axis=1)
+            for row, each in zip(background_scale, by_bin, strict=True):
+                if each is not None:
+                    row[: len(each)] = each
         return cls(
-            counts=grid.bin_channels(np.stack([row.counts for row in rows])).astype(np.float32),
-            background_counts=grid.bin_channels(
-                np.stack([_or_zeros(row.background_counts) for row in rows])
-            ).astype(np.float32),
-            background_scale=np.array([row.background_scale or 0.0 for row in rows], np.float32),
+            counts=_padded_rows([row.bins.bin_counts(row.counts) for row in rows]),
+            background_counts=_padded_rows(
+                [
+                    np.zeros(len(row.bins))
+                    if row.background_counts is None
+                    else row.bins.bin_counts(row.background_counts)
+                    for row in rows
+                ]
+            ),
+            background_scale=background_scale,
             exposure_s=np.array([row.exposure_s for row in rows], np.float32),
             arf_cm2=np.stack([row.arf_cm2 for row in rows]).astype(np.float32),
             response_index=np.arange(len(rows)),
-            responses=np.stack(responses),
+            responses=stack_responses(responses),
+            bins=tuple(each.bins for each in responses),
         )
 
 
-def vectors(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[Any]:
-    """A column of fixed-size lists as a matrix (rows, size); null rows become zeros."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    size = array.type.list_size
-    matrix = np.zeros((len(array), size), array.type.value_type.to_pandas_dtype())
-    valid = array.is_valid().to_numpy(zero_copy_only=False)
-    matrix[valid] = (
-        array.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(int(valid.sum()), size)
-    )
-    return matrix
+def stack_responses(responses: Sequence[GriddedResponse]) -> FloatArray:
+    """Stack redistributions, (m, n_energy, 256), with zeros in the bins that a response lacks."""
+    stacked = np.zeros((len(responses), EnergyGrid().n_energy, MOST_BINS), np.float32)
+    for padded, response in zip(stacked, responses, strict=True):
+        padded[:, : len(response.bins)] = response.redistribution
+    return stacked
 
 
-def background_scales(table: pa.Table) -> pa.ChunkedArray:
-    """The column `background_scale` of spectra, 0 where there is no background."""
-    return table["background_scale"].cast(pa.float64()).fill_null(0.0)
-
-
-def single(column: pa.ChunkedArray) -> FloatArray:
-    """A column of numbers in single precision, (rows,): infinite beyond it, NaN for null."""
-    with np.errstate(over="ignore"):
-        values: FloatArray = column.to_numpy(zero_copy_only=False).astype(np.float32)
-    return values
+def _padded_rows(rows: Sequence[npt.NDArray[np.generic]]) -> FloatArray:
+    """Stack vectors of different lengths with zeros behind them, (n, 256)."""
+    padded = np.zeros((len(rows), MOST_BINS), np.float32)
+    for place, row in zip(padded, rows, strict=True):
+        place[: len(row)] = row
+    return padded
 
 
 def _is_amount(values: FloatArray) -> npt.NDArray[np.bool_]:
-    """Whether all numbers of a row (n, ...) are finite and none is negative."""
+    """Tell whether all numbers of a row (n, ...) are finite and none is negative."""
     axes = tuple(range(1, values.ndim))
     return np.asarray((values.min(axes) >= 0) & (values.max(axes) < np.inf))
 
 
 def _is_density(values: FloatArray) -> npt.NDArray[np.bool_]:
-    """As `_is_amount`, and whether one of the row's numbers is above zero."""
+    """Tell what `_is_amount` does, and whether one of the row's numbers is above zero."""
     most = values.max(tuple(range(1, values.ndim)))
     return _is_amount(values) & (most > 0)
-
-
-def _or_zeros(counts: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
-    from raypipe.spectra.grid import NATIVE_CHANNELS
-
-    return np.zeros(NATIVE_CHANNELS, np.int32) if counts is None else counts

@@ -1,18 +1,25 @@
-"""The columns that ingest adds to those of the manifest."""
+"""Define the columns that ingest adds to those of the manifest."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+
 import pyarrow as pa
 
-from raypipe.spectra.grid import NATIVE_CHANNELS, Grid
-from raypipe.spectra.gridding import BANDS_KEV
+from raypipe.spectra.band_counts import BANDS_KEV
+from raypipe.spectra.channel_bins import BAND_KEV, BINS_PER_FWHM, CALIBRATED_KEV, MOST_BINS
+from raypipe.spectra.grid import EnergyGrid
 
 SPECTRUM_FIELDS = [
+    pa.field("telescope", pa.string()),
+    pa.field("instrument", pa.string()),
     pa.field("exposure_s", pa.float64()),
-    pa.field("counts", pa.list_(pa.int32(), NATIVE_CHANNELS)),
-    pa.field("background_counts", pa.list_(pa.int32(), NATIVE_CHANNELS)),
+    pa.field("counts", pa.list_(pa.int32())),
+    pa.field("background_counts", pa.list_(pa.int32())),
     pa.field("background_scale", pa.float64()),
-    pa.field("arf_cm2", pa.list_(pa.float32(), Grid().n_energy)),
+    pa.field("background_scale_by_bin", pa.list_(pa.float32())),
+    pa.field("arf_cm2", pa.list_(pa.float32(), EnergyGrid().n_energy)),
     pa.field("rmf_id", pa.string()),
     *(
         pa.field(f"{prefix}_{band}", pa.int64())
@@ -24,6 +31,9 @@ SPECTRUM_FIELDS = [
     pa.field("content_sha256", pa.string()),
     pa.field("source_uri", pa.string()),
 ]
+FROM_MANIFEST = ("telescope", "instrument")
+"""Columns that the manifest may bring: the headers of files say only what it leaves open."""
+
 REJECT_FIELDS = [
     pa.field("stage", pa.string()),
     pa.field("reason", pa.string()),
@@ -42,3 +52,14 @@ RMF = "rmf"
 
 CHIP_RMFS = "chip_rmfs"
 """Key of a spectra part's metadata with the `rmf_id` of each zone that it was made with, JSON."""
+
+GRID = {
+    "energy_edges_kev": json.dumps(EnergyGrid().edges_kev.round(6).tolist()),
+    "channel_bins": json.dumps([MOST_BINS, BAND_KEV, CALIBRATED_KEV, BINS_PER_FWHM]),
+}
+"""Metadata of a spectra part: the energy grid, and the rule of channel bins, it was made with."""
+
+
+def is_on_grid(metadata: Mapping[str, str]) -> bool:
+    """Tell whether a part with this metadata has the current energy grid and channel bins."""
+    return all(metadata.get(key) == value for key, value in GRID.items())

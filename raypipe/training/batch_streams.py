@@ -123,6 +123,7 @@ class FileStream:
 def _together(
     left: tuple[Tensor, CompactSpectra], window: tuple[Tensor, CompactSpectra]
 ) -> tuple[Tensor, CompactSpectra]:
-    """Join the leftovers of a window with the next window, whose responses serve both."""
-    spectra = CompactSpectra.join([left[1], window[1]], window[1].responses)
+    """Join the leftovers of a window with the next one, whose responses include those of both."""
+    newest = window[1]
+    spectra = CompactSpectra.join([left[1], newest], newest.responses, newest.axes)
     return torch.cat([left[0], window[0]]), spectra

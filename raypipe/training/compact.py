@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
+from raypipe.model.channel_axes import ChannelAxes
 from raypipe.model.features import Batch, as_batch
 
 _LARGEST_HALF = 6e4
+_SHARED = ("responses", "axes")
+"""Fields that all rows share."""
 
 
 @dataclass(frozen=True)
 class CompactSpectra:
-    """Spectra on the model's grid, n rows, in compact types.
+    """Spectra in channel bins and on the energy grid, n rows, in compact types.
 
-    `counts` and `background_counts` (n, n_channel_bins) are int16, or int32 if a count needs it;
-    `background_scale` and `exposure_s` (n,) float32; `arf_cm2` (n, n_energy) float16, with a
-    relative rounding error below 5e-4 (float32 if an area is too large); `response_index` (n,)
-    int32 is an index into `responses` (m, n_energy, n_channel_bins) float32, which all pieces
-    share. As in `Batch`, everything except `response_index` may be on another device.
+    `counts` and `background_counts` (n, bins) are int16, or int32 if a count needs it;
+    `background_scale` (n, 1), or (n, bins) where it differs by channel, and `exposure_s` (n,) are
+    float32; `arf_cm2` (n, n_energy) float16, with a relative rounding error below 5e-4 (float32 if
+    an area is too large); `response_index` (n,) int32 points into `responses` (m, n_energy, bins)
+    float32 and `axes`, their channel bins, which all pieces share. As in `Batch`, all but
+    `response_index` may be on another device.
     """
 
     counts: Tensor
@@ -30,6 +34,7 @@ class CompactSpectra:
     arf_cm2: Tensor
     response_index: Tensor
     responses: Tensor
+    axes: ChannelAxes
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -54,15 +59,19 @@ class CompactSpectra:
             arf_cm2=self.arf_cm2[there].float(),
             response_index=self.response_index[rows].long(),
             responses=self.responses,
+            axes=self.axes,
         )
 
     def rows(self, rows: Tensor) -> CompactSpectra:
-        """Return rows in compact form; `rows` is on the host."""
-        return replace(self, **{name: value[rows] for name, value in self._by_row().items()})
+        """Select rows and keep them compact; the indices `rows` are on the host."""
+        chosen = {name: value[rows] for name, value in self._by_row().items()}
+        return CompactSpectra(**chosen, responses=self.responses, axes=self.axes)
 
     @classmethod
-    def join(cls, pieces: list[CompactSpectra], responses: Tensor) -> CompactSpectra:
-        """Concatenate pieces that share `responses`; empties the list of pieces.
+    def join(
+        cls, pieces: list[CompactSpectra], responses: Tensor, axes: ChannelAxes
+    ) -> CompactSpectra:
+        """Concatenate pieces, with responses that serve them all; empties the list of pieces.
 
         Columns are concatenated one at a time, so that at most one of them is in memory twice.
         """
@@ -70,11 +79,11 @@ class CompactSpectra:
         by_piece = [piece._by_row() for piece in pieces]
         pieces.clear()
         for name in list(by_piece[0]):
-            columns[name] = torch.cat([columns_of.pop(name) for columns_of in by_piece])
-        return cls(**columns, responses=responses)
+            columns[name] = _joined([columns_of.pop(name) for columns_of in by_piece])
+        return cls(**columns, responses=responses, axes=axes)
 
     def _by_row(self) -> dict[str, Tensor]:
-        names = (each.name for each in fields(self) if each.name != "responses")
+        names = (each.name for each in fields(self) if each.name not in _SHARED)
         return {name: getattr(self, name) for name in names}
 
 
@@ -88,3 +97,9 @@ def compact_area(arf_cm2: Tensor) -> Tensor:
     """Convert effective areas, cm2, to float16, or to float32 if one is too large."""
     fits = arf_cm2.numel() == 0 or float(arf_cm2.max()) <= _LARGEST_HALF
     return arf_cm2.to(torch.float16 if fits else torch.float32)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Concatenate rows; columns of one value (n, 1) are repeated where others have (n, bins)."""
+    widest = max((part.shape[1:] for part in parts), key=lambda shape: tuple(shape))
+    return torch.cat([part.expand(len(part), *widest) for part in parts])

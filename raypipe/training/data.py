@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raypipe.config import TrainConfig
 from raypipe.errors import RaypipeError
 from raypipe.identity import source_keys
-from raypipe.spectra.batch import background_scales, single
+from raypipe.spectra.decoding import background_scales, single
+from raypipe.spectra.gridding import NO_COUNTS
 from raypipe.store.layout import spectra_folder
 from raypipe.store.parts import require_ingested
 from raypipe.store.workspace import Workspace
@@ -25,7 +27,7 @@ log = logging.getLogger(__name__)
 
 _MIN_TRAIN = 16
 _HASHED_AT_ONCE = 10_000
-_JUDGED = ["counts_b", "exposure_s", "background_scale"]
+_JUDGED = ["counts_b", "exposure_s", "background_scale", "flags"]
 _LEARNED = ["name", "class", "content_sha256"]
 """Columns beside the identity that affect training: a change in them changes the model's id."""
 
@@ -104,7 +106,10 @@ def _usable(table: pa.Table) -> npt.NDArray[np.bool_]:
             "train: %d spectra are left out because their exposure or background scale is invalid",
             (~sound).sum(),
         )
-    return np.asarray(sound & (table["counts_b"].to_numpy() > 0))
+    # The broad band is null where a telescope does not cover it: then the flag alone decides.
+    in_band = table["counts_b"].fill_null(1).to_numpy() > 0
+    empty = pc.match_substring(table["flags"].fill_null(""), NO_COUNTS).to_numpy()
+    return np.asarray(sound & in_band & ~empty)
 
 
 def _fingerprint(table: pa.Table) -> str:

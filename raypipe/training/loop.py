@@ -21,7 +21,7 @@ from raypipe.config_toml import load_config
 from raypipe.model.bundle import Model, save_model
 from raypipe.model.latent_population import Population
 from raypipe.model.presets import Folded, Paper, build
-from raypipe.spectra.grid import Grid
+from raypipe.spectra.grid import EnergyGrid
 from raypipe.store.layout import model_folder
 from raypipe.store.run_record import made_by
 from raypipe.store.workspace import Workspace
@@ -180,7 +180,7 @@ class _Trainer:
         save_model(model, self.workspace, model_folder(self.model_id))
 
     def _build(self) -> Folded | Paper:
-        return build(self.config.model, Grid()).to(self.device)
+        return build(self.config.model, EnergyGrid()).to(self.device)
 
     def _names(self, rows: Rows) -> Callable[[Tensor], list[str]]:
         return lambda places: list(self.roster.detection_ids[rows[places.cpu().numpy()]])

@@ -32,6 +32,6 @@ def measure_quality(
             break
     if not frames:
         return None
-    scores = score_reconstruction(pd.concat(frames), network.grid.n_channel_bins, None)
+    scores = score_reconstruction(pd.concat(frames), None)
     known: dict[str, Any] = plain(scores)
     return known

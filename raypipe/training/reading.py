@@ -9,11 +9,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from torch import Tensor
 
 from raypipe.errors import RaypipeError
-from raypipe.spectra.batch import COLUMNS, background_scales, single, vectors
-from raypipe.spectra.grid import Grid
+from raypipe.model.channel_axes import ChannelAxes
+from raypipe.spectra.batch import stack_responses
+from raypipe.spectra.decoding import COLUMNS, DecodedSpectra, SpectraDecoder
 from raypipe.spectra.responses import ResponseLibrary
 from raypipe.store.workspace import Workspace
 from raypipe.training.compact import CompactSpectra, compact_area, compact_counts
@@ -27,12 +27,9 @@ class PartReader:
 
     def __init__(self, workspace: Workspace, roster: Roster, device: torch.device) -> None:
         self.workspace, self.roster, self.device = workspace, roster, device
-        self._grid = Grid()
-        self._library = ResponseLibrary(workspace)
-        self._numbers: dict[str, int] = {}
-        self._responses = torch.zeros(
-            (0, self._grid.n_energy, self._grid.n_channel_bins), device=device
-        )
+        self._decoder = SpectraDecoder(ResponseLibrary(workspace))
+        self._responses = torch.from_numpy(stack_responses([])).to(device)
+        self._axes = ChannelAxes.of([], device)
 
     def read(self, rows: Rows) -> CompactSpectra:
         """Read rows of the roster, in the given order, to the device.
@@ -44,7 +41,7 @@ class PartReader:
         pieces = [self._read_part(part) for part in self.by_part(rows)]
         if not pieces:
             pieces = [self._read_part(rows)]
-        return CompactSpectra.join(pieces, self._responses)
+        return CompactSpectra.join(pieces, self._responses, self._axes)
 
     def by_part(self, rows: Rows) -> Iterator[Rows]:
         """Yield the rows of each part file."""
@@ -62,41 +59,34 @@ class PartReader:
                 "run the same command again"
             )
         table = table.take(places)
-        self._require_finite(table, name)
+        decoded = self._decoder.decode(table)
+        self._require_finite(table, decoded, name)
+        self._add_responses()
         return CompactSpectra(
-            counts=compact_counts(self._binned(table["counts"])).to(self.device),
-            background_counts=compact_counts(self._binned(table["background_counts"])).to(
+            counts=compact_counts(torch.from_numpy(decoded.counts)).to(self.device),
+            background_counts=compact_counts(torch.from_numpy(decoded.background_counts)).to(
                 self.device
             ),
-            background_scale=torch.from_numpy(single(background_scales(table))).to(self.device),
-            exposure_s=torch.tensor(
-                table["exposure_s"].to_numpy(), dtype=torch.float32, device=self.device
-            ),
-            arf_cm2=compact_area(torch.from_numpy(vectors(table["arf_cm2"]))).to(self.device),
-            response_index=self._response_index(table["rmf_id"]),
+            background_scale=torch.from_numpy(decoded.background_scale_by_bin).to(self.device),
+            exposure_s=torch.from_numpy(decoded.exposure_s).to(self.device),
+            arf_cm2=compact_area(torch.from_numpy(decoded.arf_cm2)).to(self.device),
+            response_index=torch.from_numpy(decoded.response_index.astype(np.int32)),
             responses=self._responses,
+            axes=self._axes,
         )
 
-    def _binned(self, column: pa.ChunkedArray) -> Tensor:
-        return torch.from_numpy(self._grid.bin_channels(vectors(column)))
-
-    def _response_index(self, column: pa.ChunkedArray) -> Tensor:
-        names = [str(name) for name in column.to_pylist()]
-        new = [name for name in dict.fromkeys(names) if name not in self._numbers]
+    def _add_responses(self) -> None:
+        """Take over the responses that the decoder has met since."""
+        responses = self._decoder.responses
+        new = responses[len(self._responses) :]
         if new:
-            loaded = [torch.from_numpy(self._library.load(name)) for name in new]
-            self._numbers.update(
-                {name: len(self._numbers) + place for place, name in enumerate(new)}
-            )
-            self._responses = torch.cat([self._responses, torch.stack(loaded).to(self.device)])
-        return torch.tensor([self._numbers[name] for name in names], dtype=torch.int32)
+            stacked = torch.from_numpy(stack_responses(new)).to(self.device)
+            self._responses = torch.cat([self._responses, stacked])
+            self._axes = ChannelAxes.of([each.bins for each in responses], self.device)
 
-    def _require_finite(self, table: pa.Table, name: str) -> None:
-        """Raise RaypipeError for exposures and areas that are not finite."""
-        columns = {
-            "exposure_s": table["exposure_s"].to_numpy()[:, None],
-            "arf_cm2": vectors(table["arf_cm2"]),
-        }
+    def _require_finite(self, table: pa.Table, decoded: DecodedSpectra, name: str) -> None:
+        """Refuse exposures and areas that are not finite, before the loss suffers from them."""
+        columns = {"exposure_s": decoded.exposure_s[:, None], "arf_cm2": decoded.arf_cm2}
         for column, values in columns.items():
             bad = np.flatnonzero(~np.isfinite(values).all(-1))
             if len(bad):

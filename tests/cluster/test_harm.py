@@ -26,7 +26,7 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.slow
 
 RELEASE = "csc2.1"
-MODEL = Path(__file__).resolve().parents[1] / "data" / "bundle-format-1"
+MODEL = Path(__file__).resolve().parents[1] / "data" / "bundle-format-2"
 STORE_BYTES = 80 << 20
 ONE_BY_ONE = "--set=ingest.fetch_threads=1"
 

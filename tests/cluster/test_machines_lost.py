@@ -20,7 +20,7 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.slow
 
 LOSSES = 2
-MODEL = Path(__file__).resolve().parents[1] / "data" / "bundle-format-1"
+MODEL = Path(__file__).resolve().parents[1] / "data" / "bundle-format-2"
 RELEASE = "csc2.1"
 EPOCHS = 8
 

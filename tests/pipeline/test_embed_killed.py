@@ -20,7 +20,7 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
-MODEL = Path(__file__).resolve().parents[1] / "data" / "bundle-format-1"
+MODEL = Path(__file__).resolve().parents[1] / "data" / "bundle-format-2"
 PART_ROWS = 10
 OPTIONS = [
     "--set=ray.num_cpus=2",

@@ -202,7 +202,11 @@ def test_only_mutations_that_may_be_true_are_used(
         ("area-one-inf", "arf", "SPECRESP is not finite at row 18"),
         ("matrix-one-nan", "rmf", "MATRIX is not finite at row 18"),
         ("matrix-one-negative", "rmf", "the RMF has negative probabilities: make it again"),
-        ("matrix-all-zero", "rmf", "the RMF leads no photon into the model's channels"),
+        (
+            "matrix-all-zero",
+            "rmf",
+            "the RMF leads no photon of 0.2 to 12 keV into the model's channels",
+        ),
         ("source-counts-too-many", "pi", "a channel has 2.14748e+09 counts, expected 0 to"),
     ],
 )

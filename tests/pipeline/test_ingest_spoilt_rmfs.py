@@ -18,6 +18,7 @@ from raypipe.ingestion.chip_rmfs import chip_rmfs_name, choose_chip_rmfs, load_c
 from raypipe.ingestion.ingest import ingest
 from raypipe.ingestion.part import ingest_part
 from raypipe.simulation.simulate import simulate
+from raypipe.spectra.redistribution import GriddedResponse
 from raypipe.spectra.responses import ResponseLibrary
 from raypipe.store.workspace import Workspace
 
@@ -188,7 +189,9 @@ def test_a_spoilt_choice_is_made_again_and_what_used_it_is_ingested_again(files:
     right = workspace.read_folder("spectra/sim")
     library = ResponseLibrary(workspace)
     zone = max(zones, key=lambda each: right["rmf_id"].to_pylist().count(zones[each]["rmf_id"]))
-    spoilt = library.add(-library.load(zones[zone]["rmf_id"]))
+    sound = library.load(zones[zone]["rmf_id"])
+    negative = np.where(sound.redistribution > 0, -sound.redistribution, 0)
+    spoilt = library.add(GriddedResponse(negative, sound.bins))
     wrong = {"zones": zones | {zone: zones[zone] | {"rmf_id": spoilt}}}
     workspace.write_json(chip_rmfs_name("sim"), wrong)
     ingest(workspace, config=config)
@@ -206,3 +209,20 @@ def test_a_spoilt_choice_is_made_again_and_what_used_it_is_ingested_again(files:
     stamp = workspace.modified(workspace.files("spectra/sim")[0])
     ingest(workspace, config=config)
     assert workspace.modified(workspace.files("spectra/sim")[0]) == stamp
+
+
+def test_without_the_response_of_a_zone_its_detections_are_rejects_that_say_so(
+    files: Path,
+) -> None:
+    workspace, zones = choose(files)
+    config = {"discover": {"part_rows": 1000}}
+    gone = next(iter(zones.values()))["rmf_id"]
+    workspace.delete(f"responses/{gone}.parquet")
+    totals = ingest(workspace, config=config)
+    assert 0 < totals["rejects"] < DETECTIONS
+    rejects = workspace.read_folder("rejects/sim").to_pandas()
+    assert rejects["retryable"].all()
+    assert rejects["reason"].str.contains(f"{gone}.parquet: this redistribution is missing").all()
+    assert rejects["reason"].str.endswith("choose_rmfs_again=true with it").all()
+    again = ingest(workspace, config=config | {"ingest": {"choose_rmfs_again": True}})
+    assert again["rejects"] == 0

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("local_ray")
 
 PRODUCTS = "pha3", "arf3", "rmf3"
 CONFIG = {**SETTINGS, "embed": {"cpus_per_actor": 0.5, "actors": 1}}
-MODEL = str(Path(__file__).resolve().parents[1] / "data" / "bundle-format-1")
+MODEL = str(Path(__file__).resolve().parents[1] / "data" / "bundle-format-2")
 
 
 @pytest.fixture(scope="module")

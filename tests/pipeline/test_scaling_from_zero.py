@@ -20,7 +20,7 @@ from raypipe.embedding.embed import _pool
 from raypipe.store.workspace import Workspace
 from tests.alone import ingest_alone
 
-MODEL = str(Path(__file__).resolve().parents[1] / "data" / "bundle-format-1")
+MODEL = str(Path(__file__).resolve().parents[1] / "data" / "bundle-format-2")
 LONGEST_S = 120.0
 
 

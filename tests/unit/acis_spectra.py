@@ -8,11 +8,11 @@ import numpy as np
 from scipy import sparse
 
 from raypipe.ogip import Arf, Rmf, Spectrum
-from raypipe.spectra.grid import CHANNEL_WIDTH_KEV, NATIVE_CHANNELS
+from raypipe.spectra.channel_bins import ACIS_CHANNELS, ACIS_WIDTH_KEV
 
 EDGES_KEV = np.linspace(0.3, 9.3, 901)
-CHANNELS = np.arange(1, NATIVE_CHANNELS + 1)
-CHANNEL_EDGES_KEV = CHANNEL_WIDTH_KEV * np.column_stack([CHANNELS - 1, CHANNELS])
+CHANNELS = np.arange(1, ACIS_CHANNELS + 1)
+CHANNEL_EDGES_KEV = ACIS_WIDTH_KEV * np.column_stack([CHANNELS - 1, CHANNELS])
 
 
 def matrix(sigma_kev: float = 0.06, shift_kev: float = 0.0) -> np.ndarray:
@@ -40,8 +40,8 @@ def spectrum(**changes: Any) -> Spectrum:
     made: dict[str, Any] = {
         "path": "mine.pi",
         "channels": CHANNELS,
-        "counts": np.full(NATIVE_CHANNELS, 2.0),
-        "background_counts": np.full(NATIVE_CHANNELS, 1.0),
+        "counts": np.full(ACIS_CHANNELS, 2.0),
+        "background_counts": np.full(ACIS_CHANNELS, 1.0),
         "background_scale": 0.1,
         "exposure_s": 3e4,
         "channel_energy_kev": CHANNEL_EDGES_KEV,

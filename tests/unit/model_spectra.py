@@ -5,26 +5,31 @@ from __future__ import annotations
 import numpy as np
 
 from raypipe.spectra.batch import SpectraBatch
-from raypipe.spectra.grid import Grid
+from raypipe.spectra.channel_bins import Resolution, acis_bins
+from raypipe.spectra.grid import EnergyGrid
 
-GRID = Grid()
+GRID = EnergyGrid()
+BINS = acis_bins(Resolution((0.006, 0.003, 0.0)))
 
 
 def gaussian_response(sigma_kev: float) -> np.ndarray:
-    energy, channel = GRID.energy_mid_kev[:, None], GRID.channel_mid_kev[None]
+    energy, channel = GRID.mid_kev[:, None], BINS.mid_kev[None]
     shape = np.exp(-0.5 * ((energy - channel) / sigma_kev) ** 2)
-    inside = (GRID.energy_mid_kev > 0.5) & (GRID.energy_mid_kev < 7.9)
-    return np.where(inside[:, None], shape / shape.sum(1, keepdims=True), 0.0).astype(np.float32)
+    inside = (GRID.mid_kev > 0.5) & (GRID.mid_kev < 7.9)
+    return np.where(
+        inside[:, None], shape / np.maximum(shape.sum(1, keepdims=True), 1e-300), 0.0
+    ).astype(np.float32)
 
 
 def power_laws(n: int, seed: int = 0, counts: float = 500.0) -> tuple[SpectraBatch, np.ndarray]:
     """Power laws of indices 1 to 3 through two responses, and their expected counts (n, bins)."""
     rng = np.random.default_rng(seed)
     responses = np.stack([gaussian_response(0.05), gaussian_response(0.08)])
-    area = 300.0 * np.exp(-0.5 * ((GRID.energy_mid_kev - 1.5) / 1.5) ** 2)
+    area = 300.0 * np.exp(-0.5 * ((GRID.mid_kev - 1.5) / 1.5) ** 2)
     index = rng.integers(0, 2, n)
     slopes = rng.uniform(1.0, 3.0, n)[:, None]
-    rate = np.einsum("nk,nkc->nc", GRID.energy_mid_kev**-slopes * area, responses[index])
+    photons = GRID.mid_kev**-slopes * area * GRID.widths_kev
+    rate = np.einsum("nk,nkc->nc", photons, responses[index])
     source = rate * (counts / rate.sum(1))[:, None]
     background = np.full_like(source, 2.0)
     batch = SpectraBatch(
@@ -35,5 +40,6 @@ def power_laws(n: int, seed: int = 0, counts: float = 500.0) -> tuple[SpectraBat
         arf_cm2=np.tile(area, (n, 1)).astype(np.float32),
         response_index=index,
         responses=responses,
+        bins=(BINS, BINS),
     )
     return batch, source + 0.05 * background

@@ -11,12 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
+from ray.data import ActorPoolStrategy
 
 from raypipe.config import IngestConfig
 from raypipe.discovery.columns import manifest_rows
 from raypipe.discovery.manifest import write_manifest
 from raypipe.embedding import embed as verb
-from raypipe.spectra.grid import NATIVE_CHANNELS, Grid
+from raypipe.spectra.channel_bins import ACIS_CHANNELS
+from raypipe.spectra.redistribution import GriddedResponse
 from raypipe.spectra.responses import ResponseLibrary
 from raypipe.spectra.schema import RMF
 from raypipe.store.fingerprints import FINGERPRINT
@@ -25,7 +27,7 @@ from raypipe.store.workspace import Workspace
 from tests.unit.model_spectra import power_laws
 
 RELEASE = "r"
-MODEL = Path(__file__).resolve().parents[1] / "data" / "bundle-format-1"
+MODEL = Path(__file__).resolve().parents[1] / "data" / "bundle-format-2"
 MEASURED = r"z\d|z\d_err|z\d_std|z_cov|cash|cash_expected|fit_zscore|anomaly_score|p_.+"
 """Columns that rows without latents have nothing in."""
 
@@ -37,13 +39,12 @@ def lists(matrix: npt.NDArray[Any]) -> pa.Array:
 
 def spectra_table(workspace: Workspace, rows: int, names: Sequence[str]) -> pa.Table:
     """Spectra of power laws, two detections of each source; responses go to the workspace."""
-    grid = Grid()
     batch, _ = power_laws(rows, seed=5)
     library = ResponseLibrary(workspace)
-    rmf_ids = [library.add(response) for response in batch.responses]
-    start = grid.first_channel - 1
-    used = slice(start, start + grid.channels_per_bin * grid.n_channel_bins, grid.channels_per_bin)
-    counts = np.zeros((2, rows, NATIVE_CHANNELS), np.int32)
+    responses = map(GriddedResponse, batch.responses, batch.bins)
+    rmf_ids = [library.add(response) for response in responses]
+    used = batch.bins[0].first[:-1]
+    counts = np.zeros((2, rows, ACIS_CHANNELS), np.int32)
     counts[0][:, used], counts[1][:, used] = batch.counts, batch.background_counts
     return pa.table(
         {
@@ -109,7 +110,7 @@ def embed_here(
 
     monkeypatch.setattr(verb, "map_parts", map_parts)
     monkeypatch.setattr(verb, "ray_session", lambda config: nullcontext())
-    monkeypatch.setattr(verb, "_pool", lambda *args: None)
+    monkeypatch.setattr(verb, "_pool", lambda *args: ActorPoolStrategy(size=1))
 
     def embed(workspace: Workspace, **options: Any) -> str:
         return verb.embed(workspace, model=str(MODEL), **options)

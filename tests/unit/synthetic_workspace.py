@@ -21,7 +21,9 @@ from raypipe.model.bundle import Model, save_model
 from raypipe.model.latent_population import Population
 from raypipe.model.presets import build
 from raypipe.spectra.batch import SpectraBatch
-from raypipe.spectra.grid import NATIVE_CHANNELS, Grid
+from raypipe.spectra.channel_bins import ACIS_CHANNELS, Resolution, acis_bins
+from raypipe.spectra.grid import EnergyGrid
+from raypipe.spectra.redistribution import GriddedResponse
 from raypipe.spectra.responses import ResponseLibrary
 from raypipe.store.layout import (
     catalog_folder,
@@ -102,14 +104,17 @@ def _identity(n: int, classes: Sequence[str | None]) -> pd.DataFrame:
 
 
 def _draw_counts(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    energy = (np.arange(NATIVE_CHANNELS) + 0.5) * 0.0146
+    energy = (np.arange(ACIS_CHANNELS) + 0.5) * 0.0146
     slope = 0.5 + 0.4 * ((np.arange(n) // 2) % len(CLASSES))
     inside = (energy > 0.5) & (energy < 7.9)
     shape = np.where(inside, energy ** -slope[:, None], 0.0)
     total = rng.uniform(60, 3000, n)[:, None]
     expected = total * shape / shape.sum(axis=1, keepdims=True) + np.where(inside, 0.01, 1e-4)
-    background = rng.poisson(np.where(inside, 0.1, 1e-3), (n, NATIVE_CHANNELS))
+    background = rng.poisson(np.where(inside, 0.1, 1e-3), (n, ACIS_CHANNELS))
     return rng.poisson(expected), background, expected
+
+
+BINS = acis_bins(Resolution((0.006, 0.003, 0.0)))
 
 
 def _fixed(matrix: np.ndarray, kind: pa.DataType) -> pa.Array:
@@ -120,16 +125,18 @@ def _fixed(matrix: np.ndarray, kind: pa.DataType) -> pa.Array:
 def _spectra_table(
     workspace: Workspace, identity: pd.DataFrame, counts: np.ndarray, background: np.ndarray
 ) -> pa.Table:
-    grid = Grid()
-    redistribution = np.zeros((grid.n_energy, grid.n_channel_bins), np.float32)
-    column = np.searchsorted(grid.channel_edges_kev, grid.energy_mid_kev) - 1
-    inside = (column >= 0) & (column < grid.n_channel_bins)
+    grid = EnergyGrid()
+    redistribution = np.zeros((grid.n_energy, len(BINS)), np.float32)
+    column = np.searchsorted(BINS.lo_kev, grid.mid_kev) - 1
+    inside = (column >= 0) & (grid.mid_kev < BINS.hi_kev[-1])
     redistribution[np.flatnonzero(inside), column[inside]] = 1.0
-    rmf_id = ResponseLibrary(workspace).add(redistribution)
+    rmf_id = ResponseLibrary(workspace).add(GriddedResponse(redistribution, BINS))
     n = len(identity)
-    energy = (np.arange(NATIVE_CHANNELS) + 0.5) * 0.0146
+    energy = (np.arange(ACIS_CHANNELS) + 0.5) * 0.0146
     bands = {"s": (0.5, 1.2), "m": (1.2, 2.0), "h": (2.0, 7.0), "b": (0.5, 7.0)}
     own = {
+        "telescope": ["CHANDRA"] * n,
+        "instrument": ["ACIS"] * n,
         "exposure_s": np.full(n, 2e4),
         "counts": _fixed(counts.astype(np.int32), pa.int32()),
         "background_counts": _fixed(background.astype(np.int32), pa.int32()),
@@ -218,8 +225,8 @@ def _random_model(config: Config, spectra: pa.Table, seen: bool, classes: Sequen
     return Model(
         model_id=f"{config.model.preset}-test",
         config=config,
-        grid=Grid(),
-        network=build(config.model, Grid()),
+        grid=EnergyGrid(),
+        network=build(config.model, EnergyGrid()),
         population=Population.fit(rng.normal(size=(n, 8)), references, np.arange(n), n, 0),
         train_sources=parts[TRAIN] if seen else none,
         validation_sources=parts[VALIDATION] if seen else none,

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from benchmarks.latents.limits import least_excess
-from benchmarks.latents.surveys import GRID, Sample, draw, observe
+from benchmarks.latents.responses import GRID, flux_on_grid
+from benchmarks.latents.samples import Sample
+from benchmarks.latents.surveys import draw, observe
 from benchmarks.latents.table import in_bins
 from raypipe.model.features import prepare
 from raypipe.model.folding import fold
-from raypipe.simulation.energy import EnergyGrid
-from raypipe.simulation.populations import PARAMETERS, Sources, photon_flux
+from raypipe.simulation.populations import PARAMETERS, Sources
 from raypipe.simulation.survey import Plan, plan_survey
 
 
@@ -29,9 +30,9 @@ def sample(plan: Plan) -> Sample:
 def test_truth_is_the_flux_folded_on_the_grid_of_the_model(sample: Sample) -> None:
     parameters = {name: sample.table[name].to_numpy(float) for name in PARAMETERS}
     sources = Sources(sample.table["model"].to_numpy(str), parameters)
-    grid = EnergyGrid(GRID.energy_lo_kev, GRID.energy_hi_kev, GRID.n_energy)
-    flux = torch.tensor(photon_flux(sources, grid), dtype=torch.float32)
-    folded = fold(flux, prepare(sample.spectra), GRID.energy_width_kev).numpy()
+    flux = torch.tensor(flux_on_grid(sources), dtype=torch.float32)
+    widths = torch.tensor(GRID.widths_kev, dtype=torch.float32)
+    folded = fold(flux, prepare(sample.spectra), widths).numpy()
     truth = sample.truth - sample.truth_background
     shares = [each / each.sum(1, keepdims=True) for each in (folded, truth)]
     assert 0.5 * np.abs(shares[0] - shares[1]).sum(1).max() < 0.01

@@ -187,7 +187,8 @@ def test_what_the_error_says_mends_the_file(tmp_path: Path) -> None:
         assert parts_to_ingest(workspace, "sim", config) == [0]
         ingest_part(workspace, "sim", 0, config)
         assert same_table(before, workspace.read_table(name))
-        assert np.array_equal(response, ResponseLibrary(workspace).load(rmf_id))
+        again = ResponseLibrary(workspace).load(rmf_id)
+        assert np.array_equal(response.redistribution, again.redistribution)
 
 
 def test_all_kinds_of_columns_come_back(tmp_path: Path) -> None:

@@ -142,4 +142,6 @@ def test_options_of_simulate_win_over_its_settings(monkeypatch: pytest.MonkeyPat
     settings = ["--set", "simulate.detections=5", "--set", "simulate.counts_max=70"]
     monkeypatch.setattr(cli, "_answer", lambda *_: None)
     given = _called_with(monkeypatch, ["simulate", "--out", "s", "--seed", "3", *settings])
-    assert given == {"out": "s", "seed": 3, "detections": 5, "counts_min": 50, "counts_max": 70}
+    assert given == {
+        "out": "s", "seed": 3, "detections": 5, "visits": 1, "counts_min": 50, "counts_max": 70,
+    }  # fmt: skip

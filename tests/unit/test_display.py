@@ -17,7 +17,7 @@ from raypipe.ogip import Note, OgipError
 from raypipe.ogip.presentation import MAX_BINS, binned
 from tests.unit.acis_spectra import CHANNEL_EDGES_KEV, arf, spectrum
 
-MODEL = Path(__file__).resolve().parents[1] / "data" / "bundle-format-1"
+MODEL = Path(__file__).resolve().parents[1] / "data" / "bundle-format-2"
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +57,10 @@ def test_a_model_is_summarized_by_preset_grid_training_and_validation(model: Mod
     shown = model._repr_html_()
     for words in (
         "folded, 8 latents",
-        "0.3 to 9.3 keV in 450 bins",
-        "0.50 to 7.97 keV in 256 bins",
+        "0.2 to 12 keV in 810 bins",
+        "in at most 256 bins of each response",
         "600 spectra of 600 sources, release power laws",
-        "loss 7.876",
+        "loss 7.924",
         "AGN, YSO",
     ):
         assert words in shown

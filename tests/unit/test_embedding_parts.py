@@ -11,7 +11,7 @@ import pytest
 
 import raypipe
 from raypipe.errors import BusyError
-from raypipe.spectra.batch import vectors
+from raypipe.spectra.decoding import vectors
 from raypipe.store.layout import part_name, spectra_folder
 from raypipe.store.publication import require_publication
 from raypipe.store.workspace import Workspace

@@ -16,12 +16,12 @@ from raypipe.errors import UsageError
 from raypipe.evaluation.baselines import min_max_rates, pca_representations, root_shares
 from raypipe.evaluation.evaluate import evaluate
 from raypipe.evaluation.labels import clean_classes, join_labels, read_labels, true_counts
-from raypipe.evaluation.selection import BinnedSpectra, choose_rows, limit_rows
+from raypipe.evaluation.selection import BinnedSpectra, bin_true_counts, choose_rows, limit_rows
 from raypipe.evaluation.summary import fingerprint, headlines
 from raypipe.model.fit_scores import score_reconstruction, score_truth
 from raypipe.model.statistics import cash, cash_moments
 from raypipe.store.run_record import plain
-from tests.unit.synthetic_workspace import RELEASE, Synthetic, make_workspace
+from tests.unit.synthetic_workspace import BINS, RELEASE, Synthetic, make_workspace
 
 FAST = {"evaluate": {"folds": 2, "mixture_components": 8, "neighbors": 5}}
 
@@ -41,6 +41,7 @@ def fits_of(counts: np.ndarray, model: np.ndarray) -> pd.DataFrame:
             "cash_expected": mean,
             "fit_zscore": (statistic - mean) / np.sqrt(variance),
             "total_counts": counts.sum(axis=1),
+            "n_bins": np.full(len(counts), counts.shape[1]),
         }
     )
 
@@ -49,7 +50,7 @@ def test_the_truth_has_no_excess_and_unit_zscores() -> None:
     rng = np.random.default_rng(0)
     truth = rng.uniform(0.05, 10, (600, 64))
     counts = rng.poisson(truth)
-    scores = score_reconstruction(fits_of(counts, truth), 64, score_truth(counts, truth, truth))
+    scores = score_reconstruction(fits_of(counts, truth), score_truth(counts, truth, truth))
     assert scores["excess_cash_per_bin"] == pytest.approx(0.0, abs=1e-12)
     assert scores["divergence_per_bin"] == pytest.approx(0.0, abs=1e-12)
     assert scores["fit_zscore"]["width"] == pytest.approx(1.0, abs=0.1)
@@ -62,7 +63,7 @@ def test_a_wrong_model_has_an_excess_that_equals_its_divergence() -> None:
     truth = rng.uniform(2, 10, (2000, 64))
     model = truth * 1.3
     counts = rng.poisson(truth)
-    scores = score_reconstruction(fits_of(counts, model), 64, score_truth(counts, truth, model))
+    scores = score_reconstruction(fits_of(counts, model), score_truth(counts, truth, model))
     expected = float(2 * (0.3 - np.log(1.3)) * truth.mean())
     assert scores["divergence_per_bin"] == pytest.approx(expected)
     assert scores["excess_cash_per_bin"] == pytest.approx(expected, rel=0.03)
@@ -74,7 +75,7 @@ def test_rows_without_truth_do_not_count() -> None:
     counts = np.full((3, 4), 5)
     frame = fits_of(counts, truth)
     truth[2] = np.nan
-    scores = score_reconstruction(frame, 4, score_truth(counts, truth, None))
+    scores = score_reconstruction(frame, score_truth(counts, truth, None))
     assert scores["excess_cash_per_bin"] == 0.0
     assert scores["divergence_per_bin"] is None
 
@@ -171,15 +172,10 @@ def test_true_counts_are_read_from_any_kind_of_list(tmp_path: Path) -> None:
         tmp_path / "fixed.parquet",
     )
     for name in ("lists", "fixed"):
-        matrix = true_counts(read_labels(tmp_path / f"{name}.parquet"))
-        assert matrix is not None
-        assert np.array_equal(matrix[0], counts[0])
-        assert np.isnan(matrix[1]).all()
-    pd.DataFrame({"detection_id": ["a"], "model_counts": [[1.0, 2.0]]}).to_parquet(
-        tmp_path / "short.parquet"
-    )
-    with pytest.raises(UsageError, match="has 2 values per row, expected 1024"):
-        read_labels(tmp_path / "short.parquet")
+        rows = true_counts(read_labels(tmp_path / f"{name}.parquet"))
+        assert rows is not None
+        assert np.array_equal(rows[0], counts[0])
+        assert rows[1] is None
 
 
 def test_blank_classes_are_missing() -> None:
@@ -187,13 +183,21 @@ def test_blank_classes_are_missing() -> None:
     assert clean_classes(column).tolist() == ["AGN", "YSO", None, None, None, None]
 
 
-def test_true_counts_of_unlabeled_rows_are_nan() -> None:
+def test_true_counts_of_unlabeled_rows_are_none() -> None:
     frame = pd.DataFrame({"model_counts": [np.arange(3.0), None]})
     counts = true_counts(frame)
     assert counts is not None
     assert counts[0].tolist() == [0, 1, 2]
-    assert np.isnan(counts[1]).all()
+    assert counts[1] is None
     assert true_counts(frame[[]]) is None
+
+
+def test_true_counts_are_summed_into_the_bins_of_each_response() -> None:
+    binned = bin_true_counts([np.ones(1024), None], [BINS, BINS])
+    assert binned[0].tolist() == [2.0] * 256
+    assert np.isnan(binned[1]).all()
+    with pytest.raises(ValueError, match="3 channels, expected 1024"):
+        bin_true_counts([np.ones(3)], [BINS])
 
 
 def test_scalings_of_spectra_and_a_pca_that_keeps_one_direction() -> None:

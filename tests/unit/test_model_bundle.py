@@ -15,15 +15,17 @@ from raypipe.config import Config
 from raypipe.config_toml import load_config
 from raypipe.errors import RaypipeError
 from raypipe.identity import source_keys
+from raypipe.model import bundle
 from raypipe.model.bundle import Model, load_model, save_model
 from raypipe.model.latent_population import Population
 from raypipe.model.presets import build
-from raypipe.spectra.grid import Grid
+from raypipe.spectra.grid import EnergyGrid
 from raypipe.store.workspace import Workspace
 from raypipe.training.split import assign_splits
 from tests.unit.model_spectra import power_laws
 
-FORMAT_1 = Path(__file__).parents[1] / "data" / "bundle-format-1"
+DATA = Path(__file__).parents[1] / "data"
+FORMAT_1, FORMAT_2 = DATA / "bundle-format-1", DATA / "bundle-format-2"
 
 
 @pytest.fixture
@@ -39,8 +41,8 @@ def model() -> Model:
     return Model(
         model_id="folded-test",
         config=config,
-        grid=Grid(),
-        network=build(config.model, Grid()).eval(),
+        grid=EnergyGrid(),
+        network=build(config.model, EnergyGrid()).eval(),
         population=Population.fit(z, labels, keys, references=150, seed=0),
         train_sources=keys[:200],
         validation_sources=keys[200:],
@@ -76,7 +78,7 @@ def test_a_cut_bundle_is_refused(model: Model, tmp_path: Path, keep: int) -> Non
 
 def test_a_model_of_another_shape_is_refused(model: Model, tmp_path: Path) -> None:
     save_model(model, Workspace(tmp_path), "m")
-    _as_saved_before_hashes(tmp_path / "m" / "model.safetensors")
+    _without_hash(tmp_path / "m" / "model.safetensors")
     config = tmp_path / "m" / "config.toml"
     config.write_text(config.read_text().replace("width = 16", "width = 32"))
     with pytest.raises(RaypipeError, match="not a whole raypipe model"):
@@ -93,16 +95,19 @@ def test_a_bundle_whose_settings_were_edited_is_refused(model: Model, tmp_path: 
         load_model(tmp_path / "m")
 
 
-def test_a_bundle_saved_before_hashes_says_that_it_has_none(
-    caplog: pytest.LogCaptureFixture,
+def test_a_bundle_without_a_hash_says_that_it_has_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    shutil.copytree(FORMAT_2, tmp_path / "m")
+    _without_hash(tmp_path / "m" / "model.safetensors")
     with caplog.at_level("INFO", "raypipe"):
-        load_model(FORMAT_1)
+        load_model(tmp_path / "m")
     assert "saved without a hash" in caplog.text
 
 
 def test_settings_that_are_none_name_their_bundle(tmp_path: Path) -> None:
-    shutil.copytree(FORMAT_1, tmp_path / "m")
+    shutil.copytree(FORMAT_2, tmp_path / "m")
+    _without_hash(tmp_path / "m" / "model.safetensors")
     (tmp_path / "m" / "config.toml").write_text("[model]\nwidht = 16\n")
     with pytest.raises(RaypipeError, match=r"/m: .*widht"):
         load_model(tmp_path / "m")
@@ -172,7 +177,7 @@ def test_text_in_place_of_numbers_is_refused(model: Model, tmp_path: Path) -> No
         load_model(_changed(model, tmp_path, confuse))
 
 
-def _as_saved_before_hashes(
+def _without_hash(
     weights: Path, change: Callable[[dict[str, np.ndarray]], None] | None = None
 ) -> None:
     """Save the weights of a bundle again, with their tensors changed and without their hash."""
@@ -186,25 +191,43 @@ def _as_saved_before_hashes(
 
 def _changed(model: Model, folder: Path, change: Callable[[dict[str, np.ndarray]], None]) -> Path:
     save_model(model, Workspace(folder), "m")
-    _as_saved_before_hashes(folder / "m" / "model.safetensors", change)
+    _without_hash(folder / "m" / "model.safetensors", change)
     return folder / "m"
 
 
-def test_a_bundle_of_format_1_says_what_it_said() -> None:
-    """Bundles made with version 0.1.0 are read as long as their format is."""
-    model = load_model(FORMAT_1)
+def test_a_bundle_of_format_1_is_to_be_trained_again() -> None:
+    """It was made for another energy grid, and reads no other telescope than ACIS."""
+    with pytest.raises(
+        RaypipeError, match=r"bundle-format-1/model\.safetensors: .*format 1.*train it again"
+    ):
+        load_model(FORMAT_1)
+
+
+def test_a_bundle_for_another_grid_is_to_be_trained_again(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(bundle, "_grid_as_json", lambda grid: {"n_energy": 590})
+        save_model(model, Workspace(tmp_path), "m")
+    with pytest.raises(RaypipeError, match=r"another energy grid, .*590.*; train it again"):
+        load_model(tmp_path / "m")
+
+
+def test_a_bundle_of_format_2_says_what_it_said() -> None:
+    """`python -m tests.make_bundle` makes it."""
+    model = load_model(FORMAT_2)
     columns = model.encode_batch(power_laws(3, seed=9)[0])
     said = {
-        "z0": ([-0.3377, -0.6271, -0.6539], 2e-3),
-        "z0_err": ([0.1473, 0.1747, 0.1728], 1e-3),
-        "z0_std": ([0.1489, 0.1777, 0.1758], 1e-3),
-        "cash": ([173.457, 179.153, 190.755], 0.05),
-        "cash_expected": ([191.764, 190.879, 188.862], 0.05),
-        "anomaly_score": ([16.455, 12.611, 12.467], 0.1),
+        "z0": ([0.3651, 0.6938, 0.7099], 2e-3),
+        "z0_err": ([0.1498, 0.1654, 0.1620], 1e-3),
+        "z0_std": ([0.1516, 0.1678, 0.1643], 1e-3),
+        "cash": ([174.005, 179.215, 191.321], 0.05),
+        "cash_expected": ([191.486, 190.339, 188.353], 0.05),
+        "anomaly_score": ([38.826, 27.080, 26.099], 0.1),
     }
     for name, (values, tolerance) in said.items():
         assert columns[name].to_numpy() == pytest.approx(values, abs=tolerance), name
-    assert columns["total_counts"].tolist() == [535, 509, 526]
+    assert columns["total_counts"].tolist() == [533, 509, 526]
     assert model.population.classes == ("AGN", "YSO")
     assert model.split_of(np.array([0, 700, 900])).tolist() == ["train", "validation", "test"]
 

@@ -7,15 +7,25 @@ import pytest
 import torch
 
 from raypipe.errors import OgipError
-from raypipe.model.features import prepare, smooth_background
+from raypipe.model.features import prepare
 from raypipe.model.folding import best_amplitude, cash_per_bin, fold, redistribute
+from raypipe.model.smooth_background import kernels_of, smooth_background
 from raypipe.model.statistics import cash
 from raypipe.ogip import read_spectrum
 from raypipe.spectra.batch import SpectraBatch
-from raypipe.spectra.grid import Grid
-from raypipe.spectra.gridding import put_on_grid
-from raypipe.spectra.responses import overlap_shares
-from tests.unit.model_spectra import GRID, power_laws
+from raypipe.spectra.grid import EnergyGrid
+from raypipe.spectra.gridding import grid_detection
+from raypipe.spectra.redistribution import overlap_shares
+from tests.unit.model_spectra import BINS, GRID, power_laws
+
+WIDTHS = torch.tensor(GRID.widths_kev, dtype=torch.float32)
+KERNELS = kernels_of([BINS])
+
+
+def _smooth(counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The smooth background of ACIS."""
+    return smooth_background(counts, torch.zeros(len(counts), dtype=torch.long), KERNELS)
+
 
 REAL = [
     "csc/acisf01575_001N001_r0085_pha3.fits.gz",
@@ -40,12 +50,12 @@ def test_the_coarse_fold_agrees_with_the_full_one(shared_data: Path, name: str) 
     def flux(energy: np.ndarray) -> np.ndarray:
         return 1e-4 * energy**-1.7 * np.exp(-0.05 * energy**-2.5)
 
-    full = GRID.bin_channels(spectrum.fold(flux))
-    batch = prepare(SpectraBatch.from_spectra([spectrum]))
-    energies = np.linspace(0.3, 9.3, 4501)
-    fine = 0.5 * (energies[1:] + energies[:-1])
-    mean_flux = flux(fine).reshape(GRID.n_energy, -1).mean(1)
-    coarse = fold(torch.tensor(mean_flux[None], dtype=torch.float32), batch, GRID.energy_width_kev)
+    spectra = SpectraBatch.from_spectra([spectrum])
+    full, batch = spectra.bins[0].bin_counts(spectrum.fold(flux)), prepare(spectra)
+    parts = (np.arange(10) + 0.5) / 10
+    fine = GRID.edges_kev[:-1, None] + parts * GRID.widths_kev[:, None]
+    mean_flux = flux(fine).mean(1)
+    coarse = fold(torch.tensor(mean_flux[None], dtype=torch.float32), batch, WIDTHS)
     assert coarse[0].numpy() == pytest.approx(full, rel=0.02, abs=1e-3 * full.max())
     assert coarse.sum() == pytest.approx(full.sum(), rel=2e-3)
 
@@ -53,7 +63,7 @@ def test_the_coarse_fold_agrees_with_the_full_one(shared_data: Path, name: str) 
 def test_hrc_is_outside_the_model(shared_data: Path) -> None:
     spectrum = read_spectrum(shared_data / "csc/hrcf24564_000N030_r0001_pha3.fits.gz")
     with pytest.raises(OgipError, match="HRC has almost no energy resolution"):
-        put_on_grid(spectrum, Grid())
+        grid_detection(spectrum, EnergyGrid())
 
 
 def test_shares_of_overlap_sum_to_the_part_covered() -> None:
@@ -69,9 +79,9 @@ def test_folding_by_groups_is_folding_one_by_one() -> None:
     spectra, _ = power_laws(9)
     batch = prepare(spectra)
     flux = torch.rand(9, GRID.n_energy)
-    together = fold(flux, batch, GRID.energy_width_kev)
+    together = fold(flux, batch, WIDTHS)
     for i in range(9):
-        photons = flux[i] * batch.arf_cm2[i] * batch.exposure_s[i] * GRID.energy_width_kev
+        photons = flux[i] * batch.arf_cm2[i] * batch.exposure_s[i] * WIDTHS
         alone = photons @ batch.responses[batch.response_index[i]]
         assert torch.allclose(together[i], alone, rtol=1e-4)
 
@@ -123,18 +133,18 @@ def test_both_cash_statistics_are_one() -> None:
 
 def test_smooth_background_keeps_the_total_and_has_no_zeros() -> None:
     counts = torch.poisson(torch.full((4, 256), 0.02), generator=torch.Generator().manual_seed(0))
-    smooth, _ = smooth_background(counts)
+    smooth, _ = _smooth(counts)
     assert (smooth > 0).all()
     assert smooth.sum(-1).numpy() == pytest.approx(counts.sum(-1).numpy(), rel=1e-4)
     line = torch.full((1, 256), 50.0)
     line[0, 100] = 500.0
-    assert smooth_background(line)[0][0, 100] > 120.0
+    assert _smooth(line)[0][0, 100] > 120.0
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.2, 2.0, 20.0])
 def test_smooth_background_is_right_on_average_and_knows_its_noise(rate: float) -> None:
     torch.manual_seed(0)
-    smooth, variance = smooth_background(torch.poisson(torch.full((4000, 256), rate)))
+    smooth, variance = _smooth(torch.poisson(torch.full((4000, 256), rate)))
     inner = smooth[:, 40:-40]
     assert inner.mean().item() == pytest.approx(rate, rel=0.05)
     scatter = inner.var(0).mean().item()

@@ -174,7 +174,9 @@ class TestRmf:
         rmf = read_rmf(rmf_bytes(dense_matrix() * np.float32(rows_sum_to), HDUCLAS3=stated))
         assert rmf.includes_area == includes
 
-    @pytest.mark.parametrize(("rows_sum_to", "includes"), [(1.0, False), (0.2, True), (50.0, True)])
+    @pytest.mark.parametrize(
+        ("rows_sum_to", "includes"), [(1.0, False), (0.87, False), (0.2, True), (50.0, True)]
+    )
     def test_a_name_alone_gives_way_to_probabilities(
         self, rows_sum_to: float, includes: bool
     ) -> None:

@@ -27,11 +27,11 @@ from raypipe.spectra.batch import SpectraBatch
 from raypipe.store.layout import model_folder
 from raypipe.training.batch_streams import ResidentStream
 from raypipe.training.learner import Learner
-from tests.unit.model_spectra import GRID, power_laws
+from tests.unit.model_spectra import BINS, GRID, power_laws
 from tests.unit.synthetic_workspace import make_workspace, publish_table
 
 LONG_S, SHORT_S = 3e5, 3e4
-ENERGY = GRID.channel_mid_kev
+ENERGY = BINS.mid_kev
 
 
 def _survey(n: int, seed: int) -> SpectraBatch:

@@ -30,6 +30,8 @@ import requests
 import torch
 from ray.data._internal.object_extensions.arrow import ArrowPythonObjectArray
 from ray.train import Checkpoint
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 import raypipe
 from raypipe.archive.tap import _read_votable
@@ -47,7 +49,7 @@ from raypipe.store.workspace import Workspace
 from raypipe.training.checkpoints import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
-BUNDLE = ROOT / "tests" / "data" / "bundle-format-1"
+BUNDLE = ROOT / "tests" / "data" / "bundle-format-2"
 
 
 class Trap:
@@ -134,6 +136,10 @@ def test_weights_are_no_pickle(tmp_path: Path, sprung: Path) -> None:
 
 def test_a_bundle_cannot_ask_for_a_model_of_any_size(tmp_path: Path) -> None:
     bundle = shutil.copytree(BUNDLE, tmp_path / "bundle")
+    with safe_open(bundle / "model.safetensors", "numpy") as file:  # as if it had no hash
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        description = {"raypipe": file.metadata()["raypipe"]}
+    save_file(tensors, bundle / "model.safetensors", metadata=description)
     text = (bundle / "config.toml").read_text()
     (bundle / "config.toml").write_text(
         re.sub(r"decoder_width = \d+", "decoder_width = 9999999", text)

@@ -15,7 +15,7 @@ from raypipe.errors import RaypipeError
 from raypipe.model.features import Batch, prepare
 from raypipe.model.presets import build
 from raypipe.spectra.batch import SpectraBatch
-from raypipe.spectra.grid import Grid
+from raypipe.spectra.grid import EnergyGrid
 from raypipe.spectra.responses import ResponseLibrary
 from raypipe.store.layout import part_name
 from raypipe.store.workspace import Workspace
@@ -83,7 +83,7 @@ def test_compact_spectra_say_what_whole_ones_do(workspace: Workspace, reader: Pa
 def test_areas_in_half_precision_hardly_change_a_loss() -> None:
     spectra, _ = power_laws(200)
     torch.manual_seed(0)
-    network = build(ModelConfig(width=16, depth=1, heads=2, decoder_width=32), Grid()).eval()
+    network = build(ModelConfig(width=16, depth=1, heads=2, decoder_width=32), EnergyGrid()).eval()
     whole = prepare(spectra)
     rounded = replace(whole, arf_cm2=compact_area(whole.arf_cm2).float())
     with torch.no_grad():
@@ -94,7 +94,7 @@ def test_areas_in_half_precision_hardly_change_a_loss() -> None:
 
 def test_a_row_is_small(reader: PartReader) -> None:
     spectra = reader.read(np.arange(ROWS))
-    assert spectra.row_bytes == 2 * 256 * 2 + 450 * 2 + 3 * 4
+    assert spectra.row_bytes == 2 * 256 * 2 + 810 * 2 + 3 * 4
 
 
 def test_what_is_too_large_for_small_numbers_keeps_its_own() -> None:
@@ -107,7 +107,7 @@ def test_pieces_of_different_width_join(reader: PartReader) -> None:
     small, bright = reader.read(np.arange(3)), reader.read(np.arange(3))
     counts = bright.counts.int() + 40_000
     bright = CompactSpectra(**{**vars(bright), "counts": counts})
-    joined = CompactSpectra.join([small, bright], small.responses)
+    joined = CompactSpectra.join([small, bright], small.responses, small.axes)
     assert joined.counts.dtype == torch.int32
     assert torch.equal(joined.counts[3:], counts)
     assert len(joined) == 6
@@ -131,10 +131,14 @@ def test_a_row_that_is_gone_or_not_finite_is_an_error(
     place = table.column_names.index("exposure_s")
     exposure = table["exposure_s"].to_numpy().copy()
     exposure[4] = np.nan
+    for name in workspace.files("responses", ".parquet"):
+        other.write_bytes(name, workspace.read_bytes(name))
     other.write_table(roster.files[0], table.set_column(place, "exposure_s", pa.array(exposure)))
     reader = PartReader(other, roster, CPU)
     with pytest.raises(RaypipeError, match=f"exposure_s of {roster.detection_ids[4]} is not"):
         reader.read(np.arange(PART_ROWS))
+    for name in workspace.files("responses", ".parquet"):
+        other.write_bytes(name, workspace.read_bytes(name))
     other.write_table(roster.files[0], table.slice(1))
     with pytest.raises(RaypipeError, match="has changed"):
         reader.read(np.arange(PART_ROWS))
@@ -189,7 +193,7 @@ def test_spectra_stay_where_they_fit(reader: PartReader, monkeypatch: pytest.Mon
     placement, streams = open_stream(reader, shares, TrainConfig(), 1)
     assert placement.name == "resident"
     assert [type(stream) for stream in streams] == [ResidentStream, ResidentStream]
-    assert f"100 spectra of {placement.row_bytes} bytes" in placement.text
+    assert "those of the first worker take 0.3 MB" in placement.text
     needed = placement.row_bytes * 100
     for room, name in (needed, "resident"), (needed - 1, "stream"):
         monkeypatch.setattr("raypipe.training.data_placement._free_bytes", lambda *_, r=room: 2 * r)

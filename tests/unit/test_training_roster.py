@@ -24,7 +24,8 @@ def test_spectra_that_no_likelihood_can_be_made_of_are_left_out(
     wrong: dict[str, dict[int, float | None]] = {
         "exposure_s": {0: 1e300, 1: 0.0, 2: np.nan},
         "background_scale": {3: -1.0, 4: np.inf, 5: None},
-        "counts_b": {6: 0},
+        "counts_b": {6: 0, 7: None, 8: None},
+        "flags": {8: "no_background|no_counts"},
     }
     for column, values in wrong.items():
         cells = [values.get(i, cell) for i, cell in enumerate(table[column].to_pylist())]
@@ -33,5 +34,5 @@ def test_spectra_that_no_likelihood_can_be_made_of_are_left_out(
     publish_manifest(workspace, names)
     publish_spectra(workspace, table)
     roster = read_roster(workspace, RELEASE, TrainConfig())
-    assert np.flatnonzero(~roster.usable).tolist() == [0, 1, 2, 3, 4, 6]
+    assert np.flatnonzero(~roster.usable).tolist() == [0, 1, 2, 3, 4, 6, 8]
     assert "5 spectra are left out" in caplog.text

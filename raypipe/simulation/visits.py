@@ -1,0 +1,92 @@
+"""Which telescopes look at which sources."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from raypipe.simulation.energy import BAND_KEV, EnergyGrid, FloatArray
+from raypipe.simulation.instrument import Instrument
+from raypipe.simulation.populations import Sources, photon_flux
+
+SEEN_SHARE = 0.01
+"""Share of a source's photons from 0.5 to 7 keV that an instrument has to have area for."""
+USABLE_AREA = 0.05
+"""Energies count as seen where the area is at least this share of its maximum from 0.5 to 7 keV."""
+COARSE = EnergyGrid(0.3, 10.0, 194)
+_SOURCES_AT_ONCE = 4096
+
+
+def seen_shares(sources: Sources, instruments: Sequence[Instrument]) -> FloatArray:
+    """Return the share of each source's photons, 0.5-7 keV, at energies an instrument sees: (K, I).
+
+    NuSTAR, whose area begins at 2.4 keV, sees nothing of a cool star; a CCD sees all of everything.
+    """
+    seen = np.stack([_sees(each) for each in instruments], axis=1)
+    shares = np.empty((len(sources), len(instruments)))
+    for start in range(0, len(sources), _SOURCES_AT_ONCE):
+        rows = np.arange(start, min(start + _SOURCES_AT_ONCE, len(sources)))
+        flux = photon_flux(sources.take(rows), COARSE)[:, COARSE.in_band]
+        shares[rows] = (flux @ seen) / flux.sum(axis=1, keepdims=True)
+    return shares
+
+
+def _sees(instrument: Instrument) -> FloatArray:
+    """Return 1 for the bins of the coarse grid's band that the instrument sees, 0 for others."""
+    middle = instrument.energy_mid_kev
+    in_band = (middle >= BAND_KEV[0]) & (middle < BAND_KEV[1])
+    energies = COARSE.mid_kev[COARSE.in_band]
+    area = np.interp(energies, middle, instrument.area_cm2, left=0.0, right=0.0)
+    sees: FloatArray = (area >= USABLE_AREA * instrument.area_cm2[in_band].max()).astype(float)
+    return sees
+
+
+def choose_instruments(
+    rng: np.random.Generator,
+    source: npt.NDArray[np.intp],
+    instruments: Sequence[Instrument],
+    shares: FloatArray,
+) -> npt.NDArray[np.intp]:
+    """Choose an instrument for each detection: indices (N,) of `instruments`.
+
+    `source` (N,) is the source of each detection, `shares` (K, I) what `seen_shares` returns. A
+    telescope comes up in proportion to the square root of the number of its responses, so that
+    one with many of them leaves room for others. The detections of a source go through the
+    telescopes that see at least `SEEN_SHARE` of its photons, each once before one has a second
+    turn, then with its next response. A source that none of them sees so well goes to the one that
+    sees most of it.
+    """
+    missions = sorted({each.mission for each in instruments})
+    members = [
+        np.flatnonzero([each.mission == mission for each in instruments]) for mission in missions
+    ]
+    best = np.stack([shares[:, rows].max(axis=1) for rows in members], axis=1)
+    seen = best >= SEEN_SHARE
+    lost = ~seen.any(axis=1)
+    seen[lost, best[lost].argmax(axis=1)] = True
+    # Sorting by log weight + Gumbel noise draws without replacement by those weights.
+    log_weight = 0.5 * np.log([len(rows) for rows in members])
+    keys = log_weight + rng.gumbel(size=seen.shape)
+    order = np.argsort(np.where(seen, -keys, np.inf), axis=1)
+    offset = rng.integers(0, 1 << 30, size=(len(seen), len(members)))
+    visit = _places_in_runs(source)
+    available = seen.sum(axis=1)[source]
+    turn, place = np.divmod(visit, available)
+    mission = order[source, place]
+    sizes = np.array([len(rows) for rows in members])
+    member = (offset[source, mission] + turn) % sizes[mission]
+    chosen = [members[m][i] for m, i in zip(mission, member, strict=True)]
+    return np.array(chosen, dtype=np.intp)
+
+
+def _places_in_runs(values: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    """Return the place of each value among its equals, in order: (N,)."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    begins = np.append(True, ordered[1:] != ordered[:-1])
+    first = np.maximum.accumulate(np.where(begins, np.arange(len(values)), 0))
+    places = np.empty(len(values), dtype=np.intp)
+    places[order] = np.arange(len(values)) - first
+    return places
