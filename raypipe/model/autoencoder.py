@@ -1,4 +1,4 @@
-"""Transformer autoencoders: spectra to latents, and latents to a photon flux or a spectrum."""
+"""Define autoencoders: spectra to latents by a transformer, latents to a flux or a spectrum."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from raypipe.config import ModelConfig
 
 
 class Encoder(nn.Module):
-    """A transformer over patches of bins and a summary token, which returns latents.
+    """Map spectra to latents by a transformer over patches of bins and a summary token.
 
     Inputs are `values` (n, values, bins), which were measured; `marks` (n, marks, bins), which
     describe the bins; `seen` (n, bins), which says what bins there are; and `conditions`
@@ -103,7 +103,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Two hidden layers from latents (n, latents) to outputs (n, outputs)."""
+    """Map latents (n, latents) to outputs (n, outputs) by two hidden layers."""
 
     shift: Tensor
     rotation: Tensor
@@ -127,7 +127,7 @@ class Decoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """An encoder and a decoder that share a latent space."""
+    """Combine an encoder and a decoder that share a latent space."""
 
     def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
         super().__init__()

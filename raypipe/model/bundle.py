@@ -61,7 +61,7 @@ _POPULATION_ARRAYS = (
 
 @dataclass
 class Model:
-    """A trained autoencoder with the population it was trained on.
+    """Hold a trained autoencoder with the population on which it was trained.
 
     `train_sources` and `validation_sources` hold the keys of the sources it has seen
     (`raypipe.identity.source_keys`), sorted; `fingerprint` is a hash of the file it came from.
@@ -86,7 +86,7 @@ class Model:
 
     @property
     def preset(self) -> str:
-        """Name of the recipe: folded or paper."""
+        """Return the name of the recipe: folded or paper."""
         return self.network.name
 
     def _repr_html_(self) -> str:

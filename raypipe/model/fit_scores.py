@@ -19,7 +19,7 @@ _OUTLIER_ZSCORE = 3.0
 
 @dataclass(frozen=True)
 class TruthScores:
-    """Scores that only a simulation can have, (n,) each, summed over bins.
+    """Hold scores that only a simulation can have, (n,) each, summed over bins.
 
     `truth_cash` is the Cash statistic of the true expected counts on the observed ones.
     `divergence` is twice the Kullback-Leibler divergence of the model's expected counts from the

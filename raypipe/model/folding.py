@@ -1,4 +1,4 @@
-"""Forward folding: compute expected counts from a photon flux and a detection's own response."""
+"""Fold forward: compute expected counts from a flux and a detection's own response."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def best_amplitude(counts: Tensor, shape: Tensor, background: Tensor) -> Tensor:
 
 
 def cash_per_bin(counts: Tensor, mu: Tensor) -> Tensor:
-    """Cash statistic per bin (see `raypipe.model.statistics.cash`), differentiable in mu.
+    """Compute the Cash statistic per bin (`raypipe.model.statistics.cash`), differentiable in mu.
 
     It is zero where no count is expected and none is there, as in padded bins.
     """

@@ -27,7 +27,7 @@ MAX_BINS = 256
 
 
 class FoldedModel(Protocol):
-    """A model that predicts the counts of a spectrum, as `raypipe.model.bundle.Model` does."""
+    """Predict the counts of a spectrum, as `raypipe.model.bundle.Model` does."""
 
     def binned(self, spectrum: Spectrum) -> BinnedSpectrum:
         """Return the counts of a spectrum in the model's channel bins, and the expected ones."""

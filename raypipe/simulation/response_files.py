@@ -45,7 +45,7 @@ class ResponseFiles:
 
 @dataclass
 class FolderFiles:
-    """Sort the files of a folder by what they are."""
+    """Sort the files of a folder by their kind."""
 
     arfs: list[Path] = field(default_factory=list)
     rmfs: list[Path] = field(default_factory=list)
@@ -185,7 +185,7 @@ def _listed_file(
 
 
 def _stated_pairs(files: FolderFiles) -> Iterator[ResponseFiles]:
-    """Yield the pairs that the headers of spectra name, where both files are there."""
+    """Yield the pairs that the headers of spectra name, if both files exist."""
     for path, pha in files.spectra.items():
         arf = _beside(path, pha.ancrfile)
         rmf = _beside(path, pha.respfile)

@@ -1,4 +1,4 @@
-"""Instruments from real response files, of any telescope."""
+"""Make instruments from real response files, of any telescope."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _instrument(files: ResponseFiles) -> Instrument | None:
 def _area_and_redistribution(
     files: ResponseFiles, arf: Arf | None, rmf: Rmf, edges_kev: FloatArray
 ) -> tuple[FloatArray, sparse.csr_array]:
-    """Return area (m,) and redistribution (m, n), taken apart where the matrix holds both."""
+    """Return area (m,) and redistribution (m, n), divided if the matrix holds both."""
     if arf is None:
         area = np.asarray(rmf.matrix.sum(axis=1), dtype=float)
         per_area = np.divide(1.0, area, out=np.zeros_like(area), where=area > 0)

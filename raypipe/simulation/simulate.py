@@ -1,4 +1,4 @@
-"""The verb `simulate`: write a survey of simulated detections with the catalog's file layout."""
+"""Write a survey of simulated detections with the catalog's file layout."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class SimulationSummary:
-    """The result of `simulate`: folder, numbers of detections and sources, duration."""
+    """Hold the result of `simulate`: folder, numbers of detections and sources, duration."""
 
     path: Path
     detections: int

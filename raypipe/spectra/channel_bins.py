@@ -56,7 +56,7 @@ _LEAST_PEAK = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class ChannelBins:
-    """Bins of whole native channels, of one response.
+    """Hold the channel bins of one response, each made of whole native channels.
 
     `first` (n_bins + 1,): place of each bin's first channel among the response's channels, counted
     from 0, and last the place after the last bin's last; `lo_kev`, `hi_kev` (n_bins,): nominal
@@ -77,12 +77,12 @@ class ChannelBins:
 
     @property
     def mid_kev(self) -> Floats:
-        """Nominal energies at the middle of the bins, (n_bins,), keV."""
+        """Return the nominal energies at the middle of the bins, (n_bins,), keV."""
         return 0.5 * (self.lo_kev + self.hi_kev)
 
     @property
     def width_kev(self) -> Floats:
-        """Nominal widths of the bins, (n_bins,), keV."""
+        """Return the nominal widths of the bins, (n_bins,), keV."""
         return self.hi_kev - self.lo_kev
 
     def parts(self) -> tuple[Integers, Floats, Floats, Floats]:
@@ -135,7 +135,7 @@ class ChannelBins:
 def channel_bins_of(rmf: Rmf, path: str = "RMF") -> ChannelBins:
     """Choose the channel bins of a response, the same ones for the same response.
 
-    A 1024-channel ACIS response gets `ACIS_PER_BIN` channels a bin. Any other gets bins of whole
+    A 1024-channel ACIS response gets `ACIS_PER_BIN` channels per bin. Any other gets bins of whole
     channels from 0.3 to 10 keV, or as far as its telescope is calibrated, a third of the FWHM wide,
     wider where there would be more than `MOST_BINS`. Channels that no photon reaches at either end
     are left out. Raises OgipError, naming `path`, where nominal energies do not ascend, where no
@@ -194,7 +194,7 @@ def is_acis(rmf: Rmf) -> bool:
 
 @dataclass(frozen=True)
 class Resolution:
-    """FWHM of a line as a function of energy: its square is a + b E + c E^2, none negative."""
+    """Model the FWHM of a line: its square is a + b E + c E^2, with no negative coefficient."""
 
     coefficients: tuple[float, float, float]
 
@@ -206,7 +206,7 @@ class Resolution:
 
 
 def fwhm_of(rmf: Rmf) -> Resolution:
-    """Estimate how wide lines are, from rows of the matrix between 0.7 and 10 keV.
+    """Estimate the width of lines from rows of the matrix between 0.7 and 10 keV.
 
     Each row's width between the halves of its peak, then a curve with the least squares of relative
     deviations. Where no row has a peak, lines count as no wider than a channel.
@@ -240,7 +240,7 @@ def fwhm_of(rmf: Rmf) -> Resolution:
 
 
 def _half_width(rmf: Rmf, row: int, energy: float, middle: Floats, widths: Floats) -> float:
-    """Measure the width of a row's peak at half of it, keV; 0 where the row has no peak."""
+    """Measure the FWHM of the peak of a row, keV; 0 for a row without a peak."""
     begin, end = rmf.matrix.indptr[row : row + 2]
     density = np.zeros(len(middle))
     density[1 + rmf.matrix.indices[begin:end]] = rmf.matrix.data[begin:end]

@@ -1,4 +1,4 @@
-"""Put a redistribution of any telescope on the energy grid, with the channel bins of its own."""
+"""Put an RMF of any telescope on the energy grid and in channel bins chosen for it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def overlap_shares(
 
 
 class Overlap(NamedTuple):
-    """Shares (n_energy, m) of the grid's bins that each of a file's m energy bins covers.
+    """Hold the share (n_energy, m) of each grid bin that each of a file's m bins covers.
 
     `begin`, `end`: places of the file's first bin that reaches the grid and of the one after the
     last; `shares` has only those. `covered` (n_energy,): the sum of a bin's shares.
@@ -66,7 +66,7 @@ class Overlap(NamedTuple):
 
 
 def overlap_of(lo: Floats, hi: Floats, grid: EnergyGrid) -> Overlap:
-    """Overlap of a file's energy bins, keV, with the grid's; most files have those of another."""
+    """Return how a file's energy bins, keV, overlap the grid's, from a cache if possible."""
     overlap = _overlap_of if len(lo) <= _CACHED_BINS else _overlap_of.__wrapped__
     return overlap(
         np.ascontiguousarray(lo, np.float64).tobytes(),
@@ -176,7 +176,7 @@ def _in_channel_bins(matrix: sparse.csr_array, overlap: Overlap, bins: ChannelBi
 
 @dataclass(frozen=True, eq=False)
 class GriddedResponse:
-    """A response on the energy grid.
+    """Hold a response on the energy grid.
 
     `redistribution` (n_energy, n_bins) float32; `bins`: its channel bins; `area_cm2` (n_energy,):
     the area that a matrix with the area in it was divided by, else None.
@@ -188,7 +188,7 @@ class GriddedResponse:
 
     @cached_property
     def rmf_id(self) -> str:
-        """Name of the response: a hash of its redistribution and of its channel bins."""
+        """Return the name of the response: a hash of its redistribution and channel bins."""
         digest = hashlib.sha256(np.ascontiguousarray(self.redistribution).data)
         for part in self.bins.parts():
             digest.update(np.ascontiguousarray(part).data)
@@ -203,7 +203,7 @@ def put_rmf_on_grid(
     bins: ChannelBins | None = None,
     areascal: Floats | None = None,
 ) -> GriddedResponse:
-    """Put an RMF, or an RSP with the area in it, onto the grid with channel bins of its own.
+    """Put an RMF, or an RSP that includes the area, on the energy grid and in channel bins.
 
     A spectrum with fewer channels than the response has its own `bins`, one with an AREASCAL by
     channel its own `areascal`. Raises what `redistribution_on_grid` and `channel_bins_of` do.
@@ -233,7 +233,7 @@ def is_covered(overlap: Overlap, grid: EnergyGrid, reach: tuple[float, float]) -
 
 
 def beyond_share(rmf: Rmf, area_cm2: Floats, grid: EnergyGrid, bins: ChannelBins) -> float:
-    """Compute the largest share of a channel bin's counts that photons above the grid have.
+    """Compute the largest share of a channel bin's counts that come from above the grid.
 
     For a photon index of 1 through `area_cm2` (m,), the area on the RMF's energy bins; 1 where the
     matrix includes it. Above 0.001 a spectrum is predicted in part only: NuSTAR has 0.015, cameras

@@ -28,7 +28,7 @@ def count_parts(workspace: Workspace, release: str) -> int:
 
 @dataclass(frozen=True)
 class PartState:
-    """The numbers of rows of a part's files, None if a file is missing, and their fingerprints.
+    """Hold the numbers of rows of a part's files, None for a missing one, and fingerprints.
 
     `fingerprint` identifies the present rows of the manifest, `made_of` those from which the
     spectra were made. `metadata` is that of the file of spectra, empty if there is none.

@@ -37,7 +37,7 @@ def made_by() -> dict[str, str]:
 
 
 class Figures(dict[str, Any]):
-    """Figures of a run, by name; `folder` is the run's folder in the workspace."""
+    """Hold figures of a run by name; `folder` is the run's folder in the workspace."""
 
     def __init__(self, folder: str) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ def _hide_from_git(workspace: Workspace) -> None:
 
 
 def plain(value: Any) -> Any:
-    """The same with only what JSON has: plain numbers, None for what is not finite."""
+    """Convert a value to what JSON has: plain numbers, and None for what is not finite."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
