@@ -45,7 +45,7 @@ class QueryRefused(RaypipeError):
 
 @dataclass(frozen=True)
 class Answer:
-    """Hold the rows of a query, columns in lower case; `overflow` if the service cut them off."""
+    """Hold the rows of a query, columns in lower case, and whether the service cut some off."""
 
     table: pa.Table
     overflow: bool

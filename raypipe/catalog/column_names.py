@@ -1,7 +1,7 @@
 """Name the columns of a joined table: recognize some, and change those that must change.
 
 A catalog is exported as FITS, VOTable, HATS and Parquet, so a column has a name that all of them
-hold: letters, digits and `_` of ASCII, at most 68 of them, and no two that differ in case alone.
+hold: letters, digits and `_` of ASCII, at most 68 of them, and no two that differ only in case.
 """
 
 from __future__ import annotations

@@ -30,11 +30,11 @@ from raypipe.store.workspace import Workspace, check_name
 T = TypeVar("T")
 
 MOST_LOSS = 0.1
-"""How far the rows of an RMF for a zone may sum from 1; those of the CSC stay within 0.01."""
+"""Largest deviation from 1 of row sums of an RMF for a zone; those of the CSC are within 0.01."""
 
 MOST_ASTRAY = 0.1
-"""How much of its redistribution an RMF may place elsewhere than the zone's median does, summed
-over both: detections of one zone differ by 0.00-0.03, those of other chips by 0.1-0.3."""
+"""Largest difference between the redistribution of an RMF and the zone's median, as a share of the
+median: detections of one zone differ by 0.00-0.03, those of other chips by 0.1-0.3."""
 
 _BATCH_ROWS = 64
 _BATCH_RMFS = 16

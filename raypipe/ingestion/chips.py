@@ -60,7 +60,7 @@ ZONE_ROWS = 256
 lost on the way to the readout widens its peaks. Back-illuminated chips lose little."""
 
 _ASTRAY_MM = 2.0
-"""How far off a chip (dither, an edge, a drifted aim point) a source may lie and still be on it."""
+"""Largest distance of a source from its chip, by dither, an edge or a drifted aim point."""
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def _run(
 ) -> dict[str, Any]:
     """Choose RMFs for zones if necessary, then process the parts; return what that took.
 
-    Parts made with a choice that was given up join those to do.
+    Parts made with an RMF that is no longer chosen are processed again, too.
     """
     config = settings.ingest
 

@@ -37,8 +37,8 @@ _IDENTITY = ["detection_id", "obsid", "obi", "region_id", "name", "ra", "dec"]
 class Outcome:
     """Count the spectra and rejects of a part, and the traffic they took.
 
-    `kept` rows had been published before; `rejected` counts rejects by stage and reason; the rest
-    is that of `Traffic`, and counts what was read from disk, too.
+    `kept` rows had been published before; `rejected` counts rejects by stage and reason; the other
+    fields are those of `Traffic`, and include what was read from disk.
     """
 
     part: int
@@ -58,9 +58,9 @@ class Outcome:
 def ingest_part(workspace: Workspace, release: str, part: int, config: IngestConfig) -> Outcome:
     """Turn a part of the manifest into a part of spectra and one of rejects.
 
-    Each row of the manifest becomes a row of one of the two, in the manifest's order. Rows that
-    an earlier run has published are taken from there, but for rejects worth another try. Rejects
-    are published first, spectra last.
+    Each row of the manifest becomes a row of either table, in the manifest's order. Rows that an
+    earlier run has published are copied, except rejects that are worth another try. Rejects are
+    published first, spectra last.
     """
     manifest = workspace.read_table(part_name(manifest_folder(release), part))
     rows = manifest.to_pylist()

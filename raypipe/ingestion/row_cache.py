@@ -42,8 +42,8 @@ def cached_spectra(
 ) -> RowCache:
     """Return the spectra of a part whose grids and kind of RMF are those in `metadata`.
 
-    Those whose RMF is not the one that `chips` gives them are left out, and so are those of parts
-    that do not say which RMFs they were made with: they were made before numbers were checked.
+    Spectra are left out if their RMF is not the one that `chips` gives them. So are all spectra of
+    parts without a record of their RMFs, which were made before numbers were checked.
     """
     name = part_name(spectra_folder(release), part)
     same = [*GRID, RMF]

@@ -17,8 +17,8 @@ class Encoder(nn.Module):
     (n, conditions), which are added to the summary token. The output is (n, latents).
 
     Without marks a patch has a learned position. With marks, these and the `places` (patches,
-    features) of the patches scale and shift what was measured: the same counts mean another flux
-    where the area or the resolution is another.
+    features) of the patches scale and shift the embedded values, because the same counts mean
+    another flux if the area or the resolution differs.
     """
 
     shift: Tensor

@@ -166,7 +166,7 @@ class Model:
     def binned(self, spectrum: Spectrum) -> BinnedSpectrum:
         """Return a spectrum's counts in the model's channel bins, with those it expects.
 
-        Raises OgipError where the spectrum cannot be measured.
+        Raises OgipError if the spectrum cannot be measured.
         """
         from raypipe.display.spectrum_figure import BinnedSpectrum
 
@@ -222,7 +222,7 @@ def save_model(model: Model, workspace: Workspace, folder: str) -> None:
 def load_model(path: str | os.PathLike[str]) -> Model:
     """Open a model bundle, a folder or s3:// prefix.
 
-    Raises RaypipeError if it is no bundle, is incomplete, has changed since it was saved, holds
+    Raises RaypipeError if it is not a bundle, is incomplete, has changed since it was saved, holds
     impossible numbers, or was made for another grid. The first bundles of this format carry no
     hash: in these, a change is noticed only if it makes the numbers impossible.
     """

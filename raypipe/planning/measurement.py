@@ -95,7 +95,7 @@ class Measurement:
 
 
 def measure(sample: pa.Table, release: str, config: Config, model_uri: str | None) -> Measurement:
-    """Ingest a sample on Ray, in parallel where there are several CPUs, and measure its cost.
+    """Ingest a sample on Ray, in parallel if there are several CPUs, and measure its cost.
 
     Raises RaypipeError if no detection of the sample becomes a spectrum.
     """

@@ -33,7 +33,7 @@ UNKNOWN_YEAR = 2000.0
 def read_responses(*folders: Path) -> tuple[Instrument, ...]:
     """Read every response in `folders` and the folders in them, ordered by name.
 
-    `find_response_files` says how files are paired; a matrix with the area in it needs no ARF. A
+    `find_response_files` says how files are paired; a matrix that includes the area needs no ARF. A
     file that cannot be paired and a response that the model cannot use (HRC, and what
     `channel_bins_of` refuses) are passed over with a warning. An instrument takes the background of
     the spectrum that was observed through it (`measured_background`), else, unless it is ACIS, of

@@ -115,7 +115,8 @@ class ChannelBins:
     def within(self, begin: int, end: int) -> ChannelBins:
         """Return the bins that lie wholly between two places of channels, `end` not included.
 
-        For a spectrum that has fewer channels than its response. Raises ValueError for none.
+        They are the bins of a spectrum that has fewer channels than its response. Raises ValueError
+        if there are none.
         """
         kept = np.flatnonzero((self.first[:-1] >= begin) & (self.first[1:] <= end))
         if not len(kept):
@@ -136,10 +137,10 @@ def channel_bins_of(rmf: Rmf, path: str = "RMF") -> ChannelBins:
     """Choose the channel bins of a response, the same ones for the same response.
 
     A 1024-channel ACIS response gets `ACIS_PER_BIN` channels per bin. Any other gets bins of whole
-    channels from 0.3 to 10 keV, or as far as its telescope is calibrated, a third of the FWHM wide,
-    wider where there would be more than `MOST_BINS`. Channels that no photon reaches at either end
-    are left out. Raises OgipError, naming `path`, where nominal energies do not ascend, where no
-    channel is left, and for a response with almost no energy resolution or a few bins alone.
+    channels from 0.3 to 10 keV, or as far as its telescope is calibrated. They are a third of the
+    FWHM wide, or wider if there would be more than `MOST_BINS`. Channels at either end that no
+    photon reaches are left out. Raises OgipError, naming `path`, if nominal energies do not ascend,
+    if no channel is left, and for a response with almost no energy resolution or only a few bins.
     """
     edges = rmf.channel_energy_kev
     fwhm = fwhm_of(rmf)
@@ -165,7 +166,7 @@ def channel_bins_of(rmf: Rmf, path: str = "RMF") -> ChannelBins:
 
 
 def acis_bins(fwhm: Resolution) -> ChannelBins:
-    """Return the bins that ACIS has always had, for a response of this resolution."""
+    """Return the standard bins of ACIS for a response of this resolution."""
     first = ACIS_FIRST + ACIS_PER_BIN * np.arange(MOST_BINS + 1)
     edges = np.asarray(first * ACIS_WIDTH_KEV, dtype=np.float64)
     lo, hi = edges[:-1], edges[1:]
@@ -208,8 +209,9 @@ class Resolution:
 def fwhm_of(rmf: Rmf) -> Resolution:
     """Estimate the width of lines from rows of the matrix between 0.7 and 10 keV.
 
-    Each row's width between the halves of its peak, then a curve with the least squares of relative
-    deviations. Where no row has a peak, lines count as no wider than a channel.
+    The width of each row's peak is measured at half its height, and a curve is fitted with the
+    least squares of relative deviations. If no row has a peak, lines count as no wider than a
+    channel.
     """
     from scipy.optimize import nnls  # takes long to import, and workers seldom need it
 
@@ -284,7 +286,7 @@ def _first_channels(rmf: Rmf, fwhm: Resolution, path: str) -> Integers:
 def _divided(edges: Floats, fwhm: Resolution, bins_per_fwhm: float) -> Integers:
     """Divide channels at places (n_bins + 1,), into bins of about the FWHM over `bins_per_fwhm`.
 
-    A last bin with less than half of the channels due to it joins the one before.
+    A last bin with less than half of the channels that it should have is added to the one before.
     """
     wanted = fwhm(edges[:, 0]) / bins_per_fwhm
     due = np.maximum(1, np.rint(wanted / np.maximum(edges[:, 1] - edges[:, 0], 1e-6)))

@@ -61,7 +61,7 @@ class DecodedSpectra(DecodedCounts):
 class SpectraDecoder:
     """Decode tables of spectra, and number the responses that occur in them.
 
-    `responses` are those of all tables so far, in the order in which they were met.
+    `responses` are those of all tables so far, in the order of their first occurrence.
     """
 
     def __init__(self, library: ResponseLibrary) -> None:
@@ -72,7 +72,7 @@ class SpectraDecoder:
     def counts(self, table: pa.Table) -> DecodedCounts:
         """Decode counts and background of a table with the columns `COUNTS`.
 
-        Raises RaypipeError where a row has other channels than its response.
+        Raises RaypipeError if a row has other channels than its response.
         """
         index = self._response_index(table["rmf_id"])
         return DecodedCounts(

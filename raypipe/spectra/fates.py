@@ -22,8 +22,8 @@ REFUSED = {
     AREA_TWICE: "the area would count twice: set ANCRFILE to none and leave the ARF out, or give "
     "an RMF without the area",
 }
-"""What mends the oddities that no flag can make good, by the note's code. A detection with any
-other note is used, and has the note's code among its flags."""
+"""The remedy for each oddity that makes a spectrum unusable, by the note's code. A detection with
+any other note is used, and has the note's code among its flags."""
 
 
 def flags_of(notes: Iterable[Note], path: str) -> list[str]:

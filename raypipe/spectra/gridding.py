@@ -121,9 +121,9 @@ def grid_detection(
 def put_on_grid(spectrum: Spectrum, grid: EnergyGrid, bins: ChannelBins) -> GriddedSpectrum:
     """Put a spectrum with an ARF, or with an RMF that includes the area, on the grid.
 
-    `bins` are those of its response (`channel_bins_of`), or of the one that stands for it. AREASCAL
+    `bins` are those of its response (`channel_bins_of`), or of the one that replaces it. AREASCAL
     multiplies `arf_cm2`, as it multiplies every predicted count. Raises OgipError, naming the file
-    and the mend, for what the latent model cannot use.
+    and the remedy, for what the latent model cannot use.
     """
     noted = flags_of(spectrum.warnings, spectrum.path)
     require_imaging(spectrum.header, spectrum.path)

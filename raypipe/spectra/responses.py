@@ -43,8 +43,8 @@ class ResponseLibrary:
     def load(self, rmf_id: str) -> GriddedResponse:
         """Return the response of that id.
 
-        Raises RaypipeError where it is not there, was made for another energy grid, or is not the
-        one that the id is the hash of.
+        Raises RaypipeError if the file is missing, was made for another energy grid, or does not
+        have the content of which the id is the hash.
         """
         return self._load(rmf_id)
 
