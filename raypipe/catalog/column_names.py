@@ -49,7 +49,7 @@ def free_name(name: str, taken: Collection[str]) -> str:
 
 
 def _understood(names: Sequence[str]) -> dict[int, str]:
-    """Return the names of the columns that identify a row, by their place."""
+    """Find the columns that identify a row; return raypipe's names for them, by place."""
     found = {}
     for own in IDENTITY:
         place = _find(names, own)

@@ -1,4 +1,4 @@
-"""Account for each file of a folder: no listed file is lost without a word."""
+"""Account for each file of a folder, so that none is left out without being reported."""
 
 from __future__ import annotations
 

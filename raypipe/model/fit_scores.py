@@ -34,7 +34,7 @@ class TruthScores:
 def score_truth(
     counts: npt.ArrayLike, true_counts: npt.ArrayLike, model_counts: npt.ArrayLike | None
 ) -> TruthScores:
-    """Score the truth on binned counts.
+    """Compare observed counts, and a model's expected counts, with the true expected counts.
 
     `counts`, the true expected counts and, if known, those of the model are (n, bins), all in the
     source region with background. Rows whose true counts are NaN have no truth.

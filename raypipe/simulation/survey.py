@@ -199,7 +199,10 @@ def _observed(
 
 
 def draw_survey(detections: int, seed: int = 0, **options: Any) -> Survey:
-    """Draw a whole survey in memory (20 KB per detection with ACIS); options as `plan_survey`."""
+    """Draw a whole survey in memory, which takes 20 KB per detection with ACIS.
+
+    The options are those of `plan_survey`.
+    """
     return _joined(list(draw_batches(plan_survey(detections, seed, **options))))
 
 

@@ -134,7 +134,7 @@ class ChannelBins:
 
 
 def channel_bins_of(rmf: Rmf, path: str = "RMF") -> ChannelBins:
-    """Choose the channel bins of a response, the same ones for the same response.
+    """Choose the channel bins of a response, reproducibly.
 
     A 1024-channel ACIS response gets `ACIS_PER_BIN` channels per bin. Any other gets bins of whole
     channels from 0.3 to 10 keV, or as far as its telescope is calibrated. They are a third of the
