@@ -255,7 +255,7 @@ def _with_spectra(pairs: list[ResponseFiles], files: FolderFiles) -> list[Respon
 
 
 def _with_unique_names(pairs: list[ResponseFiles], folder: Path) -> list[ResponseFiles]:
-    """Put the folder before the names that several pairs have, and sort the pairs by name."""
+    """Prefix names that several pairs share with their folder, and sort the pairs by name."""
     times: dict[str, int] = defaultdict(int)
     for pair in pairs:
         times[pair.name] += 1

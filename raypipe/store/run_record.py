@@ -113,7 +113,7 @@ def _begin(workspace: Workspace, folder: str, verb: str, config: Config, *, opti
 
 
 def _hide_from_git(workspace: Workspace) -> None:
-    """Let a workspace inside a git repository ignore itself: its data belong in no commit."""
+    """Make git ignore a workspace inside a repository, since its data belong in no commit."""
     if workspace.is_local and not workspace.exists(".gitignore"):
         folders = Path(workspace.root).resolve().parents
         if any((folder / ".git").exists() for folder in folders):

@@ -76,7 +76,7 @@ class PartReader:
         )
 
     def _add_responses(self) -> None:
-        """Take over the responses that the decoder has met since."""
+        """Add the responses that the decoder has met since the last call."""
         responses = self._decoder.responses
         new = responses[len(self._responses) :]
         if new:
