@@ -1,4 +1,4 @@
-"""raypipe: a latent catalog of X-ray spectra, from OGIP files through Ray to a report.
+"""Turn X-ray spectra into a latent catalog, from OGIP files through Ray to a report.
 
 Each verb of the command line is a function here, and `read_spectrum`, `load_model` and
 `open_catalog` open what goes in and what comes out.

@@ -39,7 +39,7 @@ VERBS = {
 
 @dataclass(frozen=True)
 class Option:
-    """The help text of an option, and how argparse shows and checks its value."""
+    """Hold the help text of an option, and how argparse shows and checks its value."""
 
     help: str
     metavar: str | None = None
@@ -114,7 +114,7 @@ EXACTLY_ONE = {"search": ("detection", "name", "pha", "strangest")}
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a verb: its name, its type as written, and whether it must be given."""
+    """Describe a parameter of a verb: its name, its type as written, and whether it is required."""
 
     name: str
     type: str

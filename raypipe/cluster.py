@@ -110,7 +110,7 @@ def _address(config: RayConfig) -> str:
 
 
 def joins_cluster(config: RayConfig) -> bool:
-    """Whether verbs join a cluster, which may grow on demand, rather than start a local one."""
+    """Tell whether verbs join a cluster, which may grow on demand, or start a local one."""
     return _address(config) != "local"
 
 

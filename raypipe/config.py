@@ -274,7 +274,7 @@ class RayConfig(Section):
 
 
 class Config(Section):
-    """All settings, in one section per verb or topic."""
+    """Hold all settings, in one section per verb or topic."""
 
     simulate: SimulateConfig = SimulateConfig()
     discover: DiscoverConfig = DiscoverConfig()

@@ -17,7 +17,7 @@ Workers = PositiveInt | tuple[PositiveInt, PositiveInt]
 
 
 class Section(BaseModel):
-    """A section of the configuration: refuses unknown settings, and does not change."""
+    """Hold a section of the configuration, which refuses unknown settings and does not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -124,7 +124,7 @@ class TrainConfig(Section):
 
     @property
     def workers(self) -> tuple[int, int]:
-        """Minimum and maximum number of training processes."""
+        """Return the minimum and maximum number of training processes."""
         return (
             self.num_workers
             if isinstance(self.num_workers, tuple)

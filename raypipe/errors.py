@@ -4,23 +4,23 @@ from raypipe.redaction import printable
 
 
 class RaypipeError(Exception):
-    """A failure with an explanation; the command line ends with exit code 1."""
+    """Report a failure with an explanation; the command line ends with exit code 1."""
 
 
 class UsageError(RaypipeError):
-    """A wrong option, name or configuration; the command line ends with exit code 2."""
+    """Report a wrong option, name or configuration; the command line ends with exit code 2."""
 
 
 class BusyError(RaypipeError):
-    """Another run is doing the same work on the same workspace."""
+    """Report that another run is doing the same work on the same workspace."""
 
 
 class ServiceError(RaypipeError):
-    """A network service did not answer, or gave an unusable answer."""
+    """Report that a network service did not answer, or gave an unusable answer."""
 
 
 class OgipError(RaypipeError, ValueError):
-    """The bytes are not the OGIP product that was expected.
+    """Report that bytes are not the OGIP product that was expected.
 
     The message names the file, the HDU if known, and what was expected there. `problem` and `hdu`
     may quote untrusted headers: they are shortened to `MAX_PROBLEM` and `MAX_HDU` characters, and

@@ -1,4 +1,4 @@
-"""Lines of the log on standard error, for people or for machines."""
+"""Write the lines of the log to standard error, for people or for machines."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _hiding = threading.Lock()
 
 
 class JsonLines(logging.Formatter):
-    """A log record as one line of JSON: time, level, logger, message, and a stage's figures."""
+    """Format log records as lines of JSON: time, level, logger, message, and a stage's figures."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """Format a record as one line of JSON."""
         line = {
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
             "level": record.levelname,
@@ -38,17 +38,17 @@ class JsonLines(logging.Formatter):
 
 
 class TextLines(logging.Formatter):
-    """A log record for people: time of day and message."""
+    """Format log records for people: time of day and message."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(message)s", "%H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, without secrets."""
+        """Format a record as a line, without secrets."""
         return redact_text(super().format(record))
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """Time and message, in one line whatever names the message holds."""
+        """Return time and message in one line, whatever names the message holds."""
         return printable(super().formatMessage(record))
 
 

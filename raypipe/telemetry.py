@@ -40,7 +40,7 @@ _REASONS_TOLD = 5
 
 
 class Stage:
-    """Totals of one stage; `subject` is the release or model it works on."""
+    """Hold the totals of one stage; `subject` is the release or model it works on."""
 
     def __init__(self, name: str, subject: str) -> None:
         self.name, self.subject = name, subject

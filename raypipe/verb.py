@@ -20,7 +20,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a verb: its name, the opened workspace, and the resolved settings."""
+    """Hold one call of a verb: its name, the opened workspace, and the resolved settings."""
 
     verb: str
     workspace: Workspace

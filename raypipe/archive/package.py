@@ -24,7 +24,7 @@ _ONE_AT_FAULT = (400, 404, 410, TOO_LARGE, 414, 422)
 
 
 class PackageService:
-    """Fetches products in packages of at most `ingest.package_batch` detections."""
+    """Fetch products in packages of at most `ingest.package_batch` detections."""
 
     def __init__(self, client: HttpClient, config: IngestConfig) -> None:
         self._client = client
@@ -73,7 +73,7 @@ class PackageService:
 
 
 class _Package:
-    """The products of a package that have arrived, over as many answers as it takes."""
+    """Collect the products of one package over as many answers as it takes."""
 
     def __init__(self, release: str, wanted: dict[ProductKey, str], config: IngestConfig) -> None:
         self._release = release

@@ -56,12 +56,12 @@ class Piece:
 
     @property
     def rows(self) -> int:
-        """Number of detections in it."""
+        """Return the number of detections in the piece."""
         return _rows(self.counts)
 
     @property
     def conditions(self) -> list[str]:
-        """ADQL conditions that select it."""
+        """Return the ADQL conditions that select the piece."""
         conditions = [f"o.obsid BETWEEN {self.counts[0][0]} AND {self.counts[-1][0]}"]
         if self.regions:
             conditions.append(f"o.region_id BETWEEN {self.regions[0]} AND {self.regions[1]}")
@@ -83,7 +83,7 @@ class ReleasePages:
 
     @property
     def question(self) -> str:
-        """Hash of the query and the service's address."""
+        """Return a hash of the query and the service's address."""
         text = json.dumps([self.service.url, self.query.rows(COLUMNS)])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -94,7 +94,7 @@ class ReleasePages:
 
     @property
     def folder(self) -> str:
-        """Folder of the plan and the pages."""
+        """Return the folder of the plan and the pages."""
         return f"{manifest_folder(self.release)}/.pages/{self.question}"
 
     def detections(self) -> Iterator[pa.Table]:

@@ -38,7 +38,7 @@ _URI = re.compile(
 
 @dataclass(frozen=True)
 class Release:
-    """Addresses of a release in the archive: TAP service, schema of its tables, package service."""
+    """Hold a release's addresses: its TAP service, its tables' schema and its package service."""
 
     tap_url: str
     schema: str
@@ -65,7 +65,7 @@ RELEASES = {
 
 @dataclass(frozen=True, order=True)
 class ProductKey:
-    """Identifies a product in the archive; `product` is a key of PRODUCTS."""
+    """Identify a product in the archive; `product` is a key of PRODUCTS."""
 
     release: str
     obsid: int

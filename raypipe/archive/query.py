@@ -66,7 +66,7 @@ REQUIRED = ("obsid", "obi", "region_id", "name", "ra", "dec")
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the manifest: its name there, and the table and column it comes from."""
+    """Describe a column of the manifest: its name there, and the table and column it comes from."""
 
     name: str
     table: str
@@ -74,7 +74,7 @@ class Column:
 
     @property
     def selected(self) -> str:
-        """Its expression in a SELECT."""
+        """Return the column's expression in a SELECT."""
         alias = "m" if self.table == SOURCE_TABLE else "o"
         renamed = f" AS {self.name}" if self.name != self.archive_name else ""
         return f"{alias}.{self.archive_name}{renamed}"
@@ -98,21 +98,21 @@ class Query:
     where: str | None = None
 
     def rows(self, columns: Sequence[Column], *conditions: str) -> str:
-        """ADQL for the detections that meet all `conditions`, in any order."""
+        """Return ADQL for the detections that meet all `conditions`, in any order."""
         return self._select(", ".join(column.selected for column in columns), *conditions)
 
     def counts_by_obsid(self, after: int | None = None) -> str:
-        """ADQL for the detections `n` per `observation` (obsid) above `after`, in order."""
+        """Return ADQL for the detections `n` per `observation` (obsid) above `after`, in order."""
         conditions = [] if after is None else [f"o.obsid > {after}"]
         select = self._select("o.obsid AS observation, COUNT(*) AS n", *conditions)
         return f"{select} GROUP BY o.obsid ORDER BY observation"
 
     def total(self, *conditions: str) -> str:
-        """ADQL for the number of detections `n` and the largest region_id, `largest`."""
+        """Return ADQL for the number of detections, `n`, and the largest region_id, `largest`."""
         return self._select("COUNT(*) AS n, MAX(o.region_id) AS largest", *conditions)
 
     def available_columns(self) -> str:
-        """ADQL for the names of the columns that the service has."""
+        """Return ADQL for the names of the columns that the service has."""
         tables = (SOURCE_TABLE, OBSERVATION_TABLE)
         names = ", ".join(f"'{self.schema}.{table}', '{table}'" for table in tables)
         return (

@@ -40,19 +40,19 @@ _POLL_GROWTH = 1.5
 
 
 class QueryRefused(RaypipeError):
-    """The service refuses a query; the text is the service's error document."""
+    """Report that the service refuses a query; the text is the service's error document."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Rows of a query, columns in lower case; `overflow` says that the service cut them off."""
+    """Hold the rows of a query, columns in lower case, and whether the service cut some off."""
 
     table: pa.Table
     overflow: bool
 
 
 class TapService:
-    """A TAP service, queried with retries; `session.requests_sent` counts the requests to it."""
+    """Query a TAP service with retries; `session.requests_sent` counts the requests to it."""
 
     def __init__(self, url: str, settings: DiscoverConfig) -> None:
         self.url = url.rstrip("/")
@@ -165,7 +165,7 @@ class TapService:
 
 
 def _is_error_document(response: requests.Response) -> bool:
-    """Return whether status 500 comes with a VOTable: that answers the query, with an error."""
+    """Tell whether status 500 comes with a VOTable, which is an error document about the query."""
     return response.status_code == 500 and b"<VOTABLE" in response.content[:4096].upper()
 
 

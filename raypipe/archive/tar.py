@@ -27,11 +27,11 @@ _GNU_NAME, _GNU_LINK, _PAX, _PAX_GLOBAL = b"L", b"K", b"x", b"g"
 
 
 class TarError(Exception):
-    """The content is not a complete tar."""
+    """Report that the content is not a complete tar."""
 
 
 class NotATar(TarError):
-    """The content does not begin like a tar; `start` holds its first bytes."""
+    """Report that the content does not begin like a tar; `start` holds its first bytes."""
 
     def __init__(self, start: bytes) -> None:
         super().__init__("not a tar")
@@ -40,7 +40,7 @@ class NotATar(TarError):
 
 @dataclass(frozen=True)
 class Member:
-    """A member of a tar: its content, or the reason why it is refused."""
+    """Hold a member of a tar: its content, or the reason why it is refused."""
 
     name: str
     content: bytes
@@ -148,7 +148,7 @@ class _Stream:
 
 
 class _Rejoined:
-    """A stream whose first bytes were read already and are returned once more."""
+    """Read a stream from its start again after its first bytes were read."""
 
     def __init__(self, start: bytes, read: Callable[[int], bytes]) -> None:
         self._start = start

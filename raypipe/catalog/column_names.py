@@ -1,7 +1,7 @@
 """Name the columns of a joined table: recognize some, and change those that must change.
 
 A catalog is exported as FITS, VOTable, HATS and Parquet, so a column has a name that all of them
-hold: letters, digits and `_` of ASCII, at most 68 of them, and no two that differ in case alone.
+hold: letters, digits and `_` of ASCII, at most 68 of them, and no two that differ only in case.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def free_name(name: str, taken: Collection[str]) -> str:
 
 
 def _understood(names: Sequence[str]) -> dict[int, str]:
-    """Return the names of the columns that identify a row, by their place."""
+    """Find the columns that identify a row; return raypipe's names for them, by place."""
     found = {}
     for own in IDENTITY:
         place = _find(names, own)

@@ -42,7 +42,7 @@ _IDENTITY = ["detection_id", "obsid", "obi", "region_id", "name", "ra", "dec"]
 
 @dataclass(frozen=True)
 class Column:
-    """The meaning of a column: unit (VOUnit), UCD1+ and description."""
+    """Describe the meaning of a column: unit (VOUnit), UCD1+ and description."""
 
     unit: str
     ucd: str

@@ -19,7 +19,7 @@ _MIN_INFORMATION = 1.0
 
 @dataclass(frozen=True)
 class Combined:
-    """The latents of sources, combined from all their detections.
+    """Hold the latents of sources, combined from all their detections.
 
     `z`, `z_err`, `z_std` (s, k) and `z_cov` (s, k, k) mean the same as for a detection. `chi2`,
     `dof` and `p_value` (s,) test the hypothesis that all detections have the same latents; they are

@@ -1,4 +1,4 @@
-"""Account for each file of a folder: no listed file is lost without a word."""
+"""Account for each file of a folder, so that none is left out without being reported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OTHER = "others"
 
 
 class SetAside(NamedTuple):
-    """Name a file that could have been a detection and is none, or a folder that is not searched.
+    """Name a file that could have been a detection but is not, or a folder that is not searched.
 
     `detection_id` is that of the detection whose photons the file repeats, None otherwise.
     """

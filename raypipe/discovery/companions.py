@@ -84,7 +84,7 @@ def find_companions(
 def _completed(
     name: str, companions: Companions, beside: Mapping[tuple[str, str], list[str]]
 ) -> Companions:
-    """Add the ARF and RMF beside a spectrum where its header leads to none."""
+    """Add the ARF and RMF beside a spectrum if its header names none that exists."""
     rmf = companions.rmf or _beside(name, beside.get((_parent(name), "rmf"), []))
     arf = companions.arf
     if arf is None and not (rmf and _plain(rmf).endswith(".rsp")):
@@ -93,14 +93,14 @@ def _completed(
 
 
 def _beside(name: str, candidates: list[str]) -> str | None:
-    """Of files beside a spectrum the one with its name, else the only one."""
+    """Choose the file beside a spectrum that has its name, else the only one there."""
     own = [each for each in candidates if _stem(each) == _stem(name)]
     chosen = own or candidates
     return chosen[0] if len(chosen) == 1 else None
 
 
 def _response_kind(name: str) -> str | None:
-    """Whether a file is an ARF or an RMF by its name."""
+    """Tell by its name whether a file is an ARF or an RMF; None for neither."""
     suffix = posixpath.splitext(_plain(name))[1]
     return {".arf": "arf", ".rmf": "rmf", ".rsp": "rmf"}.get(suffix)
 
@@ -110,7 +110,7 @@ def _parent(name: str) -> str:
 
 
 def _plain(name: str) -> str:
-    """A file's name in small letters, without `.gz`."""
+    """Return a file's name in lower case, without `.gz`."""
     return name.casefold().removesuffix(".gz")
 
 

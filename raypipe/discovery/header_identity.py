@@ -1,4 +1,4 @@
-"""Identify spectra outside the Chandra Source Catalog by what their headers say.
+"""Identify spectra outside the Chandra Source Catalog from their headers.
 
 OBJECT is the name of the observation's target, which need not be the source of the spectrum: all
 spectra from an observation of M31 have "M31" there. It is kept as `target_name` (the name that the
@@ -91,7 +91,7 @@ def source_names(identities: Sequence[HeaderIdentity]) -> list[str | None]:
 
 
 def _key(identity: HeaderIdentity) -> str | None:
-    """Return what spectra that may be of one target have in common."""
+    """Return the key that spectra of one target may share."""
     if identity.target_name is None or not identity.is_near_target:
         return None
     return identity.target_name.casefold()

@@ -49,7 +49,7 @@ _UNIDENTIFIED = HeaderIdentity()
 
 @dataclass(frozen=True)
 class _Content:
-    """Hold what a spectrum file says; the defaults are those of a file that cannot be read."""
+    """Hold the contents of a spectrum file; the defaults stand for one that cannot be read."""
 
     named: Companions
     photons: Photons | None = None
@@ -178,7 +178,7 @@ def _order(
     backgrounds: Mapping[str, str],
     published: Mapping[str, str],
 ) -> list[str]:
-    """Sort the files so that of those with the same photons, the one to keep comes first.
+    """Sort files so that the one to keep comes first among those with the same photons.
 
     That is a background if there is one, so that no copy of it becomes a detection. Otherwise it is
     a file that can be compared with its background; of these the one with most companions; then
@@ -252,7 +252,7 @@ def _count(
     repeats: Mapping[str, list[str]],
     ids: Mapping[str, str],
 ) -> None:
-    """Record in `account` what became of each candidate and of the files that they name."""
+    """Record in `account` the fate of each candidate and of the files that it names."""
     aside = partial(_set_aside, account, folder)
     for name, copies in repeats.items():
         for copy in copies:

@@ -35,7 +35,7 @@ def own_ids(names: Iterable[str], published: Mapping[str, str]) -> dict[str, str
 
 
 def in_order(name: str) -> tuple[int, str]:
-    """Return a key that sorts files by the number of their folders, then by name."""
+    """Return a key that sorts files by the depth of their folder, then by name."""
     return name.count("/"), name
 
 

@@ -28,7 +28,7 @@ _TICKS_KEV = (0.1, 0.2, 0.3, 0.5, 1, 2, 3, 5, 8, 10, 20, 30, 50, 80, 100)
 
 @dataclass(frozen=True)
 class BinnedSpectrum:
-    """Counts and expected counts in adjacent bins of channels.
+    """Hold counts and expected counts in adjacent bins of channels.
 
     `counts` (n,); `model` (n,): expected counts of source and background, None without a model;
     `background` (n,): the background's part of them; `edges_kev` (n + 1,), ascending; `exposure_s`.
@@ -72,7 +72,7 @@ def poisson_interval(counts: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 @dataclass(frozen=True)
 class _Groups:
-    """A spectrum grouped for the plot, (groups,) each: counts with limits, and the model's parts.
+    """Hold a spectrum grouped for the plot, (groups,) each: counts with limits, and model parts.
 
     `edges_kev` (groups + 1,).
     """

@@ -75,7 +75,7 @@ def styled() -> AbstractContextManager[None]:
 
 
 class _ShownFigure(Figure):
-    """A figure that notebooks display although pyplot does not know it."""
+    """Let notebooks display a figure that pyplot does not know."""
 
     def _repr_png_(self) -> bytes:
         picture = io.BytesIO()

@@ -1,4 +1,4 @@
-"""embed: from spectra to the latent catalog, with a pool of encoders on Ray Data."""
+"""Turn spectra into the latent catalog, with a pool of encoders on Ray Data."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class _Task:
 
 
 class _Encoder:
-    """An actor: the model loaded once, then part after part."""
+    """Load the model once, then make part after part, as an actor of Ray Data."""
 
     def __init__(self, task: _Task) -> None:
         model = load_model(task.model_uri)
@@ -113,7 +113,7 @@ class _Encoder:
 def _make_parts(
     workspace: Workspace, release: str, uri: str, model: Model, settings: Config, there: set[str]
 ) -> tuple[list[Wanted], dict[str, Any]]:
-    """Make the parts that are to do, and make those again whose spectra change meanwhile.
+    """Make the missing parts, and make again those whose spectra change meanwhile.
 
     Returns the parts of the catalog, which are those of the spectra as they are now, and the
     figures of the work; adds the files it wrote to `there`.
@@ -142,9 +142,9 @@ def _make_parts(
 def _look(
     workspace: Workspace, release: str, model: Model, config: EmbedConfig
 ) -> tuple[list[Wanted], list[int]]:
-    """The parts that the spectra as they are now make, and the numbers of those to do.
+    """List the parts that the present spectra make, and the numbers of those still to make.
 
-    A part is to do where its file is absent, or has not as many rows as its spectra.
+    A part has to be made if its file is absent, or has not as many rows as its spectra.
     """
     parts = require_ingested(workspace, release)
     with ThreadPoolExecutor(_READERS) as pool:
@@ -166,7 +166,7 @@ def _assemble(
     parts: list[Wanted],
     config: EmbedConfig,
 ) -> Publication:
-    """The catalog that these parts are, with its table of sources, ready to be published."""
+    """Make the publication of a catalog from its parts, and write its table of sources."""
     names = [part.name for part in parts]
     rows = sum(part.rows for part in parts)
     text = json.dumps([[name.rsplit("/", 1)[1] for name in names], __version__])
@@ -199,7 +199,7 @@ def _assemble(
 
 
 def _pool(config: EmbedConfig, parts: int, joined: bool) -> ActorPoolStrategy:
-    """The encoders: as many as fit, or, on a cluster that may grow and shrink, as come to fit."""
+    """Make a pool of as many encoders as fit, or will fit on a cluster that may grow."""
     resources = ray.cluster_resources()
     slots = (
         resources.get("GPU", 0) / config.gpus_per_actor
@@ -214,7 +214,7 @@ def _pool(config: EmbedConfig, parts: int, joined: bool) -> ActorPoolStrategy:
 
 
 def _run_parts(task: _Task, parts: list[int], joined: bool, there: set[str]) -> dict[str, Any]:
-    """Do the parts on Ray; returns what that came to, and adds the files it wrote to `there`."""
+    """Make parts on Ray; return the totals, and add the names of the files to `there`."""
     config = task.config
     pool = _pool(config, len(parts), joined)
     plural = "" if pool.initial_size == 1 else "s"
@@ -247,7 +247,7 @@ def _run_parts(task: _Task, parts: list[int], joined: bool, there: set[str]) -> 
 
 
 def _name_unmeasured(outcome: Mapping[str, Any]) -> None:
-    """Say which detections of a part have no latents: the first few, and how many more."""
+    """Log which detections of a part have no latents: the first few, and how many more."""
     number, named = outcome["not_measured"], outcome["named"]
     if number:
         log.warning(

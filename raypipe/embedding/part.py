@@ -33,7 +33,7 @@ _ROWS_VERSION = 3
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result for a part, of whose `rows` a number `kept` had been measured before.
+    """Describe the result for a part: of its `rows`, `kept` had been measured before.
 
     `not_measured` counts rows without latents; `named` has the detection_ids of some of them.
     """
@@ -47,7 +47,7 @@ class Outcome:
 
 
 class Wanted(NamedTuple):
-    """The part that certain spectra will make: its name and its number of rows.
+    """Describe the part that certain spectra will make: its name and its number of rows.
 
     The name is a hash of everything that the part is made from.
     """
@@ -57,7 +57,7 @@ class Wanted(NamedTuple):
 
 
 class PartEncoder:
-    """Makes parts of a release's catalog from parts of its spectra; `parts` is their number."""
+    """Make parts of a release's catalog from parts of its spectra; `parts` is their number."""
 
     def __init__(
         self, workspace: Workspace, release: str, parts: int, model: Model, config: EmbedConfig
@@ -119,7 +119,7 @@ class PartEncoder:
 def wanted_part(
     workspace: Workspace, release: str, part: int, model: Model, config: EmbedConfig
 ) -> Wanted:
-    """Return the part of the catalog that a part of the spectra makes in its present state."""
+    """Describe the part of the catalog that a part of the spectra now makes."""
     name = part_name(spectra_folder(release), part)
     spectra = workspace.read_table(name, ["detection_id", "content_sha256"])
     return _name_part(spectra, release, part, model, recipe_of(model, config))
@@ -143,7 +143,7 @@ def _sources(spectra: pa.Table) -> np.ndarray:
 
 
 def _name_part(spectra: pa.Table, release: str, part: int, model: Model, recipe: str) -> Wanted:
-    """Name the part that spectra make, from their manifest's rows, the spectra, and the recipe."""
+    """Name a part by its manifest's rows, its spectra and the recipe."""
     rows = spectra.select(["detection_id", "content_sha256"]).to_pydict()
     manifest = (spectra.schema.metadata or {}).get(FINGERPRINT.encode(), b"").decode()
     text = json.dumps([rows, manifest, recipe])

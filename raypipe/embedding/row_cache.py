@@ -33,7 +33,7 @@ def row_keys(spectra: pa.Table, sources: npt.NDArray[np.int64]) -> list[str]:
 
 @dataclass(frozen=True)
 class CachedRows:
-    """Rows measured before, and the position of each key among them."""
+    """Hold rows measured before, and the position of each key among them."""
 
     table: pa.Table
     rows: dict[str, int]
@@ -44,7 +44,7 @@ class CachedRows:
 
 
 class RowCache:
-    """Finds rows of a release's detections in the catalogs that a model had made of all releases.
+    """Find rows of a release's detections in the catalogs that a model made of any release.
 
     It reads parts of this release, published or not, and published parts of other releases. A hash
     assigns detections to parts, and numbers of parts are powers of two: a detection of part i can

@@ -1,1 +1,1 @@
-"""How good the latents are: against truth, labels, baselines and the published figures."""
+"""Measure the quality of latents against truth, labels, baselines and published figures."""

@@ -33,7 +33,7 @@ def fitting_threads(rows: int) -> AbstractContextManager[object]:
 
 
 def on_one_scale(features: FloatArray) -> FloatArray:
-    """Center features (n, d) and divide all by one number, so that their mean variance is 1.
+    """Center features (n, d), and divide all by one number so that their mean variance is 1.
 
     Distances between rows keep their proportions. Standardizing each feature would undo the small
     variance of features that a representation knows little about.

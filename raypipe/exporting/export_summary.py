@@ -44,7 +44,7 @@ class Written:
 
     @property
     def notes(self) -> list[str]:
-        """List what the catalog has and the export lacks."""
+        """List the contents of the catalog that the export lacks."""
         notes = []
         if self.rows_left_out:
             notes.append(

@@ -1,1 +1,1 @@
-"""Send requests over HTTP: identify raypipe, retry what may pass, bound time and bytes."""
+"""Send requests over HTTP: identify raypipe, retry failures that may pass, bound time and bytes."""

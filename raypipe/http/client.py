@@ -44,7 +44,7 @@ _MESSAGE_CHARACTERS = 200
 
 @dataclass
 class Traffic:
-    """Counts of requests and of the bytes that arrived; several threads may count at once.
+    """Count requests and the bytes that arrived; several threads may count at once.
 
     `connected_s` is the time spent in requests, summed over all connections, in s. `rmfs` and
     `rmf_bytes` are the RMFs among the files and their share of the bytes.
@@ -94,7 +94,7 @@ class Traffic:
 
 
 class Body:
-    """The content of an answer as the server sends it, at most `max_bytes` of it.
+    """Read the content of an answer as the server sends it, at most `max_bytes` of it.
 
     A larger one raises FetchError with status TOO_LARGE, before it is read if the server announces
     its length.
@@ -136,7 +136,7 @@ class Body:
 
 
 class HttpClient:
-    """Fetches files with retries. One serves a part; the process shares the connections."""
+    """Fetch files with retries. One client serves a part; the process shares the connections."""
 
     def __init__(self, config: IngestConfig, traffic: Traffic) -> None:
         self._patience = Patience.from_settings(config)

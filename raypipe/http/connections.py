@@ -40,7 +40,7 @@ def start_clock(patience: Patience) -> None:
 
 
 class Connections:
-    """The connections of this process to all servers, and the turns of the requests to them.
+    """Hold this process's connections to all servers, and let requests to a server take turns.
 
     requests' Session looks up proxies, certificates and .netrc for each request, and may be used
     by one thread only; here they are looked up once per server, and all threads share the pools.
@@ -93,7 +93,7 @@ def shared_connections(concurrency: int) -> Connections:
 
 
 class _Route(NamedTuple):
-    """How to reach a server, from the environment's proxies and certificates and from .netrc."""
+    """Describe how to reach a server, by the environment's proxies and certificates and .netrc."""
 
     pool: HTTPConnectionPool
     by_proxy: bool
@@ -101,7 +101,7 @@ class _Route(NamedTuple):
 
 
 class _TimedReader(io.RawIOBase):
-    """Reads a socket until the deadline of the request.
+    """Read a socket until the deadline of the request.
 
     A read timeout starts again with every byte, so a server that sends a byte from time to time,
     in the headers or in the body, would occupy a thread forever.
@@ -140,7 +140,7 @@ def _late(patience: Patience) -> OutOfTimeError:
 
 
 class _TimedSocket:
-    """The part of a socket that http.client uses to read an answer."""
+    """Offer the part of a socket that http.client uses to read an answer."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -171,7 +171,7 @@ class _TimedHTTPSPool(HTTPSConnectionPool):
 
 
 class TimedAdapter(HTTPAdapter):
-    """Makes connections, direct and through proxies, whose answers are read until a deadline.
+    """Make connections, direct and through proxies, whose answers are read until a deadline.
 
     Call `start_clock` before each request.
     """

@@ -1,4 +1,4 @@
-"""Name failures of requests, without credentials, and tell which another attempt may cure."""
+"""Describe failed requests, without credentials, and tell which of them to try again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TLS = (ssl.SSLError, urllib3.exceptions.SSLError)
 
 
 class FetchError(RaypipeError):
-    """A file that could not be fetched.
+    """Report a file that could not be fetched.
 
     `retryable` says that a later run may succeed. `status` is the HTTP status that refused the
     file, None if there was none. The message starts with the URI, without credentials.
@@ -43,7 +43,7 @@ class FetchError(RaypipeError):
 
 
 class TryAgain(Exception):
-    """A failed attempt that may succeed when repeated.
+    """Report a failed attempt that may succeed when repeated.
 
     `asked_pause_s` is the pause that the server asked for with Retry-After, in s.
     """
@@ -54,7 +54,7 @@ class TryAgain(Exception):
 
 
 class OutOfTimeError(TimeoutError):
-    """A read that lasted longer than the policy allows; its text says which limit was exceeded."""
+    """Report a read that lasted longer than the policy allows; the text names the limit."""
 
 
 def describe(error: Exception) -> str:

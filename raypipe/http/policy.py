@@ -1,4 +1,4 @@
-"""Decide what is retried, when, and how long a server may take: the same for every request.
+"""Decide for all requests what is retried, when, and how long a server may take.
 
 `HttpClient` (many files) and `PoliteSession` (pyvo, single tables) both ask through
 `ask_until_answered`.
@@ -49,7 +49,7 @@ _DOWN_AFTER = 10
 
 @dataclass(frozen=True)
 class Patience:
-    """The limits of one request; the settings of these names in [discover] and [ingest].
+    """Hold the limits of one request: the settings of these names in [discover] and [ingest].
 
     A request gets `attempts`. An attempt fails `silence_s` seconds after the last byte, and
     `answer_s` seconds after it began if the answer is incomplete then. The pause between two
@@ -82,7 +82,7 @@ class Patience:
 
 
 class Host:
-    """A server: limits how many requests it gets at once, and waits when it asks for a pause."""
+    """Limit how many requests a server gets at once, and wait when it asks for a pause."""
 
     def __init__(self, concurrency: int) -> None:
         self.failures_in_a_row = 0
@@ -120,7 +120,7 @@ class Host:
 
 
 class Hosts:
-    """The servers that were asked so far, each with `concurrency` slots."""
+    """Hold the servers that have been asked, each with `concurrency` slots."""
 
     def __init__(self, concurrency: int) -> None:
         self._concurrency = concurrency

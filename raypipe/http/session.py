@@ -34,9 +34,9 @@ _ANSWER_BYTES = 512 << 20
 
 
 class PoliteSession(requests.Session):
-    """A session that retries by `raypipe.http.policy` and reads answers completely, within limits.
+    """Retry requests by `raypipe.http.policy`, and read answers completely, within limits.
 
-    A redirect is a request of its own, with its own attempts: a POST is not repeated because the
+    A redirect is a separate request, with its own attempts: a POST is not repeated because the
     page that it leads to is busy. An answer of more than `answer_bytes`, decompressed, is
     abandoned. `is_answer` may accept answers whose status would be retried otherwise.
     `requests_sent` counts attempts and redirects. Failures are ServiceErrors.
@@ -139,7 +139,7 @@ class PoliteSession(requests.Session):
 
 
 class _KeptBody(HTTPResponse):
-    """Content that was read already, for readers of `Response.raw`, without a copy of it."""
+    """Serve content that was read already to readers of `Response.raw`, without copying it."""
 
     def __init__(self, body: bytes) -> None:
         super().__init__(io.BytesIO(body), preload_content=False)

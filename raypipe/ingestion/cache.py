@@ -19,7 +19,7 @@ _LOOK_SHARE = 0.05
 
 
 class Cache:
-    """Contents by URI. Each file holds the SHA-256 of its content, followed by the content.
+    """Store contents by URI. Each file holds the SHA-256 of its content, then the content.
 
     A damaged file counts as absent. When the folder is full, the files that were not used for the
     longest time are removed. Errors of the disk are logged and otherwise ignored: the file is

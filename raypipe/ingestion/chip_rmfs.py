@@ -1,4 +1,4 @@
-"""One RMF a zone of each chip: chosen among a release's detections, then used for all of them."""
+"""Choose one RMF per chip zone among a release's detections, to be used for all of them."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from raypipe.store.workspace import Workspace, check_name
 T = TypeVar("T")
 
 MOST_LOSS = 0.1
-"""How far the rows of an RMF for a zone may sum from 1; those of the CSC stay within 0.01."""
+"""Largest deviation from 1 of row sums of an RMF for a zone; those of the CSC are within 0.01."""
 
 MOST_ASTRAY = 0.1
-"""How much of its redistribution an RMF may place elsewhere than the zone's median does, summed
-over both: detections of one zone differ by 0.00-0.03, those of other chips by 0.1-0.3."""
+"""Largest difference between the redistribution of an RMF and the zone's median, as a share of the
+median: detections of one zone differ by 0.00-0.03, those of other chips by 0.1-0.3."""
 
 _BATCH_ROWS = 64
 _BATCH_RMFS = 16
@@ -44,24 +44,24 @@ _MOST_TRIES = 4
 
 @dataclass(frozen=True)
 class ChipRmfs:
-    """The `rmf_id` that stands for each zone of a chip."""
+    """Map each chip zone to the `rmf_id` of the RMF that its detections share."""
 
     rmf_ids: Mapping[str, str]
 
     def rmf_id(self, header: Mapping[str, Any]) -> str | None:
-        """The RMF of the zone a detection fell on; None where there is none, or no telling."""
+        """Return the `rmf_id` for the zone of a detection; None if zone or RMF is unknown."""
         chip = chip_of(header)
         return None if chip is None else self.rmf_ids.get(chip.zone)
 
     def to_json(self) -> str:
-        """The choice as text, equal for equal choices."""
+        """Return the choice as text, which is the same for equal choices."""
         return json.dumps(self.rmf_ids, sort_keys=True)
 
     def keeps(self, rmf_id: str, earlier: Mapping[str, str]) -> bool:
-        """Whether a spectrum of this RMF, made with an earlier choice, is as this one makes it.
+        """Tell whether a spectrum made with `rmf_id` under an earlier choice is still valid.
 
-        Not so where the RMF stood for a zone and does no longer, nor where a detection brought it
-        itself and now there are RMFs for zones that had none.
+        It is not if the RMF was chosen for a zone and no longer is, nor if it is the detection's
+        own and there are now RMFs for zones that had none.
         """
         if rmf_id in earlier.values():
             zones = [zone for zone, chosen in earlier.items() if chosen == rmf_id]
@@ -71,19 +71,19 @@ class ChipRmfs:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """An RMF that may stand for a zone, and the detection that brings it."""
+    """Hold an RMF that may be chosen for a zone, and the detection that it belongs to."""
 
     detection_id: str
     rmf: GriddedResponse
 
 
 def chip_rmfs_name(release: str) -> str:
-    """Name of the file that says which RMF stands for each zone."""
+    """Name the file that records the RMF chosen for each zone."""
     return f"{FOLDER}/chips/{check_name(release, 'release')}.json"
 
 
 def load_chip_rmfs(workspace: Workspace, release: str) -> ChipRmfs:
-    """The RMFs chosen for a release; none where they are not."""
+    """Load the RMFs chosen for a release; return an empty choice if none was made."""
     if not workspace.exists(chip_rmfs_name(release)):
         return ChipRmfs({})
     name = chip_rmfs_name(release)
@@ -95,7 +95,7 @@ def load_chip_rmfs(workspace: Workspace, release: str) -> ChipRmfs:
 
 
 def chip_rmfs_for(workspace: Workspace, release: str, config: IngestConfig) -> ChipRmfs:
-    """The RMFs that stand for zones as `ingest.rmf` says: none where each brings its own."""
+    """Return the RMFs of the zones if `ingest.rmf` is "chip", else an empty choice."""
     return load_chip_rmfs(workspace, release) if config.rmf == "chip" else ChipRmfs({})
 
 
@@ -109,8 +109,8 @@ def choose_chip_rmfs(
     `config.chip_candidates` RMFs of its detections that can be read, hold probabilities, sum to 1
     within `MOST_LOSS` all over the band, and include no effective area. The first candidate within
     `MOST_ASTRAY` of their median is chosen. A zone without candidates, or whose candidates
-    disagree, has no RMF: its detections bring their own. Where not one PHA can be fetched nothing
-    is published, and an earlier choice stays. `fetcher`, where given, counts what that took.
+    disagree, has no RMF: its detections use their own. If not a single PHA can be fetched, nothing
+    is published, and an earlier choice stays. `fetcher`, if given, counts the traffic.
     """
     fetcher, library = fetcher or Fetcher(config), ResponseLibrary(workspace)
     sample = _sample(workspace, release, config.chip_sample)
@@ -132,7 +132,7 @@ def choose_chip_rmfs(
 
 
 def _sample(workspace: Workspace, release: str, size: int) -> list[dict[str, Any]]:
-    """Detections of the catalog that name a PHA and an RMF, in order of their hash."""
+    """Return the rows of the catalog's detections with PHA and RMF, in order of their hash."""
     parts = int(read_manifest_summary(workspace, release)["parts"])
     columns = ["detection_id", "pha_uri", "rmf_uri"]
     rows: list[dict[str, Any]] = []
@@ -152,7 +152,7 @@ def _sample(workspace: Workspace, release: str, size: int) -> list[dict[str, Any
 def _by_zone(
     sample: Sequence[dict[str, Any]], fetcher: Fetcher
 ) -> tuple[dict[str, list[dict[str, Any]]], int]:
-    """The sample's rows by the zone they fell on, in order, and how many PHAs were fetched."""
+    """Group the sample's rows by chip zone, in order, and count the PHAs that were fetched."""
     by_zone: dict[str, list[dict[str, Any]]] = {}
     fetched = 0
     for rows in _batches(sample, _BATCH_ROWS):
@@ -167,7 +167,7 @@ def _by_zone(
 def _candidates(
     by_zone: Mapping[str, list[dict[str, Any]]], wanted: int, fetcher: Fetcher
 ) -> dict[str, list[_Candidate]]:
-    """The first `wanted` RMFs of each zone that may stand for it; rounds replace what may not."""
+    """Fetch RMFs of each zone until `wanted` of them pass the checks, or its rows are used up."""
     found: dict[str, list[_Candidate]] = {zone: [] for zone in by_zone}
     left = {zone: iter(rows[: _MOST_TRIES * wanted]) for zone, rows in by_zone.items()}
     while batch := [
@@ -193,7 +193,7 @@ def _next(rows: Iterator[dict[str, Any]], number: int) -> list[dict[str, Any]]:
 
 
 def _zone(content: bytes | FetchError) -> str | None:
-    """The zone a PHA tells; None where it does not, or cannot be read for whatever reason."""
+    """Return the zone that a PHA's header implies; None if there is none or reading fails."""
     if isinstance(content, FetchError):
         return None
     try:
@@ -204,9 +204,9 @@ def _zone(content: bytes | FetchError) -> str | None:
 
 
 def _clean_rmf(content: bytes | FetchError) -> GriddedResponse | None:
-    """An RMF fit to stand for a zone; None where it is not, or cannot be read for whatever reason.
+    """Read an RMF and put it on the grid; return None if it fails a check or cannot be read.
 
-    What is wrong with it the detection itself will say, should it have to bring its own.
+    If a detection has to use this RMF itself, its reject says what is wrong with it.
     """
     if isinstance(content, FetchError):
         return None
@@ -222,7 +222,7 @@ def _clean_rmf(content: bytes | FetchError) -> GriddedResponse | None:
 
 
 def _first_typical(rivals: Sequence[_Candidate]) -> _Candidate | None:
-    """The first candidate that is near the median of all; None where none is."""
+    """Return the first candidate that is close to the median of all, None if there is none."""
     if not rivals:
         return None
     median = np.median([each.rmf.redistribution for each in rivals], axis=0)

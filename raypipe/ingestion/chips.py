@@ -1,4 +1,4 @@
-"""Which ACIS chip a CSC detection fell on, by where it lies on the detector."""
+"""Compute which ACIS chip a CSC detection fell on from its position on the detector."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _CHIP_MM = 1024 * PIXEL_MM
 
 @dataclass(frozen=True)
 class _Place:
-    """Lowest Y and Z of a chip, mm, and the axis and end from which its rows are counted."""
+    """Hold a chip's lowest Y and Z, mm, and the axis and end from which its rows are counted."""
 
     y_mm: float
     z_mm: float
@@ -60,30 +60,30 @@ ZONE_ROWS = 256
 lost on the way to the readout widens its peaks. Back-illuminated chips lose little."""
 
 _ASTRAY_MM = 2.0
-"""How far off a chip (dither, an edge, a drifted aim point) a source may lie and still be on it."""
+"""Largest distance of a source from its chip, by dither, an edge or a drifted aim point."""
 
 
 @dataclass(frozen=True)
 class Chip:
-    """A chip, and the row of it (1-1024, from the readout) where that is known."""
+    """Hold a chip, and the row (1-1024, counted from the readout) if it is known."""
 
     ccd_id: int
     row: float | None = None
 
     @property
     def zone(self) -> str:
-        """What shares one redistribution: "7" is the whole chip, "3.2" a quarter of its rows."""
+        """Name the zone: "7" is a whole chip, "3.2" a quarter of a chip's rows."""
         if self.row is None or self.ccd_id in BACK_ILLUMINATED:
             return str(self.ccd_id)
         return f"{self.ccd_id}.{int(np.clip(self.row, 1, 1024) - 1) // ZONE_ROWS}"
 
 
 def chip_of(header: Mapping[str, Any]) -> Chip | None:
-    """The chip a detection fell on, by the header of its PHA; None where that cannot be told.
+    """Return the chip that a detection fell on, from its PHA's header; None if it is unclear.
 
-    Of the chips that the header's data subspace names (every chip of the pointing in CSC 2.1, those
-    the region touches before), the one nearest to the source's place on the detector. A subspace of
-    one chip tells it without a place.
+    It is the one nearest to the source on the detector among the chips that the header's data
+    subspace names (in CSC 2.1 every chip of the pointing, in earlier releases those that the region
+    touches). If the subspace names only one chip, the position is not needed.
     """
     if str(header.get("INSTRUME", "")).strip().upper() != "ACIS":
         return None

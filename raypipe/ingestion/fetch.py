@@ -27,7 +27,7 @@ _S3_REFUSALS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "HTT
 
 
 class Fetcher:
-    """Fetches the files of a part and counts the traffic; several threads may use it at once."""
+    """Fetch the files of a part and count the traffic; several threads may use it at once."""
 
     def __init__(self, config: IngestConfig) -> None:
         self.traffic = Traffic()
@@ -104,7 +104,7 @@ class Fetcher:
 
 
 def is_remote(uri: str) -> bool:
-    """Return whether a file is fetched over the network."""
+    """Tell whether a file is fetched over the network."""
     return is_product_uri(uri) or ("://" in uri and not uri.startswith(("/", "file://")))
 
 

@@ -1,4 +1,4 @@
-"""ingest: from a manifest to spectra and rejects, part by part on Ray Data."""
+"""Turn a manifest into spectra and rejects, part by part, on Ray Data."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def ingest(
 
 
 def _must_choose(workspace: Workspace, release: str, config: IngestConfig, needed: bool) -> bool:
-    """Whether to choose RMFs for the zones of chips: where asked, or there are none yet."""
+    """Tell whether to choose RMFs for chip zones: if requested, or if none are chosen yet."""
     if config.rmf != "chip":
         return False
     return config.choose_rmfs_again or (needed and not workspace.exists(chip_rmfs_name(release)))
@@ -72,9 +72,9 @@ def _must_choose(workspace: Workspace, release: str, config: IngestConfig, neede
 def _run(
     workspace: Workspace, release: str, parts: list[int], choosing: bool, settings: Config
 ) -> dict[str, Any]:
-    """Choose RMFs for zones where that is to be done, then do the parts; return what that took.
+    """Choose RMFs for zones if necessary, then process the parts; return what that took.
 
-    Parts made with a choice that was given up join those to do.
+    Parts made with an RMF that is no longer chosen are processed again, too.
     """
     config = settings.ingest
 
@@ -117,6 +117,6 @@ def _run(
 
 
 def _tell(told: Stage, outcome: Mapping[str, Any]) -> None:
-    """Count what reading took."""
+    """Add the cost of reading to the stage's counts."""
     for name in "bytes_read", "requests", "retries", "rmfs", "rmf_bytes":
         told.add(name, outcome[name])

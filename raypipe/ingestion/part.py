@@ -1,4 +1,4 @@
-"""One part of a manifest: what is not published yet is fetched and read, then all published."""
+"""Ingest one part of a manifest: fetch and read what is not published yet, then publish all."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ _IDENTITY = ["detection_id", "obsid", "obi", "region_id", "name", "ra", "dec"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a part, and what that took.
+    """Count the spectra and rejects of a part, and the traffic they took.
 
-    `kept` rows had been published before; `rejected` counts rejects by stage and reason; the rest
-    is that of `Traffic`, and counts what was read from disk, too.
+    `kept` rows had been published before; `rejected` counts rejects by stage and reason; the other
+    fields are those of `Traffic`, and include what was read from disk.
     """
 
     part: int
@@ -58,9 +58,9 @@ class Outcome:
 def ingest_part(workspace: Workspace, release: str, part: int, config: IngestConfig) -> Outcome:
     """Turn a part of the manifest into a part of spectra and one of rejects.
 
-    Each row of the manifest becomes a row of one of the two, in the manifest's order. Rows that
-    an earlier run has published are taken from there, but for rejects worth another try. Rejects
-    are published first, spectra last.
+    Each row of the manifest becomes a row of either table, in the manifest's order. Rows that an
+    earlier run has published are copied, except rejects that are worth another try. Rejects are
+    published first, spectra last.
     """
     manifest = workspace.read_table(part_name(manifest_folder(release), part))
     rows = manifest.to_pylist()
@@ -117,7 +117,7 @@ def ingest_part(workspace: Workspace, release: str, part: int, config: IngestCon
 
 
 def _tally(rejects: pa.Table) -> dict[str, dict[str, int]]:
-    """Rejects by stage and reason."""
+    """Count rejects by stage and reason."""
     tally: dict[str, dict[str, int]] = {}
     for row in rejects.select(["stage", "reason"]).to_pylist():
         reasons = tally.setdefault(row["stage"], {})
@@ -126,7 +126,7 @@ def _tally(rejects: pa.Table) -> dict[str, dict[str, int]]:
 
 
 def _duplicates(rows: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """Rejects, by index, of the rows whose detection an earlier row of the manifest has."""
+    """Make a reject, by index, for each row whose detection an earlier row of the manifest has."""
     first: dict[str, str] = {}
     found = {}
     for index, row in enumerate(rows):
@@ -147,7 +147,7 @@ def _duplicates(rows: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
 
 
 class _Rows:
-    """Columns measured for some rows of the manifest, collected in any order."""
+    """Collect the columns measured for some rows of the manifest, in any order."""
 
     def __init__(self, fields: list[pa.Field]) -> None:
         self._fields = fields
@@ -167,11 +167,11 @@ class _Rows:
         self._kept = {i: cached.rows[keys[i]] for i in indices if keys[i] in cached.rows}
 
     def indices(self) -> list[int]:
-        """The rows of the manifest that are here, in its order."""
+        """Return the indices of the collected rows, in the manifest's order."""
         return sorted([*self._new, *self._kept])
 
     def beside(self, manifest: pa.Table) -> pa.Table:
-        """The rows' columns beside those of the manifest, in its order."""
+        """Join the collected columns to those of the manifest, in the manifest's order."""
         measured = pa.concat_tables(
             [self._old.take(pa.array(list(self._kept.values()), pa.int64())), self._new_table()]
         )
@@ -192,7 +192,7 @@ class _Rows:
 
 
 def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
-    """A column of plain values, or of arrays (or None) where rows hold lists."""
+    """Make a column of plain values, or of arrays (or None) if the rows hold lists."""
     if not pa.types.is_fixed_size_list(kind) and not pa.types.is_list(kind):
         return pa.array(values, kind)
     absent = pa.array([value is None for value in values], pa.bool_())

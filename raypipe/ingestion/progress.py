@@ -15,12 +15,12 @@ from raypipe.store.workspace import Workspace
 
 
 def is_done(workspace: Workspace, release: str, part: int, config: IngestConfig) -> bool:
-    """Whether a part is current, with the RMFs asked for, and no other try may mend a reject."""
+    """Tell whether a part is current, has the requested RMFs and has no reject worth a retry."""
     return _is_done(workspace, release, part, config, _choice(workspace, release, config))
 
 
 def parts_to_ingest(workspace: Workspace, release: str, config: IngestConfig) -> list[int]:
-    """Parts that are missing, out of date, or worth a retry."""
+    """List the parts that are missing, out of date, or worth a retry."""
     parts = range(count_parts(workspace, release))
     choice = _choice(workspace, release, config)
     done = look_at_each(parts, lambda part: _is_done(workspace, release, part, config, choice))
@@ -28,7 +28,7 @@ def parts_to_ingest(workspace: Workspace, release: str, config: IngestConfig) ->
 
 
 def _choice(workspace: Workspace, release: str, config: IngestConfig) -> str:
-    """The RMFs that stand for zones now, as the metadata of a part says it."""
+    """Return the RMFs that are now chosen for zones, as a part's metadata records them."""
     return chip_rmfs_for(workspace, release, config).to_json()
 
 

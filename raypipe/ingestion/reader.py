@@ -1,4 +1,4 @@
-"""Detections of a part: fetched many at once, each read into a spectrum or a reject."""
+"""Read the detections of a part, many fetches at once, each into a spectrum or a reject."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ReadRow:
-    """A row of the manifest, read: either its columns of spectra or those of rejects."""
+    """Hold the result for a row of the manifest: its columns of spectra, or those of rejects."""
 
     index: int
     spectrum: dict[str, Any] | None = None
@@ -65,7 +65,7 @@ class ReadRow:
 
 @dataclass
 class _Detection:
-    """A row of the manifest on its way to a spectrum or a reject."""
+    """Hold a row of the manifest while it becomes a spectrum or a reject."""
 
     index: int
     row: ManifestRow
@@ -78,12 +78,12 @@ class _Detection:
     reject: dict[str, Any] | None = None
 
     def named(self, key: str) -> str:
-        """A file as messages and tables may name it."""
+        """Return a file's name in the form that messages and tables show."""
         return printable(redact(self.row[key]))
 
 
 class Reader:
-    """Reads detections, several fetches at once."""
+    """Read detections, several fetches at once."""
 
     def __init__(self, library: ResponseLibrary, chips: ChipRmfs, config: IngestConfig) -> None:
         self.fetcher = Fetcher(config)
@@ -93,9 +93,9 @@ class Reader:
         self._grid = EnergyGrid()
 
     def read_all(self, rows: list[tuple[int, ManifestRow]]) -> Iterator[ReadRow]:
-        """What became of each numbered row, those with local files alone first.
+        """Yield the result for each numbered row, those with only local files first.
 
-        Threads help where there is something to wait for: local files are read faster without.
+        Local files are read faster without threads, which only help to wait for a network.
         """
         near = [item for item in rows if not any(map(is_remote, _uris(item[1], URIS)))]
         for item in near:
@@ -111,7 +111,7 @@ class Reader:
                 yield from batch
 
     def _read_batch(self, rows: list[tuple[int, ManifestRow]]) -> list[ReadRow]:
-        """Read the PHA and the ARF of each; then the RMF, where no other one stands for it."""
+        """Read PHA and ARF of each detection, then the RMF unless a zone's RMF replaces it."""
         detections = [_Detection(index, row, uri=row["pha_uri"] or "") for index, row in rows]
         products: Products = {}
         at_first = _OWN if self._chips.rmf_ids else URIS
@@ -126,7 +126,7 @@ class Reader:
         return [self._finish(detection) for detection in detections]
 
     def _open(self, detection: _Detection, products: Products) -> None:
-        """Fetch all but the RMF, and tell from the PHA which RMF stands for its own."""
+        """Fetch all files but the RMF, and find the zone's RMF that may replace the own one."""
         row = detection.row
         if not row["pha_uri"]:
             raise FetchError(row["detection_id"], "the manifest has no PHA", retryable=False)
@@ -138,7 +138,7 @@ class Reader:
             detection.rmf_id = self._chips.rmf_id(detection.pha.header)
 
     def _open_rmf(self, detection: _Detection, products: Products) -> None:
-        """Fetch and read a detection's own RMF, where it has one."""
+        """Fetch and read a detection's own RMF, if it has one."""
         detection.stage = "fetch"
         self._fetch(detection, ["rmf_uri"], products)
         detection.stage = "read"
@@ -169,7 +169,7 @@ class Reader:
         return ReadRow(detection.index, spectrum)
 
     def _measure(self, detection: _Detection) -> dict[str, Any]:
-        """The columns of spectra."""
+        """Compute the columns of the spectra table for a detection."""
         spectrum = _assemble(detection)
         if detection.rmf_id is None:
             raise missing_response(spectrum, "RMF", "RESPFILE")
@@ -197,7 +197,7 @@ class Reader:
 
 
 def _attempt(detection: _Detection, step: Callable[..., T], *args: Any) -> T | None:
-    """Take a step of reading; whatever goes wrong in it becomes the detection's reject."""
+    """Perform a step of reading; any error in it becomes the detection's reject."""
     if detection.reject is not None:
         return None
     try:
@@ -231,9 +231,9 @@ def _flags(detection: _Detection, spectrum: Spectrum) -> list[str]:
 
 
 def _is_not_named(detection: _Detection, pha: Pha) -> bool:
-    """Whether an ARF or RMF of a user's spectrum is not the one that its header names."""
+    """Tell whether a user's spectrum has an ARF or RMF that its header does not name."""
     row = detection.row
-    if row["obsid"] is not None:
+    if not is_own_file(row["detection_id"]):
         return False
     pairs = (row["arf_uri"], pha.ancrfile), (row["rmf_uri"], pha.respfile)
     return any(
@@ -244,7 +244,7 @@ def _is_not_named(detection: _Detection, pha: Pha) -> bool:
 
 
 def _may_share(pha: Pha) -> bool:
-    """Whether the RMF of a zone may stand for the spectrum's own: not for parts or scaled ones."""
+    """Tell whether a zone's RMF may replace a spectrum's: it needs all channels, one AREASCAL."""
     return len(pha.channels) == ACIS_CHANNELS and np.ndim(pha.areascal) == 0
 
 
@@ -257,7 +257,7 @@ def _products(row: ManifestRow, keys: list[str]) -> list[str]:
 
 
 def _reject(detection: _Detection, error: Exception) -> dict[str, Any]:
-    """Columns of rejects for an error; the file's name is in `uri`, not in `reason`."""
+    """Make the columns of a reject from an error; the file's name is in `uri`, not in `reason`."""
     uri, row, files = detection.uri, detection.row, detection.files
     at_fault = printable(redact(uri))
     reason, retryable = "", False
@@ -283,7 +283,7 @@ def _reject(detection: _Detection, error: Exception) -> dict[str, Any]:
 
 
 def _is_broken(content: bytes) -> bool:
-    """Whether a file is no FITS or no whole gzip, as a bad transfer over the network leaves it."""
+    """Tell whether a file is not FITS or not a complete gzip, as a broken transfer leaves it."""
     try:
         _, expanded = load(content)
     except OgipError:
@@ -294,7 +294,7 @@ def _is_broken(content: bytes) -> bool:
 
 
 class _Named(bytes):
-    """A file's bytes, equal to any other of the same contents, with the name errors should say."""
+    """Hold a file's bytes, equal to any other of the same content, and its name for errors."""
 
     name: str
 

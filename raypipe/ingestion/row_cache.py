@@ -1,4 +1,4 @@
-"""What earlier runs published of a part, row by row, so that it is not fetched again."""
+"""Find the rows of a part that earlier runs published, so that they are not fetched again."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _KEY_LENGTH = 16
 
 @dataclass(frozen=True)
 class RowCache:
-    """Columns published before, and the row of each key in them."""
+    """Hold columns that were published before, and the row of each key in them."""
 
     table: pa.Table
     rows: dict[str, int]
 
 
 def row_key(row: Mapping[str, Any]) -> str:
-    """A hash of what a spectrum is made of: the detection, its files' URIs and their stamp."""
+    """Hash the inputs of a spectrum: the detection, its files' URIs and their stamp."""
     text = json.dumps([row["detection_id"], *(row.get(name) for name in OF_FILES)])
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:_KEY_LENGTH]
 
@@ -40,10 +40,10 @@ def row_key(row: Mapping[str, Any]) -> str:
 def cached_spectra(
     workspace: Workspace, release: str, part: int, metadata: Mapping[str, str], chips: ChipRmfs
 ) -> RowCache:
-    """Spectra of a part on the grids and with the kind of RMF that `metadata` says.
+    """Return the spectra of a part whose grids and kind of RMF are those in `metadata`.
 
-    Those whose RMF is not the one that `chips` gives them are left out, and so are those of parts
-    that do not say which RMFs they were made with: they were made before numbers were checked.
+    Spectra are left out if their RMF is not the one that `chips` gives them. So are all spectra of
+    parts without a record of their RMFs, which were made before numbers were checked.
     """
     name = part_name(spectra_folder(release), part)
     same = [*GRID, RMF]
@@ -66,7 +66,7 @@ def cached_rejects(
     metadata: Mapping[str, str],
     config: IngestConfig,
 ) -> RowCache:
-    """Rejects of a published part that this version of raypipe has settled, with these RMFs."""
+    """Return the rejects of a part that this version has settled with these RMFs."""
     if not workspace.exists(part_name(spectra_folder(release), part)):
         return _nothing(pa.schema(REJECT_FIELDS))
     name = part_name(rejects_folder(release), part)

@@ -1,4 +1,4 @@
-"""Transformer autoencoders: spectra to latents, and latents to a photon flux or a spectrum."""
+"""Define autoencoders: spectra to latents by a transformer, latents to a flux or a spectrum."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from raypipe.config import ModelConfig
 
 
 class Encoder(nn.Module):
-    """A transformer over patches of bins and a summary token, which returns latents.
+    """Map spectra to latents by a transformer over patches of bins and a summary token.
 
     Inputs are `values` (n, values, bins), which were measured; `marks` (n, marks, bins), which
     describe the bins; `seen` (n, bins), which says what bins there are; and `conditions`
     (n, conditions), which are added to the summary token. The output is (n, latents).
 
     Without marks a patch has a learned position. With marks, these and the `places` (patches,
-    features) of the patches scale and shift what was measured: the same counts mean another flux
-    where the area or the resolution is another.
+    features) of the patches scale and shift the embedded values, because the same counts mean
+    another flux if the area or the resolution differs.
     """
 
     shift: Tensor
@@ -103,7 +103,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Two hidden layers from latents (n, latents) to outputs (n, outputs)."""
+    """Map latents (n, latents) to outputs (n, outputs) by two hidden layers."""
 
     shift: Tensor
     rotation: Tensor
@@ -127,7 +127,7 @@ class Decoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """An encoder and a decoder that share a latent space."""
+    """Combine an encoder and a decoder that share a latent space."""
 
     def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
         super().__init__()

@@ -61,7 +61,7 @@ _POPULATION_ARRAYS = (
 
 @dataclass
 class Model:
-    """A trained autoencoder with the population it was trained on.
+    """Hold a trained autoencoder with the population on which it was trained.
 
     `train_sources` and `validation_sources` hold the keys of the sources it has seen
     (`raypipe.identity.source_keys`), sorted; `fingerprint` is a hash of the file it came from.
@@ -86,7 +86,7 @@ class Model:
 
     @property
     def preset(self) -> str:
-        """Name of the recipe: folded or paper."""
+        """Return the name of the recipe: folded or paper."""
         return self.network.name
 
     def _repr_html_(self) -> str:
@@ -166,7 +166,7 @@ class Model:
     def binned(self, spectrum: Spectrum) -> BinnedSpectrum:
         """Return a spectrum's counts in the model's channel bins, with those it expects.
 
-        Raises OgipError where the spectrum cannot be measured.
+        Raises OgipError if the spectrum cannot be measured.
         """
         from raypipe.display.spectrum_figure import BinnedSpectrum
 
@@ -222,7 +222,7 @@ def save_model(model: Model, workspace: Workspace, folder: str) -> None:
 def load_model(path: str | os.PathLike[str]) -> Model:
     """Open a model bundle, a folder or s3:// prefix.
 
-    Raises RaypipeError if it is no bundle, is incomplete, has changed since it was saved, holds
+    Raises RaypipeError if it is not a bundle, is incomplete, has changed since it was saved, holds
     impossible numbers, or was made for another grid. The first bundles of this format carry no
     hash: in these, a change is noticed only if it makes the numbers impossible.
     """

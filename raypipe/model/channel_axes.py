@@ -1,4 +1,4 @@
-"""Channel bins of several responses as tensors, padded to the same number of bins."""
+"""Hold the channel bins of several responses as tensors, padded to one number of bins."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _PADDING_WIDTH_KEV = 0.1
 
 @dataclass(frozen=True, eq=False)
 class ChannelAxes:
-    """Channel bins of m responses.
+    """Hold the channel bins of m responses.
 
     `lo_kev`, `hi_kev`, `fwhm_kev` (m, bins): nominal edges, and the full width at half maximum of a
     line, keV; padded bins continue above the last bin, with a positive width and FWHM. `valid`
@@ -63,7 +63,7 @@ class ChannelAxes:
 
     @cached_property
     def even_shares(self) -> Tensor:
-        """Share (k, bins, EVEN_BINS) of each kind's bins that lies in each of the even bins."""
+        """Compute the share (k, bins, EVEN_BINS) of each kind's bins that lies in each even bin."""
         shares = np.zeros((len(self.bins), MOST_BINS, EVEN_BINS), np.float32)
         for padded, bins in zip(shares, self.bins, strict=True):
             edges = np.linspace(*EVEN_BAND_KEV, EVEN_BINS + 1)
@@ -80,7 +80,7 @@ class ChannelAxes:
 
 @lru_cache(maxsize=4)
 def _axes_of(bins: tuple[ChannelBins, ...], device: str) -> ChannelAxes:
-    """Bins are compared by identity: a library reads each response once."""
+    """Make the axes of sets of bins, compared by identity: a library reads each response once."""
     kinds: dict[tuple[bytes, ...], int] = {}
     distinct: list[ChannelBins] = []
     kind = []
@@ -107,7 +107,7 @@ def _axes_of(bins: tuple[ChannelBins, ...], device: str) -> ChannelAxes:
 
 
 def _padded(bins: ChannelBins) -> npt.NDArray[np.float64]:
-    """Lower and upper edges and FWHM, (3, 256), with bins of one width above the last."""
+    """Return lower edges, upper edges and FWHM, (3, 256), padded with bins of one width."""
     short = MOST_BINS - len(bins)
     edges = bins.hi_kev[-1] + _PADDING_WIDTH_KEV * np.arange(short + 1)
     return np.stack(

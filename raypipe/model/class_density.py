@@ -25,7 +25,7 @@ _WIDTH_FLOOR = 0.05
 
 @dataclass(frozen=True)
 class ComponentClasses:
-    """The mean and inverse covariance of the labelled members of each class in each component.
+    """Hold the mean and inverse covariance of each class's labelled members per component.
 
     `means` (m + 1, classes, latents) and `precisions` (m + 1, classes, latents, latents) are NaN
     for classes with too few members; the last component holds the members of all components.
@@ -44,7 +44,7 @@ class ComponentClasses:
         n_classes: int,
         assign: Callable[[FloatArray], IntArray],
     ) -> ComponentClasses:
-        """Estimate them from labelled latents (r, latents), their classes and components (r,)."""
+        """Estimate densities from labelled latents (r, latents), with classes, components (r,)."""
         size, latents = int(component.max()) + 2, z.shape[1]
         means = np.full((size, n_classes, latents), np.nan)
         precisions = np.full((size, n_classes, latents, latents), np.nan)

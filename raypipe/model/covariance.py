@@ -1,6 +1,6 @@
 """Convert covariances of latents to and from the catalog's lower triangles, and invert them.
 
-Matrices come by the thousand. If one is singular or not finite, only its own row is lost.
+Matrices come in stacks of thousands. If one is singular or not finite, only its own row is lost.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ _ERRORS = re.compile(r"z\d_err|z\d_std|z_cov")
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """The counts and the photon flux that a model expects for a batch.
+    """Hold the counts and the photon flux that a model expects for a batch.
 
     `total` and its part `background` (n, 256) are expected counts in the source region, by channel
     bin; `flux` (n, n_energy) is the photon flux density at the telescope, photon/cm2/s/keV, None
@@ -59,7 +59,7 @@ def encode_batch(
 
 
 def blank_unmeasured(columns: dict[str, npt.NDArray[Any]], errors: bool) -> None:
-    """Make each row NaN, except for `total_counts`, in which a number is not finite.
+    """Set all values but `total_counts` to NaN in rows with a number that is not finite.
 
     Without `errors`, the columns of errors, which are NaN in every row, are not considered.
     """
@@ -136,7 +136,7 @@ def _total_counts(counts: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
 
 
 def _spread(values: npt.NDArray[Any], rows: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
-    """Put values at the rows (n,) that are true; the other rows are NaN."""
+    """Put values into those of n rows in which `rows` is true; the others are NaN."""
     kind = values.dtype if values.dtype.kind == "f" else np.float64
     spread = np.full((len(rows), *values.shape[1:]), np.nan, kind)
     spread[rows] = values
@@ -157,7 +157,7 @@ def _covariance(refined: Refined | None, z: torch.Tensor) -> npt.NDArray[np.floa
 def _taken_by_fit(
     refined: Refined | None, mu: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return by how much a fit lowers expectation and variance of the Cash statistic, (n,) each.
+    """Compute how much a fit lowers expectation and variance of the Cash statistic, (n,) each.
 
     The expectation is lowered by the effective number of parameters. Besides, it is computed at the
     fitted parameters, which follow the noise by C s: s are the scores, C the covariance of the fit,

@@ -16,7 +16,7 @@ from raypipe.spectra.batch import SpectraBatch
 
 @dataclass(frozen=True)
 class Batch:
-    """A SpectraBatch as tensors, with the expected background in the source region.
+    """Hold a SpectraBatch as tensors, with the expected background in the source region.
 
     `counts`, `background` and `background_variance` (n, bins), 0 in padded bins; `background_scale`
     (n, 1), or (n, bins) where it differs by channel; `exposure_s` (n,); `arf_cm2` (n, n_energy);
@@ -40,32 +40,32 @@ class Batch:
 
     @property
     def bin_lo_kev(self) -> Tensor:
-        """Lower nominal edges of each response's bins, (m, bins)."""
+        """Return the lower nominal edges of each response's bins, (m, bins), keV."""
         return self.axes.lo_kev
 
     @property
     def bin_hi_kev(self) -> Tensor:
-        """Upper nominal edges of each response's bins, (m, bins)."""
+        """Return the upper nominal edges of each response's bins, (m, bins), keV."""
         return self.axes.hi_kev
 
     @property
     def fwhm_kev(self) -> Tensor:
-        """Full width at half maximum of a line at each response's bins, (m, bins)."""
+        """Return the FWHM of a line at each response's bins, (m, bins), keV."""
         return self.axes.fwhm_kev
 
     @property
     def valid(self) -> Tensor:
-        """Which bins each response has, (m, bins); the others are padding."""
+        """Return which bins each response has, (m, bins); the others are padding."""
         return self.axes.valid
 
     @property
     def response_index_there(self) -> Tensor:
-        """`response_index` on the device of the other tensors, (n,)."""
+        """Return `response_index`, (n,), on the device of the other tensors."""
         return self.response_index.to(self.counts.device, non_blocking=True)
 
     @property
     def n_bins(self) -> Tensor:
-        """Number of channel bins of each row, (n,)."""
+        """Return the number of channel bins of each row, (n,)."""
         return self.valid.sum(-1)[self.response_index_there]
 
     def take(self, rows: Tensor) -> Batch:

@@ -19,7 +19,7 @@ _OUTLIER_ZSCORE = 3.0
 
 @dataclass(frozen=True)
 class TruthScores:
-    """Scores that only a simulation can have, (n,) each, summed over bins.
+    """Hold scores that only a simulation can have, (n,) each, summed over bins.
 
     `truth_cash` is the Cash statistic of the true expected counts on the observed ones.
     `divergence` is twice the Kullback-Leibler divergence of the model's expected counts from the
@@ -34,7 +34,7 @@ class TruthScores:
 def score_truth(
     counts: npt.ArrayLike, true_counts: npt.ArrayLike, model_counts: npt.ArrayLike | None
 ) -> TruthScores:
-    """Score the truth on binned counts.
+    """Compare observed counts, and a model's expected counts, with the true expected counts.
 
     `counts`, the true expected counts and, if known, those of the model are (n, bins), all in the
     source region with background. Rows whose true counts are NaN have no truth.

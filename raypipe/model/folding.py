@@ -1,4 +1,4 @@
-"""Forward folding: compute expected counts from a photon flux and a detection's own response."""
+"""Fold forward: compute expected counts from a flux and a detection's own response."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def redistribute(photons: Tensor, response_index: Tensor, responses: Tensor) -> 
 def best_amplitude(counts: Tensor, shape: Tensor, background: Tensor) -> Tensor:
     """Return the amplitude a (n, 1) with which a * shape + background is most likely for `counts`.
 
-    Fisher scoring in log a. At the maximum the likelihood does not change with a to first order, so
-    that the gradient of a profile likelihood needs none through a.
+    It is found by Fisher scoring in log a. At the maximum the likelihood does not change with a to
+    first order, so that the gradient of a profile likelihood need not pass through a.
     """
     # Start where the total equals the excess over the background, at least half a count.
     total = shape.sum(-1, keepdim=True).clamp_min(1e-30)
@@ -69,9 +69,9 @@ def best_amplitude(counts: Tensor, shape: Tensor, background: Tensor) -> Tensor:
 
 
 def cash_per_bin(counts: Tensor, mu: Tensor) -> Tensor:
-    """Cash statistic per bin (see `raypipe.model.statistics.cash`), differentiable in mu.
+    """Compute the Cash statistic per bin (`raypipe.model.statistics.cash`), differentiable in mu.
 
-    It is zero where no count is expected and none is there, as in padded bins.
+    It is zero in bins without expected and observed counts, such as padded bins.
     """
     log_terms = torch.xlogy(counts, counts) - torch.xlogy(counts, mu.clamp_min(MU_MIN))
     return 2.0 * (mu - counts + log_terms)

@@ -41,7 +41,7 @@ def _read(given: Any, place: int) -> Spectrum:
 
 
 def identity_of(spectra: Sequence[Spectrum]) -> dict[str, list[str]]:
-    """Return columns that tell which spectrum is which: `detection_id` and `path`.
+    """Return the columns that identify each spectrum: `detection_id` and `path`.
 
     A release is not known here: detections of the Chandra Source Catalog are
     "obsid.obi.region_id", by the names of their files; all others are "file:stem".

@@ -49,7 +49,7 @@ _OCTAVES = 8
 
 
 class EncoderInput(NamedTuple):
-    """The arguments of the encoder for n spectra.
+    """Hold the arguments of the encoder for n spectra.
 
     `values` (n, VALUES, bins) follow the counts, `marks` (n, MARKS, bins) describe each bin, `seen`
     (n, bins) says which bins the telescope sees, `conditions` (n, CONDITIONS) describe the whole.
@@ -119,7 +119,7 @@ class PhotonEnergies(nn.Module):
         )
 
     def _photons(self, batch: Batch) -> Tensor:
-        """Photons of the counts, of the reference and of the background, (n, 3, bins)."""
+        """Return the photons of counts, reference and background per energy bin, (n, 3, bins)."""
         counts, background = batch.counts, batch.background
         shape = self.reference.expand(len(batch), -1)
         folded = fold(shape, batch, self.widths_kev)
@@ -134,7 +134,7 @@ class PhotonEnergies(nn.Module):
         return (back * weights[:, None]) @ self.pool
 
     def _conditions(self, batch: Batch, total: Tensor, mean_area: Tensor) -> Tensor:
-        """Log counts, log exposure, background share, log mean area and log FWHM, (n, 10)."""
+        """Compute log counts, exposure, mean area and FWHM, and the background share, (n, 10)."""
         background_share = (batch.background.sum(-1, keepdim=True) / total).clamp(0.0, 1.5)
         fwhm = self._fwhm_kev(batch)[batch.response_index_there]
         # Offsets bring typical values near zero: 300 counts, 30 ks, 100 cm2, 120 eV.
@@ -150,7 +150,7 @@ class PhotonEnergies(nn.Module):
         )
 
     def _fwhm_kev(self, batch: Batch) -> Tensor:
-        """FWHM of each response's channel bin that is nearest to each of FWHM_KEV, (m, 6), keV."""
+        """Return the FWHM of each response's channel bin nearest each of FWHM_KEV, (m, 6), keV."""
         middle = 0.5 * (batch.bin_lo_kev + batch.bin_hi_kev)
         middle = torch.where(batch.valid, middle, torch.inf)
         distance = (middle[:, None] - self.fwhm_at_kev[:, None]).abs()
@@ -158,7 +158,7 @@ class PhotonEnergies(nn.Module):
 
 
 def input_edges_kev() -> npt.NDArray[np.float64]:
-    """Edges of the energy bins that the encoder reads, (INPUT_BINS + 1,), keV."""
+    """Return the edges of the energy bins that the encoder reads, (INPUT_BINS + 1,), keV."""
     ends = [start for start, _ in _EDGES_KEV[1:]] + [12.0]
     pieces = [
         np.linspace(start, end, number + 1)[:-1]
@@ -168,7 +168,7 @@ def input_edges_kev() -> npt.NDArray[np.float64]:
 
 
 def patch_places(patch: int) -> Tensor:
-    """Where each patch of `patch` bins lies: log energy, and its sines and cosines, (patches, 17).
+    """Describe where each patch lies: log energy, and its sines and cosines, (patches, 17).
 
     Frequencies are octaves, the lowest with half a period over the whole range.
     """

@@ -33,7 +33,7 @@ _TYPICAL_COUNTS = 300.0
 
 
 class Preset(nn.Module, ABC):
-    """An autoencoder with its input, its output and its loss.
+    """Define an autoencoder by its input, its output and its loss.
 
     `most_shown` is the largest share of the counts that the encoder sees in training.
     """
@@ -80,7 +80,7 @@ class Preset(nn.Module, ABC):
 
 
 class Folded(Preset):
-    """A model of the photon flux, which is folded through the detection's response.
+    """Model the photon flux, which is folded through the detection's response.
 
     The loss is the Cash statistic divided by a power of the counts, by default their fourth root:
     bright detections, which constrain the shape of spectra best, weigh more than faint ones without
@@ -129,7 +129,7 @@ class Folded(Preset):
 
 
 class Paper(Preset):
-    """The published recipe: min-max scaled net count rates in 400 bins, absolute error.
+    """Model the net count rate in 400 bins, scaled to [0, 1], as the published recipe does.
 
     After Pinciroli Vago et al. (arXiv:2510.14102), without response and likelihood. Its 400 bins
     divide the nominal energies of the channel bins of ACIS evenly, the background it subtracts is
@@ -145,7 +145,7 @@ class Paper(Preset):
         super().__init__(Autoencoder(encoder, Decoder(config, EVEN_BINS)), grid)
 
     def inputs(self, batch: Batch) -> EncoderInput:
-        """Min-max scaled net count rate (n, 1, 400), without marks and conditions."""
+        """Return the net count rate (n, 1, 400), scaled to [0, 1], without marks and conditions."""
         scaled, _, _ = self._scaled_rate(batch)
         nothing = scaled.new_zeros(len(batch), 0)
         return EncoderInput(
@@ -192,5 +192,5 @@ def build(config: ModelConfig, grid: EnergyGrid) -> Folded | Paper:
 
 
 def _kinds(batch: Batch) -> Tensor:
-    """Which of the distinct channel bins each row has, (n,), on the host."""
+    """Return the index of each row's channel bins among the distinct ones, (n,), on the host."""
     return batch.axes.kind[batch.response_index]

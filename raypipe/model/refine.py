@@ -1,4 +1,4 @@
-"""Latents polished on each detection's own likelihood, with the errors that come of it."""
+"""Refine latents by each detection's own likelihood, and compute their errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ARRIVED = 1e-4
 
 @dataclass(frozen=True)
 class Refined:
-    """Latents `z` with two measures of how well they are known, (n, latents) each.
+    """Hold latents `z` with two measures of how well they are known, (n, latents) each.
 
     `z_err`: the scatter that repeated observations of the same source would show. `z_std`: how far
     the source's own latents may lie from `z`, the standard deviation of the posterior in its normal
@@ -43,7 +43,7 @@ class Refined:
 
     @property
     def freedom(self) -> Tensor:
-        """Effective number of parameters that the counts themselves determined, (n,)."""
+        """Compute the effective number of parameters that the counts determined, (n,)."""
         return (self.covariance @ self.information).diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
@@ -75,7 +75,7 @@ def refine(model: Folded, z: Tensor, batch: Batch, steps: int) -> Refined:
 
 
 class _Place:
-    """Where some rows are on their way to the maximum of the posterior.
+    """Hold the positions of some rows on their way to the maximum of the posterior.
 
     `at` (n, latents + 1) are latents and log amplitude, `objective` (n,) minus the log posterior
     there, `damping` (n, 1) that of the next step.
@@ -87,7 +87,7 @@ class _Place:
         self.objective = _objective(model, at, batch)
 
     def step(self) -> Tensor:
-        """Take a step where it is one downward; returns which rows have arrived, (n,).
+        """Accept a step where it improves the posterior; return which rows have converged, (n,).
 
         A row whose step is not finite, or whose matrix is singular, stays where it is: matrices
         are solved unchecked, for a check would raise for all rows.
@@ -108,7 +108,7 @@ class _Place:
         return ~(promised >= _ARRIVED)
 
     def keep(self, rows: Tensor) -> _Place:
-        """The rows where `rows` (n,) is true."""
+        """Select the rows where `rows` (n,) is true."""
         kept = copy.copy(self)
         kept.at, kept.damping, kept.objective = (
             self.at[rows],
@@ -135,7 +135,7 @@ def _with_errors(model: Folded, z: Tensor, log_a: Tensor, batch: Batch) -> Refin
 
 
 def _inverses(matrices: Tensor) -> Tensor:
-    """Inverses of matrices (n, k, k), NaN where one is singular: the other rows keep theirs."""
+    """Invert matrices (n, k, k); the inverse of a singular one is NaN."""
     inverse, failed = torch.linalg.inv_ex(matrices)
     return torch.where(failed[:, None, None] != 0, torch.nan, inverse)
 
@@ -148,7 +148,7 @@ def _objective(model: Folded, at: Tensor, batch: Batch) -> Tensor:
 
 
 def _scores(model: Folded, at: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Gradient (n, latents + 1) of the log posterior and its Fisher information."""
+    """Compute the gradient (n, latents + 1) of the log posterior and its Fisher information."""
     z, log_a = at[:, :-1], at[:, -1:]
     jacobian, mu = _slopes(model, z, log_a, batch)
     gradient = (jacobian @ (batch.counts / mu - 1.0)[..., None])[..., 0]
@@ -158,7 +158,7 @@ def _scores(model: Folded, at: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def _slopes(model: Folded, z: Tensor, log_a: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Slopes of the expected counts (n, latents + 1, bins), and those counts (n, bins)."""
+    """Compute the slopes of expected counts (n, latents + 1, bins), and the counts (n, bins)."""
     shape, slopes = _shape_and_slopes(model, z)
     to_photons = batch.arf_cm2 * batch.exposure_s[:, None] * model.energy_widths_kev
     photons = (torch.exp(log_a) * shape * to_photons)[:, None] * slopes
@@ -167,7 +167,7 @@ def _slopes(model: Folded, z: Tensor, log_a: Tensor, batch: Batch) -> tuple[Tens
 
 
 def _shape_and_slopes(model: Folded, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Flux shape (n, n_energy) and the slopes of its log (n, latents + 1, n_energy).
+    """Compute the flux shape (n, n_energy) and its log's slopes (n, latents + 1, n_energy).
 
     The last slope, of the log amplitude, is one.
     """
@@ -184,7 +184,7 @@ def _shape_and_slopes(model: Folded, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _prior(z: Tensor) -> Tensor:
-    """Information of the unit normal prior on the latents; a trace of one on the amplitude."""
+    """Return the prior's information: 1 for each latent, and almost none for the amplitude."""
     weights = torch.ones(z.shape[-1] + 1, dtype=z.dtype, device=z.device)
     weights[-1] = 1e-3
     return torch.diag(weights)

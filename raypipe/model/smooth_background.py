@@ -33,7 +33,7 @@ _TOLERANCE = 1.0 + 1e-6
 
 @dataclass(frozen=True)
 class BackgroundKernels:
-    """Averages in energy of each response's channel bins, padded to the same number of bins.
+    """Hold matrices that average each response's channel bins in energy, padded to equal size.
 
     `narrow` and `wide` (m, bins, bins): what a count in the first bin gives to the second;
     `narrow_overlap`, `mixed_overlap`, `wide_overlap` (m, bins): variance of the averages of counts
@@ -95,7 +95,7 @@ def _kernels_of(lo: bytes, hi: bytes, sigma: bytes, n_bins: int) -> tuple[Single
 
 
 def _average(middle: Floats, width: Floats, sigma: Floats) -> Floats:
-    """Gaussian average (bins, bins) with a sigma for each bin, keV: rows from, columns of, counts.
+    """Return the matrix (from, to) that spreads each bin's counts by a Gaussian of its sigma, keV.
 
     Each bin gets its width's worth of the mean density around. Beyond either end lie the mirror
     images of all bins but the last, and beyond 4 sigma and a bin the kernel is cut.
@@ -117,7 +117,7 @@ def _average(middle: Floats, width: Floats, sigma: Floats) -> Floats:
 
 
 def _overlap(width: Floats, sigma: Floats, other: Floats) -> Floats:
-    """Sum over bins of the product of two normalized kernels of these sigmas, at most 1."""
+    """Integrate the product of two normalized kernels of these sigmas over bins, at most 1."""
     return np.minimum(width / np.sqrt(2.0 * math.pi * (sigma**2 + other**2)), 1.0)
 
 

@@ -30,7 +30,7 @@ _CM2 = frozenset({"", "CM**2", "CM^2", "CM2"})
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Arf:
-    """The effective area per energy bin.
+    """Hold the effective area per energy bin.
 
     `energy_lo_kev`, `energy_hi_kev` (m,): edges of the bins, keV, ascending; `area_cm2` (m,),
     finite and not negative; `header`: the keywords of its HDU; `warnings`: notes on what is odd in

@@ -40,7 +40,7 @@ _OTHER_CLASSES = frozenset(
 
 
 class Kind(NamedTuple):
-    """A kind of OGIP table: its class words, its usual names, and the columns that it must have.
+    """Describe a kind of OGIP table: its class words, usual names and required columns.
 
     A table must have one column of each group of `columns`.
     """
@@ -101,7 +101,7 @@ def _has_columns(hdu: Hdu, kind: Kind) -> bool:
 
 
 class EnergyGrid(NamedTuple):
-    """The edges (m,) of energy bins, keV, and the rows of the table that hold them."""
+    """Hold the edges (m,) of energy bins, keV, and the rows of the table that hold them."""
 
     low: Floats
     high: Floats
@@ -146,7 +146,7 @@ def as_integers(table: Table, name: str) -> Integers:
 
 
 def whole(table: Table, name: str, values: npt.NDArray[Any]) -> Integers:
-    """Convert `values` of any numeric type to int64; OgipError where one is no whole number."""
+    """Convert `values` of any numeric type to int64; raise OgipError if one is not whole."""
     if values.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
             integers = values.astype(np.int64)

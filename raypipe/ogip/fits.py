@@ -31,7 +31,7 @@ _END = b"END     "
 
 @dataclass(slots=True)
 class Hdu:
-    """One header-data unit: its header, and where its data lie in the file's bytes."""
+    """Hold one header-data unit: its header, and where its data lie in the file's bytes."""
 
     path: str
     index: int
@@ -42,7 +42,7 @@ class Hdu:
 
     @property
     def label(self) -> str:
-        """Number in the file (0: the primary) and EXTNAME, for messages."""
+        """Return the HDU's number in the file (0 is the primary) and its EXTNAME, for messages."""
         name = self.text("EXTNAME")
         return f"{self.index}: {name}" if name else str(self.index)
 

@@ -26,7 +26,7 @@ _ABSENT = object()
 
 
 class Header(Mapping[str, Any]):
-    """The keywords of one HDU: str, bool, int, float, or None where a keyword has no value.
+    """Hold an HDU's keywords: str, bool, int, float, or None for a keyword without a value.
 
     Keys match in any case; the first of repeated keywords counts. Long strings (CONTINUE) are
     joined. Commentary, HIERARCH cards and names that FITS does not allow are left out. A value of

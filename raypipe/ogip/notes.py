@@ -56,7 +56,7 @@ RMF_MISSING = "rmf_missing"
 
 
 class Note(str):
-    """A sentence about a file, with a `code`, which is a constant of this module."""
+    """Hold a sentence about a file, with a `code`, which is a constant of this module."""
 
     __slots__ = ("code",)
     code: str

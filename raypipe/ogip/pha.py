@@ -48,7 +48,7 @@ TYPE_II_REFUSED = "gratings type II spectra (several spectra in one table) are n
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pha:
-    """The counts per channel of one exposure, and their scales.
+    """Hold the counts per channel of one exposure, and their scales.
 
     `channels` (n,): channel numbers, ascending; `counts` (n,); `exposure_s`; `backscal` and
     `areascal`: a number, or (n,) where they differ by channel; `quality` and `grouping`: (n,) or

@@ -27,7 +27,7 @@ MAX_BINS = 256
 
 
 class FoldedModel(Protocol):
-    """A model that predicts the counts of a spectrum, as `raypipe.model.bundle.Model` does."""
+    """Predict the counts of a spectrum, as `raypipe.model.bundle.Model` does."""
 
     def binned(self, spectrum: Spectrum) -> BinnedSpectrum:
         """Return the counts of a spectrum in the model's channel bins, and the expected ones."""
@@ -108,7 +108,7 @@ def _is_covered(
 ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """Return which channels (n, 2) have their middle where the effective area is not negligible.
 
-    Without an ARF the sums of the RMF's rows take the place of its area.
+    Without an ARF, the sums of the RMF's rows are used instead of its area.
     """
     if spectrum.arf is not None:
         grid = spectrum.arf.energy_lo_kev, spectrum.arf.energy_hi_kev

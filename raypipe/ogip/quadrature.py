@@ -123,7 +123,7 @@ def _panels(
 
 
 class _Rule(NamedTuple):
-    """Places (k,) of the samples in [-1, 1], their weights (k,), and the checks (`CHECKS`, k)."""
+    """Hold a rule: places (k,) of samples in [-1, 1], weights (k,), checks (`CHECKS`, k)."""
 
     places: Floats
     weights: Floats

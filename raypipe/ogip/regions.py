@@ -70,7 +70,7 @@ def region_position(header: Mapping[str, Any]) -> tuple[float, float] | None:
 
 
 class _Sky(NamedTuple):
-    """A tangent plane, and the center of a region in its pixels."""
+    """Hold a tangent plane, and the center of a region in its pixels."""
 
     center: tuple[float, float]
     origin: tuple[float, float]

@@ -53,7 +53,7 @@ _WITH_AREA = "SPECRESP MATRIX"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rmf:
-    """The probability that a photon of an energy bin is counted in a channel.
+    """Hold the probability that a photon of an energy bin is counted in a channel.
 
     `energy_lo_kev`, `energy_hi_kev` (m,): edges of the energy bins, keV, ascending; `channels`
     (n,): consecutive channel numbers; `channel_energy_kev` (n, 2): their nominal edges, keV;
@@ -155,7 +155,7 @@ def _sum_of(
 
 @dataclass(frozen=True, slots=True)
 class _Groups:
-    """Runs of channels: first column and width per run, elements per row, and all elements."""
+    """Hold runs of channels: first column and width per run, elements per row, all elements."""
 
     starts: Integers
     widths: Integers

@@ -45,7 +45,7 @@ MAX_NAME_SHOWN = 200
 
 
 class Named(Enum):
-    """The type of `NAMED`, which stands for the file that the PHA's header names."""
+    """Define the type of `NAMED`, which stands for the file that the PHA's header names."""
 
     NAMED = "named"
 
@@ -55,7 +55,7 @@ NAMED: Final = Named.NAMED
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Spectrum:
-    """A PHA, its background and its responses, all on the PHA's channels.
+    """Hold a PHA, its background and its responses, all on the PHA's channels.
 
     `channels` (n,); `counts` (n,); `background_counts` (n,), None without a background;
     `background_scale`: (EXPOSURE BACKSCAL AREASCAL) of the source over that of the background, a
@@ -81,7 +81,7 @@ class Spectrum:
 
     @property
     def net_counts(self) -> float:
-        """Counts minus the expected background, summed over all channels."""
+        """Return the counts minus the expected background, summed over all channels."""
         total = float(self.counts.sum())
         if self.background_counts is None or self.background_scale is None:
             return total
@@ -367,5 +367,5 @@ def _response_source(
 
 
 def _shown(named: str) -> str:
-    """Make a file's name from a header fit to be quoted in a note."""
+    """Shorten and escape a file's name from a header, so that a note can quote it."""
     return printable(named, MAX_NAME_SHOWN)

@@ -39,7 +39,7 @@ _NATIVE_TYPES = {code: np.dtype(dtype).newbyteorder("=") for code, dtype in NUMB
 
 
 class Form(NamedTuple):
-    """The type of a column: code and repeat count from TFORM, and its bytes per row.
+    """Describe the type of a column: code and repeat count from TFORM, and its bytes per row.
 
     `heap_code` is the type of the elements in the heap where the code is P or Q, else empty.
     """
@@ -62,7 +62,7 @@ def parse_form(text: str) -> Form | None:
 
 
 class Column(NamedTuple):
-    """The place and the type of one column of a binary table."""
+    """Describe the place and the type of one column of a binary table."""
 
     number: int
     name: str
@@ -81,7 +81,7 @@ class Column(NamedTuple):
 
 
 class Ragged(NamedTuple):
-    """Rows of unequal length: `values` (total,) one row after another, `lengths` (rows,)."""
+    """Hold rows of unequal length: `values` (total,) row after row, `lengths` (rows,)."""
 
     values: Array
     lengths: Integers
@@ -97,7 +97,7 @@ class Ragged(NamedTuple):
 
 
 class Table:
-    """A binary table: columns by name in capitals, values scaled and in native byte order."""
+    """Hold a binary table: columns by name in capitals, values scaled, in native byte order."""
 
     def __init__(self, hdu: Hdu) -> None:
         if hdu.text("XTENSION") not in TABLE_TYPES:

@@ -1,4 +1,4 @@
-"""run: perform the full pipeline, from a source of data to a report."""
+"""Perform the full pipeline, from a source of data to a report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""status: show the contents of a workspace, and what remains to be done."""
+"""Show the contents of a workspace, and what remains to be done."""
 
 from __future__ import annotations
 

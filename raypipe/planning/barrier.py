@@ -30,7 +30,7 @@ class _BarrierActor:
 
 
 class Barrier:
-    """A barrier at which a number of tasks wait for each other, held by an actor without a CPU."""
+    """Let a number of tasks wait for each other, by an actor that uses no CPU."""
 
     def __init__(self, expected: int) -> None:
         self._actor: Any = ray.remote(num_cpus=0)(_BarrierActor).remote(expected)
@@ -41,5 +41,5 @@ class Barrier:
 
     @property
     def pid(self) -> int:
-        """Process id of the actor."""
+        """Return the process id of the actor."""
         return int(ray.get(self._actor.pid.remote()))

@@ -14,7 +14,7 @@ from raypipe.errors import UsageError
 
 
 class NodePrice(BaseModel):
-    """The price and memory of a node type, from `metadata.raypipe.node_types`."""
+    """Hold the price and memory of a node type, from `metadata.raypipe.node_types`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -23,7 +23,7 @@ class NodePrice(BaseModel):
 
 
 class PriceList(BaseModel):
-    """`metadata.raypipe` of cluster.yaml, for which Ray's own schema has no place."""
+    """Hold `metadata.raypipe` of cluster.yaml, for which Ray's own schema has no place."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -43,7 +43,7 @@ class _Metadata(BaseModel):
 
 
 class _Launcher(BaseModel):
-    """The fields of Ray's launcher file that planning reads."""
+    """Hold the fields of Ray's launcher file that planning reads."""
 
     max_workers: int = 2
     idle_timeout_minutes: float = 5
@@ -54,7 +54,7 @@ class _Launcher(BaseModel):
 
 @dataclass(frozen=True)
 class Cluster:
-    """The worker nodes that process a release on CPUs, the head node, and their prices.
+    """Describe the worker nodes that process a release on CPUs, the head node, and their prices.
 
     `cpus` and `memory_gib` describe one worker node; there are at most `nodes` of them. Prices are
     in US dollars per hour.

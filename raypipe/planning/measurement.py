@@ -28,7 +28,7 @@ _LEAST_PIECE = 50
 
 @dataclass(frozen=True)
 class ChipChoice:
-    """The cost of choosing RMFs for zones of chips.
+    """Hold the cost of choosing RMFs for zones of chips.
 
     Reading the PHA files of `looked_at` detections took `look_bytes` and `look_requests`. They lie
     on `zones` zones, of which `zones_seen_once` hold a single one of them. Fetching `rmfs` RMFs for
@@ -51,7 +51,7 @@ class ChipChoice:
 
 @dataclass(frozen=True)
 class Measurement:
-    """The cost of ingesting a sample.
+    """Hold the cost of ingesting a sample.
 
     Of `detections`, `spectra` became spectra; `reject_reasons` counts the reasons for the others,
     most frequent first. `rmf_bytes` of `bytes_read` and `rmf_requests` of `requests` were spent on
@@ -95,7 +95,7 @@ class Measurement:
 
 
 def measure(sample: pa.Table, release: str, config: Config, model_uri: str | None) -> Measurement:
-    """Ingest a sample on Ray, in parallel where there are several CPUs, and measure its cost.
+    """Ingest a sample on Ray, in parallel if there are several CPUs, and measure its cost.
 
     Raises RaypipeError if no detection of the sample becomes a spectrum.
     """
@@ -213,7 +213,7 @@ def _embed_cpu_s(measures: list[TaskMeasure]) -> float:
 def _start_cpu_s(
     measures: list[TaskMeasure], here: dict[int, Use], earlier: dict[int, Use]
 ) -> float:
-    """CPU time of the driver, the processes it started and the tasks, without the timed work."""
+    """Compute the CPU time, s, of driver, its processes and tasks, without the timed work."""
     total = {pid: use.cpu_s for pid, use in here.items()}
     for each in measures:
         total.setdefault(each.pid, each.node_use[each.pid].cpu_s)
@@ -223,7 +223,7 @@ def _start_cpu_s(
 
 
 def _ray_bytes(measures: list[TaskMeasure], here: dict[int, Use], node: str) -> int:
-    """Memory used on a node by everything but the tasks; the largest value of all nodes."""
+    """Return the largest memory that anything but the tasks uses on a node, bytes."""
     used = {
         (where, pid): use.memory_bytes
         for where, uses in (*((each.node, each.node_use) for each in measures), (node, here))
@@ -238,14 +238,14 @@ def _ray_bytes(measures: list[TaskMeasure], here: dict[int, Use], node: str) -> 
 
 
 def _share_of_rmfs_alone(sample: pa.Table) -> float:
-    """Share of RMFs that need a request each: neither read from disk nor part of a package."""
+    """Return the share of RMFs that need one request each: not on disk and not in a package."""
     uris = [uri for uri in sample["rmf_uri"].to_pylist() if uri]
     alone = sum(is_remote(uri) and not is_product_uri(uri) for uri in uris)
     return alone / max(len(uris), 1)
 
 
 def _connections(sample: pa.Table, config: IngestConfig) -> int:
-    """Number of connections that a task opens to a server at once."""
+    """Return the number of connections that a task opens to a server at once."""
     from_bucket = any((uri or "").startswith("s3://") for uri in sample["pha_uri"].to_pylist())
     most = config.fetch_threads
     return most if from_bucket else min(most, config.host_concurrency)

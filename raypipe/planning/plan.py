@@ -1,4 +1,4 @@
-"""The verb `plan`: predict the cost of ingesting a release from a sample that is ingested."""
+"""Predict the cost of ingesting a release from a sample that is ingested."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ _HOUR = 3600.0
 
 @dataclass(frozen=True)
 class Prediction:
-    """The cost of ingesting a release, independent of the nodes.
+    """Hold the cost of ingesting a release, independent of the nodes.
 
     `bytes_read` and `requests` include those of the `rmfs_fetched`; `bytes_written` are those of
     spectra, rejects and the `rmfs_stored`. Core hours are CPU time; `embed_core_hours` is None if
@@ -43,7 +43,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Cost:
-    """The time and money that a release costs on the nodes of a cluster.
+    """Hold the time and money that a release costs on the nodes of a cluster.
 
     `hours` runs from the moment the first node starts to work until the last one ends; `node_hours`
     are billed and include the time that a node is idle before it is released. `limit` names what

@@ -11,7 +11,7 @@ import psutil
 
 @dataclass(frozen=True)
 class Use:
-    """CPU time since the start, s, and memory, bytes, of a process.
+    """Hold a process's CPU time since the start, s, and its memory, bytes.
 
     Memory shared with other processes is divided among them (PSS); on systems that do not report
     PSS only private memory counts (USS).
@@ -33,7 +33,7 @@ def tree_use(root: psutil.Process) -> dict[int, Use]:
 
 
 def own_peak_bytes() -> int:
-    """Peak memory of this process, bytes: its memory now plus the drop of its RSS since then."""
+    """Return this process's peak memory, bytes: its memory now plus RSS lost since the peak."""
     process = psutil.Process()
     shrunk = max(0, _peak_rss() - process.memory_info().rss)
     return _use(process).memory_bytes + shrunk
@@ -47,6 +47,6 @@ def _use(process: psutil.Process) -> Use:
 
 
 def _peak_rss() -> int:
-    """Peak resident memory of this process, bytes (Linux reports KiB)."""
+    """Return the peak resident memory of this process, bytes (Linux reports KiB)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

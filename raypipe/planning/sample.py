@@ -38,7 +38,7 @@ _WHOLE = "whole.parquet"
 
 @dataclass(frozen=True)
 class Choice:
-    """The cost of choosing RMFs for zones of chips in one task.
+    """Hold the cost of choosing RMFs for zones of chips in one task.
 
     `zones` maps the name of each zone on which one of `looked_at` detections lies to its `rmf_id`;
     `counts` are those of `Traffic`; `cpu_s` is CPU time, s.
@@ -52,7 +52,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class TaskMeasure:
-    """The measures of one task that ingested a piece of the sample.
+    """Hold what was measured of one task that ingested a piece of the sample.
 
     `counts` are sums of `Outcome` over all detections of the task, `packages` the requests that
     these make to the archive's package service. `cpu_s` and `connected_s`, s, are those of the
@@ -120,7 +120,7 @@ def _by_part(places: np.ndarray, ends: np.ndarray) -> list[np.ndarray]:
 
 @dataclass(frozen=True)
 class SampleTask:
-    """Ingests pieces of a sample into temporary folders, which it removes again.
+    """Ingest pieces of a sample into temporary folders, and remove these again.
 
     With a model, it embeds the spectra as well. After the warm-up a task waits for all others,
     because a CPU is slower while neighbors use the same core and memory.
@@ -213,7 +213,7 @@ class SampleTask:
         return in_rows, _size(scratch, _WHOLE) - in_rows + rejects
 
     def _embed(self, scratch: Workspace, model_uri: str) -> float:
-        """CPU time, s, of embedding the detections after the warm-up."""
+        """Measure the CPU time, s, of embedding the detections after the warm-up."""
         from raypipe.embedding.part import PartEncoder  # imports torch, which ingestion does not
         from raypipe.model.bundle import load_model
 

@@ -1,4 +1,4 @@
-"""The verb `compare`: compare the sources of two releases."""
+"""Compare the sources of two releases."""
 
 from __future__ import annotations
 

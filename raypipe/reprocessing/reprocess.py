@@ -1,4 +1,4 @@
-"""The verb `reprocess`: make a new release from an earlier one, processing only what is new."""
+"""Make a new release from an earlier one, processing only what is new."""
 
 from __future__ import annotations
 

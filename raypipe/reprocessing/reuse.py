@@ -23,7 +23,7 @@ _CARRIED = "carried"
 
 @dataclass(frozen=True)
 class Group:
-    """Parts of two releases that contain the same detections; the numbers of parts may differ."""
+    """Hold parts of two releases with the same detections; the numbers of parts may differ."""
 
     base_parts: list[int]
     release_parts: list[int]
@@ -82,7 +82,7 @@ def reuse_group(workspace: Workspace, base: str, release: str, group: Group) -> 
 
 
 class _Held:
-    """Holds the published rows, spectra or rejects, of some parts of `base`."""
+    """Hold the published rows, spectra or rejects, of some parts of `base`."""
 
     def __init__(
         self, workspace: Workspace, folder: str, parts: list[int], fields: list[pa.Field]

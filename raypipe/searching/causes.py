@@ -138,7 +138,7 @@ _TRUTH = {"true": 1.0, "t": 1.0, "false": 0.0, "f": 0.0}
 
 
 def _first_known(rows: pd.DataFrame, *names: str) -> npt.NDArray[np.float64]:
-    """Return the column of the observation, with unknown values from that of all observations."""
+    """Return the first known value of each row among the columns `names`, NaN if there is none."""
     found = _numbers(rows, names[0])
     for name in names[1:]:
         found = np.where(np.isnan(found), _numbers(rows, name), found)

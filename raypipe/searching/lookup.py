@@ -28,7 +28,7 @@ def rows_of(names: pa.ChunkedArray, name: str) -> Rows:
 
 
 def id_called(ids: pa.ChunkedArray, name: str, release: str) -> str | None:
-    """Return the detection_id that a name means: the id itself, or the id without its beginning."""
+    """Return the detection_id that a name means: the id itself, or its part after the prefix."""
     for called in (name, f"{OWN_FILE}{name}", f"{release}:{name}"):
         if len(rows_of(ids, called)):
             return called

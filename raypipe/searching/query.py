@@ -115,5 +115,5 @@ def measure_spectrum(spectrum: Spectrum, model: Model, config: EmbedConfig) -> M
 
 
 def _posteriors(z: npt.NDArray[np.float64], triangle: npt.NDArray[np.float32]) -> Posteriors:
-    """Put the latents of one spectrum into columns, as `far_sigmas` takes them."""
+    """Put the latents of one spectrum into the columns that `far_sigmas` expects."""
     return Posteriors(z.astype(np.float32)[:, None], triangle.astype(np.float32)[:, None])

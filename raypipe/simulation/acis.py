@@ -76,7 +76,7 @@ REDISTRIBUTION_THRESHOLD = 1e-6
 
 @dataclass(frozen=True)
 class Chip:
-    """A type of CCD.
+    """Describe a type of CCD.
 
     The thicknesses of layers are in um. The width of the peak is FWHM^2 = `fwhm_floor`^2 +
     `fwhm_slope` E, for FWHM in eV and E in keV. `shoulder` and `tail_below_edge` (below the silicon
@@ -110,7 +110,7 @@ charge-transfer losses widen the peaks. The numbers were measured on real matric
 
 @dataclass(frozen=True)
 class Detector:
-    """A chip in the camera: its number, its filter's aluminum, and its contamination.
+    """Describe a chip in the camera: its number, its filter's aluminum, and its contamination.
 
     `contamination` is relative to that at the aim point of ACIS-S.
     """

@@ -1,4 +1,4 @@
-"""The background a spectrum is drawn over: what a telescope measured, or a built-in one.
+"""Provide a spectrum's background: the one that a telescope measured, or a built-in one.
 
 The built-in background of ACIS holds particles, fluorescence of the camera and the sky; that of any
 other camera is flat in energy and small.

@@ -25,7 +25,7 @@ HARD_KEV = 20.0
 
 @dataclass(frozen=True)
 class EnergyGrid:
-    """Energy bins of equal width, `n` of them from `lo_kev` to `hi_kev`.
+    """Hold energy bins of equal width, `n` of them from `lo_kev` to `hi_kev`.
 
     The default is the grid of ACIS responses in the Chandra Source Catalog: 0.3-9.3 keV in 900 bins
     of 10 eV.

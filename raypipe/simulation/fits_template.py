@@ -38,7 +38,7 @@ def card(keyword: str, value: Value, comment: str = "") -> bytes:
 
 
 class HeaderTemplate:
-    """A header in which some values change; `render` inserts them."""
+    """Hold a header in which some values change; `render` inserts them."""
 
     def __init__(self, cards: Sequence[Card]) -> None:
         self._rendered = [card(*each) for each in cards]

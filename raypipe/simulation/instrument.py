@@ -1,4 +1,4 @@
-"""What turns photons into counts: an effective area, a redistribution, and how to fold with it."""
+"""Define instruments, which turn photons into counts: effective area, redistribution, fold."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ROWS_AT_ONCE = 256
 
 @dataclass(frozen=True, eq=False)
 class Instrument:
-    """A detector at one epoch, on axis.
+    """Describe a detector at one epoch, on axis.
 
     `energy_edges_kev` (m + 1,), `area_cm2` (m,), `redistribution` (m, n) with the probability that
     a photon of energy bin m is counted in channel n, `channel_energy_kev` (n, 2). `detnam` names
@@ -61,12 +61,12 @@ class Instrument:
 
     @property
     def energy_mid_kev(self) -> FloatArray:
-        """Middles of the energy bins, (m,), keV."""
+        """Return the middles of the energy bins, (m,), keV."""
         return 0.5 * (self.energy_edges_kev[1:] + self.energy_edges_kev[:-1])
 
     @property
     def channels_in_band(self) -> npt.NDArray[np.bool_]:
-        """Which channels lie in the broad band by their middles, (n,)."""
+        """Return which channels have their middle in the broad band, (n,)."""
         middle = self.channel_energy_kev.mean(axis=1)
         return (middle >= BAND_KEV[0]) & (middle < BAND_KEV[1])
 

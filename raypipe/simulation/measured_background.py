@@ -1,4 +1,4 @@
-"""The background that a telescope measured: its shape per channel and its rate."""
+"""Read the background that a telescope measured: its shape per channel and its rate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LEAST_COUNTS = 200
 
 @dataclass(frozen=True, eq=False)
 class MeasuredBackground:
-    """Say what a background region saw.
+    """Describe a measured background region.
 
     `rate` (n,) is in counts/s per channel and unit of BACKSCAL, smoothed; `source_backscal` is the
     BACKSCAL of the source region of the same observation.
@@ -36,9 +36,9 @@ def measured_background(
 ) -> MeasuredBackground | None:
     """Return the background of a spectrum on the channels of `rmf`.
 
-    `background` is that of a file of its own, else the block beside the spectrum is taken. None
-    where there is no background, where it has fewer than `LEAST_COUNTS` counts or values that are
-    no counts, and where exposure or scales are unusable.
+    `background` comes from a separate file; without it, the block beside the spectrum is used.
+    Return None if there is no background, if it has fewer than `LEAST_COUNTS` counts or values
+    that are not counts, or if exposure or scales are unusable.
     """
     region = background or spectrum.background
     if region is None or region.counts.min() < 0 or region.counts.sum() < LEAST_COUNTS:

@@ -1,4 +1,4 @@
-"""The PHA files of a detection by another telescope than ACIS.
+"""Write the PHA files of a detection by another telescope than ACIS.
 
 Spectrum and background are files of their own, on the channels of the response, with the keywords
 that OGIP asks for; the spectrum names its background and its responses.

@@ -33,7 +33,7 @@ for the metals."""
 
 
 class Line(NamedTuple):
-    """An emission line.
+    """Describe an emission line.
 
     `emissivity` is that at the maximum, 1e-17 photons cm3/s; `log_t` is log10 of the temperature of
     the maximum, K; `below` and `above` are the widths in temperature on its two sides, dex.

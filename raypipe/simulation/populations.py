@@ -56,7 +56,7 @@ FE_LINE_SIGMA_KEV = 0.02
 
 @dataclass(frozen=True)
 class SourceClass:
-    """A class of sources: a function that draws parameters, and one that computes spectra."""
+    """Define a class of sources by two functions: one draws parameters, one computes spectra."""
 
     name: str
     draw: Draw
@@ -328,7 +328,7 @@ SPECTRA: dict[str, Spectrum] = {
 
 @dataclass(frozen=True)
 class Sources:
-    """Parameters of K sources: the key of each in `SPECTRA`, and `PARAMETERS` as columns (K,)."""
+    """Hold parameters of K sources: each one's key in `SPECTRA`, and `PARAMETERS` as columns."""
 
     model: npt.NDArray[np.str_]
     parameters: dict[str, FloatArray]

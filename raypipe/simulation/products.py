@@ -264,7 +264,7 @@ def _identity_cards() -> list[Card]:
 
 
 def mission_cards(instrument: Instrument) -> list[Card]:
-    """Return the cards that say who observed with what, and when where Chandra's clock counts."""
+    """Return the cards for telescope and instrument; for ACIS also those of Chandra's clock."""
     if not instrument.is_acis:
         return _other_mission_cards(instrument)
     mjd = _mjd(instrument.year)

@@ -31,7 +31,7 @@ MAX_FILES = 100_000
 class ResponseFiles:
     """Name the files of one response.
 
-    `arf` is None where the matrix has to include the area. `spectrum` is a PHA that was observed
+    `arf` is None if the matrix has to include the area. `spectrum` is a PHA that was observed
     through the response and `background` the file of its background, None where there is none or
     where the PHA holds it.
     """
@@ -45,7 +45,7 @@ class ResponseFiles:
 
 @dataclass
 class FolderFiles:
-    """Sort the files of a folder by what they are."""
+    """Sort the files of a folder by their kind."""
 
     arfs: list[Path] = field(default_factory=list)
     rmfs: list[Path] = field(default_factory=list)
@@ -57,13 +57,13 @@ class FolderFiles:
 def find_response_files(folder: Path) -> tuple[list[ResponseFiles], list[str]]:
     """Pair the ARF and RMF files in `folder` and the folders in it.
 
-    Return the pairs, ordered by name, and a sentence with the mend for each file that could not be
-    paired. A pair is taken from the first of these that knows it: an `index.json`, a list of
-    objects with the keys "rmf", "arf", and, optionally, "name", "pha" and "background", whose
-    paths count from its folder; the keywords RESPFILE and ANCRFILE of the PHA files; the names,
-    where `x.arf` and `x.rmf.gz`, or `x_arf3.fits.gz` and `x_rmf3.fits.gz`, share a stem; the only
-    RMF of a folder, which belongs to all ARFs beside it that have no other. Raises UsageError where
-    the folder is missing or an index is malformed.
+    Return the pairs, ordered by name, and a sentence on what to do for each file without a pair. A
+    pair is taken from the first of these sources that has it: an `index.json`, a list of objects
+    with the keys "rmf", "arf", and, optionally, "name", "pha" and "background", whose paths count
+    from its folder; the keywords RESPFILE and ANCRFILE of the PHA files; the names, where `x.arf`
+    and `x.rmf.gz`, or `x_arf3.fits.gz` and `x_rmf3.fits.gz`, share a stem; the only RMF of a
+    folder, which belongs to all ARFs beside it that have no other. Raises UsageError where the
+    folder is missing or an index is malformed.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder of responses")
@@ -185,7 +185,7 @@ def _listed_file(
 
 
 def _stated_pairs(files: FolderFiles) -> Iterator[ResponseFiles]:
-    """Yield the pairs that the headers of spectra name, where both files are there."""
+    """Yield the pairs that the headers of spectra name, if both files exist."""
     for path, pha in files.spectra.items():
         arf = _beside(path, pha.ancrfile)
         rmf = _beside(path, pha.respfile)
@@ -255,7 +255,7 @@ def _with_spectra(pairs: list[ResponseFiles], files: FolderFiles) -> list[Respon
 
 
 def _with_unique_names(pairs: list[ResponseFiles], folder: Path) -> list[ResponseFiles]:
-    """Put the folder before the names that several pairs have, and sort the pairs by name."""
+    """Prefix names that several pairs share with their folder, and sort the pairs by name."""
     times: dict[str, int] = defaultdict(int)
     for pair in pairs:
         times[pair.name] += 1

@@ -1,4 +1,4 @@
-"""Instruments from real response files, of any telescope."""
+"""Make instruments from real response files, of any telescope."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ UNKNOWN_YEAR = 2000.0
 def read_responses(*folders: Path) -> tuple[Instrument, ...]:
     """Read every response in `folders` and the folders in them, ordered by name.
 
-    `find_response_files` says how files are paired; a matrix with the area in it needs no ARF. A
+    `find_response_files` says how files are paired; a matrix that includes the area needs no ARF. A
     file that cannot be paired and a response that the model cannot use (HRC, and what
     `channel_bins_of` refuses) are passed over with a warning. An instrument takes the background of
     the spectrum that was observed through it (`measured_background`), else, unless it is ACIS, of
@@ -105,7 +105,7 @@ def _instrument(files: ResponseFiles) -> Instrument | None:
 def _area_and_redistribution(
     files: ResponseFiles, arf: Arf | None, rmf: Rmf, edges_kev: FloatArray
 ) -> tuple[FloatArray, sparse.csr_array]:
-    """Return area (m,) and redistribution (m, n), taken apart where the matrix holds both."""
+    """Return area (m,) and redistribution (m, n), divided if the matrix holds both."""
     if arf is None:
         area = np.asarray(rmf.matrix.sum(axis=1), dtype=float)
         per_area = np.divide(1.0, area, out=np.zeros_like(area), where=area > 0)

@@ -1,4 +1,4 @@
-"""The verb `simulate`: write a survey of simulated detections with the catalog's file layout."""
+"""Write a survey of simulated detections with the catalog's file layout."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class SimulationSummary:
-    """The result of `simulate`: folder, numbers of detections and sources, duration."""
+    """Hold the result of `simulate`: folder, numbers of detections and sources, duration."""
 
     path: Path
     detections: int
@@ -100,7 +100,7 @@ def simulate(
         "counts_max": counts_max,
         "catalog": None if catalog is None else file_name(catalog),
         "responses": _folder_names(responses),
-        **({} if visits == 1 else {"visits": visits}),
+        "visits": visits,
     }
     plan = plan_survey(
         detections,

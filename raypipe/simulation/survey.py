@@ -56,7 +56,7 @@ Responses = str | Path | Sequence[str | Path] | None
 
 @dataclass(frozen=True)
 class Survey:
-    """N observed detections and their true parameters.
+    """Hold N observed detections and their true parameters.
 
     `table` holds (N,) columns: identity, class, parameters, and what the headers need. `counts` and
     `background_counts` (N, n) are what was drawn in the source and background region,
@@ -87,7 +87,7 @@ class Survey:
 
 @dataclass(frozen=True)
 class Plan:
-    """N planned observations, drawn for all detections of a survey together.
+    """Hold N planned observations, drawn for all detections of a survey together.
 
     `flux` (erg/cm2/s, 0.5-7 keV) and `background_share` are what is aimed at: the limits of
     exposures and regions may ask for others. `background_rate` is in counts/s per unit of BACKSCAL.
@@ -112,7 +112,7 @@ class Plan:
 
     @property
     def channels(self) -> int:
-        """Largest number of channels among the instruments."""
+        """Return the largest number of channels among the instruments."""
         return max(len(each.channel_energy_kev) for each in self.instruments)
 
     @property
@@ -185,7 +185,7 @@ def plan_survey(
 def _observed(
     seed: int, targets: Targets, instruments: Sequence[Instrument]
 ) -> tuple[npt.NDArray[np.intp], Targets]:
-    """Choose instruments; expect fewer counts of sources of which they see next to nothing.
+    """Choose instruments, and expect fewer counts of sources that they hardly see.
 
     Otherwise a handful of photons at the edge of a telescope's band would stand for a source far
     brighter than any.
@@ -199,7 +199,10 @@ def _observed(
 
 
 def draw_survey(detections: int, seed: int = 0, **options: Any) -> Survey:
-    """Draw a whole survey in memory (20 KB per detection with ACIS); options as `plan_survey`."""
+    """Draw a whole survey in memory, which takes 20 KB per detection with ACIS.
+
+    The options are those of `plan_survey`.
+    """
     return _joined(list(draw_batches(plan_survey(detections, seed, **options))))
 
 
@@ -378,7 +381,7 @@ def _identity(plan: Plan, rows: npt.NDArray[np.intp]) -> dict[str, npt.NDArray[A
 
 
 def _mission(plan: Plan, rows: npt.NDArray[np.intp]) -> dict[str, npt.NDArray[Any]]:
-    """Name the telescope of each detection, where there are others than ACIS."""
+    """Name the telescope of each detection, if there are any besides ACIS."""
     if not plan.is_mixed:
         return {}
     return {"telescope": np.array([plan.instruments[i].mission for i in plan.instrument[rows]])}

@@ -16,7 +16,7 @@ REPEATS = 0.3
 
 @dataclass(frozen=True)
 class Targets:
-    """K sources and N detections of them.
+    """Hold K sources and N detections of them.
 
     Per source (K,): `sources` (parameters), `label` (class or None), `name`, `ra`, `dec` (deg).
     Per detection (N,): `source` (index of the source), `counts` (expected source counts, 0.5-7

@@ -1,4 +1,4 @@
-"""Which telescopes look at which sources."""
+"""Choose which telescopes look at which sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counts in the energy bands of the Chandra Source Catalog, for any telescope's channels."""
+"""Sum counts in the energy bands of the Chandra Source Catalog, for any telescope."""
 
 from __future__ import annotations
 

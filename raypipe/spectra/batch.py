@@ -1,4 +1,4 @@
-"""A batch of spectra on the energy grid, with the responses they fold through."""
+"""Hold a batch of spectra on the energy grid, with the responses they fold through."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FloatArray = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class SpectraBatch:
-    """Spectra as arrays of n rows, through m responses whose channel bins are padded to 256.
+    """Hold n spectra as arrays, and m responses whose channel bins are padded to 256.
 
     `counts` and `background_counts` (n, 256), 0 in padded bins; `background_scale` (n,), or
     (n, 256) where it differs by channel, 0 where there is no background; `exposure_s` (n,);
@@ -48,19 +48,19 @@ class SpectraBatch:
 
     @property
     def valid(self) -> npt.NDArray[np.bool_]:
-        """Which bins each response has, (m, 256)."""
+        """Return which bins each response has, (m, 256)."""
         sizes = np.array([len(each) for each in self.bins], np.int64)
         return np.arange(MOST_BINS) < sizes[:, None]
 
     @property
     def n_bins(self) -> npt.NDArray[np.int64]:
-        """Number of channel bins of each row, (n,)."""
+        """Return the number of channel bins of each row, (n,)."""
         sizes = np.array([len(each) for each in self.bins], np.int64)
         return sizes[self.response_index]
 
     @property
     def is_measurable(self) -> npt.NDArray[np.bool_]:
-        """Whether a likelihood can be made of each row, (n,), in single precision.
+        """Tell for each row, (n,), whether its likelihood can be computed in single precision.
 
         Counts and the background's scale are finite and not negative, the exposure is finite and
         above zero, area and redistribution are finite, nowhere negative and somewhere above zero.
@@ -160,12 +160,12 @@ def _padded_rows(rows: Sequence[npt.NDArray[np.generic]]) -> FloatArray:
 
 
 def _is_amount(values: FloatArray) -> npt.NDArray[np.bool_]:
-    """Tell whether all numbers of a row (n, ...) are finite and none is negative."""
+    """Tell for each row (n, ...) whether all its numbers are finite and none is negative."""
     axes = tuple(range(1, values.ndim))
     return np.asarray((values.min(axes) >= 0) & (values.max(axes) < np.inf))
 
 
 def _is_density(values: FloatArray) -> npt.NDArray[np.bool_]:
-    """Tell what `_is_amount` does, and whether one of the row's numbers is above zero."""
+    """Tell for each row whether it passes `_is_amount` and has a number above zero."""
     most = values.max(tuple(range(1, values.ndim)))
     return _is_amount(values) & (most > 0)

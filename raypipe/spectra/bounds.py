@@ -1,4 +1,4 @@
-"""Bounds of the numbers that scale a spectrum, checked where they enter.
+"""Bound the numbers that scale a spectrum where they enter.
 
 The model computes in float32, whose smallest normal number is 1.2e-38 and whose largest is 3.4e38.
 The bounds are physical ones, wide enough for every X-ray telescope, and narrow enough that every
@@ -14,7 +14,7 @@ from raypipe.errors import OgipError
 
 
 class Bounds(NamedTuple):
-    """Smallest and largest value of a quantity, both allowed, and its unit."""
+    """Hold the smallest and largest allowed value of a quantity, and its unit."""
 
     low: float
     high: float
@@ -37,7 +37,7 @@ whole sky survey, and the reverse."""
 
 
 def require_within(value: float, bounds: Bounds, path: str, name: str, mend: str) -> None:
-    """Raise OgipError, naming file and mend, unless `value` is a number within `bounds`."""
+    """Raise OgipError, with file and remedy, unless `value` is a number within `bounds`."""
     if not bounds.low <= value <= bounds.high:
         raise OgipError(
             path,

@@ -56,7 +56,7 @@ _LEAST_PEAK = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class ChannelBins:
-    """Bins of whole native channels, of one response.
+    """Hold the channel bins of one response, each made of whole native channels.
 
     `first` (n_bins + 1,): place of each bin's first channel among the response's channels, counted
     from 0, and last the place after the last bin's last; `lo_kev`, `hi_kev` (n_bins,): nominal
@@ -77,12 +77,12 @@ class ChannelBins:
 
     @property
     def mid_kev(self) -> Floats:
-        """Nominal energies at the middle of the bins, (n_bins,), keV."""
+        """Return the nominal energies at the middle of the bins, (n_bins,), keV."""
         return 0.5 * (self.lo_kev + self.hi_kev)
 
     @property
     def width_kev(self) -> Floats:
-        """Nominal widths of the bins, (n_bins,), keV."""
+        """Return the nominal widths of the bins, (n_bins,), keV."""
         return self.hi_kev - self.lo_kev
 
     def parts(self) -> tuple[Integers, Floats, Floats, Floats]:
@@ -115,7 +115,8 @@ class ChannelBins:
     def within(self, begin: int, end: int) -> ChannelBins:
         """Return the bins that lie wholly between two places of channels, `end` not included.
 
-        For a spectrum that has fewer channels than its response. Raises ValueError for none.
+        They are the bins of a spectrum that has fewer channels than its response. Raises ValueError
+        if there are none.
         """
         kept = np.flatnonzero((self.first[:-1] >= begin) & (self.first[1:] <= end))
         if not len(kept):
@@ -133,13 +134,13 @@ class ChannelBins:
 
 
 def channel_bins_of(rmf: Rmf, path: str = "RMF") -> ChannelBins:
-    """Choose the channel bins of a response, the same ones for the same response.
+    """Choose the channel bins of a response, reproducibly.
 
-    A 1024-channel ACIS response gets `ACIS_PER_BIN` channels a bin. Any other gets bins of whole
-    channels from 0.3 to 10 keV, or as far as its telescope is calibrated, a third of the FWHM wide,
-    wider where there would be more than `MOST_BINS`. Channels that no photon reaches at either end
-    are left out. Raises OgipError, naming `path`, where nominal energies do not ascend, where no
-    channel is left, and for a response with almost no energy resolution or a few bins alone.
+    A 1024-channel ACIS response gets `ACIS_PER_BIN` channels per bin. Any other gets bins of whole
+    channels from 0.3 to 10 keV, or as far as its telescope is calibrated. They are a third of the
+    FWHM wide, or wider if there would be more than `MOST_BINS`. Channels at either end that no
+    photon reaches are left out. Raises OgipError, naming `path`, if nominal energies do not ascend,
+    if no channel is left, and for a response with almost no energy resolution or only a few bins.
     """
     edges = rmf.channel_energy_kev
     fwhm = fwhm_of(rmf)
@@ -165,7 +166,7 @@ def channel_bins_of(rmf: Rmf, path: str = "RMF") -> ChannelBins:
 
 
 def acis_bins(fwhm: Resolution) -> ChannelBins:
-    """Return the bins that ACIS has always had, for a response of this resolution."""
+    """Return the standard bins of ACIS for a response of this resolution."""
     first = ACIS_FIRST + ACIS_PER_BIN * np.arange(MOST_BINS + 1)
     edges = np.asarray(first * ACIS_WIDTH_KEV, dtype=np.float64)
     lo, hi = edges[:-1], edges[1:]
@@ -194,7 +195,7 @@ def is_acis(rmf: Rmf) -> bool:
 
 @dataclass(frozen=True)
 class Resolution:
-    """FWHM of a line as a function of energy: its square is a + b E + c E^2, none negative."""
+    """Model the FWHM of a line: its square is a + b E + c E^2, with no negative coefficient."""
 
     coefficients: tuple[float, float, float]
 
@@ -206,10 +207,11 @@ class Resolution:
 
 
 def fwhm_of(rmf: Rmf) -> Resolution:
-    """Estimate how wide lines are, from rows of the matrix between 0.7 and 10 keV.
+    """Estimate the width of lines from rows of the matrix between 0.7 and 10 keV.
 
-    Each row's width between the halves of its peak, then a curve with the least squares of relative
-    deviations. Where no row has a peak, lines count as no wider than a channel.
+    The width of each row's peak is measured at half its height, and a curve is fitted with the
+    least squares of relative deviations. If no row has a peak, lines count as no wider than a
+    channel.
     """
     from scipy.optimize import nnls  # takes long to import, and workers seldom need it
 
@@ -240,7 +242,7 @@ def fwhm_of(rmf: Rmf) -> Resolution:
 
 
 def _half_width(rmf: Rmf, row: int, energy: float, middle: Floats, widths: Floats) -> float:
-    """Measure the width of a row's peak at half of it, keV; 0 where the row has no peak."""
+    """Measure the FWHM of the peak of a row, keV; 0 for a row without a peak."""
     begin, end = rmf.matrix.indptr[row : row + 2]
     density = np.zeros(len(middle))
     density[1 + rmf.matrix.indices[begin:end]] = rmf.matrix.data[begin:end]
@@ -284,7 +286,7 @@ def _first_channels(rmf: Rmf, fwhm: Resolution, path: str) -> Integers:
 def _divided(edges: Floats, fwhm: Resolution, bins_per_fwhm: float) -> Integers:
     """Divide channels at places (n_bins + 1,), into bins of about the FWHM over `bins_per_fwhm`.
 
-    A last bin with less than half of the channels due to it joins the one before.
+    A last bin with less than half of the channels that it should have is added to the one before.
     """
     wanted = fwhm(edges[:, 0]) / bins_per_fwhm
     due = np.maximum(1, np.rint(wanted / np.maximum(edges[:, 1] - edges[:, 0], 1e-6)))

@@ -31,7 +31,7 @@ COLUMNS = [*COUNTS, "exposure_s", "arf_cm2"]
 
 @dataclass(frozen=True)
 class DecodedCounts:
-    """Counts of n rows, in the channel bins of their responses.
+    """Hold the counts of n rows, in the channel bins of their responses.
 
     `counts`, `background_counts` (n, 256) int64, 0 in bins beyond those of the response;
     `background_scale` (n,), or (n, 256) where it differs by channel in one of the rows, 0 where
@@ -45,23 +45,23 @@ class DecodedCounts:
 
     @property
     def background_scale_by_bin(self) -> FloatArray:
-        """The scale that broadcasts over bins, (n, 1) or (n, 256)."""
+        """Return the background scale in a shape that broadcasts over bins, (n, 1) or (n, 256)."""
         scale = self.background_scale
         return scale if scale.ndim == 2 else scale[:, None]
 
 
 @dataclass(frozen=True)
 class DecodedSpectra(DecodedCounts):
-    """Counts of n rows, with `exposure_s` (n,) and `arf_cm2` (n, n_energy)."""
+    """Hold the counts of n rows, with `exposure_s` (n,) and `arf_cm2` (n, n_energy)."""
 
     exposure_s: FloatArray
     arf_cm2: FloatArray
 
 
 class SpectraDecoder:
-    """Decodes tables of spectra, and numbers the responses that it meets.
+    """Decode tables of spectra, and number the responses that occur in them.
 
-    `responses` are those of all tables so far, in the order in which they were met.
+    `responses` are those of all tables so far, in the order of their first occurrence.
     """
 
     def __init__(self, library: ResponseLibrary) -> None:
@@ -72,7 +72,7 @@ class SpectraDecoder:
     def counts(self, table: pa.Table) -> DecodedCounts:
         """Decode counts and background of a table with the columns `COUNTS`.
 
-        Raises RaypipeError where a row has other channels than its response.
+        Raises RaypipeError if a row has other channels than its response.
         """
         index = self._response_index(table["rmf_id"])
         return DecodedCounts(
@@ -194,7 +194,7 @@ def single(column: pa.ChunkedArray) -> FloatArray:
 
 
 def _areas(column: pa.ChunkedArray) -> FloatArray:
-    """Areas (n, n_energy) in single precision."""
+    """Read effective areas, (n, n_energy), in single precision."""
     kind, n_energy = column.type, EnergyGrid().n_energy
     if not pa.types.is_fixed_size_list(kind) or kind.list_size != n_energy:
         raise RaypipeError(

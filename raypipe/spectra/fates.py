@@ -1,4 +1,4 @@
-"""How each oddity that the reader notes ends: the detection is refused, or it carries a flag."""
+"""Decide for each note of the reader whether the detection is refused or gets a flag."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ REFUSED = {
     AREA_TWICE: "the area would count twice: set ANCRFILE to none and leave the ARF out, or give "
     "an RMF without the area",
 }
-"""What mends the oddities that no flag can make good, by the note's code. A detection with any
-other note is used, and has the note's code among its flags."""
+"""The remedy for each oddity that makes a spectrum unusable, by the note's code. A detection with
+any other note is used, and has the note's code among its flags."""
 
 
 def flags_of(notes: Iterable[Note], path: str) -> list[str]:
-    """Flags for the reader's notes on a detection; OgipError for a note that refuses it."""
+    """Return a detection's flags from the reader's notes; raise OgipError if one refuses it."""
     codes: dict[str, None] = {}
     for note in notes:
         if note.code in REFUSED:

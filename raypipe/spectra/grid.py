@@ -20,7 +20,7 @@ _BELOW, _ABOVE = 5, 135
 
 @dataclass(frozen=True)
 class EnergyGrid:
-    """Energy bins from 0.2 to 12 keV: even ones of 20 eV, divided further at low energies.
+    """Define the energy bins: even ones of 20 eV from 0.2 to 12 keV, divided at low energies.
 
     `divisions` says up to which energy, keV, the even bins are divided in how many. The default has
     5 eV up to 1 keV, 10 eV up to 3 keV, 20 eV above: 810 bins, through which counts of smooth
@@ -33,7 +33,7 @@ class EnergyGrid:
 
     @cached_property
     def even_edges_kev(self) -> Floats:
-        """Edges of the even bins, (n_even + 1,), keV."""
+        """Return the edges of the even bins, (n_even + 1,), keV."""
         step = (_ANCHOR_HI_KEV - _ANCHOR_LO_KEV) / _ANCHOR_BINS
         edges = _ANCHOR_LO_KEV + step * np.arange(-_BELOW, _ANCHOR_BINS + _ABOVE + 1)
         anchors = np.linspace(_ANCHOR_LO_KEV, _ANCHOR_HI_KEV, _ANCHOR_BINS + 1)
@@ -43,7 +43,7 @@ class EnergyGrid:
 
     @cached_property
     def even_bin(self) -> npt.NDArray[np.int64]:
-        """Number of the even bin that each bin is a part of, (n_energy,)."""
+        """Return the number of the even bin that contains each energy bin, (n_energy,)."""
         tops = self.even_edges_kev[1:]
         parts = np.ones(len(tops), dtype=np.int64)
         for limit, number in reversed(self.divisions):
@@ -52,7 +52,7 @@ class EnergyGrid:
 
     @cached_property
     def edges_kev(self) -> Floats:
-        """Edges of the bins, (n_energy + 1,), keV."""
+        """Return the edges of the bins, (n_energy + 1,), keV."""
         even, inside = self.even_edges_kev, self.even_bin
         parts = np.bincount(inside)
         place = np.arange(len(inside)) - np.repeat(np.cumsum(parts) - parts, parts)
@@ -62,17 +62,17 @@ class EnergyGrid:
 
     @cached_property
     def widths_kev(self) -> Floats:
-        """Widths of the bins, (n_energy,), keV."""
+        """Return the widths of the bins, (n_energy,), keV."""
         return np.diff(self.edges_kev)
 
     @cached_property
     def mid_kev(self) -> Floats:
-        """Middles of the bins, (n_energy,), keV."""
+        """Return the middles of the bins, (n_energy,), keV."""
         return 0.5 * (self.edges_kev[1:] + self.edges_kev[:-1])
 
     @property
     def n_energy(self) -> int:
-        """Number of bins."""
+        """Return the number of bins."""
         return len(self.even_bin)
 
     def averages(self, edges_kev: Floats) -> Floats:

@@ -58,7 +58,7 @@ _NOT_WHOLE = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class GriddedSpectrum:
-    """A detection as a row of the spectra table has it.
+    """Hold a detection in the form of a row of the spectra table.
 
     `telescope`, `instrument`: TELESCOP and INSTRUME; `counts`, `background_counts` (n,) int32 on
     the native channels of the response, the latter None where there is no background;
@@ -83,7 +83,7 @@ class GriddedSpectrum:
     flags: tuple[str, ...]
 
     def fingerprint(self, rmf_id: str) -> str:
-        """Hash all the model sees of the detection; `rmf_id` names its response."""
+        """Hash everything that the model sees of the detection; `rmf_id` names its response."""
         digest = hashlib.sha256()
         for part in self.counts, self.background_counts, self.arf_cm2, self.scale_by_bin:
             digest.update(b"" if part is None else np.ascontiguousarray(part).data)
@@ -95,11 +95,11 @@ class GriddedSpectrum:
 def grid_detection(
     spectrum: Spectrum, grid: EnergyGrid, response: GriddedResponse | None = None
 ) -> tuple[GriddedSpectrum, GriddedResponse]:
-    """Put a spectrum on the grid, and find the response that its counts are folded through.
+    """Put a spectrum on the grid, and find the response through which its counts are folded.
 
-    `response` is that of its RMF, or the one that stands for it; without one its RMF is put on the
-    grid. A spectrum with fewer channels than its RMF, or with AREASCAL by channel, has a response
-    of its own. Raises OgipError, naming the file and the mend, for what the latent model cannot
+    `response` is that of its RMF, or the one that replaces it; without one, its RMF is put on the
+    grid. A spectrum with fewer channels than its RMF, or with AREASCAL by channel, gets a separate
+    response. Raises OgipError, naming the file and the remedy, for what the latent model cannot
     use.
     """
     require_imaging(spectrum.header, spectrum.path)
@@ -119,11 +119,11 @@ def grid_detection(
 
 
 def put_on_grid(spectrum: Spectrum, grid: EnergyGrid, bins: ChannelBins) -> GriddedSpectrum:
-    """Put a spectrum that has its ARF, or an RMF with the area in it, on the grid.
+    """Put a spectrum with an ARF, or with an RMF that includes the area, on the grid.
 
-    `bins` are those of its response (`channel_bins_of`), or of the one that stands for it. AREASCAL
+    `bins` are those of its response (`channel_bins_of`), or of the one that replaces it. AREASCAL
     multiplies `arf_cm2`, as it multiplies every predicted count. Raises OgipError, naming the file
-    and the mend, for what the latent model cannot use.
+    and the remedy, for what the latent model cannot use.
     """
     noted = flags_of(spectrum.warnings, spectrum.path)
     require_imaging(spectrum.header, spectrum.path)
@@ -183,7 +183,7 @@ def require_imaging(header: Mapping[str, Any], path: str) -> None:
 
 
 def _places(spectrum: Spectrum, bins: ChannelBins) -> slice:
-    """Find where the spectrum's channels stand among those of the response."""
+    """Find the places of the spectrum's channels among those of the response."""
     path, channels = spectrum.path, spectrum.channels
     if (np.diff(channels) != 1).any():
         raise OgipError(
@@ -221,7 +221,7 @@ def _bins_within(spectrum: Spectrum, bins: ChannelBins, places: slice) -> Channe
 def _scales(
     spectrum: Spectrum, places: slice, bins: ChannelBins
 ) -> tuple[float | None, npt.NDArray[np.float32] | None]:
-    """Return the background's factor, and by bin where it differs by channel: the bin's mean."""
+    """Return the background's scale, and its mean per bin if it differs by channel."""
     path, scale = spectrum.path, spectrum.background_scale
     if scale is None:
         return None, None
@@ -239,7 +239,7 @@ def _scales(
 
 
 def _areascal(spectrum: Spectrum, places: slice, bins: ChannelBins) -> Floats | None:
-    """AREASCAL by channel of the response, None where it is one number."""
+    """Return AREASCAL per channel of the response, None if it is a single number."""
     path, areascal = spectrum.path, np.asarray(spectrum.areascal, dtype=np.float64)
     mend = "give 1 if it has none"
     if areascal.ndim == 0:
@@ -254,7 +254,7 @@ def _areascal(spectrum: Spectrum, places: slice, bins: ChannelBins) -> Floats | 
 
 
 def missing_response(spectrum: Spectrum, kind: str, key: str) -> OgipError:
-    """Make the error for a spectrum without its ARF or RMF, which keyword `key` should name."""
+    """Make the error for a spectrum without ARF or RMF; keyword `key` should name the file."""
     named = str(spectrum.header.get(key, "")).strip().lower()
     mend = f"write the name of the {kind} into it"
     if named == "none":
@@ -271,7 +271,7 @@ def missing_response(spectrum: Spectrum, kind: str, key: str) -> OgipError:
 def _area_on_grid(
     spectrum: Spectrum, grid: EnergyGrid, bins: ChannelBins, factor: float
 ) -> tuple[npt.NDArray[np.float32], bool]:
-    """Compute the mean area of each energy bin, cm2, and whether it covers what bins need."""
+    """Compute the mean area of each energy bin, cm2, and whether it covers the channel bins."""
     arf, rmf, path = spectrum.arf, spectrum.rmf, spectrum.path
     if arf is not None:
         overlap = overlap_of(arf.energy_lo_kev, arf.energy_hi_kev, grid)
@@ -288,7 +288,7 @@ def _area_on_grid(
 
 
 def _is_beyond(spectrum: Spectrum, grid: EnergyGrid, bins: ChannelBins) -> bool:
-    """Tell whether photons above the grid make more of a bin's counts than may be left out."""
+    """Tell whether photons above the grid make too large a share of a bin's counts."""
     rmf, arf = spectrum.rmf, spectrum.arf
     if rmf is None or rmf.energy_lo_kev[-1] < grid.edges_kev[-1]:
         return False

@@ -1,4 +1,4 @@
-"""Put a redistribution of any telescope on the energy grid, with the channel bins of its own."""
+"""Put an RMF of any telescope on the energy grid and in channel bins chosen for it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def overlap_shares(
 ) -> sparse.csr_array:
     """Compute the share of each model bin that each bin of a file covers, (model bins, file bins).
 
-    Rows sum to 1 where the file's bins cover the whole of the model bin.
+    Rows sum to 1 if the file's bins cover the whole model bin.
     """
     first = np.clip(np.searchsorted(edges, lo, side="right") - 1, 0, len(edges) - 2)
     last = np.clip(np.searchsorted(edges, hi, side="left") - 1, 0, len(edges) - 2)
@@ -53,7 +53,7 @@ def overlap_shares(
 
 
 class Overlap(NamedTuple):
-    """Shares (n_energy, m) of the grid's bins that each of a file's m energy bins covers.
+    """Hold the share (n_energy, m) of each grid bin that each of a file's m bins covers.
 
     `begin`, `end`: places of the file's first bin that reaches the grid and of the one after the
     last; `shares` has only those. `covered` (n_energy,): the sum of a bin's shares.
@@ -66,7 +66,7 @@ class Overlap(NamedTuple):
 
 
 def overlap_of(lo: Floats, hi: Floats, grid: EnergyGrid) -> Overlap:
-    """Overlap of a file's energy bins, keV, with the grid's; most files have those of another."""
+    """Return how a file's energy bins, keV, overlap the grid's, from a cache if possible."""
     overlap = _overlap_of if len(lo) <= _CACHED_BINS else _overlap_of.__wrapped__
     return overlap(
         np.ascontiguousarray(lo, np.float64).tobytes(),
@@ -90,8 +90,8 @@ def _overlap_of(lo: bytes, hi: bytes, grid: EnergyGrid) -> Overlap:
 def efficiency_on_grid(rmf: Rmf, grid: EnergyGrid) -> Floats:
     """Compute the probability that a photon is counted in any native channel, (n_energy,).
 
-    The mean of the sums of the file's rows over each energy bin: at most about 1, and the effective
-    area in cm2 where the matrix includes it.
+    It is the mean over each energy bin of the sums of the file's rows. It is at most about 1, or
+    the effective area in cm2 if the matrix includes the area.
     """
     overlap = overlap_of(rmf.energy_lo_kev, rmf.energy_hi_kev, grid)
     sums = rmf.matrix[overlap.begin : overlap.end].sum(axis=1, dtype=np.float64)
@@ -109,12 +109,12 @@ def redistribution_on_grid(
 ) -> Single:
     """Compute the probability that a photon lands in each channel bin, (n_energy, n_bins).
 
-    The mean of the file's rows over each energy bin, its native channels summed by their place.
-    Where the matrix includes the effective area, that is divided out: `efficiency_on_grid` has it.
-    Where AREASCAL differs by channel, `areascal` (n_channels,) multiplies the columns before they
-    are summed, so that it holds for each channel. Raises OgipError, naming `path`, where the RMF
-    has negative values, rows that sum to more than a probability can, no energy bin on the grid, or
-    nothing in the channel bins.
+    It is the mean of the file's rows over each energy bin, with native channels summed into channel
+    bins. If the matrix includes the effective area, it is divided by the area, which
+    `efficiency_on_grid` returns. If AREASCAL differs by channel, `areascal` (n_channels,)
+    multiplies the columns before they are summed, so that it is right for each channel. Raises
+    OgipError, naming `path`, if the RMF has negative values, rows that sum to more than a
+    probability can, no energy bin on the grid, or nothing in the channel bins.
     """
     if rmf.matrix.nnz and rmf.matrix.data.min() < 0:
         raise OgipError(path, "the RMF has negative probabilities: make it again")
@@ -149,9 +149,9 @@ def redistribution_on_grid(
 def _in_channel_bins(matrix: sparse.csr_array, overlap: Overlap, bins: ChannelBins) -> Any:
     """Sum native channels of the rows that reach the grid into channel bins, (rows, n_bins).
 
-    The dense form of a matrix of usual size is faster than a sparse product; that of a larger one
-    could fill the memory, so it stays sparse. Both give the same bits: channels are summed in
-    order.
+    A matrix of usual size is made dense, which is faster than a sparse product. A larger one stays
+    sparse, because its dense form could fill the memory. Both give the same bits, because channels
+    are summed in order.
     """
     rows = matrix
     if overlap.begin > 0 or overlap.end < matrix.shape[0]:
@@ -176,7 +176,7 @@ def _in_channel_bins(matrix: sparse.csr_array, overlap: Overlap, bins: ChannelBi
 
 @dataclass(frozen=True, eq=False)
 class GriddedResponse:
-    """A response on the energy grid.
+    """Hold a response on the energy grid.
 
     `redistribution` (n_energy, n_bins) float32; `bins`: its channel bins; `area_cm2` (n_energy,):
     the area that a matrix with the area in it was divided by, else None.
@@ -188,7 +188,7 @@ class GriddedResponse:
 
     @cached_property
     def rmf_id(self) -> str:
-        """Name of the response: a hash of its redistribution and of its channel bins."""
+        """Return the name of the response: a hash of its redistribution and channel bins."""
         digest = hashlib.sha256(np.ascontiguousarray(self.redistribution).data)
         for part in self.bins.parts():
             digest.update(np.ascontiguousarray(part).data)
@@ -203,10 +203,11 @@ def put_rmf_on_grid(
     bins: ChannelBins | None = None,
     areascal: Floats | None = None,
 ) -> GriddedResponse:
-    """Put an RMF, or an RSP with the area in it, onto the grid with channel bins of its own.
+    """Put an RMF, or an RSP that includes the area, on the energy grid and in channel bins.
 
-    A spectrum with fewer channels than the response has its own `bins`, one with an AREASCAL by
-    channel its own `areascal`. Raises what `redistribution_on_grid` and `channel_bins_of` do.
+    `bins` are given for a spectrum with fewer channels than the response, `areascal` for one with
+    an AREASCAL that differs by channel. Raises what `redistribution_on_grid` and `channel_bins_of`
+    do.
     """
     bins = channel_bins_of(rmf, path) if bins is None else bins
     redistribution = redistribution_on_grid(rmf, grid, bins, path, areascal)
@@ -217,7 +218,8 @@ def put_rmf_on_grid(
 def reach_kev(bins: ChannelBins) -> tuple[float, float]:
     """Return the energies, keV, that an ARF has to cover for the channel bins to be predicted.
 
-    From 1.5 FWHM below the first bin to as much above the last; 0.3 to 9.3 keV for ACIS.
+    They extend from 1.5 FWHM below the first bin to 1.5 FWHM above the last; for ACIS, from 0.3 to
+    9.3 keV.
     """
     if bins.is_acis:
         return _ACIS_REACH_KEV
@@ -233,11 +235,11 @@ def is_covered(overlap: Overlap, grid: EnergyGrid, reach: tuple[float, float]) -
 
 
 def beyond_share(rmf: Rmf, area_cm2: Floats, grid: EnergyGrid, bins: ChannelBins) -> float:
-    """Compute the largest share of a channel bin's counts that photons above the grid have.
+    """Compute the largest share of a channel bin's counts that come from above the grid.
 
-    For a photon index of 1 through `area_cm2` (m,), the area on the RMF's energy bins; 1 where the
-    matrix includes it. Above 0.001 a spectrum is predicted in part only: NuSTAR has 0.015, cameras
-    have at most 0.0001.
+    The spectrum is a power law of photon index 1, seen through `area_cm2` (m,), the area on the
+    RMF's energy bins, which is 1 if the matrix includes it. If the share is above 0.001, part of
+    the spectrum is not predicted: NuSTAR has 0.015, cameras at most 0.0001.
     """
     low, high = rmf.energy_lo_kev, rmf.energy_hi_kev
     photons = np.log(high / np.maximum(low, 1e-2 * high)) * area_cm2

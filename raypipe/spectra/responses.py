@@ -23,7 +23,7 @@ _BINS = "channel_bins"
 
 
 class ResponseLibrary:
-    """The responses of a workspace, by `rmf_id`, each distinct one once."""
+    """Hold the responses of a workspace by `rmf_id`, and read each distinct one once."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
@@ -43,8 +43,8 @@ class ResponseLibrary:
     def load(self, rmf_id: str) -> GriddedResponse:
         """Return the response of that id.
 
-        Raises RaypipeError where it is not there, was made for another energy grid, or is not the
-        one that the id is the hash of.
+        Raises RaypipeError if the file is missing, was made for another energy grid, or does not
+        have the content of which the id is the hash.
         """
         return self._load(rmf_id)
 
@@ -81,7 +81,7 @@ def is_former(table: pa.Table) -> bool:
 
 
 def _to_table(response: GriddedResponse) -> pa.Table:
-    """Store in bands: of each energy bin the channel bins from its first to its last non-zero."""
+    """Store each energy bin's channel bins from the first to the last that is not zero."""
     redistribution, bins = response.redistribution, response.bins
     filled = redistribution != 0
     first = filled.argmax(1)
@@ -122,7 +122,7 @@ def _from_table(table: pa.Table) -> GriddedResponse:
 
 
 def _bins_from(text: bytes) -> ChannelBins:
-    """Read channel bins; raises ValueError, TypeError or LookupError where they are none."""
+    """Read channel bins; raise ValueError, TypeError or LookupError for anything else."""
     described = json.loads(text)
     first = np.array(described["first"], dtype=np.int64)
     lo, hi, fwhm = (

@@ -36,7 +36,7 @@ def manifest_fingerprint(part: pa.Table) -> str:
 
 
 class ManifestFingerprint:
-    """Hashes all detections of a manifest and their files, in order of detection_id."""
+    """Hash all detections of a manifest and their files, in order of detection_id."""
 
     def __init__(self) -> None:
         self._ids: list[pa.Array] = []

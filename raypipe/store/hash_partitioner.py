@@ -55,7 +55,7 @@ def remove_leftovers(workspace: Workspace, release: str) -> None:
 
 @dataclass(frozen=True)
 class _Run:
-    """Rows of one schema sorted by bucket; bucket b extends from `ends[b - 1]` to `ends[b]`."""
+    """Hold rows of one schema by bucket; bucket b extends from `ends[b - 1]` to `ends[b]`."""
 
     rows: pa.Table
     ends: np.ndarray
@@ -67,7 +67,7 @@ class _Run:
 
 @dataclass(frozen=True)
 class _RunFile:
-    """A run on disk: an Arrow file with one record batch per bucket."""
+    """Keep a run on disk: an Arrow file with one record batch per bucket."""
 
     path: Path
 
@@ -77,7 +77,7 @@ class _RunFile:
 
 
 class HashPartitioner:
-    """Collects tables with a hash per row, and returns the rows in shares by hash.
+    """Collect tables with a hash per row, and return the rows in shares by hash.
 
     Up to `memory` bytes stay in memory; more are written to files in `folder`. Raises RaypipeError
     if these cannot be written or read.

@@ -39,7 +39,7 @@ def read_manifest_summary(workspace: Workspace, release: str) -> dict[str, Any]:
 
 
 def find_manifest(workspace: Workspace, release: str, made_of: str) -> dict[str, Any] | None:
-    """Return the summary of a complete manifest that was made of `made_of`, else None."""
+    """Return the summary of a complete manifest made from `made_of`, None if there is none."""
     if not workspace.exists(summary_name(release)):
         return None
     summary = read_manifest_summary(workspace, release)
@@ -68,7 +68,7 @@ def choose_release(workspace: Workspace, release: str | None) -> str:
 
 
 def set_aside_name(release: str) -> str:
-    """Return the name of the list of files that could have been detections and are none."""
+    """Return the name of the list of files that were set aside, with the reasons."""
     return f"{manifest_folder(release)}/set_aside.json"
 
 

@@ -28,7 +28,7 @@ _TAIL_BYTES = 1 << 16
 
 
 class DamagedError(Exception):
-    """A Parquet file has changed since it was written; the message says what is wrong."""
+    """Report that a Parquet file has changed since it was written; the text says what is wrong."""
 
 
 def write_options(schema: pa.Schema) -> dict[str, Any]:

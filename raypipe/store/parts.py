@@ -28,7 +28,7 @@ def count_parts(workspace: Workspace, release: str) -> int:
 
 @dataclass(frozen=True)
 class PartState:
-    """The numbers of rows of a part's files, None if a file is missing, and their fingerprints.
+    """Describe the state of a part: its files' numbers of rows, None if missing; fingerprints.
 
     `fingerprint` identifies the present rows of the manifest, `made_of` those from which the
     spectra were made. `metadata` is that of the file of spectra, empty if there is none.

@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Publication:
-    """One publication of a catalog.
+    """Describe one publication of a catalog.
 
     `parts` and `sources` are names of files in the workspace: the parts have one row per detection,
     the other file has one row per source. `fingerprint` is a hash of everything that they were made
@@ -74,7 +74,7 @@ class Publication:
 
 
 class PublishedMeanwhileError(RaypipeError):
-    """Another run has published a different catalog since this run began."""
+    """Report that another run has published a different catalog since this run began."""
 
 
 def find_publication(workspace: Workspace, release: str, model_id: str) -> Publication | None:

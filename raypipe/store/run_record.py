@@ -37,7 +37,7 @@ def made_by() -> dict[str, str]:
 
 
 class Figures(dict[str, Any]):
-    """Figures of a run, by name; `folder` is the run's folder in the workspace."""
+    """Hold figures of a run by name; `folder` is the run's folder in the workspace."""
 
     def __init__(self, folder: str) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ def _begin(workspace: Workspace, folder: str, verb: str, config: Config, *, opti
 
 
 def _hide_from_git(workspace: Workspace) -> None:
-    """Let a workspace inside a git repository ignore itself: its data belong in no commit."""
+    """Make git ignore a workspace inside a repository, since its data belong in no commit."""
     if workspace.is_local and not workspace.exists(".gitignore"):
         folders = Path(workspace.root).resolve().parents
         if any((folder / ".git").exists() for folder in folders):
@@ -121,7 +121,7 @@ def _hide_from_git(workspace: Workspace) -> None:
 
 
 def plain(value: Any) -> Any:
-    """The same with only what JSON has: plain numbers, None for what is not finite."""
+    """Convert a value to what JSON has: plain numbers, and None for what is not finite."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | np.ndarray):

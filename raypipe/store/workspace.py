@@ -44,18 +44,18 @@ def check_name(name: str, what: str) -> str:
 
 
 class MissingFileError(RaypipeError):
-    """The workspace has no file of that name."""
+    """Report that the workspace has no file of that name."""
 
 
 class Footer(NamedTuple):
-    """The number of rows of a Parquet file and its key-value metadata, as its footer gives them."""
+    """Hold the number of rows of a Parquet file and its key-value metadata, from its footer."""
 
     rows: int
     metadata: dict[str, str]
 
 
 class Workspace:
-    """Reads and publishes the files of a workspace by names relative to its root.
+    """Read and publish the files of a workspace by names relative to its root.
 
     Every write is one atomic step (a rename on a local disk, one put on S3), so that a reader sees
     a complete file or none.

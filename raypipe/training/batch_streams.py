@@ -18,7 +18,7 @@ _SWEEP = 256
 
 
 class BatchStream(Protocol):
-    """Yields a worker's spectra in batches, each with the positions of its rows, on the host."""
+    """Yield a worker's spectra in batches, each with the positions of its rows, on the host."""
 
     def __len__(self) -> int: ...
 
@@ -30,7 +30,7 @@ class BatchStream(Protocol):
 
 
 class ResidentStream:
-    """Keeps spectra on the device."""
+    """Keep spectra on the device."""
 
     def __init__(self, spectra: CompactSpectra | Batch) -> None:
         self.spectra = spectra
@@ -51,7 +51,7 @@ class ResidentStream:
 
 
 class FileStream:
-    """Reads spectra again in each epoch, about `window` of them at a time.
+    """Read spectra again in each epoch, about `window` of them at a time.
 
     A thread reads the next window while the current one is used, so that two windows are in memory.
     A window consists of whole part files in random order, and its spectra are shuffled.

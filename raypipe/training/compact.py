@@ -17,7 +17,7 @@ _SHARED = ("responses", "axes")
 
 @dataclass(frozen=True)
 class CompactSpectra:
-    """Spectra in channel bins and on the energy grid, n rows, in compact types.
+    """Hold n spectra in channel bins and on the energy grid, in compact types.
 
     `counts` and `background_counts` (n, bins) are int16, or int32 if a count needs it;
     `background_scale` (n, 1), or (n, bins) where it differs by channel, and `exposure_s` (n,) are

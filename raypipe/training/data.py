@@ -34,7 +34,7 @@ _LEARNED = ["name", "class", "content_sha256"]
 
 @dataclass(frozen=True)
 class Roster:
-    """The detections of a release and their splits, sorted by detection_id.
+    """Hold the detections of a release and their splits, sorted by detection_id.
 
     It is identical on every worker. `keys` (n,) identify the sources; `labels` (n,) are their
     classes, None if unknown; `split` (n,) is the split; `usable` (n,) says whether training can use

@@ -19,7 +19,7 @@ _SHARE_OF_MEMORY = 0.5
 
 @dataclass(frozen=True)
 class DataPlacement:
-    """A decision with its reasons: bytes per row, number of rows, and bytes available for them."""
+    """Hold a decision with its reasons: bytes per row, number of rows, available bytes."""
 
     name: Literal["resident", "stream"]
     row_bytes: int

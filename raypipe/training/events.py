@@ -27,7 +27,7 @@ _TAGS = {
 
 
 class EventLog:
-    """Writes the events of a training, one point per epoch."""
+    """Write the events of a training, one point per epoch."""
 
     def __init__(
         self, writer: EventsWriter, local: Path, workspace: Workspace, folder: str

@@ -18,7 +18,7 @@ _MOST_NAMED = 10
 
 
 class NotFiniteError(RaypipeError):
-    """A loss or a gradient is not finite. All workers raise this; a restart would not help."""
+    """Report a loss or gradient that is not finite. All workers raise it; a restart won't help."""
 
 
 class _Step(NamedTuple):
@@ -29,7 +29,7 @@ class _Step(NamedTuple):
 
 
 class _Finding(NamedTuple):
-    """The first faulty step of a worker: the faulty quantity, and the number of faulty rows."""
+    """Hold a worker's first faulty step: the faulty quantity, and the number of faulty rows."""
 
     step: int
     what: str
@@ -38,7 +38,7 @@ class _Finding(NamedTuple):
 
 
 class FiniteCheck:
-    """Records the losses of several steps and checks them together.
+    """Record the losses of several steps and check them together.
 
     A check has to wait for the device and is therefore done every `STEPS_BETWEEN_LOOKS` steps only.
     Steps after a fault may spoil the weights, but the run ends at the next check, and its last

@@ -33,7 +33,7 @@ Names = Callable[[Tensor], Sequence[str]]
 
 
 class Learner:
-    """Trains a network on this worker's spectra.
+    """Train a network on this worker's spectra.
 
     `model` takes a batch and a thinned copy of it for the encoder, and returns the loss and the
     mean square of the latents per row, (n,) each; it may be wrapped for DDP. The copy has at most a

@@ -1,4 +1,4 @@
-"""The training worker of Ray Train: read data, train, write checkpoints, publish the bundle."""
+"""Run the training worker of Ray Train: read data, train, checkpoint, publish the bundle."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def train_worker(task: dict[str, Any]) -> None:
 
 
 class _Trainer:
-    """A learner, the workspace it reads from and publishes to, and its place among the workers."""
+    """Hold a learner, the workspace it reads from and publishes to, and its rank."""
 
     def __init__(self, task: dict[str, Any]) -> None:
         self.config: Config = load_config(settings=task["config"])

@@ -15,7 +15,7 @@ from raypipe.model.presets import Preset
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """The precision of the encoder's matrix products, and whether modules are compiled."""
+    """Hold the precision of the encoder's matrix products, and whether modules are compiled."""
 
     precision: torch.dtype
     compiled: bool

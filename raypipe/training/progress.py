@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class News:
-    """The queue for news of the first worker, and the outcome that it reported."""
+    """Hold the queue for news of the first worker, and the outcome that it reported."""
 
     reports: Queue
     outcome: dict[str, Any] = field(default_factory=dict)

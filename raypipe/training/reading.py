@@ -23,7 +23,7 @@ Rows = npt.NDArray[np.int64]
 
 
 class PartReader:
-    """Reads spectra of a roster, one part file at a time, and keeps one copy of each response."""
+    """Read spectra of a roster, one part file at a time, and keep one copy of each response."""
 
     def __init__(self, workspace: Workspace, roster: Roster, device: torch.device) -> None:
         self.workspace, self.roster, self.device = workspace, roster, device
@@ -76,7 +76,7 @@ class PartReader:
         )
 
     def _add_responses(self) -> None:
-        """Take over the responses that the decoder has met since."""
+        """Add the responses that the decoder has met since the last call."""
         responses = self._decoder.responses
         new = responses[len(self._responses) :]
         if new:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class StepPlan:
-    """The contribution of worker `rank` of `world` to each step of an epoch.
+    """Plan the contribution of worker `rank` of `world` to each step of an epoch.
 
     A step has `batch` spectra and an epoch has `steps` steps, whatever the number of workers. The
     workers' shares of a step differ by at most one spectrum, and each worker holds enough spectra

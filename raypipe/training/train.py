@@ -1,4 +1,4 @@
-"""The verb `train`: turn spectra into a model bundle, with Ray Train."""
+"""Turn spectra into a model bundle, with Ray Train."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def name_model(settings: Config, fingerprint: str) -> str:
 
 @dataclass(frozen=True)
 class Training:
-    """The task of a training: the model, by id, and the release with the number of its spectra.
+    """Describe a training: the model, by id, and the release with the number of its spectra.
 
     A `trial` of the tuning `tuning` publishes no model; otherwise `tuning` chose the settings.
     """
@@ -200,7 +200,7 @@ def fit(
 
 
 def uses_gpu(config: TrainConfig) -> bool:
-    """Whether workers train on GPUs: as configured, else if the cluster has enough of them."""
+    """Tell whether workers train on GPUs: as configured, else if the cluster has enough."""
     if config.use_gpu is not None:
         return config.use_gpu
     wanted = config.workers[0] * config.gpus_per_worker
@@ -208,7 +208,7 @@ def uses_gpu(config: TrainConfig) -> bool:
 
 
 def resources_of(config: TrainConfig, workers: int) -> tuple[float, float]:
-    """CPUs and GPUs that `workers` workers request from Ray."""
+    """Return the CPUs and GPUs that `workers` workers request from Ray."""
     gpus = config.gpus_per_worker if uses_gpu(config) else 0.0
     return workers * config.cpus_per_worker, workers * gpus
 

@@ -60,7 +60,7 @@ def parallel_coordinates(records: Sequence[Record], best: Record, space: Space) 
 
 
 class _Scale:
-    """An axis with a label and two ends; values have positions from 0 to 1 on it."""
+    """Hold an axis with a label and two ends; values have positions from 0 to 1 on it."""
 
     def __init__(
         self, label: str, ends: tuple[float, float], choices: Sequence[Any] = (), log: bool = False
@@ -110,7 +110,7 @@ class _Scale:
 
 
 def _draw(axes: Axes, heights: Sequence[float], **look: Any) -> None:
-    """Draw one line through all axes; it is horizontal where it crosses them."""
+    """Draw one line through all axes, which crosses each of them horizontally."""
     pieces = pairwise(heights)
     x = np.concatenate([number + _CURVE for number in range(len(heights) - 1)])
     y = np.concatenate([start + (end - start) * _EASED for start, end in pieces])

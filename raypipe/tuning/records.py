@@ -20,7 +20,7 @@ CASH = "best_validation_cash"
 
 @dataclass
 class Record:
-    """The record of a trial; `course` has epochs, Cash per bin and seconds of each report.
+    """Hold a trial's record; `course` has epochs, Cash per bin and seconds of each report.
 
     `began_here` says that the model had no checkpoints before this tuning.
     """
@@ -64,7 +64,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Records:
-    """Reads and writes the records of a tuning, by model id, in a folder of the workspace."""
+    """Read and write the records of a tuning, by model id, in a folder of the workspace."""
 
     workspace: Workspace
     folder: str

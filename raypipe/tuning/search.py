@@ -23,7 +23,7 @@ _MOST_DRAWS = 200
 
 
 class Draws(OptunaSearch):
-    """Proposes settings with Optuna, but never invalid settings or the same settings twice.
+    """Propose settings with Optuna, but never invalid settings or the same settings twice.
 
     The first proposal is the configured values. A proposal has a `number`, its `values`, and the
     `model_id` that these values give for the data with this `fingerprint`. The search ends if
@@ -77,7 +77,7 @@ class Draws(OptunaSearch):
 
 
 class Halving(ASHAScheduler):
-    """Stops trials by ASHA, and after a restart reads their earlier reports from the records.
+    """Stop trials by ASHA, and after a restart read their earlier reports from the records.
 
     Ray Tune restores the trials and the search, but not the scheduler. The scheduler does not stop
     a trial that has completed all epochs, because that trial ends by itself.
@@ -109,7 +109,7 @@ class Halving(ASHAScheduler):
 
 
 class Recorder(Callback):
-    """Keeps the records of trials and logs one line per report."""
+    """Keep the records of trials and log one line per report."""
 
     def __init__(self, records: Records, epochs: int) -> None:
         self._records, self._epochs = records, epochs

@@ -33,7 +33,7 @@ _MOST_COMBINATIONS = 10_000
 
 @dataclass(frozen=True)
 class Space:
-    """The settings `base`, and distributions of the searched settings, by `section.key`."""
+    """Hold the settings `base`, and distributions of the searched settings, by `section.key`."""
 
     base: Config
     distributions: dict[str, BaseDistribution]

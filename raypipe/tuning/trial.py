@@ -17,7 +17,7 @@ from raypipe.tuning.space import Space
 
 @dataclass(frozen=True)
 class Task:
-    """The data that all trials of a tuning share."""
+    """Hold the data that all trials of a tuning share."""
 
     workspace: Workspace
     release: str

@@ -1,4 +1,4 @@
-"""The verb `tune`: search for settings that explain the spectra better, with Ray Tune."""
+"""Search for settings that explain the spectra better, with Ray Tune."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class Content:
 
     @cached_property
     def facts(self) -> list[Fact]:
-        """List what made the table."""
+        """List the release, model and versions that made the table."""
         own = self.publication
         facts = [
             Fact("release", "RELEASE", own.release, "release of the detections"),
