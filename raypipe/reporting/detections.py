@@ -133,7 +133,9 @@ def _detection_table(report_data: ReportData, chosen: list[int]) -> Html:
     rows = report_data.catalog.iloc[chosen]
     columns = {
         "detection": [
-            text_cell(row["detection_id"], remarks(row, ("name", "flags")))
+            text_cell(
+                row["detection_id"], remarks(row, ("name", "telescope", "instrument", "flags"))
+            )
             for _, row in rows.iterrows()
         ],
         "counts": [number_cell(counts, ",.0f") for counts in rows["total_counts"]],
@@ -216,7 +218,10 @@ def _in_words(causes: str) -> str:
     return causes.replace("|", ", ").replace("_", " ")
 
 
-def remarks(row: pd.Series[Any], columns: Sequence[str] = ("name", "class", "flags")) -> str:
-    """Join name, class and flags of a detection, as far as it has them."""
+_REMARKS = ("name", "telescope", "instrument", "class", "flags")
+
+
+def remarks(row: pd.Series[Any], columns: Sequence[str] = _REMARKS) -> str:
+    """Join name, telescope, class and flags of a detection, as far as it has them."""
     texts = [row.get(column) for column in columns]
     return " · ".join(text.replace("|", ", ") for text in texts if isinstance(text, str) and text)

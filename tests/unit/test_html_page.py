@@ -32,6 +32,7 @@ from raypipe.reporting.detections import (
     DETECTIONS_SHOWN,
     detections_section,
     order_of_interest,
+    remarks,
 )
 from raypipe.reporting.report import report
 from raypipe.reporting.report_data import (
@@ -433,3 +434,8 @@ def test_rejects_with_the_same_problem_are_one_row() -> None:
     assert found["reason"].tolist() == ["cut short", "[2]: no COUNTS"]
     assert found["detections"].tolist() == [2, 1]
     assert found["uri"].tolist() == ["x/a.fits", "x/c.fits"]
+
+
+def test_a_detection_is_labelled_by_its_telescope() -> None:
+    row = pd.Series({"name": "A2029", "telescope": "ASCA", "instrument": "SIS0", "flags": "a|b"})
+    assert remarks(row) == "A2029 · ASCA · SIS0 · a, b"
