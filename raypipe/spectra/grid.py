@@ -10,9 +10,6 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-EVEN_WIDTH_KEV = 0.02
-"""Width of the even bins that finer ones divide."""
-
 _ANCHOR_LO_KEV, _ANCHOR_HI_KEV, _ANCHOR_BINS = 0.3, 9.3, 450
 _BELOW, _ABOVE = 5, 135
 """Even bins that are added below and above the 450 from 0.3 to 9.3 keV: 0.2 to 12 keV in all."""
@@ -74,10 +71,3 @@ class EnergyGrid:
     def n_energy(self) -> int:
         """Return the number of bins."""
         return len(self.even_bin)
-
-    def averages(self, edges_kev: Floats) -> Floats:
-        """Return weights (k, n_energy) that take means over energies between k + 1 edges, keV."""
-        low, high = self.edges_kev[:-1], self.edges_kev[1:]
-        ends = np.minimum(high, edges_kev[1:, None]) - np.maximum(low, edges_kev[:-1, None])
-        share = np.clip(ends, 0.0, None)
-        return np.asarray(share / share.sum(axis=1, keepdims=True), dtype=np.float64)

@@ -23,10 +23,3 @@ def test_bins_cover_the_range_and_are_divided_at_low_energies() -> None:
         place = np.searchsorted(GRID.edges_kev, energy) - 1
         assert GRID.widths_kev[place] == pytest.approx(width, rel=1e-9)
     assert np.diff(GRID.edges_kev).min() > 0
-
-
-def test_averages_are_those_of_the_former_bins() -> None:
-    area = np.random.default_rng(7).uniform(100, 300, EVEN.n_energy)
-    weights = GRID.averages(np.linspace(0.3, 9.3, 31))
-    expected = area[5:455].reshape(30, 15).mean(1)
-    assert weights @ area[GRID.even_bin] == pytest.approx(expected, rel=1e-9)
