@@ -157,11 +157,16 @@ class LinearizedDecoder:
     layers: tuple[Tensor, Tensor, Tensor]
     bends: tuple[Tensor, Tensor]
 
-    def slopes(self, centered: bool = False) -> Tensor:
-        """Compute the derivatives (n, latents, outputs); `centered` subtracts their mean."""
+    def slopes(self, centered: bool = False, merged: int = 1) -> Tensor:
+        """Compute the derivatives (n, latents, outputs); `centered` subtracts their mean.
+
+        With `merged` above 1 they are means over that many neighboring outputs, which is cheaper.
+        """
         entry, middle, last = self.layers
         if centered:
             last = last - last.mean(0)
+        if merged > 1:
+            last = last.unflatten(0, (-1, merged)).mean(1)
         along = entry.T * self.bends[0][:, None]
         along = functional.linear(along, middle) * self.bends[1][:, None]
         return functional.linear(along, last)

@@ -25,17 +25,18 @@ class BandedResponses:
     `responses` (m, n_energy, bins) are cut into blocks of energies, of which zeros at both ends of
     the bins are left out; each is cut once, when it is first used. On a GPU there is one block,
     because starting a small product takes longer than multiplying zeros. `keep` selects rows.
+    With `merged` above 1 that many neighboring energies count as one.
     """
 
-    def __init__(self, response_index: Tensor, responses: Tensor) -> None:
-        self.responses = responses
+    def __init__(self, response_index: Tensor, responses: Tensor, merged: int = 1) -> None:
+        self.responses, self.merged = responses, merged
         self._index = response_index
         self._blocks: dict[int, list[_Block]] = {}
         self._groups = _groups(response_index)
 
     def keep(self, rows: Tensor) -> BandedResponses:
         """Select the rows where `rows` (n,), on the host, is true."""
-        kept = BandedResponses(self._index[rows], self.responses)
+        kept = BandedResponses(self._index[rows], self.responses, self.merged)
         kept._blocks = self._blocks
         return kept
 
@@ -58,7 +59,10 @@ class BandedResponses:
 
     def _blocks_of(self, number: int) -> list[_Block]:
         if number not in self._blocks:
-            self._blocks[number] = _cut(self.responses[number])
+            response = self.responses[number]
+            if self.merged > 1:
+                response = response.unflatten(0, (-1, self.merged)).mean(1)
+            self._blocks[number] = _cut(response)
         return self._blocks[number]
 
 

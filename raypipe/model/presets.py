@@ -146,11 +146,15 @@ class LinearizedShape:
         """Return the logarithm of the photon flux density up to the amplitude, (n, n_energy)."""
         return _limited(self.unlimited)
 
-    def slopes(self) -> Tensor:
-        """Compute the derivatives of the logarithm by the latents, (n, latents, n_energy)."""
-        slopes = self.decoder.slopes(centered=True)
+    def slopes(self, merged: int = 1) -> Tensor:
+        """Compute the derivatives of the logarithm by the latents, (n, latents, n_energy).
+
+        With `merged` above 1 they are means over that many neighboring energies.
+        """
+        slopes = self.decoder.slopes(centered=True, merged=merged)
         if self._is_limited:
-            slopes = torch.where(self._is_free[:, None], slopes, 0.0)
+            free = self._is_free.unflatten(-1, (-1, merged)).all(-1)
+            slopes = torch.where(free[:, None], slopes, 0.0)
         return slopes
 
     def pull_back(self, gradient: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ _DAMPING_RANGE = (1e-6, 1e8)
 _STEP_MAX = 1.0
 _FISHER_STEPS = 2
 """Steps at the beginning whose curvature is the Fisher information where they start."""
+_MOST_MERGED = 5
+"""Most neighboring energies that are merged to estimate the curvature."""
 _LEAST_CURVATURE = 0.1
 """Share of the expected curvature below which a step does not update the estimate of it."""
 _ARRIVED = 1e-4
@@ -109,6 +111,7 @@ class _Spectra:
     noise: Tensor
     to_photons: Tensor
     responses: BandedResponses
+    coarse_responses: BandedResponses
 
     @classmethod
     def of(cls, model: Folded, batch: Batch) -> _Spectra:
@@ -120,6 +123,7 @@ class _Spectra:
             batch.background_scale * batch.background,
             batch.arf_cm2 * batch.exposure_s[:, None] * model.energy_widths_kev,
             BandedResponses(batch.response_index, batch.responses),
+            BandedResponses(batch.response_index, batch.responses, _merged(model.grid.n_energy)),
         )
 
     def log_amplitude(self, z: Tensor) -> Tensor:
@@ -136,6 +140,7 @@ class _Spectra:
             noise=self.noise[rows],
             to_photons=self.to_photons[rows],
             responses=self.responses.keep(rows.cpu()),
+            coarse_responses=self.coarse_responses.keep(rows.cpu()),
         )
 
 
@@ -166,9 +171,16 @@ class _Fold:
         photons = self.shape.slopes().mul_(self.photons[:, None])
         return torch.cat([self.spectra.responses.fold(photons), self.source[:, None]], 1)
 
-    def fisher(self) -> Tensor:
-        """Compute the Fisher information of likelihood and prior, (n, latents + 1, latents + 1)."""
-        jacobian = self.jacobian()
+    def curvature(self) -> Tensor:
+        """Estimate the Fisher information of likelihood and prior, (n, latents + 1, latents + 1).
+
+        Neighboring energies are merged: only the number of steps depends on this estimate, not
+        where they lead.
+        """
+        coarse = self.spectra.coarse_responses
+        photons = self.photons.unflatten(-1, (-1, coarse.merged)).sum(-1)
+        slopes = coarse.fold(self.shape.slopes(coarse.merged).mul_(photons[:, None]))
+        jacobian = torch.cat([slopes, self.source[:, None]], 1)
         return (jacobian / self.mu[:, None]) @ jacobian.transpose(1, 2) + _prior(self.at)
 
 
@@ -182,7 +194,7 @@ class _Climb:
 
     def __init__(self, fold: _Fold) -> None:
         self.spectra, self.at, self.objective = fold.spectra, fold.at, fold.objective
-        self.gradient, self.curvature = fold.gradient(), fold.fisher()
+        self.gradient, self.curvature = fold.gradient(), fold.curvature()
         self.damping = torch.full_like(fold.at[:, :1], _DAMPING_START)
 
     def step(self, measure_curvature: bool) -> Tensor:
@@ -202,7 +214,7 @@ class _Climb:
         self.curvature = _updated(self.curvature, step, self.gradient - gradient)
         better = fold.objective < self.objective
         if measure_curvature:
-            self.curvature = torch.where(better[:, None, None], fold.fisher(), self.curvature)
+            self.curvature = torch.where(better[:, None, None], fold.curvature(), self.curvature)
         self.at = torch.where(better[:, None], fold.at, self.at)
         self.gradient = torch.where(better[:, None], gradient, self.gradient)
         self.objective = torch.where(better, fold.objective, self.objective)
@@ -231,6 +243,11 @@ def _updated(curvature: Tensor, step: Tensor, change: Tensor) -> Tensor:
     usable = (seen > _LEAST_CURVATURE * along) & (along > 0.0)
     update = _outer(change) / seen[:, None, None] - _outer(expected) / along[:, None, None]
     return torch.where(usable[:, None, None], curvature + update, curvature)
+
+
+def _merged(n_energy: int) -> int:
+    """Return the most energies that can be merged evenly."""
+    return max(size for size in range(1, _MOST_MERGED + 1) if n_energy % size == 0)
 
 
 def _outer(vectors: Tensor) -> Tensor:
