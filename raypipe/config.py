@@ -210,7 +210,8 @@ class EmbedConfig(Section):
     refine_steps: int = Field(
         6,
         ge=0,
-        description="Fisher-scoring steps on the likelihood of each detection. 0: no refinement.",
+        description="Refine each detection by its likelihood, in at most twice this number of "
+        "quasi-Newton steps. 0: no refinement.",
     )
     class_scheme: ClassScheme = Field(
         "neighbors",

@@ -18,7 +18,7 @@ _DAMPING_START = 1e-2
 _DAMPING_FACTOR = 6.0
 _DAMPING_RANGE = (1e-6, 1e8)
 _STEP_MAX = 1.0
-_FISHER_STEPS = 2
+_FISHER_STEPS = 3
 """Steps at the beginning whose curvature is the Fisher information where they start."""
 _MOST_MERGED = 5
 """Most neighboring energies that are merged to estimate the curvature."""
@@ -64,7 +64,7 @@ def refine(model: Folded, z: Tensor, batch: Batch, steps: int) -> Refined:
     """Maximize likelihood times population prior from the encoder's answer `z` (n, latents).
 
     At most `2 * steps` damped quasi-Newton steps in the latents and the log amplitude; the prior is
-    a unit normal, as whitened latents have. The curvature of the first two is the Fisher
+    a unit normal, as whitened latents have. The curvature of the first three is the Fisher
     information (Fisher scoring); after that it follows from the change of the gradient by the BFGS
     formula (Nocedal & Wright 2006, eq. 6.19), which costs a sixth of a Fisher matrix. A step that
     does not lower cash / 2 + |z|^2 / 2 is not taken, and a row that has arrived takes no more. 0
