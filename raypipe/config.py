@@ -210,7 +210,8 @@ class EmbedConfig(Section):
     refine_steps: int = Field(
         6,
         ge=0,
-        description="Fisher-scoring steps on the likelihood of each detection. 0: no refinement.",
+        description="Refine each detection by its likelihood, in at most twice this number of "
+        "quasi-Newton steps. 0: no refinement.",
     )
     class_scheme: ClassScheme = Field(
         "neighbors",
@@ -220,6 +221,13 @@ class EmbedConfig(Section):
     errors: bool = Field(
         True,
         description="Compute errors of the latents. false: errors are null and latents unrefined.",
+    )
+    posterior_draws: int = Field(
+        0,
+        ge=0,
+        le=4096,
+        description="Draws from the exact posterior of each detection, for the columns z0_mean.., "
+        "z0_sd.. and posterior_ess; 64 are enough. 0: no draws, and no such columns.",
     )
 
 
