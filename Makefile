@@ -1,4 +1,4 @@
-# Two commands to start with: `make demo` and `make test`.
+# Commands to start with: `make demo`, `make demo-train` and `make test`.
 PYTHON ?= python3
 VENV ?= .venv
 WORKSPACE ?= demo
@@ -7,10 +7,13 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # Each takes the next file, in order: those of tests/cluster, which take longest, come first.
 TWO_PROCESSES := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test quicktest lint docs audit clean
+.PHONY: demo demo-train test quicktest lint docs audit clean
 
-demo: $(VENV)/installed
-	$(BIN)/raypipe run --workspace $(WORKSPACE) --source simulated \
+demo: $(VENV)/installed  # embed a small survey with the model in the box
+	$(BIN)/raypipe run --workspace $(WORKSPACE) --source simulated --set simulate.detections=1000
+
+demo-train: $(VENV)/installed  # train a model, and a baseline, on a larger one
+	$(BIN)/raypipe run --workspace $(WORKSPACE)-train --source simulated --train \
 		--set 'evaluate.baseline_presets=["paper"]'
 
 test: $(VENV)/installed-dev
