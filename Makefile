@@ -6,8 +6,11 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # Each takes the next file, in order: those of tests/cluster, which take longest, come first.
 TWO_PROCESSES := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+WHEELS := build/gpu-wheels
+FETCH = $(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps \
+	--only-binary=:all: -c constraints.txt -r benchmarks/gpu_wheels.txt
 
-.PHONY: demo demo-train test quicktest lint docs audit clean
+.PHONY: model demo demo-train test quicktest lint docs audit gpu-check gpu-check-wheels clean
 
 demo: $(VENV)/installed  # embed a small survey with the model in the box
 	$(BIN)/raypipe run --workspace $(WORKSPACE) --source simulated --set simulate.detections=1000
@@ -31,8 +34,37 @@ lint: $(VENV)/installed-dev
 docs: $(VENV)/installed-dev  # into build/docs; a warning is an error
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs build/docs
 
+# Makes the model that ships with the package again, from the folder DATA of responses, spectra and
+# the catalog of fits; hours on a CPU, minutes with DEVICE=cuda.
+DEVICE ?= cpu
+MODEL := raypipe/box/any-telescope-1
+ON_ALL := --made-up 20 --device $(DEVICE) --set train.compile=false \
+	--set train.precision=float32 --set train.patience=1000
+model: $(VENV)/installed-dev
+	test -n "$(DATA)" || { echo "say where the data are: make model DATA=FOLDER" >&2; exit 2; }
+	$(BIN)/python -m recipes.any_telescope prepare --data $(DATA) --sky build/sky.npz
+	$(BIN)/python -m recipes.any_telescope.train build/sky.npz build/first.safetensors \
+		--steps 9000 --set train.batch_size=256 $(ON_ALL)
+	$(BIN)/python -m recipes.any_telescope.train build/sky.npz build/model.safetensors \
+		--start build/first.safetensors --steps 3000 --set train.batch_size=1024 $(ON_ALL)
+	$(BIN)/python -m recipes.any_telescope bundle --data $(DATA) --sky build/sky.npz \
+		--network build/model.safetensors --out $(MODEL)
+
 audit: $(VENV)/installed-audit
 	$(BIN)/python .ci/audit.py
+
+# On a machine with a GPU and PyTorch, with or without the Internet: with the wheels that
+# gpu-check-wheels fetched, if they are there. GPU_CHECK="--device cpu --small" shows that it runs.
+gpu-check:
+	if [ -d $(WHEELS) ]; then $(PYTHON) -m pip install --quiet --disable-pip-version-check \
+		--no-index --no-deps --upgrade --find-links $(WHEELS) --target build/gpu-site \
+		-r benchmarks/gpu_wheels.txt; fi
+	PYTHONPATH=$(CURDIR):build/gpu-site $(PYTHON) -m benchmarks.gpu_check $(GPU_CHECK)
+
+gpu-check-wheels:  # for x86-64 Linux, for Python 3.12 and the Python at hand
+	$(FETCH) --dest $(WHEELS)
+	$(FETCH) --dest $(WHEELS) --python-version 3.12 --implementation cp \
+		$(foreach kind,2014 _2_17 _2_27 _2_28,--platform manylinux$(kind)_x86_64)
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
