@@ -16,6 +16,7 @@ import pytest
 
 import raypipe
 from raypipe.box import MODEL_ID
+from raypipe.cli_options import VERBS
 
 pytestmark = pytest.mark.slow
 
@@ -108,3 +109,12 @@ def test_the_installed_command_lists_the_model(installed: Path, tmp_path: Path) 
     (only,) = json.loads(run(installed / "raypipe", "models", "--json", cwd=tmp_path))
     assert only["model_id"] == MODEL_ID
     assert Path(only["uri"]).is_relative_to(installed.parent)
+
+
+@pytest.mark.skipif("describe" not in VERBS, reason="this version has no verb describe")
+def test_the_installed_command_describes_a_spectrum(
+    installed: Path, spectrum: Path, tmp_path: Path
+) -> None:
+    printed = run(installed / "raypipe", "describe", spectrum, "--json", cwd=tmp_path)
+    assert MODEL_ID in printed
+    assert json.loads(printed)

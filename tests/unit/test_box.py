@@ -76,13 +76,14 @@ def test_it_records_what_it_was_trained_on(boxed: Model) -> None:
     assert trained_on.survey
     assert trained_on.simulated is True
     assert trained_on.detections is not None
-    assert trained_on.detections >= sum(trained_on.telescopes.values()) > 1000
+    # A training that draws detections as it learns knows only the expected numbers.
+    assert trained_on.detections > 1000
+    assert sum(trained_on.telescopes.values()) < 1.01 * trained_on.detections
     assert trained_on.counts is not None
     assert trained_on.counts[0] < trained_on.counts[1]
-    assert {"CHANDRA", "XMM"} <= {name.split()[0] for name in trained_on.telescopes}
+    assert {"CHANDRA", "XMM"} <= {name.split()[0].upper() for name in trained_on.telescopes}
     assert set(trained_on.classes) == set(boxed.population.classes)
     assert record.version
-    assert record.validation_loss is not None
 
 
 def test_it_explains_power_laws_better_than_noise_would(boxed: Model) -> None:
