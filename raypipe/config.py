@@ -245,7 +245,7 @@ class EvaluateConfig(Section):
     neighbors: int = Field(15, ge=1, description="Neighbors used by the kNN classifier.")
     seed: int = Field(0, ge=0, description="Seed for folds and fits.")
     baseline_presets: list[Literal["folded", "paper"]] = Field(
-        default=[], description="Presets that raypipe run also trains, for comparison."
+        default=[], description="Presets that raypipe run --train also trains, for comparison."
     )
 
 

@@ -24,7 +24,7 @@ from raypipe.box import MODEL_ID, box_folder
 from raypipe.config import Config, EmbedConfig
 from raypipe.config_toml import load_config
 from raypipe.errors import OgipError, RaypipeError, UsageError
-from raypipe.model.card import model_card, model_summary
+from raypipe.model.card import model_card, model_summary, record_of
 from raypipe.model.encode import (
     PosteriorSample,
     Reconstruction,
@@ -84,7 +84,7 @@ class Model:
         classes = ", ".join(self.population.classes) or "no classes"
         return (
             f"Model({self.model_id}: preset {self.preset}, {self.config.model.latents} latents, "
-            f"trained on {len(self.train_sources)} sources; {classes})"
+            f"trained on {record_of(self).trained_on.sources or 0} sources; {classes})"
         )
 
     @property
