@@ -39,7 +39,9 @@ def compare(ours: Folded, theirs: Folded, spectra: SpectraBatch) -> list[Agreeme
 
     Refined latents are compared in units of their own standard deviations, the Cash relative to
     one plus a thousandth of itself; of both, one row in a hundred may lie outside, for a step of
-    refinement that changes nothing may be taken on one device and refused on the other.
+    refinement that changes nothing may be taken on one device and refused on the other. Refinement
+    stops where the log posterior would rise by less than 1e-4, which is 0.014 standard deviations
+    from the maximum: two devices may stop twice as far apart.
     """
     here, there = _columns(ours, spectra), _columns(theirs, spectra)
     latents = [name for name in here if name[1:].isdigit() and name[0] == "z"]
@@ -52,9 +54,9 @@ def compare(ours: Folded, theirs: Folded, spectra: SpectraBatch) -> list[Agreeme
     distance = float((gradient - other).norm() / gradient.norm())
     return [
         Agreement("encoder's latents, largest difference", _largest(encoded - again), 2e-3),
-        Agreement("refined latents, 99th percentile, in z_std", _percentile_99(moved), 0.01),
+        Agreement("refined latents, 99th percentile, in z_std", _percentile_99(moved), 0.03),
         Agreement("mean of draws, 99th percentile, in z_std", _percentile_99(drawn / z_std), 0.02),
-        Agreement("Cash, 99th percentile, of 1 + cash / 1000", _percentile_99(cash), 0.01),
+        Agreement("Cash, 99th percentile, of 1 + cash / 1000", _percentile_99(cash), 0.03),
         Agreement("gradient of the loss, relative", distance, 1e-3),
     ]
 
