@@ -17,6 +17,7 @@ from raypipe.model.folding import cash_per_bin, redistribute
 from raypipe.model.presets import Folded
 from raypipe.model.statistics import MU_MIN
 from raypipe.model.weighted_quantiles import weighted_quantiles
+from raypipe.physics.energy import ERG_PER_KEV
 from raypipe.spectra.band_counts import BANDS_KEV
 from raypipe.spectra.grid import EnergyGrid
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 Bands = Mapping[str, tuple[float, float]]
 """Energy bands by name: lower and upper edge, keV."""
 
-ERG_PER_KEV = 1.602176634e-9
 HARDNESS = {"hard_hs": ("h", "s"), "hard_hm": ("h", "m"), "hard_ms": ("m", "s")}
 """Bands of each hardness ratio: hard_xy is (x - y) / (x + y)."""
 
@@ -116,7 +116,8 @@ class BandFluxes:
         x, y = (self.photons[..., [place]] for place in places)
         lolim, value, hilim = self._quantiles((x - y) / (x + y), self.weights)
         estimate = Estimate(value, lolim, hilim, np.full_like(value, np.nan))
-        return estimate.where(self.is_seen[:, places].all(axis=1, keepdims=True))
+        is_seen = self.is_seen[:, places[0]] & self.is_seen[:, places[1]]
+        return estimate.where(is_seen[:, None])
 
     def _estimate(self, draws: Tensor) -> Estimate:
         logs = draws.clamp_min(_LEAST_FLUX).log()
@@ -182,7 +183,7 @@ def flux_columns(model: Folded, batch: Batch, draws: Draws) -> dict[str, npt.NDA
     `HARDNESS`, all with _lolim and _hilim.
     """
     fluxes = band_fluxes(model, batch, draws)
-    columns = {}
+    columns: dict[str, npt.NDArray[np.float32]] = {}
     kinds = {"flux": fluxes.energy_flux, "photflux": fluxes.photon_flux}
     for kind, estimate in kinds.items():
         for place, band in enumerate(fluxes.bands):
@@ -201,17 +202,24 @@ def band_shares(
     UsageError for a band that is empty or not within the grid.
     """
     lowest, highest = (float(edge) for edge in grid.edges_kev[[0, -1]])
-    for name, (low, high) in bands.items():
-        if not lowest <= low < high <= highest:
+    for name, (start, end) in bands.items():
+        if not lowest <= start < end <= highest:
             raise UsageError(
-                f"band {name} of {low:g}-{high:g} keV: give a lower and a higher energy "
+                f"band {name} of {start:g}-{end:g} keV: give a lower and a higher energy "
                 f"within {lowest:g}-{highest:g} keV"
             )
-    edges = np.array(list(bands.values()), dtype=np.float64).reshape(-1, 2)
-    low = np.maximum(grid.edges_kev[:-1, None], edges[:, 0])
-    high = np.maximum(np.minimum(grid.edges_kev[1:, None], edges[:, 1]), low)
+    low, high = _overlaps(grid, bands)
     share = (high - low) / grid.widths_kev[:, None]
     return share, share * 0.5 * (low + high)
+
+
+def _overlaps(
+    grid: EnergyGrid, bands: Bands
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the edges of the part of each bin in each band, (n_energy, bands); equal for none."""
+    edges = np.array(list(bands.values()), dtype=np.float64).reshape(-1, 2)
+    low = np.maximum(grid.edges_kev[:-1, None], edges[:, 0])
+    return low, np.maximum(np.minimum(grid.edges_kev[1:, None], edges[:, 1]), low)
 
 
 def seen_shares(grid: EnergyGrid, batch: Batch, bands: Bands) -> Tensor:
@@ -224,10 +232,9 @@ def seen_shares(grid: EnergyGrid, batch: Batch, bands: Bands) -> Tensor:
     caught = batch.responses.sum(-1)[batch.response_index_there]
     area = batch.arf_cm2 * caught
     is_seen = (area >= SEEN_AREA * area.amax(1, keepdim=True)) & (area > 0)
-    edges = np.array(list(bands.values()), dtype=np.float64).reshape(-1, 2)
-    low = np.maximum(grid.edges_kev[:-1, None], edges[:, 0])
-    high = np.maximum(np.minimum(grid.edges_kev[1:, None], edges[:, 1]), low)
-    width = np.log(high / low) / np.log(edges[:, 1] / edges[:, 0])
+    low, high = _overlaps(grid, bands)
+    width = np.log(high / low)
+    width = width / width.sum(0)
     return is_seen.float() @ torch.from_numpy(width).float().to(area.device)
 
 
