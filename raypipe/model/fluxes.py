@@ -36,7 +36,7 @@ UPPER_LIMIT = 0.9
 """Probability of an upper limit."""
 SEEN_AREA = 0.01
 """Least area, in units of the largest, at which an instrument sees an energy."""
-LEAST_SEEN = 0.5
+LEAST_SEEN = 2 / 3
 """Least share of a band, in the logarithm of energy, that must be seen to give its flux."""
 
 _LIMITS = 0.158655, 0.5, 0.841345
