@@ -16,7 +16,7 @@ from raypipe.model.features import Batch
 from raypipe.model.folding import cash_per_bin, redistribute
 from raypipe.model.presets import Folded
 from raypipe.model.statistics import MU_MIN
-from raypipe.model.weighted_quantiles import weighted_quantiles
+from raypipe.model.weighted_quantiles import ONE_SIGMA, weighted_quantiles
 from raypipe.physics.energy import ERG_PER_KEV
 from raypipe.spectra.band_counts import BANDS_KEV
 from raypipe.spectra.grid import EnergyGrid
@@ -39,8 +39,6 @@ SEEN_AREA = 0.01
 LEAST_SEEN = 2 / 3
 """Least share of a band, in the logarithm of energy, that must be seen to give its flux."""
 
-_LIMITS = 0.158655, 0.5, 0.841345
-"""Lower limit, median and upper limit of the central interval of one sigma, 68.27%."""
 _LEAST_FLUX = 1e-37
 _DRAWS_AT_ONCE = 2048
 """Draws that are decoded together: 7 MB of fluxes, which the cache of a core holds in part."""
@@ -138,7 +136,7 @@ class BandFluxes:
 
     def _quantiles(self, draws: Tensor, weights: Tensor) -> npt.NDArray[np.float32]:
         shared = weights[..., None].expand_as(draws)
-        return np.asarray(weighted_quantiles(draws, shared, _LIMITS).cpu().numpy())
+        return np.asarray(weighted_quantiles(draws, shared, ONE_SIGMA).cpu().numpy())
 
 
 @torch.no_grad()
