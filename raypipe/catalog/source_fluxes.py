@@ -13,7 +13,7 @@ IntArray = npt.NDArray[np.int64]
 
 _LOW, _HIGH, _LIMIT = 0.158655, 0.841345, 0.9
 _SHAPES = np.geomspace(0.05, 1e7, 600)
-"""Shapes of the tabulated gamma distributions: 3 nanocounts per count to 10 million counts."""
+"""Shapes of the tabulated gamma distributions, which correspond to numbers of counts."""
 
 
 def combine_fluxes(
