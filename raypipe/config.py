@@ -221,10 +221,18 @@ class EmbedConfig(Section):
         True,
         description="Compute errors of the latents. false: errors are null and latents unrefined.",
     )
+    posterior_draws: int = Field(
+        0,
+        ge=0,
+        le=4096,
+        description="Draws from the exact posterior of each detection, for the columns z0_mean.., "
+        "z0_sd.. and posterior_ess; 64 are enough. 0: no draws, and no such columns.",
+    )
     fluxes: bool = Field(
         True,
-        description="Compute fluxes and hardness ratios from the posterior draws. Needs "
-        "posterior_draws.",
+        description="Compute fluxes and hardness ratios from the posterior draws. Without "
+        "posterior_draws there are none.",
+    )
     )
 
 

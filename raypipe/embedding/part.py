@@ -27,7 +27,7 @@ from raypipe.store.layout import catalog_folder, part_name, spectra_folder
 from raypipe.store.workspace import Workspace
 
 _MOST_NAMED = 5
-_ROWS_VERSION = 3
+_ROWS_VERSION = 4
 """Increase this when rows of the same spectra change: rows of earlier versions are not reused."""
 
 
@@ -127,7 +127,13 @@ def wanted_part(
 
 def recipe_of(model: Model, config: EmbedConfig) -> str:
     """Return a hash of everything with which rows are measured: model, settings and version."""
-    settings = [config.refine_steps, config.errors, config.class_scheme]
+    settings = [
+        config.refine_steps,
+        config.errors,
+        config.class_scheme,
+        config.posterior_draws,
+        config.fluxes,
+    ]
     text = json.dumps([model.fingerprint, settings, __version__, _ROWS_VERSION])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

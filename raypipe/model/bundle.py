@@ -26,11 +26,13 @@ from raypipe.errors import OgipError, RaypipeError, UsageError
 from raypipe.model.card import model_card, model_summary
 from raypipe.model.channel_axes import ChannelAxes
 from raypipe.model.encode import (
+    PosteriorSample,
     Reconstruction,
     as_frame,
     blank_unmeasured,
     encode_batch,
     reconstruct_batch,
+    sample_batch,
 )
 from raypipe.model.flux_answers import density_of, flux_frame
 from raypipe.model.flux_density import FluxDensity, at_resolution
@@ -126,7 +128,14 @@ class Model:
         have no vote on their class. `config` defaults to the settings of the training.
         """
         config = config or self.config.embed
-        columns = encode_batch(self.network, spectra, config.refine_steps, config.errors)
+        columns = encode_batch(
+            self.network,
+            spectra,
+            config.refine_steps,
+            config.errors,
+            config.posterior_draws,
+            config.fluxes,
+        )
         latents = self.config.model.latents
         z = np.stack([columns[f"z{i}"] for i in range(latents)], 1).astype(np.float64)
         columns["anomaly_score"] = self.population.anomaly_score(z)
@@ -135,6 +144,25 @@ class Model:
             columns[f"p_{name}"] = column
         blank_unmeasured(columns, errors=config.errors and isinstance(self.network, Folded))
         return as_frame(columns)
+
+    def sample(
+        self,
+        spectra: SpectraBatch | SpectrumOrPath | Iterable[SpectrumOrPath],
+        n: int = 1000,
+        seed: int | None = None,
+    ) -> PosteriorSample:
+        """Draw `n` times from the exact posterior of each spectrum, with equal weights.
+
+        Returns latents (spectra, n, latents), log amplitudes (spectra, n) and effective numbers of
+        draws. Without a seed the draws are the same every time. Raises UsageError for preset paper,
+        which has no likelihood.
+        """
+        if not isinstance(self.network, Folded):
+            raise UsageError(f"{self.model_id}: preset {self.preset} has no posterior; use folded")
+        if n < 1:
+            raise UsageError(f"cannot draw {n} times: n must be at least 1")
+        batch = self._batch(spectra)
+        return sample_batch(self.network, batch, self.config.embed.refine_steps, n, seed)
 
     def reconstruct(
         self,

@@ -155,14 +155,15 @@ def band_fluxes(model: Folded, batch: Batch, draws: Draws, bands: Bands = BANDS_
     n, number, latents = draws.z.shape
     fluxes = draws.z.new_empty(n, number, 2 * len(bands), dtype=widths.dtype)
     mean = draws.z.new_empty(n, model.grid.n_energy, dtype=widths.dtype)
-    for rows in torch.arange(n).split(max(1, _DRAWS_AT_ONCE // number)):
-        here = slice(int(rows[0]), int(rows[-1]) + 1)
+    step = max(1, _DRAWS_AT_ONCE // number)
+    for first in range(0, n, step):
+        here = slice(first, first + step)
         z = draws.z[here].reshape(-1, latents).to(widths.dtype)
         log_amplitude = draws.log_amplitude[here].reshape(-1, 1).to(widths.dtype)
         density = torch.exp(model.log_shape(z) + log_amplitude)
-        fluxes[here] = (density @ integrals).reshape(len(rows), number, -1)
+        fluxes[here] = (density @ integrals).unflatten(0, (-1, number))
         weights = draws.weights[here, None].to(widths.dtype)
-        mean[here] = (weights @ density.reshape(len(rows), number, -1))[:, 0]
+        mean[here] = (weights @ density.unflatten(0, (-1, number)))[:, 0]
     photons, energy = fluxes.split(len(bands), dim=-1)
     return BandFluxes(
         bands=bands,
