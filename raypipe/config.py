@@ -233,7 +233,6 @@ class EmbedConfig(Section):
         description="Compute fluxes and hardness ratios from the posterior draws. Without "
         "posterior_draws there are none.",
     )
-    )
 
 
 class ExportConfig(Section):

@@ -46,9 +46,9 @@ def source_tables(
     `raypipe.catalog.sources.combine` combines latents, and fluxes, where the detections have them,
     are combined by `raypipe.catalog.source_fluxes.combine_fluxes`. Without errors, latents are
     averaged with counts as weights, and variability is not measured. Position, class and split are
-    those of the best detection, the measured one with the most counts. A source has the flags of all its
-    detections, except that it has `not_measured` only if none of its detections is measured, and
-    `partly_measured` if some are not. A detection without a name is a separate source.
+    those of the best detection, the measured one with the most counts. A source has the flags of
+    all its detections, except that it has `not_measured` only if none of its detections is
+    measured, and `partly_measured` if some are not. A detection without a name is a separate source.
     """
     have = set(detections.column_names)
     names = [name for name in source_columns(model.config.model.latents) if name in have]
