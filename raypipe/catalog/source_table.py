@@ -48,7 +48,8 @@ def source_tables(
     averaged with counts as weights, and variability is not measured. Position, class and split are
     those of the best detection, the measured one with the most counts. A source has the flags of
     all its detections, except that it has `not_measured` only if none of its detections is
-    measured, and `partly_measured` if some are not. A detection without a name is a separate source.
+    measured, and `partly_measured` if some are not. A detection without a name is a separate
+    source.
     """
     have = set(detections.column_names)
     names = [name for name in source_columns(model.config.model.latents) if name in have]

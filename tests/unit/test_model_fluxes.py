@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from raypipe.catalog.physics_columns import FLUX_COLUMNS
 from raypipe.catalog.schema import describe
 from raypipe.config import ModelConfig
 from raypipe.errors import UsageError
 from raypipe.model import fluxes
 from raypipe.model.channel_axes import ChannelAxes
+from raypipe.model.encode import blank_unmeasured, encode_batch
 from raypipe.model.features import Batch, prepare
 from raypipe.model.flux_answers import density_of, flux_frame
 from raypipe.model.flux_density import at_resolution
@@ -262,3 +264,22 @@ def test_the_smooth_flux_is_an_average_over_the_width_of_a_line() -> None:
     assert steps.max() < 0.1 < 0.3, "from bin to bin the flux varied by a third"
     constant = torch.ones(2, GRID.n_energy, dtype=torch.double)
     assert at_resolution(constant, GRID, axes, index).numpy() == pytest.approx(1.0)
+
+
+def test_null_fluxes_do_not_take_a_row_out_of_the_catalog() -> None:
+    spectra, network = power_laws(ROWS)[0], _network()
+    columns = encode_batch(network, spectra, refine_steps=2, posterior_draws=16, fluxes=True)
+    assert np.isnan(columns["flux_u"]).all()
+    blank_unmeasured(columns, errors=True)
+    assert np.isfinite(columns["z0"]).all()
+    assert np.isfinite(columns["flux_b"]).all()
+    without = encode_batch(network, spectra, refine_steps=2, posterior_draws=16)
+    assert set(columns) - set(without) == set(FLUX_COLUMNS)
+    assert "flux_b" not in encode_batch(network, spectra, refine_steps=2, fluxes=True)
+
+
+def test_a_batch_without_a_row_has_the_same_columns() -> None:
+    spectra, network = power_laws(ROWS)[0], _network()
+    columns = encode_batch(network, spectra.take(np.arange(0)), 2, posterior_draws=16, fluxes=True)
+    assert set(FLUX_COLUMNS) <= set(columns)
+    assert {len(values) for values in columns.values()} == {0}
