@@ -224,10 +224,13 @@ def _following(pool: _Pool) -> SplitNormal:
 def _chosen(pool: Draws, draws: int, seeds: Tensor) -> Draws:
     """Choose `draws` of the weighted draws by systematic resampling, with equal weights."""
     offsets = uniforms(seeds, 1, _RESAMPLING)
+    # Regular steps through Sobol points would select a part of space, so their order is shuffled.
+    shuffle = torch.randperm(pool.weights.shape[1], generator=torch.Generator().manual_seed(0))
+    shuffle = shuffle.to(offsets.device)
     levels = torch.arange(draws, dtype=torch.float64, device=offsets.device)
-    edges = pool.weights.double().cumsum(-1)
-    chosen = torch.searchsorted(edges, (levels + offsets) / draws * edges[:, -1:])
-    chosen = chosen.clamp_max(pool.weights.shape[1] - 1)
+    edges = pool.weights[:, shuffle].double().cumsum(-1)
+    places = torch.searchsorted(edges, (levels + offsets) / draws * edges[:, -1:])
+    chosen = shuffle[places.clamp_max(len(shuffle) - 1)]
     broken = torch.isnan(pool.ess)[:, None]
     return Draws(
         z=pool.z.gather(1, chosen[..., None].expand(-1, -1, pool.z.shape[2])),
