@@ -32,6 +32,7 @@ VERBS = {
     "reprocess": "make the catalog of a new release, reusing an earlier one",
     "compare": "compare the catalogs of two releases, source by source",
     "status": "show the contents of a workspace",
+    "models": "list the model in the box and those of a workspace",
     "settings": "list every setting, as TOML for --config",
 }
 """Each verb, in the order of `raypipe --help`, with its summary."""
@@ -58,7 +59,9 @@ OPTIONS = {
     "format": Option("format of the file", choices=FORMATS),
     "k": Option("number of results"),
     "labels": Option("table with class labels and true parameters"),
-    "model": Option("id of a model in the workspace, or folder of a model bundle"),
+    "model": Option(
+        "id of a model, or folder of a bundle; default: the workspace's, else the one in the box"
+    ),
     "name": Option("find detections similar to those of this source", metavar="'2CXO J...'"),
     "out": Option(
         "write to this local path or s3://bucket/prefix; default: the workspace", metavar="FOLDER"
@@ -77,6 +80,7 @@ OPTIONS = {
     "source": Option("folder, s3:// prefix, or release of the archive"),
     "sources": Option("export sources instead of detections"),
     "strangest": Option("list the detections that the model explains worst"),
+    "train": Option("train a model on these spectra, and embed them with it"),
     "trials": Option("number of trials"),
     "visits": Option("observations of each source, by different telescopes"),
     "where": Option("select detections of an archive release", metavar="ADQL"),

@@ -210,7 +210,8 @@ class EmbedConfig(Section):
     refine_steps: int = Field(
         6,
         ge=0,
-        description="Fisher-scoring steps on the likelihood of each detection. 0: no refinement.",
+        description="Refine each detection by its likelihood, in at most twice this number of "
+        "quasi-Newton steps. 0: no refinement.",
     )
     class_scheme: ClassScheme = Field(
         "neighbors",
@@ -249,7 +250,7 @@ class EvaluateConfig(Section):
     neighbors: int = Field(15, ge=1, description="Neighbors used by the kNN classifier.")
     seed: int = Field(0, ge=0, description="Seed for folds and fits.")
     baseline_presets: list[Literal["folded", "paper"]] = Field(
-        default=[], description="Presets that raypipe run also trains, for comparison."
+        default=[], description="Presets that raypipe run --train also trains, for comparison."
     )
 
 
