@@ -121,7 +121,7 @@ _PATTERNS = {
     r"z(\d+)_std": Column(
         "", "stat.stdev", "width of the posterior of latent {0}, normal approximation"
     ),
-    r"z(\d+)_mean": Column("", "stat.mean", "mean of the posterior draws of latent {0}"),
+    r"z(\d+)_mean": Column("", "stat.value;stat.mean", "mean of the posterior draws of latent {0}"),
     r"z(\d+)_sd": Column("", "stat.stdev", "standard deviation of the draws of latent {0}"),
     _PROBABILITY: Column("", CLASS_UCD, "probability of class {0}"),
     r"counts_([usmhb])": Column("ct", "phot.count;em.X-ray", "counts in the CSC {0} band"),

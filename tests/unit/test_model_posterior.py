@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import genpareto
 
-from raypipe.config import ModelConfig
+from raypipe.config import EmbedConfig, ModelConfig
+from raypipe.embedding.part import recipe_of
+from raypipe.model.bundle import Model
 from raypipe.model.encode import encode_batch
 from raypipe.model.exact_density import ExactDensity
 from raypipe.model.features import prepare
@@ -158,6 +162,12 @@ def test_without_errors_the_columns_of_draws_are_nan(folded: Folded) -> None:
 
 def test_columns_of_draws_are_there_only_if_wanted(folded: Folded) -> None:
     assert "posterior_ess" not in encode_batch(folded, power_laws(2)[0], STEPS)
+
+
+def test_rows_with_other_draws_are_not_reused() -> None:
+    model = cast(Model, SimpleNamespace(fingerprint="one"))
+    recipes = {recipe_of(model, EmbedConfig(posterior_draws=draws)) for draws in (0, 32, 64)}
+    assert len(recipes) == 3
 
 
 @pytest.mark.parametrize("shape", [-0.2, 0.3, 0.9])
