@@ -229,6 +229,11 @@ class EmbedConfig(Section):
         description="Draws from the exact posterior of each detection, for the columns z0_mean.., "
         "z0_sd.. and posterior_ess; 64 are enough. 0: no draws, and no such columns.",
     )
+    fluxes: bool = Field(
+        True,
+        description="Compute fluxes and hardness ratios from the posterior draws. Without "
+        "posterior_draws there are none.",
+    )
 
 
 class ExportConfig(Section):

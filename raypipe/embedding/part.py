@@ -132,6 +132,7 @@ def recipe_of(model: Model, config: EmbedConfig) -> str:
         config.errors,
         config.class_scheme,
         config.posterior_draws,
+        config.fluxes,
     ]
     text = json.dumps([model.fingerprint, settings, __version__, _ROWS_VERSION])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

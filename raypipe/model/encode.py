@@ -14,6 +14,7 @@ import torch
 
 from raypipe.model.covariance import pack
 from raypipe.model.features import Batch, prepare
+from raypipe.model.fluxes import flux_columns
 from raypipe.model.posterior import draw, sample
 from raypipe.model.presets import Folded, Paper
 from raypipe.model.refine import Refined, refine
@@ -21,7 +22,7 @@ from raypipe.model.statistics import MU_MIN, cash, cash_covariance, cash_moments
 from raypipe.spectra.batch import SpectraBatch
 
 _ERRORS = re.compile(r"z\d+_err|z\d+_std|z_cov")
-_OF_DRAWS = re.compile(r"z\d+_mean|z\d+_sd|posterior_ess")
+_OF_DRAWS = re.compile(r"z\d+_mean|z\d+_sd|posterior_ess|(phot)?flux_\w+|hard_\w+")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ def encode_batch(
     refine_steps: int,
     errors: bool = True,
     posterior_draws: int = 0,
+    fluxes: bool = False,
 ) -> dict[str, npt.NDArray[Any]]:
     """Measure a batch of spectra; the columns are those of `measure`.
 
@@ -53,9 +55,10 @@ def encode_batch(
     device = next(network.parameters()).device
     rows = spectra.is_measurable
     if rows.all():
-        return measure(network, prepare(spectra, device), refine_steps, errors, posterior_draws)
-    measurable = prepare(spectra.take(np.flatnonzero(rows)), device)
-    measured = measure(network, measurable, refine_steps, errors, posterior_draws)
+        batch = prepare(spectra, device)
+        return measure(network, batch, refine_steps, errors, posterior_draws, fluxes)
+    batch = prepare(spectra.take(np.flatnonzero(rows)), device)
+    measured = measure(network, batch, refine_steps, errors, posterior_draws, fluxes)
     columns = {name: _spread(values, rows) for name, values in measured.items()}
     return columns | {
         "total_counts": _total_counts(spectra.counts),
@@ -90,6 +93,7 @@ def measure(
     refine_steps: int,
     errors: bool = True,
     posterior_draws: int = 0,
+    fluxes: bool = False,
 ) -> dict[str, npt.NDArray[Any]]:
     """Measure latents and goodness of fit: columns of (n,) by name.
 
@@ -101,7 +105,8 @@ def measure(
     the background's noise, minus the number of parameters that the counts determined. `fit_zscore`
     is the excess over it in standard deviations, reduced by the fit's share (`_taken_by_fit`).
     With `posterior_draws`, z0_mean.., z0_sd.. and posterior_ess are mean and width of as many draws
-    from the exact posterior, and the effective number of draws (`posterior.draw`).
+    from the exact posterior, and the effective number of draws (`posterior.draw`); with `fluxes`,
+    there are also the columns of `raypipe.model.fluxes.flux_columns`.
 
     Without `errors`, and for presets without a likelihood, there is no refinement, errors and
     columns of draws are NaN, and the amplitude is the only fitted parameter.
@@ -127,7 +132,7 @@ def measure(
     columns |= _columns("z{}_std", nothing if refined is None else refined.z_std)
     columns["z_cov"] = _covariance(refined, z)
     if posterior_draws:
-        columns |= _posterior_columns(network, refined, batch, posterior_draws, nothing)
+        columns |= _posterior_columns(network, refined, batch, posterior_draws, fluxes, nothing)
     columns["total_counts"] = _total_counts(counts)
     columns["n_bins"] = batch.n_bins.cpu().numpy()
     columns["cash"] = total_cash
@@ -167,16 +172,20 @@ def _posterior_columns(
     refined: Refined | None,
     batch: Batch,
     draws: int,
+    fluxes: bool,
     nothing: torch.Tensor,
 ) -> dict[str, npt.NDArray[Any]]:
+    of_fluxes: dict[str, npt.NDArray[Any]] = {}
     if refined is None or not isinstance(network, Folded):
         mean = std = nothing
         ess = nothing[:, 0]
     else:
         drawn = draw(network, refined, batch, draws)
         mean, std, ess = drawn.mean, drawn.std, drawn.ess
+        if fluxes:
+            of_fluxes |= flux_columns(network, batch, drawn)
     columns = _columns("z{}_mean", mean) | _columns("z{}_sd", std)
-    return columns | {"posterior_ess": ess.cpu().numpy()}
+    return columns | {"posterior_ess": ess.cpu().numpy()} | of_fluxes
 
 
 def _covariance(refined: Refined | None, z: torch.Tensor) -> npt.NDArray[np.float32]:
