@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scipy.interpolate import RectBivariateSpline
 
 FloatArray = npt.NDArray[np.float64]
-ComplexArray = npt.NDArray[np.complex128]
+ComplexArray = npt.NDArray[np.complexfloating]
 
 RYDBERG_KEV = 0.013605693
 """Ionization energy of hydrogen for an infinitely heavy nucleus (CODATA)."""
