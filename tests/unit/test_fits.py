@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -16,9 +18,12 @@ import torch
 from benchmarks.physical_fits import Observation, fit_one
 from raypipe.catalog.physics_columns import FIT_COLUMNS
 from raypipe.catalog.schema import catalog_table
+from raypipe.config import EmbedConfig
+from raypipe.embedding.part import recipe_of
 from raypipe.fits import MODELS, add_fits, fit_columns, fit_model
 from raypipe.fits.data import Data, fold
 from raypipe.fits.models import NH_LIMITS_1E22, cross_sections, tabulated
+from raypipe.model.bundle import Model
 from raypipe.model.features import Batch, prepare
 from raypipe.ogip import read_spectrum
 from raypipe.physics import energy
@@ -282,6 +287,12 @@ def test_every_column_of_a_fit_is_described() -> None:
     spectra, _ = draw("bb", 2, seed=12)
     columns = add_fits(pd.DataFrame({"cash": np.zeros(2)}), spectra, list(MODELS))
     assert set(columns) - {"cash"} == set(FIT_COLUMNS)
+
+
+def test_rows_with_other_fits_are_measured_again() -> None:
+    model = cast(Model, SimpleNamespace(fingerprint="a"))
+    configs = [EmbedConfig(), EmbedConfig(fits=["bb"]), EmbedConfig(fits=["bb", "powlaw"])]
+    assert len({recipe_of(model, config) for config in configs}) == 3
 
 
 def test_a_model_that_is_not_known_is_named() -> None:
