@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 ClassScheme = Literal["neighbors", "density"]
+FitModelName = Literal["powlaw", "bb", "brems", "plasma"]
 
 
 Attempts = Annotated[
@@ -233,6 +234,17 @@ class EmbedConfig(Section):
         True,
         description="Compute fluxes and hardness ratios from the posterior draws. Without "
         "posterior_draws there are none.",
+    )
+    fits: list[FitModelName] = Field(
+        default=[],
+        description="Physical models to fit to each spectrum: powlaw (power law), bb (black body), "
+        "brems (bremsstrahlung), plasma (thermal plasma), all absorbed. Each takes about as long "
+        "as embedding. Default: none.",
+    )
+    apec_dir: str | None = Field(
+        None,
+        description="Folder with the tables of AtomDB, apec_v3*_line.fits and apec_v3*_coco.fits, "
+        "for the plasma that is fitted; on every machine. Default: raypipe's own plasma.",
     )
 
 

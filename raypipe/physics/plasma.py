@@ -14,22 +14,28 @@ plasma code.
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from raypipe.physics.components import bremsstrahlung_shape, normalized
+from raypipe.physics.emissivities import Emissivities
 from raypipe.physics.energy import EnergyGrid, FloatArray
 
+LINE_UNIT = 1e-17
+"""Unit of the emissivities of `LINES`, photons cm3/s."""
+NORM = 1e14
+"""Flux per norm and emissivity: the norm is in units of 1e-14."""
 KELVIN_PER_KEV = 1.160452e7
 """1 keV over the Boltzmann constant (CODATA)."""
 TEMPERATURES_KEV = np.geomspace(0.05, 90.0, 160)
 BREMSSTRAHLUNG_EMISSIVITY = 1.03e-11
 """Photons cm3 / s / keV at 1 keV, 1 K and unit Gaunt factor, for one electron and one proton:
 6.8e-38 erg cm3 / s / Hz (Rybicki & Lightman 1979, eq. 5.14b) over the Planck constant in erg s."""
-CHARGE_SQUARED_PER_HYDROGEN = 1.42
-"""Sum of Z^2 over the ions per hydrogen nucleus: 1 for hydrogen, 4 x 0.098 for helium, and a little
-for the metals."""
+HELIUM_AND_METALS = 0.42
+"""Sum of Z^2 over the ions other than hydrogen, per hydrogen nucleus: 4 x 0.098 for helium, and a
+little for the metals."""
 
 
 class Line(NamedTuple):
@@ -116,35 +122,46 @@ LINES = (
 def thermal_plasma(kt_kev: FloatArray, abundance: FloatArray, grid: EnergyGrid) -> FloatArray:
     """Return plasma spectra (B, n), normalized to one photon/cm2/s between 0.5 and 7 keV.
 
-    `kt_kev` (B,) is the temperature, 0.05-90 keV, and `abundance` (B,) the abundance of metals
-    relative to solar. Spectra are interpolated linearly in log kT between 160 temperatures.
+    The arguments are those of `plasma_flux`.
     """
-    continuum, lines = _emissivity_tables(grid)
-    position = np.interp(
-        np.log(kt_kev), np.log(TEMPERATURES_KEV), np.arange(len(TEMPERATURES_KEV), dtype=float)
-    )
-    lower = np.minimum(position.astype(int), len(TEMPERATURES_KEV) - 2)
-    share = (position - lower)[:, None]
-    flux = (1 - share) * continuum[lower] + share * continuum[lower + 1]
-    metals = (1 - share) * lines[lower] + share * lines[lower + 1]
-    metals *= abundance[:, None]
-    flux += metals
-    return normalized(flux, grid)
+    return normalized(plasma_flux(kt_kev, abundance, grid), grid)
+
+
+def plasma_flux(
+    kt_kev: FloatArray, abundance: FloatArray, grid: EnergyGrid, apec_dir: str | None = None
+) -> FloatArray:
+    """Return plasma spectra of unit norm, (B, n), photon/cm2/s/keV.
+
+    `kt_kev` (B,) is the temperature, 0.05-90 keV, and `abundance` (B,) the abundance of metals
+    relative to solar. The norm is that of XSPEC's `apec`: 1e-14 / (4 pi D^2) times the integral of
+    n_e n_H over the volume. With `apec_dir`, a folder with the tables of AtomDB, emissivities are
+    from these (`raypipe.physics.apec.read_apec`).
+    """
+    return NORM * emissivities(grid, apec_dir).at(kt_kev, abundance)
 
 
 @cache
+def emissivities(grid: EnergyGrid, apec_dir: str | None = None) -> Emissivities:
+    """Return the emissivities of raypipe's own plasma, or of the tables in a folder, on a grid."""
+    if apec_dir is None:
+        return Emissivities(TEMPERATURES_KEV, *_emissivity_tables(grid))
+    from raypipe.physics.apec import read_apec
+
+    return read_apec(Path(apec_dir), grid)
+
+
 def _emissivity_tables(grid: EnergyGrid) -> tuple[FloatArray, FloatArray]:
-    """Return continuum and lines for solar abundance, (160, n) each, 1e-17 photons cm3/s/keV."""
-    # Bremsstrahlung: n_e n_i sum(Z^2) T^(-1/2) g(E/kT) exp(-E/kT) / E photons.
+    """Return continuum and lines for solar abundance, (160, n) each, photons cm3/s/keV."""
+    # Bremsstrahlung: n_e n_i sum(Z^2 g) T^(-1/2) exp(-E/kT) / E photons.
     kelvin = TEMPERATURES_KEV * KELVIN_PER_KEV
-    scale = 1e17 * BREMSSTRAHLUNG_EMISSIVITY * CHARGE_SQUARED_PER_HYDROGEN / np.sqrt(kelvin)
-    continuum = scale[:, None] * bremsstrahlung_shape(TEMPERATURES_KEV, grid)
+    scale = BREMSSTRAHLUNG_EMISSIVITY / np.sqrt(kelvin)
+    continuum = scale[:, None] * bremsstrahlung_shape(TEMPERATURES_KEV, HELIUM_AND_METALS, grid)
     lines = np.zeros((len(TEMPERATURES_KEV), grid.n))
     for each in LINES:
         bins, shares = _shared_bins(each.energy_kev, grid)
         offset = np.log10(kelvin) - each.log_t
         width = np.where(offset < 0, each.below, each.above)
-        emissivity = each.emissivity * np.exp(-0.5 * (offset / width) ** 2)
+        emissivity = LINE_UNIT * each.emissivity * np.exp(-0.5 * (offset / width) ** 2)
         lines[:, bins] += np.outer(emissivity, shares) / grid.width_kev
     return continuum, lines
 
