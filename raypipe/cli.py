@@ -26,7 +26,7 @@ DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 _LOADS = {
     **dict.fromkeys(("discover", "plan", "ingest"), "Ray"),
     **dict.fromkeys(("train", "tune", "embed", "run", "reprocess"), "Ray and PyTorch"),
-    **dict.fromkeys(("evaluate", "report", "export", "search", "compare"), "PyTorch"),
+    **dict.fromkeys(("evaluate", "report", "explore", "export", "search", "compare"), "PyTorch"),
 }
 """Libraries that a verb imports before it works, which takes seconds."""
 
@@ -117,7 +117,7 @@ def _answer(verb: str, result: Any, config: Config, options: argparse.Namespace)
             return asdict(result)
         case "train" | "tune" | "embed":
             return {"model_id": result}
-        case "report" | "export":
+        case "report" | "explore" | "export":
             return {verb: result}
         case "search":
             from raypipe.searching.answers import answer_json, answer_text
