@@ -12,10 +12,10 @@ from scipy.optimize import minimize
 
 from raypipe.model.statistics import MU_MIN, cash
 from raypipe.ogip import Spectrum
-from raypipe.simulation.absorption import transmission
-from raypipe.simulation.components import black_body, power_law
-from raypipe.simulation.energy import EnergyGrid, source_grids
-from raypipe.simulation.plasma import thermal_plasma
+from raypipe.physics.absorption import transmission
+from raypipe.physics.components import black_body, power_law
+from raypipe.physics.energy import EnergyGrid, source_grids
+from raypipe.physics.plasma import thermal_plasma
 from raypipe.spectra import grid as model_grid
 from raypipe.spectra.channel_bins import ChannelBins
 from raypipe.spectra.redistribution import overlap_shares

@@ -30,9 +30,9 @@ from raypipe.errors import OgipError
 from raypipe.identity import parse_csc_name
 from raypipe.ingestion.chips import Chip, chip_of
 from raypipe.model.features import prepare
-from raypipe.simulation.absorption import transmission
-from raypipe.simulation.components import line, power_law
-from raypipe.simulation.plasma import thermal_plasma
+from raypipe.physics.absorption import transmission
+from raypipe.physics.components import line, power_law
+from raypipe.physics.plasma import thermal_plasma
 from raypipe.spectra.batch import SpectraBatch
 
 SOURCES = {

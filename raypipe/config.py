@@ -221,6 +221,11 @@ class EmbedConfig(Section):
         True,
         description="Compute errors of the latents. false: errors are null and latents unrefined.",
     )
+    fluxes: bool = Field(
+        True,
+        description="Compute fluxes and hardness ratios from the posterior draws. Needs "
+        "posterior_draws.",
+    )
 
 
 class ExportConfig(Section):

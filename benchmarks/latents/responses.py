@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raypipe.ogip import Rmf
-from raypipe.simulation import energy
+from raypipe.physics import energy
 from raypipe.simulation.instrument import Instrument
 from raypipe.simulation.populations import Sources, photon_flux
 from raypipe.simulation.response_files import RESPONSE_NAME

@@ -1,6 +1,7 @@
 """Define the columns of the latent catalog with unit, UCD and description.
 
-Columns from other catalogs are in `raypipe.catalog.csc_columns`.
+Physical quantities are in `raypipe.catalog.physics_columns`, columns from other catalogs in
+`raypipe.catalog.csc_columns`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import pyarrow as pa
 
 from raypipe.catalog.column_names import free_name
 from raypipe.catalog.csc_columns import CAME_ALONG
+from raypipe.catalog.physics_columns import PHYSICS_COLUMNS
 from raypipe.model.covariance import triangles_in
 from raypipe.redaction import printable
 from raypipe.store.manifest import ORIGINAL_NAME
@@ -99,6 +101,7 @@ _COLUMNS = {
     "moved": Column("", "meta.code", "whether shift_p is below 0.001"),
     "reclassified": Column("", "meta.code", "whether the most probable classes differ"),
     "source_uri": Column("", "meta.ref.uri", "file from which the spectrum was read"),
+    **{name: Column(*parts) for name, parts in PHYSICS_COLUMNS.items()},
 }
 _PROBABILITY = r"p_(.+)"
 _LATENT = r"z\d+(_err|_std)?"
@@ -135,7 +138,7 @@ def describe(name: str) -> Column | None:
 def known_columns() -> dict[str, Column]:
     """Return all columns that raypipe describes, by name or by pattern for numbered columns."""
     carried = {name: Column(*parts) for name, parts in CAME_ALONG.items()}
-    return _COLUMNS | _PATTERNS | carried
+    return _PATTERNS | carried | _COLUMNS
 
 
 def is_own(name: str) -> bool:

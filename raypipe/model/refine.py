@@ -29,12 +29,14 @@ class Refined:
     `z_err`: the scatter that repeated observations of the same source would show. `z_std`: how far
     the source's own latents may lie from `z`, the standard deviation of the posterior in its normal
     approximation; where counts say little it nears one, the width of the population, and `z_err`
-    nears zero, for all such observations give the same answer. `covariance` (n, latents + 1,
-    latents + 1) is that of the posterior, the log amplitude last; `sensitivity` (n, latents + 1,
-    bins) the slopes of log expected counts.
+    nears zero, for all such observations give the same answer. `log_amplitude` (n, 1) is the
+    logarithm of what `Folded.log_shape` leaves out. `covariance` (n, latents + 1, latents + 1) is
+    that of the posterior, the log amplitude last; `sensitivity` (n, latents + 1, bins) the slopes
+    of log expected counts.
     """
 
     z: Tensor
+    log_amplitude: Tensor
     z_err: Tensor
     z_std: Tensor
     covariance: Tensor
@@ -131,7 +133,7 @@ def _with_errors(model: Folded, z: Tensor, log_a: Tensor, batch: Batch) -> Refin
         torch.diagonal(each, dim1=-2, dim2=-1)[:, :-1] for each in (repeated, covariance)
     )
     z_err, z_std = scatters.clamp_min(0.0).sqrt().float(), variances.sqrt().float()
-    return Refined(z, z_err, z_std, covariance, information, sensitivity)
+    return Refined(z, log_a, z_err, z_std, covariance, information, sensitivity)
 
 
 def _inverses(matrices: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import xraydb
 from scipy import sparse
 from scipy.special import ndtr
 
-from raypipe.simulation.energy import EnergyGrid, FloatArray
+from raypipe.physics.energy import EnergyGrid, FloatArray
 from raypipe.simulation.instrument import Instrument
 from raypipe.spectra.channel_bins import ACIS_CHANNELS, ACIS_WIDTH_KEV
 

@@ -10,11 +10,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from raypipe.simulation.absorption import transmission
-from raypipe.simulation.components import power_law
-from raypipe.simulation.energy import EnergyGrid, FloatArray
+from raypipe.physics.absorption import transmission
+from raypipe.physics.components import power_law
+from raypipe.physics.energy import EnergyGrid, FloatArray
+from raypipe.physics.plasma import thermal_plasma
 from raypipe.simulation.instrument import Instrument, fold
-from raypipe.simulation.plasma import thermal_plasma
 
 FRONT_CONTINUUM = (
     (0.12, 5.0),

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from raypipe.simulation.energy import BAND_KEV, EnergyGrid, FloatArray
+from raypipe.physics.energy import BAND_KEV, EnergyGrid, FloatArray
 from raypipe.simulation.measured_background import MeasuredBackground
 from raypipe.spectra.channel_bins import ACIS_CHANNELS
 

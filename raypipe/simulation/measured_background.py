@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from raypipe.ogip import Pha, Rmf
 from raypipe.ogip.spectrum import channel_places
-from raypipe.simulation.energy import FloatArray
+from raypipe.physics.energy import FloatArray
 
 KERNEL_WIDTHS_KEV = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 """Standard deviations of the Gaussians that smooth a background, the narrowest first."""

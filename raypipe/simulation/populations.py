@@ -18,16 +18,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from raypipe.simulation.absorption import transmission
-from raypipe.simulation.components import (
+from raypipe.physics.absorption import transmission
+from raypipe.physics.components import (
     black_body,
     bremsstrahlung,
     disk_black_body,
     line,
     power_law,
 )
-from raypipe.simulation.energy import EnergyGrid, FloatArray
-from raypipe.simulation.plasma import thermal_plasma
+from raypipe.physics.energy import EnergyGrid, FloatArray
+from raypipe.physics.plasma import thermal_plasma
 
 Parameters = Mapping[str, FloatArray]
 Draw = Callable[[np.random.Generator, int], dict[str, FloatArray]]

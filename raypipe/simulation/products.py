@@ -14,7 +14,7 @@ from isal import igzip
 
 from raypipe._version import __version__
 from raypipe.identity import CscName
-from raypipe.simulation.energy import FloatArray
+from raypipe.physics.energy import FloatArray
 from raypipe.simulation.fits_template import (
     Card,
     HeaderTemplate,

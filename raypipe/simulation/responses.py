@@ -16,7 +16,7 @@ from scipy import sparse
 from raypipe.errors import OgipError, UsageError
 from raypipe.identity import parse_csc_name
 from raypipe.ogip import Arf, Pha, Rmf, read_arf, read_pha, read_rmf
-from raypipe.simulation.energy import BAND_KEV, FloatArray
+from raypipe.physics.energy import BAND_KEV, FloatArray
 from raypipe.simulation.instrument import Instrument
 from raypipe.simulation.measured_background import MeasuredBackground, measured_background
 from raypipe.simulation.response_files import ResponseFiles, find_response_files

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from raypipe.errors import UsageError
+from raypipe.physics.energy import ERG_PER_KEV, EnergyGrid, FloatArray, source_grids
 from raypipe.simulation.acis import acis_instruments
 from raypipe.simulation.background import background_rate, background_shape, backscal_range
 from raypipe.simulation.catalog_population import catalog_targets
-from raypipe.simulation.energy import ERG_PER_KEV, EnergyGrid, FloatArray, source_grids
 from raypipe.simulation.instrument import Instrument, effective_area, fold
 from raypipe.simulation.mission_products import FILE_PREFIX, mission_stem
 from raypipe.simulation.populations import PARAMETERS, photon_flux

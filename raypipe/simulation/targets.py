@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from raypipe.simulation.energy import FloatArray
+from raypipe.physics.energy import FloatArray
 from raypipe.simulation.populations import Sources, draw_population
 
 REPEATS = 0.3

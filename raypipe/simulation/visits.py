@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from raypipe.simulation.energy import BAND_KEV, EnergyGrid, FloatArray
+from raypipe.physics.energy import BAND_KEV, EnergyGrid, FloatArray
 from raypipe.simulation.instrument import Instrument
 from raypipe.simulation.populations import Sources, photon_flux
 

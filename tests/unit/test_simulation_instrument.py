@@ -12,10 +12,10 @@ from scipy import sparse
 
 from raypipe.errors import UsageError
 from raypipe.ogip import read_arf, read_pha, read_rmf
+from raypipe.physics.components import power_law
+from raypipe.physics.energy import EnergyGrid, FloatArray
 from raypipe.simulation import acis
 from raypipe.simulation.background import background_shape
-from raypipe.simulation.components import power_law
-from raypipe.simulation.energy import EnergyGrid, FloatArray
 from raypipe.simulation.instrument import Instrument, fold, vignetting
 from raypipe.simulation.responses import read_responses
 

@@ -19,9 +19,9 @@ from scipy import sparse
 from raypipe.discovery.discover import discover
 from raypipe.errors import UsageError
 from raypipe.ogip import read_pha, read_rmf, read_spectrum
+from raypipe.physics.energy import ERG_PER_KEV, source_grids
 from raypipe.simulation import draw_survey, simulate
 from raypipe.simulation.background import FLAT_RATE, background_rate
-from raypipe.simulation.energy import ERG_PER_KEV, source_grids
 from raypipe.simulation.instrument import Instrument
 from raypipe.simulation.measured_background import smoothed
 from raypipe.simulation.populations import PARAMETERS, Sources, photon_flux

@@ -15,8 +15,8 @@ from raypipe.cli import BAD_USAGE, main
 from raypipe.discovery.discover import discover
 from raypipe.errors import UsageError
 from raypipe.ogip import read_spectrum
+from raypipe.physics.energy import ERG_PER_KEV, EnergyGrid
 from raypipe.simulation import draw_survey, simulate
-from raypipe.simulation.energy import ERG_PER_KEV, EnergyGrid
 from raypipe.simulation.fits_template import card
 from raypipe.simulation.populations import PARAMETERS, Sources, photon_flux
 from raypipe.simulation.survey import BATCH

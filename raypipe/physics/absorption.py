@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import xraydb
 
-from raypipe.simulation.energy import EnergyGrid, FloatArray
+from raypipe.physics.energy import EnergyGrid, FloatArray
 
 WILMS_ABUNDANCES = {
     "H": 1.0,

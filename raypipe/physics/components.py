@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 from scipy.special import k0e
 
-from raypipe.simulation.energy import EnergyGrid, FloatArray
+from raypipe.physics.energy import EnergyGrid, FloatArray
 
 _X_TABLE = np.geomspace(1e-4, 700.0, 4000)
 _LOG_X_TABLE = np.log(_X_TABLE)

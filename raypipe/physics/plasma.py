@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from raypipe.simulation.components import bremsstrahlung_shape, normalized
-from raypipe.simulation.energy import EnergyGrid, FloatArray
+from raypipe.physics.components import bremsstrahlung_shape, normalized
+from raypipe.physics.energy import EnergyGrid, FloatArray
 
 KELVIN_PER_KEV = 1.160452e7
 """1 keV over the Boltzmann constant (CODATA)."""

@@ -1,0 +1,1 @@
+"""Fit physical emission models to batches of spectra."""

@@ -1,0 +1,261 @@
+"""Integrate posterior draws of the photon flux over energy bands: fluxes with limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from raypipe.errors import UsageError
+from raypipe.model.features import Batch
+from raypipe.model.folding import cash_per_bin, redistribute
+from raypipe.model.presets import Folded
+from raypipe.model.statistics import MU_MIN
+from raypipe.model.weighted_quantiles import weighted_quantiles
+from raypipe.spectra.band_counts import BANDS_KEV
+from raypipe.spectra.grid import EnergyGrid
+
+if TYPE_CHECKING:
+    from raypipe.model.posterior import Draws
+
+Bands = Mapping[str, tuple[float, float]]
+"""Energy bands by name: lower and upper edge, keV."""
+
+ERG_PER_KEV = 1.602176634e-9
+HARDNESS = {"hard_hs": ("h", "s"), "hard_hm": ("h", "m"), "hard_ms": ("m", "s")}
+"""Bands of each hardness ratio: hard_xy is (x - y) / (x + y)."""
+
+DETECTED = 9.0
+"""Least test statistic of a band in which a source counts as detected: that of 3 sigma."""
+UPPER_LIMIT = 0.9
+"""Probability of an upper limit."""
+SEEN_AREA = 0.01
+"""Least area, in units of the largest, at which an instrument sees an energy."""
+LEAST_SEEN = 0.5
+"""Least share of a band, in the logarithm of energy, that must be seen to give its flux."""
+
+_LIMITS = 0.158655, 0.5, 0.841345
+"""Lower limit, median and upper limit of the central interval of one sigma, 68.27%."""
+_LEAST_FLUX = 1e-37
+_DRAWS_AT_ONCE = 2048
+"""Draws that are decoded together: 7 MB of fluxes, which the cache of a core holds in part."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Hold values and limits, (n, bands) each, NaN where the instrument sees too little of a band.
+
+    `value` is the median of the posterior, `lolim` and `hilim` enclose 68% of it. Where the source
+    is not detected in the band, `upper_limit` is its 90% upper limit, `lolim` is 0 and `hilim` is
+    the upper limit; elsewhere `upper_limit` is NaN.
+    """
+
+    value: npt.NDArray[np.float32]
+    lolim: npt.NDArray[np.float32]
+    hilim: npt.NDArray[np.float32]
+    upper_limit: npt.NDArray[np.float32]
+
+    def where(self, rows: npt.NDArray[np.bool_]) -> Estimate:
+        """Return the estimates with NaN where `rows` (n, bands) is false."""
+        return Estimate(
+            *(np.where(rows, getattr(self, each.name), np.nan) for each in fields(self))
+        )
+
+
+@dataclass(frozen=True)
+class BandFluxes:
+    """Hold draws from the posterior of the fluxes of n spectra in bands.
+
+    `photons` (n, draws, bands), photon/cm2/s, and `energy` (n, draws, bands), erg/cm2/s, with the
+    `weights` (n, draws) of the draws, whose sum is one, and their effective number `ess` (n,).
+    `seen` (n, bands) is the share of each band that the instrument sees, in the logarithm of
+    energy. `test_statistic` (n, bands) says how much the counts favor photons in the band; see
+    `_test_statistics`.
+    """
+
+    bands: Bands
+    photons: Tensor
+    energy: Tensor
+    weights: Tensor
+    ess: Tensor
+    seen: Tensor
+    test_statistic: Tensor
+
+    @property
+    def is_detected(self) -> npt.NDArray[np.bool_]:
+        """Tell in which bands each source is detected, (n, bands)."""
+        return np.asarray((self.test_statistic >= DETECTED).cpu().numpy())
+
+    @property
+    def is_seen(self) -> npt.NDArray[np.bool_]:
+        """Tell of which bands each instrument sees enough to measure a flux, (n, bands)."""
+        return np.asarray((self.seen >= LEAST_SEEN).cpu().numpy())
+
+    @property
+    def photon_flux(self) -> Estimate:
+        """Return the photon fluxes, photon/cm2/s."""
+        return self._estimate(self.photons)
+
+    @property
+    def energy_flux(self) -> Estimate:
+        """Return the energy fluxes, erg/cm2/s."""
+        return self._estimate(self.energy)
+
+    def hardness(self, harder: str, softer: str) -> Estimate:
+        """Return (x - y) / (x + y) of the photon fluxes in two bands, (n, 1); no upper limits.
+
+        The catalog of Chandra defines its hardness ratios so (Evans et al. 2010, ApJS 189, 37).
+        """
+        names = list(self.bands)
+        places = names.index(harder), names.index(softer)
+        x, y = (self.photons[..., [place]] for place in places)
+        lolim, value, hilim = self._quantiles((x - y) / (x + y), self.weights)
+        estimate = Estimate(value, lolim, hilim, np.full_like(value, np.nan))
+        return estimate.where(self.is_seen[:, places].all(axis=1, keepdims=True))
+
+    def _estimate(self, draws: Tensor) -> Estimate:
+        logs = draws.clamp_min(_LEAST_FLUX).log()
+        lolim, value, hilim = np.exp(self._quantiles(logs, self.weights))
+        # The posterior has a prior flat in log flux. An upper limit takes the prior that is flat in
+        # flux, as is usual (Kraft, Burrows & Nousek 1991, ApJ 374, 344): each draw weighs as much
+        # more as its flux is larger. Each band has weights of its own.
+        weights = self.weights[..., None] * draws
+        weights = weights / weights.sum(1, keepdim=True)
+        limit = np.exp(weighted_quantiles(logs, weights, (UPPER_LIMIT,))[0].cpu().numpy())
+        found = self.is_detected
+        return Estimate(
+            value=value,
+            lolim=np.where(found, lolim, 0.0),
+            hilim=np.where(found, hilim, limit),
+            upper_limit=np.where(found, np.nan, limit),
+        ).where(self.is_seen)
+
+    def _quantiles(self, draws: Tensor, weights: Tensor) -> npt.NDArray[np.float32]:
+        shared = weights[..., None].expand_as(draws)
+        return np.asarray(weighted_quantiles(draws, shared, _LIMITS).cpu().numpy())
+
+
+@torch.no_grad()
+def band_fluxes(model: Folded, batch: Batch, draws: Draws, bands: Bands = BANDS_KEV) -> BandFluxes:
+    """Integrate the fluxes of posterior draws over bands.
+
+    The flux is constant within a bin of the energy grid, so that bins at the edges of a band are
+    divided. Raises UsageError for a band outside the grid.
+    """
+    inside = band_shares(model.grid, bands)
+    device = draws.z.device
+    widths = model.energy_widths_kev
+    share, photons_to_erg = (torch.from_numpy(each).float().to(device) for each in inside)
+    integrals = torch.cat([share, photons_to_erg], 1) * widths[:, None]
+    n, number, latents = draws.z.shape
+    fluxes = draws.z.new_empty(n, number, 2 * len(bands), dtype=widths.dtype)
+    mean = draws.z.new_empty(n, model.grid.n_energy, dtype=widths.dtype)
+    for rows in torch.arange(n).split(max(1, _DRAWS_AT_ONCE // number)):
+        here = slice(int(rows[0]), int(rows[-1]) + 1)
+        z = draws.z[here].reshape(-1, latents).to(widths.dtype)
+        log_amplitude = draws.log_amplitude[here].reshape(-1, 1).to(widths.dtype)
+        density = torch.exp(model.log_shape(z) + log_amplitude)
+        fluxes[here] = (density @ integrals).reshape(len(rows), number, -1)
+        weights = draws.weights[here, None].to(widths.dtype)
+        mean[here] = (weights @ density.reshape(len(rows), number, -1))[:, 0]
+    photons, energy = fluxes.split(len(bands), dim=-1)
+    return BandFluxes(
+        bands=bands,
+        photons=photons,
+        energy=energy * ERG_PER_KEV,
+        weights=draws.weights.to(widths.dtype),
+        ess=draws.ess,
+        seen=seen_shares(model.grid, batch, bands),
+        test_statistic=_test_statistics(mean * widths, share, batch),
+    )
+
+
+def flux_columns(model: Folded, batch: Batch, draws: Draws) -> dict[str, npt.NDArray[np.float32]]:
+    """Return the catalog's columns of fluxes and hardness ratios, (n,) each.
+
+    For each of `BANDS_KEV` they are flux_<band>, erg/cm2/s, and photflux_<band>, photon/cm2/s, then
+    `HARDNESS`, all with _lolim and _hilim.
+    """
+    fluxes = band_fluxes(model, batch, draws)
+    columns = {}
+    kinds = {"flux": fluxes.energy_flux, "photflux": fluxes.photon_flux}
+    for kind, estimate in kinds.items():
+        for place, band in enumerate(fluxes.bands):
+            columns |= _with_limits(f"{kind}_{band}", estimate, place)
+    for name, pair in HARDNESS.items():
+        columns |= _with_limits(name, fluxes.hardness(*pair), 0)
+    return columns
+
+
+def band_shares(
+    grid: EnergyGrid, bands: Bands
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return which share of each bin lies in each band, and the same times its energy in keV.
+
+    Both are (n_energy, bands); the energy is the mean over the part of the bin in the band. Raises
+    UsageError for a band that is empty or not within the grid.
+    """
+    lowest, highest = (float(edge) for edge in grid.edges_kev[[0, -1]])
+    for name, (low, high) in bands.items():
+        if not lowest <= low < high <= highest:
+            raise UsageError(
+                f"band {name} of {low:g}-{high:g} keV: give a lower and a higher energy "
+                f"within {lowest:g}-{highest:g} keV"
+            )
+    edges = np.array(list(bands.values()), dtype=np.float64).reshape(-1, 2)
+    low = np.maximum(grid.edges_kev[:-1, None], edges[:, 0])
+    high = np.maximum(np.minimum(grid.edges_kev[1:, None], edges[:, 1]), low)
+    share = (high - low) / grid.widths_kev[:, None]
+    return share, share * 0.5 * (low + high)
+
+
+def seen_shares(grid: EnergyGrid, batch: Batch, bands: Bands) -> Tensor:
+    """Return the share of each band that each row's instrument sees, (n, bands).
+
+    Energies count by the width of their bins in the logarithm, so that each decade counts the same.
+    An energy is seen where the area, times the probability that its photon is counted in one of the
+    channel bins, is at least `SEEN_AREA` of its maximum.
+    """
+    caught = batch.responses.sum(-1)[batch.response_index_there]
+    area = batch.arf_cm2 * caught
+    is_seen = (area >= SEEN_AREA * area.amax(1, keepdim=True)) & (area > 0)
+    edges = np.array(list(bands.values()), dtype=np.float64).reshape(-1, 2)
+    low = np.maximum(grid.edges_kev[:-1, None], edges[:, 0])
+    high = np.maximum(np.minimum(grid.edges_kev[1:, None], edges[:, 1]), low)
+    width = np.log(high / low) / np.log(edges[:, 1] / edges[:, 0])
+    return is_seen.float() @ torch.from_numpy(width).float().to(area.device)
+
+
+def _test_statistics(photons: Tensor, share: Tensor, batch: Batch) -> Tensor:
+    """Return by how much the Cash statistic rises without the photons of each band, (n, bands).
+
+    `photons` (n, n_energy) are the posterior mean of the photons per bin, photon/cm2/s, and `share`
+    (n_energy, bands) the share of each bin in each band. The statistic is reduced by what the noise
+    of the measured background adds to that of the counts. For an empty band it would be chi squared
+    of one degree of freedom in half of all cases, and zero in the other half.
+    """
+    detected = photons * batch.arf_cm2 * batch.exposure_s[:, None]
+    parts = torch.cat([torch.ones_like(share[:, :1]), share], 1).T
+    counts = redistribute(detected[:, None] * parts, batch.response_index, batch.responses)
+    mu = (counts[:, 0] + batch.background).clamp_min(MU_MIN)
+    source = counts[:, 1:]
+    observed = batch.counts[:, None]
+    with_band = cash_per_bin(observed, mu[:, None])
+    without = cash_per_bin(observed, (mu[:, None] - source).clamp_min(MU_MIN))
+    rise = (without - with_band).sum(-1)
+    # Noise of the counts, mu, and of the expected background, with the weights of a matched filter.
+    slope = source / mu[:, None]
+    counted = (slope**2 * mu[:, None]).sum(-1)
+    measured = mu + batch.background_scale * batch.background
+    noise = (slope**2 * measured[:, None]).sum(-1)
+    return rise * counted / noise.clamp_min(1e-30)
+
+
+def _with_limits(name: str, estimate: Estimate, place: int) -> dict[str, npt.NDArray[np.float32]]:
+    ends = {"": estimate.value, "_lolim": estimate.lolim, "_hilim": estimate.hilim}
+    return {f"{name}{end}": values[:, place].astype(np.float32) for end, values in ends.items()}

@@ -1,0 +1,1 @@
+"""Compute emission models: spectral components, thermal plasma and interstellar absorption."""

@@ -1,0 +1,209 @@
+"""Fluxes in bands from draws of the posterior: units, bands, limits and what is not observed."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from raypipe.catalog.schema import describe
+from raypipe.config import ModelConfig
+from raypipe.errors import UsageError
+from raypipe.model import fluxes
+from raypipe.model.features import Batch, prepare
+from raypipe.model.fluxes import ERG_PER_KEV, band_fluxes, band_shares, flux_columns
+from raypipe.model.folding import best_amplitude, fold
+from raypipe.model.presets import Folded, build
+from raypipe.model.weighted_quantiles import weighted_quantiles
+from raypipe.spectra.band_counts import BANDS_KEV
+from tests.unit.model_spectra import GRID, power_laws
+
+ROWS, DRAWS = 6, 40
+INDEX = 1.7
+"""Photon index of the flux that a decoder adds to, so that one of zeros gives a power law."""
+
+
+def _network(seed: int = 0, rough: float = 1.0) -> Folded:
+    """A decoder with random weights, whose output `rough` scales; with 0 it gives a power law."""
+    torch.manual_seed(seed)
+    network = build(ModelConfig(latents=4, decoder_width=16), GRID)
+    assert isinstance(network, Folded)
+    with torch.no_grad():
+        for parameter in network.autoencoder.decoder.layers[-1].parameters():
+            parameter.mul_(rough)
+    return network.eval()
+
+
+def _batch(seed: int = 1, counts: float = 500.0) -> Batch:
+    return prepare(power_laws(ROWS, seed, counts)[0])
+
+
+def _draws(
+    n: int = ROWS, draws: int = DRAWS, spread: float = 0.3, seed: int = 2
+) -> SimpleNamespace:
+    """Draws with unequal weights around an amplitude typical of the spectra."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.rand(n, draws, generator=generator)
+    weights = weights / weights.sum(1, keepdim=True)
+    return SimpleNamespace(
+        z=torch.randn(n, draws, 4, generator=generator),
+        log_amplitude=-9.0 + spread * torch.randn(n, draws, generator=generator),
+        weights=weights,
+        ess=1.0 / weights.square().sum(1),
+    )
+
+
+def _draws_near_the_best(network: Folded, batch: Batch) -> SimpleNamespace:
+    """Draws with the errors of a few hundred counts around the most likely amplitude."""
+    shape = torch.exp(network.log_shape(torch.zeros(ROWS, 4))).detach()
+    folded = fold(shape, batch, network.energy_widths_kev)
+    best = torch.log(best_amplitude(batch.counts, folded, batch.background))
+    near = _draws(spread=0.06)
+    near.log_amplitude += 9.0 + best
+    return near
+
+
+def _power_law_integral(low: float, high: float, index: float) -> float:
+    return float((high ** (1 - index) - low ** (1 - index)) / (1 - index))
+
+
+def test_the_fluxes_of_a_power_law_are_its_integrals() -> None:
+    network, batch, draws = _network(rough=0.0), _batch(), _draws(spread=0.0)
+    shape = network.log_shape(torch.zeros(1, 4)).detach()
+    norm = float(torch.exp(shape - network.log_flux_base)[0, 0])
+    norm *= np.exp(-9.0)  # photon/cm2/s/keV at 1 keV
+    bands = {**BANDS_KEV, "odd": (0.7031, 2.3456)}
+    found = band_fluxes(network, batch, draws, bands)
+    for place, (low, high) in enumerate(bands.values()):
+        photons = norm * _power_law_integral(low, high, INDEX)
+        erg = ERG_PER_KEV * norm * _power_law_integral(low, high, INDEX - 1)
+        assert found.photons[..., place].numpy() == pytest.approx(photons, rel=1e-3)
+        assert found.energy[..., place].numpy() == pytest.approx(erg, rel=1e-3)
+
+
+def test_one_kev_is_the_codata_number_of_erg() -> None:
+    assert ERG_PER_KEV == 1.602176634e-9
+    network, batch, draws = _network(), _batch(), _draws()
+    found = band_fluxes(network, batch, draws, {"line": (1.0, 1.001)})
+    ratio = found.energy / found.photons
+    assert ratio.numpy() == pytest.approx(1.0005 * 1.602176634e-9, rel=1e-5)
+
+
+def test_bins_at_the_edges_of_a_band_are_divided() -> None:
+    share, energy = band_shares(GRID, {"in one bin": (0.5012, 0.5037), "all": (0.2, 12.0)})
+    covered = share * GRID.widths_kev[:, None]
+    assert covered.sum(0) == pytest.approx([0.0025, 11.8])
+    assert (share[:, 0] > 0).sum() == 1
+    assert (energy[:, 0] / np.maximum(share[:, 0], 1e-30)).max() == pytest.approx(0.50245)
+
+
+def test_soft_medium_and_hard_add_up_to_broad_draw_by_draw() -> None:
+    found = band_fluxes(_network(), _batch(), _draws())
+    for values in (found.photons, found.energy):
+        by_band = dict(zip(found.bands, values.unbind(-1), strict=True))
+        total = by_band["s"] + by_band["m"] + by_band["h"]
+        assert total.numpy() == pytest.approx(by_band["b"].numpy(), rel=1e-5)
+
+
+def test_limits_enclose_the_value() -> None:
+    columns = flux_columns(_network(), _batch(), _draws())
+    for name in ("flux_s", "flux_m", "flux_h", "flux_b", "photflux_b", "hard_hs", "hard_ms"):
+        value, low, high = (columns[f"{name}{end}"] for end in ("", "_lolim", "_hilim"))
+        assert np.all(low < value), name
+        assert np.all(value < high), name
+
+
+def test_a_band_that_the_instrument_does_not_see_has_no_flux() -> None:
+    columns = flux_columns(_network(), _batch(), _draws())
+    assert np.isnan(columns["flux_u"]).all()
+    assert np.isnan(columns["photflux_u_hilim"]).all()
+    batch = _batch()
+    hard = GRID.mid_kev < 3.0
+    batch.arf_cm2[:, torch.from_numpy(hard)] = 0.0
+    columns = flux_columns(_network(), batch, _draws())
+    for name in ("flux_s", "flux_m", "flux_b", "hard_hs", "hard_hs_lolim"):
+        assert np.isnan(columns[name]).all(), name
+    assert np.isfinite(columns["flux_h"]).all(), "two thirds of 2-7 keV lie above 3 keV"
+
+
+def test_a_band_without_counts_of_its_own_has_an_upper_limit() -> None:
+    network, batch = _network(rough=0.0), _batch(counts=300.0)
+    draws = _draws_near_the_best(network, batch)
+    counts = batch.counts.clone()
+    bins = batch.bin_lo_kev[batch.response_index] > 1.9
+    counts[bins] = 0.0
+    without = Batch(**{**vars(batch), "counts": counts})
+    seen, unseen = (band_fluxes(network, each, draws) for each in (batch, without))
+    hard = list(BANDS_KEV).index("h")
+    assert seen.is_detected[:, hard].all()
+    assert not unseen.is_detected[:, hard].any()
+    estimate = unseen.energy_flux
+    assert np.all(estimate.lolim[:, hard] == 0.0)
+    assert np.all(estimate.hilim[:, hard] == estimate.upper_limit[:, hard])
+    assert np.all(estimate.hilim[:, hard] > seen.energy_flux.hilim[:, hard]), "90% are above 84%"
+    assert np.isnan(seen.energy_flux.upper_limit[:, hard]).all()
+
+
+def test_an_upper_limit_is_that_of_a_prior_flat_in_flux() -> None:
+    """Draws from exp(-F) / F, no counts seen: with the flat prior, the limit is -ln(0.1)."""
+    uniform = (torch.arange(4000) + 0.5) / 4000
+    flux = torch.exp(np.log(1e-4) + uniform * np.log(30.0 / 1e-4)).reshape(1, -1, 1)
+    weights = torch.exp(-flux[..., 0])
+    found = fluxes.BandFluxes(
+        bands={"b": (0.5, 7.0)},
+        photons=flux,
+        energy=flux,
+        weights=weights / weights.sum(),
+        ess=torch.tensor([4000.0]),
+        seen=torch.ones(1, 1),
+        test_statistic=torch.zeros(1, 1),
+    )
+    assert found.photon_flux.upper_limit == pytest.approx(-np.log(0.1), rel=0.01)
+
+
+def test_fluxes_do_not_depend_on_the_other_rows() -> None:
+    network, batch, draws = _network(), _batch(), _draws()
+    together = flux_columns(network, batch, draws)
+    for row in range(ROWS):
+        own = SimpleNamespace(**{name: values[[row]] for name, values in vars(draws).items()})
+        alone = flux_columns(network, batch.take(torch.tensor([row])), own)
+        for name, values in together.items():
+            assert values[[row]] == pytest.approx(alone[name], rel=1e-5, nan_ok=True), name
+
+
+@pytest.mark.parametrize("band", [(0.1, 1.0), (2.0, 13.0), (3.0, 3.0), (4.0, 1.0)])
+def test_a_band_outside_the_grid_is_refused_by_name(band: tuple[float, float]) -> None:
+    with pytest.raises(UsageError, match=r"band mine .* within 0\.2-12 keV"):
+        band_fluxes(_network(), _batch(), _draws(), {"mine": band})
+
+
+def test_every_column_has_a_unit_and_a_description() -> None:
+    columns = flux_columns(_network(), _batch(), _draws())
+    assert {"flux_b", "flux_b_lolim", "flux_u_hilim", "hard_hm", "hard_hm_hilim"} <= set(columns)
+    for name in columns:
+        described = describe(name)
+        assert described is not None, name
+        assert bool(described.unit) is not name.startswith("hard_"), name
+        assert "true" not in described.description, name
+
+
+def test_quantiles_of_few_draws_keep_their_probability() -> None:
+    """The truth is one more draw; it lies below the quantile as often as the quantile says."""
+    generator = torch.Generator().manual_seed(3)
+    values = torch.randn(20_000, 11, generator=generator)
+    truth, draws = values[:, 0], values[:, 1:]
+    found = weighted_quantiles(draws, torch.full_like(draws, 0.1), (0.2, 0.5, 0.8))
+    below = (truth < found).double().mean(1)
+    assert below.numpy() == pytest.approx([0.2, 0.5, 0.8], abs=0.01)
+
+
+def test_weights_count_as_repeated_draws() -> None:
+    values = torch.linspace(0.0, 1.0, 201)[None]
+    weights = torch.where(values < 0.5, 3.0, 1.0)
+    (median,) = weighted_quantiles(values, weights, (0.5,))
+    assert float(median) == pytest.approx(1 / 3, abs=0.01), "three quarters lie below one half"
+    order = torch.randperm(201, generator=torch.Generator().manual_seed(0))
+    again = weighted_quantiles(values[:, order], weights[:, order], (0.5,))
+    assert float(again) == pytest.approx(float(median), abs=1e-6)
