@@ -169,7 +169,7 @@ def energy_axis(axes: Axes, lowest_kev: float, highest_kev: float) -> None:
     axes.set_xlabel("energy (keV)")
 
 
-def _log_rate_axis(axes: Axes) -> None:
+def log_axis(axes: Axes) -> None:
     """Give axes a logarithmic vertical scale whose ticks are powers of ten in plain text."""
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(numticks=6))
@@ -195,7 +195,7 @@ def _draw_rates(axes: Axes, groups: _Groups, exposure_s: float) -> None:
             groups.background * per_unit, edges,
             color=MUTED, lw=1.1, ls=(0, (4, 2)), label="background", baseline=None,
         )  # fmt: skip
-    _log_rate_axis(axes)
+    log_axis(axes)
     axes.set_ylim(*_rate_limits(groups, per_unit))
     axes.set_ylabel("counts s⁻¹ keV⁻¹")
     handles, labels = axes.get_legend_handles_labels()
