@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from raypipe.model.exact_density import ExactDensity
 from raypipe.model.features import Batch
-from raypipe.model.folding import cash_per_bin, redistribute
+from raypipe.model.pareto import smooth
 from raypipe.model.presets import Folded
 from raypipe.model.refine import Refined
+from raypipe.model.row_noise import content_seeds, normal_noise, random_seeds, uniforms
+from raypipe.model.split_normal import SplitNormal
 
-_SOBOL_SEED = 2026
-_MIX = (-0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)
-"""Multipliers of the hash splitmix64, as signed integers of 64 bits."""
+ESS_MIN = 10.0
+"""Effective sample size below which averages over the draws are only approximate."""
+
+_PROBE = 1.5
+"""Distance from the maximum at which the widths of the first proposal are measured."""
+_WIDTH_RANGE = (0.4, 2.5)
+_WIDENING = 1.1
+_ESS_WANTED = 0.25
+"""Effective share of the draws below which a row gets further proposals."""
+_FURTHER = (2, 4)
+"""Draws of the second and third proposal, in units of those wanted."""
+_KEPT_DRAWS = 20.0
+"""The covariance of earlier draws weighs as much as the former one if they are worth this many."""
+_RESAMPLING = 99
+_POINTS_AT_ONCE = {"cpu": 2048, "cuda": 65536}
 
 
 @dataclass(frozen=True)
@@ -23,14 +38,31 @@ class Draws:
 
     `z` (n, draws, latents), `log_amplitude` (n, draws), the logarithm of the factor between
     `exp(Folded.log_shape(z))` and the photon flux density, and `weights` (n, draws), which sum to
-    one. `ess` (n,) is the effective sample size, 1 / sum of squared weights. Rows without a
-    finite posterior are NaN.
+    one. `ess` (n,) is the effective number of independent draws, and `pareto_k` (n,) the shape of
+    the tail of the weights, above 0.7 for unreliable ones. Rows without a posterior are NaN.
     """
 
     z: Tensor
     log_amplitude: Tensor
     weights: Tensor
     ess: Tensor
+    pareto_k: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """Compute the posterior mean of the latents, (n, latents)."""
+        return (self.weights[..., None] * self.z).sum(1)
+
+    @property
+    def std(self) -> Tensor:
+        """Compute the posterior standard deviation of the latents, (n, latents).
+
+        It is divided by 1 - sum of squared weights, as the variance of a sample is by n - 1.
+        """
+        weights = self.weights.double()
+        square = (self.z - self.mean[:, None]).double().square()
+        freedom = (1.0 - weights.square().sum(-1, keepdim=True)).clamp_min(1e-12)
+        return ((weights[..., None] * square).sum(1) / freedom).sqrt().float()
 
 
 @torch.no_grad()
@@ -41,72 +73,170 @@ def draw(
     draws: int,
     generator: torch.Generator | None = None,
 ) -> Draws:
-    """Draw from the posterior by importance sampling from its normal approximation.
+    """Draw from the posterior of each row by importance sampling around `refined`.
 
-    Without a generator the draws depend on a row's own counts alone, so that they are the same in
-    every batch.
+    Latents are proposed by a split normal distribution with the axes of `refined.covariance`, and
+    the amplitude from its conditional distribution given the latents (`ExactDensity`). The weights
+    are posterior over proposal, Pareto-smoothed. Where they leave an effective sample size below a
+    quarter of the draws, normal distributions with mean and covariance of the draws so far propose
+    more, all draws are weighted by the mixture of the proposals (Owen & Zhou 2000), and `draws` of
+    them are chosen with equal weights.
+
+    Without a generator the draws depend on a row's own counts alone: up to rounding, they are the
+    same in every batch.
     """
-    at = torch.cat([refined.z, refined.log_amplitude], 1).double()
-    noise = _normal_noise(batch, draws, at.shape[1], generator)
-    factor = torch.linalg.cholesky_ex(refined.covariance)[0]
-    points = at[:, None] + noise @ factor.transpose(1, 2)
-    log_proposal = -0.5 * noise.square().sum(-1)
-    log_posterior = _log_posterior(model, points.float(), batch)
-    weights = torch.softmax(log_posterior - log_proposal, -1)
-    ess = 1.0 / weights.square().sum(-1)
+    seeds = content_seeds(batch) if generator is None else random_seeds(len(batch), generator)
+    seeds = seeds.to(batch.counts.device)
+    rows_at_once = max(1, _POINTS_AT_ONCE[batch.counts.device.type] // draws)
+    parts = [
+        _draw(model, _rows_of(refined, rows), batch.take(rows), draws, seeds[rows.to(seeds.device)])
+        for rows in torch.arange(len(batch)).split(rows_at_once)
+    ]
+    names = ("z", "log_amplitude", "weights", "ess", "pareto_k")
+    return Draws(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Hold the fields of `Refined` from which proposals start."""
+
+    z: Tensor
+    log_amplitude: Tensor
+    covariance: Tensor
+
+
+def _rows_of(refined: Refined, rows: Tensor) -> _Start:
+    there = rows.to(refined.z.device)
+    return _Start(refined.z[there], refined.log_amplitude[there], refined.covariance[there])
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Hold all draws of some rows with the proposals they came from.
+
+    `log_target` (n, draws) is the log of posterior over the amplitude's proposal; `shares` are the
+    numbers of draws of each proposal.
+    """
+
+    z: Tensor
+    log_amplitude: Tensor
+    log_target: Tensor
+    proposals: tuple[SplitNormal, ...]
+    shares: tuple[int, ...]
+
+    @property
+    def log_weights(self) -> Tensor:
+        """Compute the log of target over the mixture of all proposals, (n, draws)."""
+        terms = [
+            proposal.log_density(self.z) + torch.log(torch.tensor(float(share)))
+            for proposal, share in zip(self.proposals, self.shares, strict=True)
+        ]
+        log_weights = self.log_target - torch.logsumexp(torch.stack(terms), 0)
+        return torch.where(torch.isfinite(log_weights), log_weights, -torch.inf)
+
+    def take(self, rows: Tensor) -> _Pool:
+        return replace(
+            self,
+            z=self.z[rows],
+            log_amplitude=self.log_amplitude[rows],
+            log_target=self.log_target[rows],
+            proposals=tuple(proposal.take(rows) for proposal in self.proposals),
+        )
+
+    def joined(self, other: _Pool) -> _Pool:
+        return _Pool(
+            torch.cat([self.z, other.z], 1),
+            torch.cat([self.log_amplitude, other.log_amplitude], 1),
+            torch.cat([self.log_target, other.log_target], 1),
+            self.proposals + other.proposals,
+            self.shares + other.shares,
+        )
+
+
+def _draw(model: Folded, start: _Start, batch: Batch, draws: int, seeds: Tensor) -> Draws:
+    density = ExactDensity(model, batch, start.log_amplitude)
+    first = _first_proposal(density, start)
+    pool = _propose(density, first, seeds, draws, stage=0)
+    found = _weighted(pool)
+    weak = torch.nonzero(found.ess < _ESS_WANTED * draws)[:, 0]
+    if len(weak):
+        again = _insist(density.take(weak), pool.take(weak), seeds[weak], draws)
+        for name in ("z", "log_amplitude", "weights", "ess", "pareto_k"):
+            getattr(found, name)[weak] = getattr(again, name)
+    return found
+
+
+def _first_proposal(density: ExactDensity, start: _Start) -> SplitNormal:
+    """Make a normal distribution whose widths follow the posterior along both ends of each axis."""
+    size = start.z.shape[1]
+    normal = SplitNormal.of(start.z.double(), start.covariance[:, :size, :size], 1.0)
+    steps = _PROBE * normal.axes
+    center = normal.center[:, None]
+    values = density.profile(torch.cat([center, center + steps, center - steps], 1))
+    # A normal distribution of width w falls by (probe / w)^2 / 2.
+    fall = (values[:, :1] - values[:, 1:]).nan_to_num(0.5 * _PROBE**2)
+    widths = (0.5 * _PROBE**2 / fall.clamp_min(1e-3)).sqrt().clamp(*_WIDTH_RANGE)
+    return replace(normal, upper=_WIDENING * widths[:, :size], lower=_WIDENING * widths[:, size:])
+
+
+def _propose(
+    density: ExactDensity, proposal: SplitNormal, seeds: Tensor, draws: int, stage: int
+) -> _Pool:
+    noise = normal_noise(seeds, draws, proposal.center.shape[1] + 1, stage)
+    z = proposal.draw(noise[..., :-1])
+    log_amplitude, log_target = density.with_amplitude(z, noise[..., -1])
+    return _Pool(z, log_amplitude, log_target, (proposal,), (draws,))
+
+
+def _weighted(pool: _Pool) -> Draws:
+    weights, shape = smooth(pool.log_weights)
     return Draws(
-        z=points[..., :-1].float(),
-        log_amplitude=points[..., -1].float(),
+        z=pool.z.float(),
+        log_amplitude=pool.log_amplitude.float(),
         weights=weights.float(),
-        ess=ess.float(),
+        ess=(1.0 / weights.square().sum(-1)).float(),
+        pareto_k=shape.float(),
     )
 
 
-def _log_posterior(model: Folded, points: Tensor, batch: Batch) -> Tensor:
-    """Compute the log posterior, up to a constant per row, at points (n, draws, latents + 1).
-
-    The prior is a unit normal in the latents and, with S the expected source counts, proportional
-    to 1 / (S + 1) in S: flat in the log amplitude, as in the refinement, down to one count.
-    """
-    n, draws, size = points.shape
-    z, log_a = points[..., :-1], points[..., -1:]
-    shape = torch.exp(model.log_shape(z.reshape(n * draws, size - 1))).reshape(n, draws, -1)
-    to_photons = batch.arf_cm2 * batch.exposure_s[:, None] * model.energy_widths_kev
-    photons = torch.exp(log_a) * shape * to_photons[:, None]
-    source = redistribute(photons, batch.response_index, batch.responses)
-    cash = cash_per_bin(batch.counts[:, None], source + batch.background[:, None])
-    total = source.double().sum(-1)
-    log_prior = torch.log(total / (total + 1.0)) - 0.5 * z.double().square().sum(-1)
-    return log_prior - 0.5 * cash.double().sum(-1)
+def _insist(density: ExactDensity, pool: _Pool, seeds: Tensor, draws: int) -> Draws:
+    """Add draws from proposals that follow the draws so far, and choose among all."""
+    for stage, times in enumerate(_FURTHER, 1):
+        following = _following(pool)
+        pool = pool.joined(_propose(density, following, seeds, times * draws, stage))
+    return _chosen(_weighted(pool), draws, uniforms(seeds, 1, _RESAMPLING))
 
 
-def _normal_noise(batch: Batch, draws: int, size: int, generator: torch.Generator | None) -> Tensor:
-    """Return quasi-random unit normal noise (n, draws, size): Sobol points, shifted per row."""
-    engine = torch.quasirandom.SobolEngine(size, scramble=True, seed=_SOBOL_SEED)
-    points = engine.draw(draws, dtype=torch.float64).to(batch.counts.device)
-    if generator is None:
-        shifts = _hashed_uniforms(batch, size)
-    else:
-        shifts = torch.rand(
-            len(batch), size, generator=generator, dtype=torch.float64, device=generator.device
-        ).to(points.device)
-    uniform = (points + shifts[:, None]).remainder(1.0)
-    return torch.special.ndtri(uniform.clamp(1e-12, 1.0 - 1e-12))
+def _following(pool: _Pool) -> SplitNormal:
+    """Make a normal distribution with the mean and the covariance of the weighted draws."""
+    weights, _ = smooth(pool.log_weights)
+    # No draw decides alone: weights are cut at the inverse root of their number (Ionides 2008).
+    weights = weights.clamp_max(weights.shape[1] ** -0.5)
+    weights = weights / weights.sum(-1, keepdim=True)
+    mean = (weights[..., None] * pool.z).sum(1)
+    apart = pool.z - mean[:, None]
+    found = (weights[..., None] * apart).transpose(1, 2) @ apart
+    ess = (1.0 / weights.square().sum(-1))[:, None, None]
+    before = pool.proposals[-1]
+    widths = 0.5 * (before.upper.square() + before.lower.square()) * before.lengths.square()
+    former = (before.directions * widths[:, None]) @ before.directions.transpose(1, 2)
+    covariance = (ess * found + _KEPT_DRAWS * former) / (ess + _KEPT_DRAWS)
+    return SplitNormal.of(mean, covariance, _WIDENING)
 
 
-def _hashed_uniforms(batch: Batch, size: int) -> Tensor:
-    """Return numbers between 0 and 1, (n, size), that depend on each row's counts and exposure."""
-    content = torch.cat([batch.counts, batch.exposure_s[:, None]], 1).float().contiguous()
-    words = content.view(torch.int32).long()
-    places = torch.arange(1, words.shape[1] + 1, device=words.device)
-    seed = (_mixed(places) * words).sum(1, keepdim=True)
-    numbers = _mixed(seed + _mixed(torch.arange(size, device=words.device) + 1))
-    return (numbers & ((1 << 53) - 1)).double() / float(1 << 53)
-
-
-def _mixed(numbers: Tensor) -> Tensor:
-    """Hash integers of 64 bits: splitmix64 (Steele, Lea & Flood 2014)."""
-    x = numbers * -0x61C8864680B583EB
-    x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * _MIX[0]
-    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * _MIX[1]
-    return x ^ ((x >> 31) & ((1 << 33) - 1))
+def _chosen(pool: Draws, draws: int, offsets: Tensor) -> Draws:
+    """Choose `draws` of the weighted draws by systematic resampling, with equal weights."""
+    levels = torch.arange(draws, dtype=torch.float64, device=offsets.device)
+    edges = pool.weights.double().cumsum(-1)
+    chosen = torch.searchsorted(edges, (levels + offsets) / draws * edges[:, -1:])
+    chosen = chosen.clamp_max(pool.weights.shape[1] - 1)
+    broken = torch.isnan(pool.ess)[:, None]
+    return Draws(
+        z=pool.z.gather(1, chosen[..., None].expand(-1, -1, pool.z.shape[2])),
+        log_amplitude=pool.log_amplitude.gather(1, chosen),
+        weights=torch.where(
+            broken, torch.nan, torch.full_like(chosen, 1.0 / draws, dtype=torch.float32)
+        ),
+        ess=pool.ess.clamp_max(float(draws)),
+        pareto_k=pool.pareto_k,
+    )
