@@ -22,12 +22,12 @@ from raypipe.discovery.columns import manifest_rows
 from raypipe.discovery.folder import detections
 from raypipe.discovery.manifest import write_manifest
 from raypipe.discovery.own_ids import manifest_source, published_ids
-from raypipe.discovery.release import choose_release_name
+from raypipe.discovery.release import choose_release_name, is_survey
 from raypipe.errors import UsageError
 from raypipe.store.hash_partitioner import remove_leftovers, scratch_folder
 from raypipe.store.layout import manifest_folder
 from raypipe.store.lease import exclusive
-from raypipe.store.manifest import find_manifest, set_aside_name
+from raypipe.store.manifest import SIMULATED, find_manifest, set_aside_name
 from raypipe.store.workspace import Workspace
 from raypipe.telemetry import stage
 from raypipe.verb import Call, verb
@@ -104,6 +104,7 @@ def _from_archive(
             pages.origin,
             join=join,
             made_of=made_of,
+            extra={SIMULATED: False},
         )
     else:
         log.info(
@@ -131,7 +132,7 @@ def _from_files(
     join = CatalogJoin(read_catalog(catalog)) if catalog is not None else None
     remove_leftovers(workspace, release)
     account = Account()
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = {SIMULATED: True} if is_survey(folder) else {}
 
     def tables() -> Iterator[pa.Table]:
         published = published_ids(workspace, release, earlier or source)

@@ -40,6 +40,11 @@ def choose_release_name(source: str, release: str | None, config: DiscoverConfig
     return check_name(given, "release") if given else folder_release(folder)
 
 
+def is_survey(folder: Workspace) -> bool:
+    """Return whether a folder holds a survey that `simulate` wrote."""
+    return folder.exists(_SURVEY)
+
+
 def folder_release(folder: Workspace) -> str:
     """Return the release name that a folder, bucket or prefix gives: its last part.
 

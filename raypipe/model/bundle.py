@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from raypipe.box import MODEL_ID, box_folder
 from raypipe.config import Config, EmbedConfig
 from raypipe.config_toml import load_config
 from raypipe.errors import OgipError, RaypipeError, UsageError
@@ -219,17 +220,21 @@ def save_model(model: Model, workspace: Workspace, folder: str) -> None:
     workspace.write_bytes(f"{folder}/model.safetensors", weights)
 
 
-def load_model(path: str | os.PathLike[str]) -> Model:
-    """Open a model bundle, a folder or s3:// prefix.
+def load_model(path: str | os.PathLike[str] | None = None) -> Model:
+    """Open a model bundle, a folder or s3:// prefix; by default the model in the box.
+
+    `path` may also be the id of the model in the box, unless there is a bundle of that name in the
+    working directory. Each call reads the bundle, which takes about 30 ms, and returns a new Model:
+    one caller can move the network to a GPU without affecting another.
 
     Raises RaypipeError if it is not a bundle, is incomplete, has changed since it was saved, holds
     impossible numbers, or was made for another grid. The first bundles of this format carry no
     hash: in these, a change is noticed only if it makes the numbers impossible.
     """
-    bundle = Workspace(path)
+    bundle = _locate(path)
     where = bundle.absolute_uri("model.safetensors")
     if not bundle.exists("model.safetensors"):
-        raise RaypipeError(f"{where}: no such file; {path} is not a model bundle")
+        raise RaypipeError(f"{where}: no such file; {bundle.uri} is not a model bundle")
     size = bundle.fs.get_file_info(bundle.path("model.safetensors")).size
     if size > _MAX_WEIGHTS_BYTES:
         raise RaypipeError(f"{where}: {size} bytes are more than a model bundle has")
@@ -278,6 +283,16 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     metrics = bundle.read_object("metrics.json", {})
     fingerprint = hashlib.sha256(data).hexdigest()
     return Model(model_id, config, grid, network, population, *sources, metrics, fingerprint)
+
+
+def _locate(path: str | os.PathLike[str] | None) -> Workspace:
+    """Return the folder of a bundle, as described by `load_model`."""
+    if path is None:
+        return Workspace(box_folder())
+    given = Workspace(path)
+    if os.fspath(path) == MODEL_ID and not given.exists("model.safetensors"):
+        return Workspace(box_folder())
+    return given
 
 
 def _require_unchanged(

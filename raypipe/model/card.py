@@ -7,23 +7,32 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from raypipe.box import is_from_box
+from raypipe.model.training_record import (
+    TrainingRecord,
+    describe_counts,
+    describe_numbers,
+    describe_spectra,
+    training_record,
+)
 from raypipe.spectra.channel_bins import BAND_KEV, MOST_BINS
 
 if TYPE_CHECKING:
     from raypipe.model.bundle import Model
 
 _RESPONSE = {"folded": ", with the instrument's response removed"}
+_MAKERS = ("raypipe", "torch", "ray")
 
 
 def model_card(model: Model) -> str:
     """Write a model card in Markdown: data, settings, use, quality and limits of a model."""
-    metrics = model.metrics
-    made_by = metrics.get("made_by", {})
-    spectra = metrics.get("spectra", {})
-    grid = model.grid
-    known = metrics.get("classes") or dict.fromkeys(model.population.classes, "")
-    classes = ", ".join(f"{name} {count}".strip() for name, count in known.items())
-    quality = metrics.get("quality")
+    record = record_of(model)
+    trained_on, made_by, grid = record.trained_on, record.made_by, model.grid
+    classes = ", ".join(
+        f"{name} {trained_on.classes.get(name, '')}".strip()
+        for name in trained_on.classes or model.population.classes
+    )
+    quality = model.metrics.get("quality")
     return f"""# {model.model_id}
 
 A raypipe autoencoder of X-ray spectra, preset `{model.preset}`: {model.config.model.latents} \
@@ -31,14 +40,15 @@ latents that describe the spectrum of a detection{_RESPONSE.get(model.preset, ""
 
 | | |
 |---|---|
-| trained on | release {metrics.get("release")}: {spectra.get("train")} spectra for training, \
-{spectra.get("validation")} for validation, {spectra.get("test")} held out for tests |
-| data fingerprint | `{metrics.get("data_fingerprint")}` |
-| made by | raypipe {made_by.get("raypipe")}, torch {made_by.get("torch")}, ray \
-{made_by.get("ray")} |
+| trained on | {describe_spectra(record)} |
+| other spectra | {describe_numbers(_without_train(record.spectra))} |
+| telescopes | {describe_numbers(trained_on.telescopes)} |
+| responses | {_or_unknown(trained_on.responses)} |
+| counts | {describe_counts(trained_on)} per training spectrum |
+| data fingerprint | `{_or_unknown(record.data_fingerprint)}` |
+| made by | {", ".join(f"{name} {made_by.get(name, 'unknown')}" for name in _MAKERS)} |
 | seed | {model.config.train.seed} |
-| best epoch | {metrics.get("best_epoch")} of {metrics.get("epochs")}, validation loss \
-{metrics.get("validation_loss"):.4f} |
+| best epoch | {_best_epoch(record)} |
 | energies | {grid.edges_kev[0]:g}-{grid.edges_kev[-1]:g} keV in {grid.n_energy} bins |
 | channels | at most {MOST_BINS} bins of whole channels per response, within \
 {BAND_KEV[0]:g}-{BAND_KEV[1]:g} keV |
@@ -48,7 +58,7 @@ latents that describe the spectrum of a detection{_RESPONSE.get(model.preset, ""
 
 ```python
 import raypipe
-model = raypipe.load_model("path/to/{model.model_id}")
+model = raypipe.load_model({"" if is_from_box(model.model_id) else f'"path/to/{model.model_id}"'})
 latents = model.encode(raypipe.read_spectrum("acisf01575_001N001_r0085_pha3.fits.gz"))
 ```
 
@@ -70,6 +80,15 @@ and RMF; for telescopes that are not among its training spectra it is not valida
 """
 
 
+def record_of(model: Model) -> TrainingRecord:
+    """Return the record of a model's training; raises RaypipeError if metrics.json is damaged."""
+    record = training_record(model.metrics, model.model_id)
+    if record.trained_on.sources is not None or not len(model.train_sources):
+        return record
+    sources = {"sources": len(model.train_sources)}
+    return record.model_copy(update={"trained_on": record.trained_on.model_copy(update=sources)})
+
+
 def describe_classes(model: Model) -> str:
     """State where class probabilities come from, how good they are there, and their limits."""
     population = model.population
@@ -79,10 +98,11 @@ def describe_classes(model: Model) -> str:
     listed = ", ".join(
         f"{name} {count}" for name, count in zip(population.classes, members, strict=True)
     )
-    release = model.metrics.get("release")
+    record = record_of(model)
+    origin = "" if record.origin is None else f" of {record.origin}"
     text = (
         f"Class probabilities come from {len(population.reference_class):,} labelled training "
-        f"spectra of release {release} ({listed}). They inherit the errors of these labels, and "
+        f"spectra{origin} ({listed}). They inherit the errors of these labels, and "
         "assume that all classes are equally frequent."
     )
     accuracy = population.balanced_accuracy()
@@ -92,11 +112,35 @@ def describe_classes(model: Model) -> str:
             f"class has a balanced accuracy of {accuracy:.2f}; a guess has "
             f"{1 / len(population.classes):.2f}."
         )
-    return text + (
-        " If the training spectra are simulated, that figure holds for simulated sources only; "
-        "real ones are much harder to tell apart. docs/results.md of raypipe (Classes and "
-        "physics) has the accuracy measured on a survey drawn from fits to real sources."
+    return text + _SIMULATED[record.trained_on.simulated]
+
+
+_MORE = (
+    "that figure holds for simulated sources only; real ones are much harder to tell apart. "
+    "docs/results.md of raypipe (Classes and physics) has the accuracy measured on a survey drawn "
+    "from fits to real sources."
+)
+_SIMULATED = {
+    True: f" The training spectra are simulated: {_MORE}",
+    False: "",
+    None: f" If the training spectra are simulated, {_MORE}",
+}
+"""What to say of the accuracy of classes, by whether the training spectra were simulated."""
+
+
+def _without_train(spectra: Mapping[str, int]) -> dict[str, int]:
+    return {name: number for name, number in spectra.items() if name != "train"}
+
+
+def _best_epoch(record: TrainingRecord) -> str:
+    loss = record.validation_loss
+    return f"{_or_unknown(record.best_epoch)} of {_or_unknown(record.epochs)}, validation loss " + (
+        "unknown" if loss is None else f"{loss:.4f}"
     )
+
+
+def _or_unknown(value: object) -> str:
+    return "unknown" if value is None else str(value)
 
 
 def _quality_table(quality: dict[str, Any]) -> str:
@@ -139,12 +183,11 @@ def _signed(value: float | None) -> str:
 
 def model_summary(model: Model) -> Mapping[str, object]:
     """Return names and values that describe a model: preset, grid, training, validation."""
-    metrics, grid = model.metrics, model.grid
-    spectra, quality = metrics.get("spectra", {}), metrics.get("quality") or {}
+    record, grid = record_of(model), model.grid
+    quality, trained_on = model.metrics.get("quality") or {}, record.trained_on
     weights = sum(each.numel() for each in model.network.parameters())
-    seen = f"{spectra['train']:,} spectra of " if "train" in spectra else ""
     scores = {
-        "loss": metrics.get("validation_loss"),
+        "loss": record.validation_loss,
         "Cash per bin": quality.get("cash_per_bin"),
         "expected": quality.get("cash_expected_per_bin"),
         "z-score": quality.get("fit_zscore", {}).get("mean"),
@@ -156,8 +199,9 @@ def model_summary(model: Model) -> Mapping[str, object]:
         "energies": f"{energies[0]:g} to {energies[-1]:g} keV in {grid.n_energy} bins",
         "channels": f"{BAND_KEV[0]:g} to {BAND_KEV[1]:g} keV in at most {MOST_BINS} bins of each "
         "response",
-        "trained on": f"{seen}{len(model.train_sources):,} sources"
-        + (f", release {metrics['release']}" if metrics.get("release") else ""),
+        "trained on": describe_spectra(record),
+        "telescopes": describe_numbers(trained_on.telescopes),
+        "counts": describe_counts(trained_on),
         "validated on": f"{len(model.validation_sources):,} sources",
         "validation": ", ".join(figures),
         "classes": ", ".join(model.population.classes) or "none",

@@ -12,6 +12,8 @@ from raypipe.store.layout import manifest_folder
 from raypipe.store.workspace import Workspace
 
 MOST_PARTS = 1 << 16
+SIMULATED = "simulated"
+"""Key of a manifest's summary: whether `simulate` made the detections; absent if unknown."""
 
 
 def parts_for(rows: int, part_rows: int) -> int:
@@ -65,6 +67,17 @@ def choose_release(workspace: Workspace, release: str | None) -> str:
             else f"{workspace.uri} has no release: run raypipe discover first"
         )
     return known[0]
+
+
+def is_simulated(workspace: Workspace, release: str) -> bool | None:
+    """Return whether raypipe simulated the detections of a release, None if that is unknown.
+
+    A folder without the description of a survey may hold simulated spectra nevertheless.
+    """
+    summary = read_manifest_summary(workspace, release)
+    if isinstance(summary.get(SIMULATED), bool):
+        return bool(summary[SIMULATED])
+    return None
 
 
 def set_aside_name(release: str) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from inspect import signature
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import ray.train
 import ray.train.torch
 import torch
@@ -21,6 +21,7 @@ from raypipe.config_toml import load_config
 from raypipe.model.bundle import Model, save_model
 from raypipe.model.latent_population import Population
 from raypipe.model.presets import Folded, Paper, build
+from raypipe.model.training_record import TRAINED_ON
 from raypipe.spectra.grid import EnergyGrid
 from raypipe.store.layout import model_folder
 from raypipe.store.run_record import made_by
@@ -36,6 +37,7 @@ from raypipe.training.precision import adapt, choose_arithmetic
 from raypipe.training.reading import PartReader, Rows
 from raypipe.training.split import TRAIN, VALIDATION
 from raypipe.training.steps import StepPlan
+from raypipe.training.trained_on import describe_training_spectra
 
 _SYNC_BUFFERS = (
     "forward_sync_buffers"
@@ -160,7 +162,8 @@ class _Trainer:
         network = self._build()
         network.load_state_dict(self.learner.best_state)
         network.eval()
-        latents = self._gather(_encode(network, self.learner.train))
+        encoded = _encode(network, self.learner.train)
+        latents, counts = self._gather(encoded.latents), self._gather(encoded.counts)
         standing = self.standing()
         if self.rank != 0:
             return
@@ -175,7 +178,7 @@ class _Trainer:
             population=Population.fit(z, labels, keys, train.references, train.seed),
             train_sources=np.unique(keys),
             validation_sources=np.unique(self.roster.keys[self.roster.rows(VALIDATION)]),
-            metrics=self._metrics(network, standing),
+            metrics=self._metrics(network, standing, counts.cpu().double().numpy()),
         )
         save_model(model, self.workspace, model_folder(self.model_id))
 
@@ -205,10 +208,16 @@ class _Trainer:
     def _tell_standing(self, standing: dict[str, float]) -> None:
         self.tell({"news": "standing", **standing})
 
-    def _metrics(self, network: Folded | Paper, standing: dict[str, float]) -> dict[str, Any]:
+    def _metrics(
+        self,
+        network: Folded | Paper,
+        standing: dict[str, float],
+        counts: npt.NDArray[np.float64],
+    ) -> dict[str, Any]:
         from raypipe.training.quality import measure_quality
 
         learner = self.learner
+        trained_on = describe_training_spectra(self.workspace, self.release, self.roster, counts)
         return {
             "tuning": self.tuning,
             "model_id": self.model_id,
@@ -234,17 +243,22 @@ class _Trainer:
             "validation_loss": learner.best_loss,
             "validation_cash": standing.get("best_validation_cash"),
             "history": learner.history,
-            "classes": self._classes(),
+            "classes": trained_on.classes,
+            TRAINED_ON: trained_on.model_dump(mode="json"),
             "quality": measure_quality(network, learner.validation, self.config.embed.refine_steps),
         }
 
-    def _classes(self) -> dict[str, int]:
-        """Count the labelled training spectra of each class."""
-        labels = self.roster.labels[self.roster.rows(TRAIN)]
-        return dict(sorted(Counter(str(label) for label in labels if label).items()))
+
+class _Encoded(NamedTuple):
+    """Hold the latents (n, latents) of spectra, and their counts in all channel bins (n,)."""
+
+    latents: Tensor
+    counts: Tensor
 
 
 @torch.no_grad()
-def _encode(network: Folded | Paper, stream: BatchStream) -> Tensor:
+def _encode(network: Folded | Paper, stream: BatchStream) -> _Encoded:
     """Encode all spectra of a stream, in order."""
-    return torch.cat([network.encode(batch) for _, batch in stream.sweep()])
+    pieces = [(network.encode(batch), batch.counts.sum(-1)) for _, batch in stream.sweep()]
+    latents, counts = zip(*pieces, strict=True)
+    return _Encoded(torch.cat(latents), torch.cat(counts))

@@ -59,7 +59,7 @@ def test_a_model_is_summarized_by_preset_grid_training_and_validation(model: Mod
         "folded, 8 latents",
         "0.2 to 12 keV in 810 bins",
         "in at most 256 bins of each response",
-        "600 spectra of 600 sources, release power laws",
+        "600 detections of 600 sources, release power laws",
         "loss 7.924",
         "AGN, YSO",
     ):
