@@ -27,15 +27,29 @@ def normalized(flux: FloatArray, grid: EnergyGrid) -> FloatArray:
 
 def power_law(photon_index: FloatArray, grid: EnergyGrid) -> FloatArray:
     """Return power laws E^-Gamma, (B, n)."""
-    return normalized(np.exp(np.multiply.outer(-photon_index, np.log(grid.mid_kev))), grid)
+    return normalized(power_law_flux(photon_index, grid), grid)
+
+
+def power_law_flux(photon_index: FloatArray, grid: EnergyGrid) -> FloatArray:
+    """Return E^-Gamma, (B, n): power laws of one photon/cm2/s/keV at 1 keV."""
+    flux: FloatArray = np.exp(np.multiply.outer(-photon_index, np.log(grid.mid_kev)))
+    return flux
 
 
 def black_body(kt_kev: FloatArray, grid: EnergyGrid) -> FloatArray:
-    """Return Planck spectra E^2 / (exp(E/kT) - 1) of temperature kT, (B, n)."""
-    # x^2 exp(-x) / (1 - exp(-x)) neither overflows for large x nor cancels for small x.
+    """Return Planck spectra of temperature kT, (B, n)."""
+    return normalized(black_body_flux(kt_kev, grid), grid)
+
+
+def black_body_flux(kt_kev: FloatArray, grid: EnergyGrid) -> FloatArray:
+    """Return E^2 / (exp(E/kT) - 1), (B, n), photon/cm2/s/keV with E in keV.
+
+    The amplitude of one is that of Sherpa's `bbody`, which the Chandra Source Catalog fits.
+    """
+    # E^2 exp(-x) / (1 - exp(-x)) neither overflows for large x nor cancels for small x.
     x = grid.mid_kev[None, :] / kt_kev[:, None]
-    shape = np.exp(2 * np.log(x) - x) / -np.expm1(-x)
-    return normalized(shape, grid)
+    flux: FloatArray = np.exp(2 * np.log(grid.mid_kev)[None, :] - x) / -np.expm1(-x)
+    return flux
 
 
 def disk_black_body(kt_kev: FloatArray, grid: EnergyGrid) -> FloatArray:
@@ -49,6 +63,15 @@ def disk_black_body(kt_kev: FloatArray, grid: EnergyGrid) -> FloatArray:
 def bremsstrahlung(kt_kev: FloatArray, grid: EnergyGrid) -> FloatArray:
     """Return thermal bremsstrahlung of temperature kT, with the Gaunt factor below, (B, n)."""
     return normalized(bremsstrahlung_shape(kt_kev, grid), grid)
+
+
+def bremsstrahlung_flux(kt_kev: FloatArray, grid: EnergyGrid) -> FloatArray:
+    """Return bremsstrahlung of temperature kT and unit norm, (B, n), photon/cm2/s/keV.
+
+    The norm is that of XSPEC's `bremss`: 3.02e-15 / (4 pi D^2) times the integral of n_e n_i over
+    the volume, D in cm and densities in cm^-3.
+    """
+    return bremsstrahlung_shape(kt_kev, grid) / np.sqrt(kt_kev)[:, None]
 
 
 def bremsstrahlung_shape(kt_kev: FloatArray, grid: EnergyGrid) -> FloatArray:

@@ -17,10 +17,13 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from raypipe.physics.components import bremsstrahlung_shape, normalized
 from raypipe.physics.energy import EnergyGrid, FloatArray
 
+_EMISSIVITY_UNIT = 1e-17
+"""Unit of the tables of emissivity, photons cm3/s/keV."""
 KELVIN_PER_KEV = 1.160452e7
 """1 keV over the Boltzmann constant (CODATA)."""
 TEMPERATURES_KEV = np.geomspace(0.05, 90.0, 160)
@@ -116,20 +119,41 @@ LINES = (
 def thermal_plasma(kt_kev: FloatArray, abundance: FloatArray, grid: EnergyGrid) -> FloatArray:
     """Return plasma spectra (B, n), normalized to one photon/cm2/s between 0.5 and 7 keV.
 
-    `kt_kev` (B,) is the temperature, 0.05-90 keV, and `abundance` (B,) the abundance of metals
-    relative to solar. Spectra are interpolated linearly in log kT between 160 temperatures.
+    The arguments are those of `plasma_flux`.
     """
-    continuum, lines = _emissivity_tables(grid)
-    position = np.interp(
-        np.log(kt_kev), np.log(TEMPERATURES_KEV), np.arange(len(TEMPERATURES_KEV), dtype=float)
-    )
-    lower = np.minimum(position.astype(int), len(TEMPERATURES_KEV) - 2)
-    share = (position - lower)[:, None]
-    flux = (1 - share) * continuum[lower] + share * continuum[lower + 1]
-    metals = (1 - share) * lines[lower] + share * lines[lower + 1]
-    metals *= abundance[:, None]
-    flux += metals
-    return normalized(flux, grid)
+    return normalized(plasma_flux(kt_kev, abundance, grid), grid)
+
+
+def plasma_flux(kt_kev: FloatArray, abundance: FloatArray, grid: EnergyGrid) -> FloatArray:
+    """Return plasma spectra of unit norm, (B, n), photon/cm2/s/keV.
+
+    `kt_kev` (B,) is the temperature, 0.05-90 keV, and `abundance` (B,) the abundance of metals
+    relative to solar. The norm is that of XSPEC's `apec`: 1e-14 / (4 pi D^2) times the integral of
+    n_e n_H over the volume. Emissivities are interpolated in log kT between 160 temperatures, by a
+    cubic through four of them.
+    """
+    continuum, metals = _emissivity_tables(grid)
+    flux = np.zeros((len(kt_kev), grid.n))
+    for node, weight in _cubic_weights(np.log(kt_kev)):
+        flux += weight * (continuum[node] + abundance[:, None] * metals[node])
+    np.maximum(flux, 0.0, out=flux)
+    flux *= 1e14 * _EMISSIVITY_UNIT
+    return flux
+
+
+def _cubic_weights(log_kt: FloatArray) -> list[tuple[npt.NDArray[np.int64], FloatArray]]:
+    """Return four nodes (B,) of the table and their weights (B, 1) in a Catmull-Rom cubic."""
+    last = len(TEMPERATURES_KEV) - 1
+    nodes = np.log(TEMPERATURES_KEV)
+    position = np.interp(log_kt, nodes, np.arange(last + 1, dtype=float))
+    node = np.minimum(position.astype(int), last - 1)
+    t = (position - node)[:, None]
+    return [
+        (np.maximum(node - 1, 0), (-t + 2 * t**2 - t**3) / 2),
+        (node, (2 - 5 * t**2 + 3 * t**3) / 2),
+        (node + 1, (t + 4 * t**2 - 3 * t**3) / 2),
+        (np.minimum(node + 2, last), (t**3 - t**2) / 2),
+    ]
 
 
 @cache
