@@ -6,8 +6,11 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # Each takes the next file, in order: those of tests/cluster, which take longest, come first.
 TWO_PROCESSES := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+WHEELS := build/gpu-wheels
+FETCH = $(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps \
+	--only-binary=:all: -c constraints.txt -r benchmarks/gpu_wheels.txt
 
-.PHONY: demo test quicktest lint docs audit clean
+.PHONY: demo test quicktest lint docs audit gpu-check gpu-check-wheels clean
 
 demo: $(VENV)/installed
 	$(BIN)/raypipe run --workspace $(WORKSPACE) --source simulated \
@@ -30,6 +33,19 @@ docs: $(VENV)/installed-dev  # into build/docs; a warning is an error
 
 audit: $(VENV)/installed-audit
 	$(BIN)/python .ci/audit.py
+
+# On a machine with a GPU and PyTorch, with or without the Internet: with the wheels that
+# gpu-check-wheels fetched, if they are there. GPU_CHECK="--device cpu --small" shows that it runs.
+gpu-check:
+	if [ -d $(WHEELS) ]; then $(PYTHON) -m pip install --quiet --disable-pip-version-check \
+		--no-index --no-deps --upgrade --find-links $(WHEELS) --target build/gpu-site \
+		-r benchmarks/gpu_wheels.txt; fi
+	PYTHONPATH=$(CURDIR):build/gpu-site $(PYTHON) -m benchmarks.gpu_check $(GPU_CHECK)
+
+gpu-check-wheels:  # for x86-64 Linux, for Python 3.12 and the Python at hand
+	$(FETCH) --dest $(WHEELS)
+	$(FETCH) --dest $(WHEELS) --python-version 3.12 --implementation cp \
+		$(foreach kind,2014 _2_17 _2_27 _2_28,--platform manylinux$(kind)_x86_64)
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -20,6 +20,8 @@ FloatArray = npt.NDArray[np.float32]
 _BINS = ("first", "lo_kev", "hi_kev", "fwhm_kev")
 """Arrays of channel bins, one value per bin; `first` has one more."""
 
+_TRUTHS = ("truth", "truth_background")
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -137,15 +139,26 @@ def save(sample: Sample, folder: Path, *, to_learn: bool = False) -> None:
 
 def load(folder: Path) -> Sample:
     """Read a sample that `save` wrote; the truth is NaN where it was left out."""
+    spectra, truths = _load_arrays(folder)
+    unknown = np.broadcast_to(np.float32(np.nan), spectra.counts.shape)
+    truth, background = (truths.get(name, unknown) for name in _TRUTHS)
+    return Sample(spectra, truth, background, pd.read_parquet(folder / "table.parquet"))
+
+
+def load_spectra(folder: Path) -> SpectraBatch:
+    """Read the spectra of a sample without its table."""
+    return _load_arrays(folder)[0]
+
+
+def _load_arrays(folder: Path) -> tuple[SpectraBatch, dict[str, FloatArray]]:
+    """Read the spectra of a sample, and the truth by name if it is there."""
     with np.load(folder / "arrays.npz", allow_pickle=False) as stored:
         arrays = dict(stored)
     described = {name: arrays.pop(name) for name in list(arrays) if name.startswith("bins_")}
-    unknown = np.broadcast_to(np.float32(np.nan), arrays["counts"].shape)
-    truth, background = (arrays.pop(name, unknown) for name in ("truth", "truth_background"))
+    truths = {name: arrays.pop(name) for name in _TRUTHS if name in arrays}
     for name in ("counts", "background_counts", "arf_cm2"):
         arrays[name] = arrays[name].astype(np.float32)
-    spectra = SpectraBatch(**arrays, bins=_bins(described))
-    return Sample(spectra, truth, background, pd.read_parquet(folder / "table.parquet"))
+    return SpectraBatch(**arrays, bins=_bins(described)), truths
 
 
 def _bins(described: dict[str, npt.NDArray[Any]]) -> tuple[ChannelBins, ...]:

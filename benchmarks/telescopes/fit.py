@@ -13,17 +13,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from benchmarks.latents.samples import Sample, load
+from benchmarks.telescopes.network import compact, load_network
 from raypipe.config import Config
 from raypipe.config_toml import load_config
 from raypipe.identity import source_keys
-from raypipe.model.channel_axes import ChannelAxes
 from raypipe.model.presets import Folded, build
 from raypipe.spectra.grid import EnergyGrid
 from raypipe.training.batch_streams import ResidentStream
-from raypipe.training.compact import CompactSpectra, compact_area, compact_counts
 from raypipe.training.learner import Learner
 from raypipe.training.precision import adapt, choose_arithmetic
 from raypipe.training.split import VALIDATION, assign_splits
@@ -100,22 +99,12 @@ def fit(
     return network
 
 
-def load_network(path: Path) -> Folded:
-    """Load a network that `fit` saved."""
-    made_of = json.loads(path.with_suffix(".json").read_text())["made_of"]
-    config = Config.model_validate({"model": made_of["model"]})
-    network = build(config.model, EnergyGrid())
-    network.load_state_dict(load_file(path))
-    assert isinstance(network, Folded)
-    return network.eval()
-
-
 def _train(
     sample: Sample, config: Config, device: torch.device, name: str
 ) -> tuple[Folded, dict[str, Any]]:
     keys = source_keys(sample.names, sample.names)
     is_validation = assign_splits(keys, config.train.seed, 0.0, VALIDATION_SHARE) == VALIDATION
-    spectra = compact(sample, device)
+    spectra = compact(sample.spectra, device)
     learned, held = (
         spectra.rows(torch.from_numpy(np.flatnonzero(rows)))
         for rows in (~is_validation, is_validation)
@@ -154,21 +143,6 @@ def _train(
         )
     course = {"seconds": time.monotonic() - started, "history": learner.history}
     return network, course
-
-
-def compact(sample: Sample, device: torch.device) -> CompactSpectra:
-    """Hold the spectra of a sample on a device as `train` does."""
-    spectra = sample.spectra
-    return CompactSpectra(
-        counts=compact_counts(torch.from_numpy(spectra.counts)).to(device),
-        background_counts=compact_counts(torch.from_numpy(spectra.background_counts)).to(device),
-        background_scale=torch.from_numpy(spectra.background_scale[:, None]).to(device),
-        exposure_s=torch.from_numpy(spectra.exposure_s).to(device),
-        arf_cm2=compact_area(torch.from_numpy(spectra.arf_cm2)).to(device),
-        response_index=torch.from_numpy(spectra.response_index.astype(np.int32)),
-        responses=torch.from_numpy(spectra.responses).to(device),
-        axes=ChannelAxes.of(spectra.bins, device),
-    )
 
 
 def _called(device: torch.device) -> str:

@@ -6,13 +6,13 @@ Matrices come in stacks of thousands. If one is singular or not finite, only its
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from raypipe.spectra.decoding import vectors
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -35,6 +35,8 @@ def unpack(triangle: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
 
 def triangles_of(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
     """Read the triangles (n, k (k + 1) / 2) of a catalog's column `z_cov`; NaN where null."""
+    from raypipe.spectra.decoding import vectors
+
     triangles: npt.NDArray[np.float32] = vectors(column)
     triangles[column.is_null().to_numpy()] = np.nan
     return triangles

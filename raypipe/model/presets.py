@@ -96,6 +96,12 @@ class Folded(Preset):
         super().__init__(Autoencoder(encoder, Decoder(config, grid.n_energy)), grid)
         self.photon_energies = PhotonEnergies(grid)
         self.loss_power = config.loss_power
+        # Random weights would leave the flux rough from bin to bin, for the bins are narrower than
+        # any response resolves and no counts would smooth it.
+        last = self.autoencoder.decoder.layers[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
         base = -_TYPICAL_PHOTON_INDEX * np.log(grid.mid_kev)
         self.register_buffer("log_flux_base", torch.tensor(base, dtype=torch.float32))
 

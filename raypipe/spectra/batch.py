@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from raypipe.errors import RaypipeError
 from raypipe.spectra.channel_bins import MOST_BINS, ChannelBins
-from raypipe.spectra.decoding import SpectraDecoder
 from raypipe.spectra.grid import EnergyGrid
 from raypipe.spectra.redistribution import GriddedResponse
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from raypipe.ogip import Spectrum
     from raypipe.spectra.responses import ResponseLibrary
 
@@ -91,6 +91,8 @@ class SpectraBatch:
     @classmethod
     def from_table(cls, table: pa.Table, library: ResponseLibrary) -> SpectraBatch:
         """Read rows of a spectra table (`decoding.COLUMNS`), with responses from `library`."""
+        from raypipe.spectra.decoding import SpectraDecoder
+
         decoder = SpectraDecoder(library)
         decoded = decoder.decode(table)
         return cls(

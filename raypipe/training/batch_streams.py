@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -12,7 +12,9 @@ from torch import Tensor
 
 from raypipe.model.features import Batch
 from raypipe.training.compact import CompactSpectra
-from raypipe.training.reading import PartReader, Rows
+
+if TYPE_CHECKING:
+    from raypipe.training.reading import PartReader, Rows
 
 _SWEEP = 256
 

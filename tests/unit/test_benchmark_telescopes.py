@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.latents.samples import load, save
+from benchmarks.latents.samples import load, load_spectra, save
 from benchmarks.latents.surveys import draw
 from benchmarks.physical_fits import Observation, fit_best
 from benchmarks.real_spectra import RealSpectrum, spectra_in
-from benchmarks.telescopes.fit import Choice, compact
+from benchmarks.telescopes.fit import Choice
 from benchmarks.telescopes.measures import Measured, guess_telescope, score_pairs
+from benchmarks.telescopes.network import compact
 from benchmarks.telescopes.views import pairs, telescopes_of, views
 from raypipe.model.features import prepare
 from raypipe.ogip import read_spectrum
@@ -57,13 +58,14 @@ def test_a_saved_sample_comes_back_as_it_was(plan: Plan, tmp_path: Path) -> None
                 np.testing.assert_array_equal(part, other)
         assert back.table.equals(sample.table)
     np.testing.assert_array_equal(whole.truth, sample.truth)
+    np.testing.assert_array_equal(load_spectra(tmp_path / "learn").counts, sample.spectra.counts)
     assert np.isnan(learn.truth).all()
     np.testing.assert_allclose(learn.spectra.arf_cm2, sample.spectra.arf_cm2, rtol=1e-3, atol=1e-6)
 
 
 def test_the_learner_sees_what_was_drawn(plan: Plan) -> None:
     sample = draw(plan)
-    seen = compact(sample, torch.device("cpu")).take(torch.arange(len(sample)))
+    seen = compact(sample.spectra, torch.device("cpu")).take(torch.arange(len(sample)))
     expected = prepare(sample.spectra)
     assert torch.equal(seen.counts, expected.counts)
     assert torch.allclose(seen.background, expected.background, rtol=1e-4, atol=1e-5)
