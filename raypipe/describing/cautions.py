@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from raypipe.describing.description import Flux
 from raypipe.model.bundle import Model
+from raypipe.model.card import record_of
+from raypipe.model.training_record import TrainedOn
 from raypipe.ogip import Note, Spectrum
+from raypipe.redaction import printable
 from raypipe.searching.causes import (
     BACKGROUND_DOMINATED_SHARE,
     FRAME_S,
@@ -62,22 +64,16 @@ def cautions(found: Circumstances, model: Model) -> tuple[Note, ...]:
     """Return the cautions that apply, the reader's notes on the files last."""
     flags = (Note(_FLAGGED[flag], flag) for flag in found.gridded.flags if flag in _FLAGGED)
     return (
-        *_counts(found, model),
+        *_counts(found, record_of(model).trained_on),
         *_background(found),
         *_pile_up(found),
         *_strangeness(found),
+        *_telescope(found, record_of(model).trained_on),
         *_extrapolated(found),
         *_poorly_drawn(found),
         *flags,
         *found.spectrum.warnings,
     )
-
-
-def counts_range(model: Model) -> tuple[float, float] | None:
-    """Return the range of counts in which a model was validated; None if it is not recorded."""
-    quality: dict[str, Any] = model.metrics.get("quality") or {}
-    rows = quality.get("by_counts") or []
-    return (rows[0]["counts_min"], rows[-1]["counts_max"]) if rows else None
 
 
 def counts_per_frame(spectrum: Spectrum, net_counts: float) -> float | None:
@@ -96,7 +92,7 @@ def counts_per_frame(spectrum: Spectrum, net_counts: float) -> float | None:
     return net_counts / spectrum.exposure_s * frame_s
 
 
-def _counts(found: Circumstances, model: Model) -> Iterator[Note]:
+def _counts(found: Circumstances, trained_on: TrainedOn) -> Iterator[Note]:
     net = found.total_counts - found.background
     if net < FEW_COUNTS:
         yield Note(
@@ -104,12 +100,23 @@ def _counts(found: Circumstances, model: Model) -> Iterator[Note]:
             "of this source; look at the intervals",
             "few_counts",
         )
-    trained = counts_range(model)
-    if trained is not None and not trained[0] <= found.total_counts <= trained[1]:
+    seen = trained_on.counts
+    if seen is not None and not seen[0] <= found.total_counts <= seen[1]:
         yield Note(
-            f"{found.total_counts:,} counts are outside the range in which the model is "
-            f"validated, {trained[0]:,} to {trained[1]:,}: trust less",
+            f"{found.total_counts:,} counts are outside the range of the spectra that the model "
+            f"was trained on, {seen[0]:,} to {seen[1]:,}: trust less",
             "counts_outside_training",
+        )
+
+
+def _telescope(found: Circumstances, trained_on: TrainedOn) -> Iterator[Note]:
+    mine = f"{found.gridded.telescope} {found.gridded.instrument}".strip()
+    known = {name.upper() for name in trained_on.telescopes}
+    if known and mine.upper() not in known:
+        yield Note(
+            f"no training spectrum is from {printable(mine, 60) or 'an unnamed telescope'}: the "
+            f"model knows {', '.join(trained_on.telescopes)}; trust less",
+            "telescope_not_trained",
         )
 
 

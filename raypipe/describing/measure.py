@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
+from torch import Tensor
 
 from raypipe.config import EmbedConfig
 from raypipe.describing.cautions import Circumstances, cautions
 from raypipe.describing.description import Description, Fit, Flux, Interval, Neighbor
 from raypipe.errors import OgipError, UsageError
-from raypipe.fits import MODELS, fit_columns
+from raypipe.fits.fit import fit_columns
+from raypipe.fits.models import MODELS
 from raypipe.model.bundle import Model
+from raypipe.model.card import record_of
 from raypipe.model.covariance import unpack
 from raypipe.model.features import Batch, prepare
 from raypipe.model.fluxes import BandFluxes, band_fluxes
-from raypipe.model.posterior import Draws
+from raypipe.model.posterior import Draws, draw
 from raypipe.model.presets import Folded
+from raypipe.model.refine import refine
 from raypipe.ogip import Spectrum
 from raypipe.searching.batched_gaussians import Posteriors
 from raypipe.searching.strangest import far_sigmas, fit_sigmas
@@ -32,24 +36,30 @@ Floats = npt.NDArray[np.float64]
 NEIGHBORS = 10
 """Number of labelled training spectra in a description."""
 DRAWS = 512
-"""Draws of a description where the settings ask for fewer: one spectrum affords smooth bands."""
+"""Draws from the posterior: one spectrum affords more than a catalog, and smooth bands."""
 PARTLY_SEEN = 0.95
 """Share of a band, in the logarithm of energy, below which its flux is partly extrapolated."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Hold what the figures of a description need: the spectrum on the grid, model and draws."""
+    """Hold what the figures of a description need.
+
+    `spectra` is the spectrum on the grid, and `batch` the same as tensors; `z` (1, latents) are its
+    latents and `draws` those from their posterior.
+    """
 
     network: Folded
     spectra: SpectraBatch
+    batch: Batch
     z: npt.NDArray[np.float32]
     draws: Draws
 
-    @cached_property
-    def batch(self) -> Batch:
-        """Return the spectrum as tensors, with its smooth background."""
-        return prepare(self.spectra)
+    def expected_counts(self) -> Tensor:
+        """Return the counts per channel bin (1, bins) that the latents' fold expects."""
+        with torch.no_grad():
+            return self.network.expected_counts(torch.from_numpy(self.z), self.batch)
+
 
 
 def describe_spectrum(
@@ -70,10 +80,10 @@ def describe_spectrum(
             "cannot be measured, a number would not be finite: look at its EXPOSURE, BACKSCAL and "
             "AREASCAL, and at its ARF and RMF",
         )
-    draws = model.sample(spectra, max(DRAWS, config.posterior_draws))
     batch = prepare(spectra)
+    draws = _draws(network, batch, config.refine_steps)
     measured = band_fluxes(network, batch, draws)
-    fits = _fits(fit_columns(batch, model.grid, config.fits or MODELS))
+    fits = _fits(fit_columns(batch, model.grid, tuple(MODELS)))
     population = model.population
     shares = {name: float(row[f"p_{name}"]) for name in population.classes}
     background = float(batch.background.sum())
@@ -111,7 +121,7 @@ def describe_spectrum(
         n_references=len(population.reference_z),
         warnings=cautions(circumstances, model),
         model_id=model.model_id,
-        evidence=Evidence(network, spectra, z[None].astype(np.float32), draws),
+        evidence=Evidence(network, spectra, batch, z[None].astype(np.float32), draws),
     )
 
 
@@ -139,13 +149,19 @@ def classes_from(model: Model) -> str:
     population = model.population
     if not population.classes:
         return "the model was trained without class labels"
-    release = model.metrics.get("release")
-    named = f" of release {release}" if release else ""
+    record = record_of(model)
+    kind = {True: "simulated ", False: "observed ", None: ""}[record.trained_on.simulated]
+    origin = f" of {record.origin}" if record.origin else ""
     return (
         f"probabilities for a source drawn from the {len(population.reference_z):,} labelled "
-        f"training spectra of {model.model_id}{named}, with all {len(population.classes)} classes "
-        "equally frequent; a source of another kind gets the class that it resembles most"
+        f"{kind}spectra{origin} that {model.model_id} was trained on, all {len(population.classes)} "
+        "classes equally frequent; a source of another kind gets the class that it resembles most"
     )
+
+
+def _draws(network: Folded, batch: Batch, steps: int) -> Draws:
+    refined = refine(network, network.encode(batch), batch, steps)
+    return draw(network, refined, batch, DRAWS)
 
 
 def _fluxes(measured: BandFluxes) -> dict[str, Flux]:
@@ -164,7 +180,8 @@ def _fluxes(measured: BandFluxes) -> dict[str, Flux]:
 
 def _fits(columns: Mapping[str, npt.NDArray[np.floating]]) -> dict[str, Fit]:
     """Group the columns of fits by model: <model>_stat, and parameters with their limits."""
-    values = {name: float(column[0]) for name, column in columns.items()}
+    numbers = {name: each for name, each in columns.items() if each.dtype.kind == "f"}
+    values = {name: float(column[0]) for name, column in numbers.items()}
     found = {}
     for name in (column.removesuffix("_stat") for column in values if column.endswith("_stat")):
         parameters = [

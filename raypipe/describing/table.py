@@ -24,13 +24,20 @@ class _Column:
 
 
 def descriptions_text(found: Descriptions) -> str:
-    """Write a table with units and a legend, and below it the files that were not described."""
-    parts = []
-    if found.described:
-        parts += [_aligned(found.described), _LEGEND.strip()]
-        parts.append(_warnings(found.described))
-        parts.append(f"class: {found.described[0].classes_from}")
-    parts += [f"not described: {each}" for each in found.undescribed]
+    """Write the described spectra, then the errors of the others, one per line."""
+    errors = "\n".join(f"not described: {shown(str(each))}" for each in found.undescribed)
+    return "\n\n".join(filter(None, [described_text(found) or "", errors]))
+
+
+def described_text(found: Descriptions) -> str | None:
+    """Write one spectrum in full, several as a table with units and legend; None for none."""
+    described = found.described
+    if not described:
+        return None
+    if len(found) == 1:
+        return str(described[0])
+    classes = f"class: {described[0].classes_from}"
+    parts = [_aligned(described), _LEGEND.strip(), _warnings(described), classes]
     return "\n\n".join(filter(None, parts))
 
 
