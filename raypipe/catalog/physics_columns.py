@@ -19,7 +19,7 @@ _HARDNESS = {"hard_hs": ("h", "s"), "hard_hm": ("h", "m"), "hard_ms": ("m", "s")
 
 
 def _fluxes() -> dict[str, tuple[str, str, str]]:
-    columns = {}
+    columns: dict[str, tuple[str, str, str]] = {}
     for kind, (unit, called) in _FLUXES.items():
         for band, (low, high) in BANDS_KEV.items():
             meaning, ucd = f"{called}, {low:g}-{high:g} keV", f"phot.flux;{_BAND_UCD[band]}"
@@ -40,7 +40,8 @@ def _fluxes() -> dict[str, tuple[str, str, str]]:
 
 
 def _hardness_ratios() -> dict[str, tuple[str, str, str]]:
-    columns, ucd = {}, "phot.color;em.X-ray"
+    columns: dict[str, tuple[str, str, str]] = {}
+    ucd = "phot.color;em.X-ray"
     for name, (x, y) in _HARDNESS.items():
         meaning = f"hardness ratio ({x} - {y}) / ({x} + {y}) of photon fluxes"
         columns |= {

@@ -16,7 +16,8 @@ from raypipe.model.features import Batch
 from raypipe.model.folding import cash_per_bin, redistribute
 from raypipe.model.presets import Folded
 from raypipe.model.statistics import MU_MIN
-from raypipe.model.weighted_quantiles import weighted_quantiles
+from raypipe.model.weighted_quantiles import ONE_SIGMA, weighted_quantiles
+from raypipe.physics.energy import ERG_PER_KEV
 from raypipe.spectra.band_counts import BANDS_KEV
 from raypipe.spectra.grid import EnergyGrid
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 Bands = Mapping[str, tuple[float, float]]
 """Energy bands by name: lower and upper edge, keV."""
 
-ERG_PER_KEV = 1.602176634e-9
 HARDNESS = {"hard_hs": ("h", "s"), "hard_hm": ("h", "m"), "hard_ms": ("m", "s")}
 """Bands of each hardness ratio: hard_xy is (x - y) / (x + y)."""
 
@@ -36,11 +36,9 @@ UPPER_LIMIT = 0.9
 """Probability of an upper limit."""
 SEEN_AREA = 0.01
 """Least area, in units of the largest, at which an instrument sees an energy."""
-LEAST_SEEN = 0.5
+LEAST_SEEN = 2 / 3
 """Least share of a band, in the logarithm of energy, that must be seen to give its flux."""
 
-_LIMITS = 0.158655, 0.5, 0.841345
-"""Lower limit, median and upper limit of the central interval of one sigma, 68.27%."""
 _LEAST_FLUX = 1e-37
 _DRAWS_AT_ONCE = 2048
 """Draws that are decoded together: 7 MB of fluxes, which the cache of a core holds in part."""
@@ -116,7 +114,8 @@ class BandFluxes:
         x, y = (self.photons[..., [place]] for place in places)
         lolim, value, hilim = self._quantiles((x - y) / (x + y), self.weights)
         estimate = Estimate(value, lolim, hilim, np.full_like(value, np.nan))
-        return estimate.where(self.is_seen[:, places].all(axis=1, keepdims=True))
+        is_seen = self.is_seen[:, places[0]] & self.is_seen[:, places[1]]
+        return estimate.where(is_seen[:, None])
 
     def _estimate(self, draws: Tensor) -> Estimate:
         logs = draws.clamp_min(_LEAST_FLUX).log()
@@ -137,7 +136,7 @@ class BandFluxes:
 
     def _quantiles(self, draws: Tensor, weights: Tensor) -> npt.NDArray[np.float32]:
         shared = weights[..., None].expand_as(draws)
-        return np.asarray(weighted_quantiles(draws, shared, _LIMITS).cpu().numpy())
+        return np.asarray(weighted_quantiles(draws, shared, ONE_SIGMA).cpu().numpy())
 
 
 @torch.no_grad()
@@ -182,7 +181,7 @@ def flux_columns(model: Folded, batch: Batch, draws: Draws) -> dict[str, npt.NDA
     `HARDNESS`, all with _lolim and _hilim.
     """
     fluxes = band_fluxes(model, batch, draws)
-    columns = {}
+    columns: dict[str, npt.NDArray[np.float32]] = {}
     kinds = {"flux": fluxes.energy_flux, "photflux": fluxes.photon_flux}
     for kind, estimate in kinds.items():
         for place, band in enumerate(fluxes.bands):
@@ -201,17 +200,24 @@ def band_shares(
     UsageError for a band that is empty or not within the grid.
     """
     lowest, highest = (float(edge) for edge in grid.edges_kev[[0, -1]])
-    for name, (low, high) in bands.items():
-        if not lowest <= low < high <= highest:
+    for name, (start, end) in bands.items():
+        if not lowest <= start < end <= highest:
             raise UsageError(
-                f"band {name} of {low:g}-{high:g} keV: give a lower and a higher energy "
+                f"band {name} of {start:g}-{end:g} keV: give a lower and a higher energy "
                 f"within {lowest:g}-{highest:g} keV"
             )
-    edges = np.array(list(bands.values()), dtype=np.float64).reshape(-1, 2)
-    low = np.maximum(grid.edges_kev[:-1, None], edges[:, 0])
-    high = np.maximum(np.minimum(grid.edges_kev[1:, None], edges[:, 1]), low)
+    low, high = _overlaps(grid, bands)
     share = (high - low) / grid.widths_kev[:, None]
     return share, share * 0.5 * (low + high)
+
+
+def _overlaps(
+    grid: EnergyGrid, bands: Bands
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the edges of the part of each bin in each band, (n_energy, bands); equal for none."""
+    edges = np.array(list(bands.values()), dtype=np.float64).reshape(-1, 2)
+    low = np.maximum(grid.edges_kev[:-1, None], edges[:, 0])
+    return low, np.maximum(np.minimum(grid.edges_kev[1:, None], edges[:, 1]), low)
 
 
 def seen_shares(grid: EnergyGrid, batch: Batch, bands: Bands) -> Tensor:
@@ -224,10 +230,9 @@ def seen_shares(grid: EnergyGrid, batch: Batch, bands: Bands) -> Tensor:
     caught = batch.responses.sum(-1)[batch.response_index_there]
     area = batch.arf_cm2 * caught
     is_seen = (area >= SEEN_AREA * area.amax(1, keepdim=True)) & (area > 0)
-    edges = np.array(list(bands.values()), dtype=np.float64).reshape(-1, 2)
-    low = np.maximum(grid.edges_kev[:-1, None], edges[:, 0])
-    high = np.maximum(np.minimum(grid.edges_kev[1:, None], edges[:, 1]), low)
-    width = np.log(high / low) / np.log(edges[:, 1] / edges[:, 0])
+    low, high = _overlaps(grid, bands)
+    width = np.log(high / low)
+    width = width / width.sum(0)
     return is_seen.float() @ torch.from_numpy(width).float().to(area.device)
 
 

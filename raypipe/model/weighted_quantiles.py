@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+ONE_SIGMA = 0.158655, 0.5, 0.841345
+"""Lower limit, median and upper limit of the central interval of one sigma, 68.27%."""
+
 
 def weighted_quantiles(values: Tensor, weights: Tensor, probabilities: Sequence[float]) -> Tensor:
     """Return quantiles (p, n, ...) over the second axis of `values` and `weights` (n, draws, ...).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,10 +14,11 @@ from raypipe.config import ModelConfig
 from raypipe.errors import UsageError
 from raypipe.model import fluxes
 from raypipe.model.features import Batch, prepare
-from raypipe.model.fluxes import ERG_PER_KEV, band_fluxes, band_shares, flux_columns
+from raypipe.model.fluxes import band_fluxes, band_shares, flux_columns
 from raypipe.model.folding import best_amplitude, fold
 from raypipe.model.presets import Folded, build
 from raypipe.model.weighted_quantiles import weighted_quantiles
+from raypipe.physics.energy import ERG_PER_KEV
 from raypipe.spectra.band_counts import BANDS_KEV
 from tests.unit.model_spectra import GRID, power_laws
 
@@ -55,14 +57,14 @@ def _draws(
     )
 
 
-def _draws_near_the_best(network: Folded, batch: Batch) -> SimpleNamespace:
-    """Draws with the errors of a few hundred counts around the most likely amplitude."""
+def _as_expected(network: Folded, batch: Batch) -> tuple[Batch, SimpleNamespace]:
+    """The counts that a power law predicts, and draws with the errors of some hundred counts."""
     shape = torch.exp(network.log_shape(torch.zeros(ROWS, 4))).detach()
     folded = fold(shape, batch, network.energy_widths_kev)
-    best = torch.log(best_amplitude(batch.counts, folded, batch.background))
-    near = _draws(spread=0.06)
-    near.log_amplitude += 9.0 + best
-    return near
+    best = best_amplitude(batch.counts, folded, batch.background)
+    draws = _draws(spread=0.06)
+    draws.log_amplitude += 9.0 + torch.log(best)
+    return replace(batch, counts=best * folded + batch.background), draws
 
 
 def _power_law_integral(low: float, high: float, index: float) -> float:
@@ -129,13 +131,11 @@ def test_a_band_that_the_instrument_does_not_see_has_no_flux() -> None:
 
 
 def test_a_band_without_counts_of_its_own_has_an_upper_limit() -> None:
-    network, batch = _network(rough=0.0), _batch(counts=300.0)
-    draws = _draws_near_the_best(network, batch)
-    counts = batch.counts.clone()
-    bins = batch.bin_lo_kev[batch.response_index] > 1.9
-    counts[bins] = 0.0
-    without = Batch(**{**vars(batch), "counts": counts})
-    seen, unseen = (band_fluxes(network, each, draws) for each in (batch, without))
+    network = _network(rough=0.0)
+    batch, draws = _as_expected(network, _batch(counts=300.0))
+    soft = batch.bin_lo_kev[batch.response_index] < 1.9
+    cut = replace(batch, counts=torch.where(soft, batch.counts, 0.0))
+    seen, unseen = (band_fluxes(network, each, draws) for each in (batch, cut))
     hard = list(BANDS_KEV).index("h")
     assert seen.is_detected[:, hard].all()
     assert not unseen.is_detected[:, hard].any()
