@@ -9,9 +9,12 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-from scipy.special import k0e
 
 from raypipe.physics.energy import EnergyGrid, FloatArray
+from raypipe.physics.gaunt import gaunt_factor
+
+HELIUM_OF_BREMSSTRAHLUNG = 0.085
+"""Helium nuclei per hydrogen nucleus in XSPEC's `bremss`."""
 
 _X_TABLE = np.geomspace(1e-4, 700.0, 4000)
 _LOG_X_TABLE = np.log(_X_TABLE)
@@ -61,27 +64,32 @@ def disk_black_body(kt_kev: FloatArray, grid: EnergyGrid) -> FloatArray:
 
 
 def bremsstrahlung(kt_kev: FloatArray, grid: EnergyGrid) -> FloatArray:
-    """Return thermal bremsstrahlung of temperature kT, with the Gaunt factor below, (B, n)."""
-    return normalized(bremsstrahlung_shape(kt_kev, grid), grid)
+    """Return thermal bremsstrahlung of temperature kT, (B, n)."""
+    return normalized(bremsstrahlung_flux(kt_kev, grid), grid)
 
 
 def bremsstrahlung_flux(kt_kev: FloatArray, grid: EnergyGrid) -> FloatArray:
     """Return bremsstrahlung of temperature kT and unit norm, (B, n), photon/cm2/s/keV.
 
-    The norm is that of XSPEC's `bremss`: 3.02e-15 / (4 pi D^2) times the integral of n_e n_i over
-    the volume, D in cm and densities in cm^-3.
+    The norm is that of XSPEC's `bremss`: 3.02e-15 / (4 pi D^2) times the integral of n_e n_H over
+    the volume, D in cm and densities in cm^-3. As there, helium is 8.5% of hydrogen by number.
     """
-    return bremsstrahlung_shape(kt_kev, grid) / np.sqrt(kt_kev)[:, None]
+    helium = 4.0 * HELIUM_OF_BREMSSTRAHLUNG
+    return bremsstrahlung_shape(kt_kev, helium, grid) / np.sqrt(kt_kev)[:, None]
 
 
-def bremsstrahlung_shape(kt_kev: FloatArray, grid: EnergyGrid) -> FloatArray:
-    """Return g(E/kT) exp(-E/kT) / E, not normalized: (B, n), 1/keV.
+def bremsstrahlung_shape(kt_kev: FloatArray, helium: float, grid: EnergyGrid) -> FloatArray:
+    """Return (g1 + `helium` g2) exp(-E/kT) / E, (B, n), 1/keV.
 
-    g is the thermally averaged Gaunt factor of a non-relativistic plasma in the Born
-    approximation, sqrt(3)/pi exp(x/2) K0(x/2) with x = E/kT (Greene 1959, ApJ 130, 693). XSPEC's
-    bremss uses a different approximation of the same factor.
+    g1 and g2 are the Gaunt factors of ions of charge one and two (`raypipe.physics.gaunt`), and
+    `helium` is the sum of Z^2 of the latter per hydrogen nucleus.
     """
-    return _interpolated(_bremsstrahlung_table(), kt_kev, grid, power=-1)
+    factors = gaunt_factor(grid.mid_kev, kt_kev, 1)
+    factors += helium * gaunt_factor(grid.mid_kev, kt_kev, 2)
+    exponent = np.maximum(-grid.mid_kev[None, :] / kt_kev[:, None], _LOWEST_LOG)
+    factors *= np.exp(exponent)
+    factors /= grid.mid_kev
+    return factors
 
 
 def line(energy_kev: FloatArray, sigma_kev: float, grid: EnergyGrid) -> FloatArray:
@@ -113,9 +121,3 @@ def _disk_table() -> FloatArray:
     log_occupation = -_X_TABLE[:, None] / t - np.log(-np.expm1(-_X_TABLE[:, None] / t))
     log_terms = log_occupation - (8.0 / 3.0) * log_t + np.log(weights * 4.5)
     return np.maximum(np.logaddexp.reduce(log_terms, axis=1), _LOWEST_LOG)
-
-
-@cache
-def _bremsstrahlung_table() -> FloatArray:
-    gaunt = np.sqrt(3.0) / np.pi * k0e(0.5 * _X_TABLE)
-    return np.maximum(np.log(gaunt) - _X_TABLE, _LOWEST_LOG)

@@ -30,9 +30,9 @@ TEMPERATURES_KEV = np.geomspace(0.05, 90.0, 160)
 BREMSSTRAHLUNG_EMISSIVITY = 1.03e-11
 """Photons cm3 / s / keV at 1 keV, 1 K and unit Gaunt factor, for one electron and one proton:
 6.8e-38 erg cm3 / s / Hz (Rybicki & Lightman 1979, eq. 5.14b) over the Planck constant in erg s."""
-CHARGE_SQUARED_PER_HYDROGEN = 1.42
-"""Sum of Z^2 over the ions per hydrogen nucleus: 1 for hydrogen, 4 x 0.098 for helium, and a little
-for the metals."""
+HELIUM_AND_METALS = 0.42
+"""Sum of Z^2 over the ions other than hydrogen, per hydrogen nucleus: 4 x 0.098 for helium, and a
+little for the metals."""
 
 
 class Line(NamedTuple):
@@ -159,10 +159,10 @@ def _cubic_weights(log_kt: FloatArray) -> list[tuple[npt.NDArray[np.int64], Floa
 @cache
 def _emissivity_tables(grid: EnergyGrid) -> tuple[FloatArray, FloatArray]:
     """Return continuum and lines for solar abundance, (160, n) each, 1e-17 photons cm3/s/keV."""
-    # Bremsstrahlung: n_e n_i sum(Z^2) T^(-1/2) g(E/kT) exp(-E/kT) / E photons.
+    # Bremsstrahlung: n_e n_i sum(Z^2 g) T^(-1/2) exp(-E/kT) / E photons.
     kelvin = TEMPERATURES_KEV * KELVIN_PER_KEV
-    scale = 1e17 * BREMSSTRAHLUNG_EMISSIVITY * CHARGE_SQUARED_PER_HYDROGEN / np.sqrt(kelvin)
-    continuum = scale[:, None] * bremsstrahlung_shape(TEMPERATURES_KEV, grid)
+    scale = 1e17 * BREMSSTRAHLUNG_EMISSIVITY / np.sqrt(kelvin)
+    continuum = scale[:, None] * bremsstrahlung_shape(TEMPERATURES_KEV, HELIUM_AND_METALS, grid)
     lines = np.zeros((len(TEMPERATURES_KEV), grid.n))
     for each in LINES:
         bins, shares = _shared_bins(each.energy_kev, grid)
