@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from raypipe.model.bundle import load_model as load_model
     from raypipe.ogip import Spectrum as Spectrum
     from raypipe.ogip import read_spectrum as read_spectrum
+    from raypipe.pipeline.models import models as models
     from raypipe.pipeline.run import run as run
     from raypipe.pipeline.status import status as status
     from raypipe.planning.plan import plan as plan
@@ -54,6 +55,7 @@ _HOMES = {
     "ingest": "raypipe.ingestion.ingest",
     "load_config": "raypipe.config_toml",
     "load_model": "raypipe.model.bundle",
+    "models": "raypipe.pipeline.models",
     "open_catalog": "raypipe.catalog.open",
     "open_search": "raypipe.searching.latent_search",
     "open_sources": "raypipe.catalog.open",

@@ -146,6 +146,10 @@ def _answer(verb: str, result: Any, config: Config, options: argparse.Namespace)
             from raypipe.planning.plan_text import plan_lines
 
             return "\n".join(plan_lines(result))
+        case "models" if not options.json:
+            from raypipe.pipeline.models import models_lines
+
+            return "\n".join(models_lines(result))
         case "status" if not options.json:
             from raypipe.pipeline.status import status_lines
 

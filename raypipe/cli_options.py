@@ -33,6 +33,7 @@ VERBS = {
     "reprocess": "make the catalog of a new release, reusing an earlier one",
     "compare": "compare the catalogs of two releases, source by source",
     "status": "show the contents of a workspace",
+    "models": "list the model in the box and those of a workspace",
     "settings": "list every setting, as TOML for --config",
 }
 """Each verb, in the order of `raypipe --help`, with its summary."""
@@ -59,7 +60,9 @@ OPTIONS = {
     "format": Option("format of the file", choices=FORMATS),
     "k": Option("number of results"),
     "labels": Option("table with class labels and true parameters"),
-    "model": Option("id of a model in the workspace, or folder of a model bundle"),
+    "model": Option(
+        "id of a model, or folder of a bundle; default: the workspace's, else the one in the box"
+    ),
     "name": Option("find detections similar to those of this source", metavar="'2CXO J...'"),
     "out": Option(
         "write to this local path or s3://bucket/prefix; default: the workspace", metavar="FOLDER"
@@ -83,6 +86,7 @@ OPTIONS = {
     "spectra": Option("PHA files, with ARF and RMF beside them or given", metavar="FILE"),
     "sources": Option("export sources instead of detections"),
     "strangest": Option("list the detections that the model explains worst"),
+    "train": Option("train a model on these spectra, and embed them with it"),
     "trials": Option("number of trials"),
     "visits": Option("observations of each source, by different telescopes"),
     "where": Option("select detections of an archive release", metavar="ADQL"),

@@ -9,15 +9,12 @@ import pandas as pd
 
 from raypipe.evaluation.labels import clean_classes, join_labels, read_labels
 from raypipe.model.bundle import Model, load_model
-from raypipe.model.choice import choose_model
+from raypipe.model.choice import WEIGHTS, choose_model
 from raypipe.store.addresses import file_name
 from raypipe.store.layout import evaluation_folder, model_folder
 from raypipe.store.manifest import choose_release
 from raypipe.store.publication import read_detections
 from raypipe.store.workspace import Workspace
-
-WEIGHTS = "model.safetensors"
-"""File without which a folder is not a model bundle."""
 
 
 @dataclass(frozen=True)

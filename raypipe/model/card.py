@@ -12,6 +12,7 @@ from raypipe.model.training_record import (
     TrainingRecord,
     describe_counts,
     describe_numbers,
+    describe_origin,
     describe_spectra,
     training_record,
 )
@@ -40,7 +41,7 @@ latents that describe the spectrum of a detection{_RESPONSE.get(model.preset, ""
 
 | | |
 |---|---|
-| trained on | {describe_spectra(record)} |
+| trained on | {describe_spectra(trained_on, record.release)} |
 | other spectra | {describe_numbers(_without_train(record.spectra))} |
 | telescopes | {describe_numbers(trained_on.telescopes)} |
 | responses | {_or_unknown(trained_on.responses)} |
@@ -99,11 +100,11 @@ def describe_classes(model: Model) -> str:
         f"{name} {count}" for name, count in zip(population.classes, members, strict=True)
     )
     record = record_of(model)
-    origin = "" if record.origin is None else f" of {record.origin}"
+    origin = describe_origin(record.trained_on, record.release)
     text = (
         f"Class probabilities come from {len(population.reference_class):,} labelled training "
-        f"spectra{origin} ({listed}). They inherit the errors of these labels, and "
-        "assume that all classes are equally frequent."
+        f"spectra{origin and f' of {origin}'} ({listed}). They inherit the errors of these labels, "
+        "and assume that all classes are equally frequent."
     )
     accuracy = population.balanced_accuracy()
     if accuracy is not None:
@@ -199,9 +200,9 @@ def model_summary(model: Model) -> Mapping[str, object]:
         "energies": f"{energies[0]:g} to {energies[-1]:g} keV in {grid.n_energy} bins",
         "channels": f"{BAND_KEV[0]:g} to {BAND_KEV[1]:g} keV in at most {MOST_BINS} bins of each "
         "response",
-        "trained on": describe_spectra(record),
-        "telescopes": describe_numbers(trained_on.telescopes),
-        "counts": describe_counts(trained_on),
+        "trained on": describe_spectra(trained_on, record.release),
+        **({"telescopes": ", ".join(trained_on.telescopes)} if trained_on.telescopes else {}),
+        **({"counts": describe_counts(trained_on)} if trained_on.counts else {}),
         "validated on": f"{len(model.validation_sources):,} sources",
         "validation": ", ".join(figures),
         "classes": ", ".join(model.population.classes) or "none",

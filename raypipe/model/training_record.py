@@ -69,12 +69,6 @@ class TrainingRecord(BaseModel):
         """Return the version of raypipe that trained the model."""
         return self.made_by.get("raypipe")
 
-    @property
-    def origin(self) -> str | None:
-        """Return the survey, or the release of a workspace, that the training used."""
-        survey = self.trained_on.survey
-        return f"release {survey}" if survey is not None and survey == self.release else survey
-
 
 def training_record(metrics: Mapping[str, Any], where: str) -> TrainingRecord:
     """Read the record of a training from the content of metrics.json.
@@ -93,14 +87,22 @@ def training_record(metrics: Mapping[str, Any], where: str) -> TrainingRecord:
         ) from error
 
 
-def describe_spectra(record: TrainingRecord) -> str:
-    """Write the number, kind and origin of the training spectra as a phrase."""
-    trained_on = record.trained_on
+def describe_spectra(trained_on: TrainedOn, release: str | None) -> str:
+    """Write the number, kind and origin of the training spectra as a phrase.
+
+    `release` is that of the workspace in which the model was trained, None if there was none.
+    """
     kind = {True: "simulated detections", False: "observed detections", None: "detections"}
     number = "" if trained_on.detections is None else f"{trained_on.detections:,} "
     sources = "" if trained_on.sources is None else f" of {trained_on.sources:,} sources"
-    origin = "" if record.origin is None else f", {record.origin}"
-    return f"{number}{kind[trained_on.simulated]}{sources}{origin}"
+    origin = describe_origin(trained_on, release)
+    return f"{number}{kind[trained_on.simulated]}{sources}{origin and f', {origin}'}"
+
+
+def describe_origin(trained_on: TrainedOn, release: str | None) -> str:
+    """Name the survey, or the release of a workspace, of the training spectra; "" if unknown."""
+    survey = trained_on.survey or ""
+    return f"release {survey}" if survey and survey == release else survey
 
 
 def describe_counts(trained_on: TrainedOn) -> str:

@@ -22,13 +22,19 @@ from raypipe.reporting.report import report
 from raypipe.simulation.simulate import SURVEY_FILE, simulate
 from raypipe.store.layout import catalog_folder, evaluation_folder
 from raypipe.store.workspace import Workspace
-from raypipe.training.train import train
+from raypipe.training.train import make_model, with_preset
 from raypipe.verb import Call, verb
 
 log = logging.getLogger(__name__)
 
 SIMULATED = "simulated"
 """Name of the source for which `run` first simulates a survey in the workspace."""
+_OF_TRAINING: dict[str, tuple[str, ...]] = {
+    "model": (),
+    "train": (),
+    "evaluate": ("baseline_presets",),
+}
+"""Settings that matter only to a training, by section; () stands for all of a section."""
 
 
 @verb
@@ -42,18 +48,24 @@ def run(
     labels: str | Path | None = None,
     release: str | None = None,
     model: str | None = None,
+    train: bool = False,
     config: Config | Mapping[str, Any] | str | Path | None = None,
 ) -> dict[str, Any]:
     """Run the full pipeline on a source of data, up to the latent catalog and the report.
 
     `source` and `where` are those of `discover`. For the source "simulated", `run` first simulates
-    a survey in the folder `survey` of the workspace and uses its true classes as labels. With
-    `model`, the id or path of a trained bundle, `run` trains nothing; otherwise it trains the
-    configured preset, and `evaluate.baseline_presets` for comparison. Returns the addresses of
-    catalog, metrics and report, and the main figures as text. The same call completes an
-    interrupted run. Raises UsageError for a missing model or labels before any work is done.
+    a survey in the folder `survey` of the workspace and uses its true classes as labels.
+
+    The spectra are embedded with `model`, the id or path of a trained bundle; by default with the
+    newest model of the workspace, or with the model in the box if it has none. With `train`, `run`
+    instead trains the configured preset on these spectra, and `evaluate.baseline_presets` for
+    comparison. Returns the addresses of catalog, metrics and report, and the main figures as text.
+    The same call completes an interrupted run. Raises UsageError, before any work is done, for a
+    missing model or labels, for `model` together with `train`, and if settings of a training are
+    given without either.
     """
     workspace, settings = call.workspace, call.config
+    _require_one_way(model, train, settings)
     if model is not None:
         resolve_model(workspace, model)
     if labels is not None:
@@ -67,7 +79,7 @@ def run(
     release = str(found["release"])
     with ray_session(settings.ray):
         ingest(workspace, release=release, config=settings)
-        uris = _models(workspace, release, model, settings)
+        uris = _models(workspace, release, model, train, settings)
         model_ids = [embed(workspace, release=release, model=uri, config=settings) for uri in uris]
     model_id = model_ids[0]
     metrics = evaluate(workspace, release=release, model=model_id, labels=labels, config=settings)
@@ -99,13 +111,35 @@ def _simulated_survey(workspace: Workspace, settings: Config) -> str:
     return folder
 
 
-def _models(workspace: Workspace, release: str, model: str | None, settings: Config) -> list[str]:
+def _require_one_way(model: str | None, train: bool, settings: Config) -> None:
+    """Raise UsageError unless it is clear whether to train a model or to use one."""
+    if model is not None and train:
+        raise UsageError("--model uses a trained model and --train trains one: give one of the two")
+    if train or model is not None:
+        return
+    default = Config()
+    changed = [
+        f"{section}.{key}"
+        for section, keys in _OF_TRAINING.items()
+        for key in keys or type(getattr(default, section)).model_fields
+        if getattr(getattr(settings, section), key) != getattr(getattr(default, section), key)
+    ]
+    if changed:
+        raise UsageError(
+            f"{', '.join(changed)}: settings of a training, but run trains only with --train; add "
+            "it, or choose a trained model with --model"
+        )
+
+
+def _models(
+    workspace: Workspace, release: str, model: str | None, train: bool, settings: Config
+) -> list[str]:
     """Return the URIs of the models to embed with, the main one first."""
-    if model is not None:
+    if not train:
         return [resolve_model(workspace, model)]
     presets = [settings.model.preset, *settings.evaluate.baseline_presets]
     ids = [
-        train(workspace, release=release, preset=preset, config=settings)
+        make_model(workspace, release, with_preset(settings, preset))
         for preset in dict.fromkeys(presets)
     ]
     return [resolve_model(workspace, model_id) for model_id in ids]

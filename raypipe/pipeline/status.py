@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from raypipe.errors import UsageError
+from raypipe.model.choice import default_model, models_of
 from raypipe.store.layout import (
     evaluation_folder,
     part_name,
@@ -30,24 +31,28 @@ _FOLDERS = ("manifest", "models", "runs", "tuning")
 def status(call: Call, workspace: str | Path | Workspace) -> dict[str, Any]:
     """Describe each release of a workspace, its models and its tunings.
 
+    `default_model` is the one that verbs use if none is named, and says why it is.
     For a release: the rows of manifest, spectra and rejects and whether they add up, the rejects by
     reason, and for each catalog its rows and whether evaluation and report exist. For a tuning: the
     number of trials by status, and the best model so far. Raises UsageError where nothing is, for
     the address may be misspelled.
     """
     workspace = call.workspace
-    if not any(workspace.exists(folder) for folder in _FOLDERS):
-        raise UsageError(f"{workspace.absolute_uri()}: no raypipe workspace there")
+    require_workspace(workspace)
+    default = default_model(workspace)
     return {
         "workspace": workspace.absolute_uri(),
         "releases": [_release(workspace, name) for name in workspace.folders("manifest")],
-        "models": [
-            name
-            for name in workspace.folders("models")
-            if workspace.exists(f"models/{name}/model.safetensors")
-        ],
+        "models": models_of(workspace),
+        "default_model": {"model_id": default.model_id, "reason": default.reason},
         "tunings": [_tuning(workspace, name) for name in workspace.folders("tuning")],
     }
+
+
+def require_workspace(workspace: Workspace) -> None:
+    """Raise UsageError if no verb has worked at this address."""
+    if not any(workspace.exists(folder) for folder in _FOLDERS):
+        raise UsageError(f"{workspace.absolute_uri()}: no raypipe workspace there")
 
 
 def status_lines(state: dict[str, Any]) -> list[str]:
@@ -72,6 +77,8 @@ def status_lines(state: dict[str, Any]) -> list[str]:
                 + "".join(f", {name}" for name in extras)
             )
     lines.append(f"  models: {', '.join(state['models']) or 'none'}")
+    default = state["default_model"]
+    lines.append(f"  model by default: {default['model_id']} ({default['reason']})")
     for tuning in state["tunings"]:
         trials = ", ".join(f"{n} {what}" for what, n in tuning["trials"].items())
         best = f", best {tuning['best']}" if tuning["best"] else ""

@@ -131,7 +131,7 @@ def test_a_function_gets_what_was_typed_and_keeps_its_other_defaults(
 def test_a_verb_says_what_it_loads_before_it_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert set(cli._LOADS) == set(VERBS) - {"simulate", "status", "settings"}
+    assert set(cli._LOADS) == set(VERBS) - {"simulate", "status", "models", "settings"}
     _called_with(monkeypatch, ["train", "--workspace", "w"], "folded-1")
     printed = capsys.readouterr()
     assert "train: loading Ray and PyTorch\n" in printed.err
