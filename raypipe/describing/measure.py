@@ -149,9 +149,9 @@ def classes_from(model: Model) -> str:
     population = model.population
     if not population.classes:
         return "the model was trained without class labels"
-    record = record_of(model)
-    kind = {True: "simulated ", False: "observed ", None: ""}[record.trained_on.simulated]
-    origin = f" of {record.origin}" if record.origin else ""
+    trained_on = record_of(model).trained_on
+    kind = {True: "simulated ", False: "observed ", None: ""}[trained_on.simulated]
+    origin = f" of {trained_on.survey}" if trained_on.survey else ""
     return (
         f"probabilities for a source drawn from the {len(population.reference_z):,} labelled "
         f"{kind}spectra{origin} that {model.model_id} was trained on, all {len(population.classes)} "

@@ -14,8 +14,9 @@ from raypipe.describing.description import Fit, Interval
 from raypipe.describing.measure import Evidence
 from raypipe.fits.data import Data, absorbed
 from raypipe.fits.models import MODELS, NH_LIMITS_1E22, FitModel, cross_sections, tabulated
-from raypipe.model.fluxes import ERG_PER_KEV
+from raypipe.model.flux_density import at_resolution
 from raypipe.model.folding import best_amplitude, cash_per_bin, redistribute
+from raypipe.physics.energy import ERG_PER_KEV
 
 Floats = npt.NDArray[np.float64]
 
@@ -53,7 +54,8 @@ class PhysicsPosterior:
 
     `x` is the column density, 10^20 cm^-2, `y` the parameter; the prior is flat in both, or in the
     logarithm of a temperature. `density` (x, y) has the sum 1 over the nodes, `best` is the best
-    fit, and `best_flux` (n_energy,) its E^2 F(E), erg/cm2/s, absorbed.
+    fit, and `best_flux` (n_energy,) its absorbed E^2 F(E), erg/cm2/s,
+    at the telescope's resolution.
     """
 
     x: Axis
@@ -169,8 +171,8 @@ def _best_flux(evidence: Evidence, model: FitModel, nh_1e22: float, value: float
     data = Data.of(batch, grid)
     shape = redistribute(flux * data.to_photons, data.response_index, data.responses)
     amplitude = best_amplitude(batch.counts, shape, batch.background)
-    density = (amplitude * flux)[0].double().numpy()
-    return np.asarray(density * ERG_PER_KEV * grid.mid_kev**2)
+    density = at_resolution(amplitude * flux, grid, batch.axes, batch.response_index)[0]
+    return np.asarray(density.double().numpy() * ERG_PER_KEV * grid.mid_kev**2)
 
 
 def _fluxes(evidence: Evidence, model: FitModel, nh_1e22: Floats, variable: Floats) -> Tensor:

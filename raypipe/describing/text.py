@@ -98,22 +98,27 @@ def parameter_title(name: str) -> tuple[str, str]:
 
 
 def interval_words(interval: Interval) -> str:
-    """Format a value with its 68% interval; without one of its limits, it is a limit itself."""
+    """Format a value with its 68% interval, or the limit that remains if an end is not known.
+
+    An end is not known where the statistic does not rise enough before a limit of the parameter.
+    """
     value, low, high = interval.value, interval.lolim, interval.hilim
-    if not math.isfinite(value):
-        if math.isfinite(high):
-            return f"< {figures(high)}"
-        return f"> {figures(low)}" if math.isfinite(low) else "not determined"
-    if not math.isfinite(low) and not math.isfinite(high):
-        return f"{figures(value)} (limits unknown)"
-    ends = (figures(each) if math.isfinite(each) else "unbounded" for each in (low, high))
-    return f"{figures(value)} ({' to '.join(ends)})"
+    has_low, has_high = math.isfinite(low), math.isfinite(high)
+    if has_low and has_high:
+        return f"{figures(value)} ({figures(low)} to {figures(high)})"
+    if has_high:
+        return f"< {figures(high)} (68%, best {figures(value)})"
+    if has_low:
+        return f"> {figures(low)} (68%, best {figures(value)})"
+    return f"{figures(value)} (not determined)" if math.isfinite(value) else "not determined"
 
 
 def figures(value: float) -> str:
     """Format a number with three figures, without a power of ten where it is readable so."""
     if value != 0 and not 1e-3 <= abs(value) < 1e5:
         return f"{value:.2e}"
+    if value == 0:
+        return "0"
     return f"{value:#.3g}".rstrip(".") if abs(value) < 1e3 else f"{value:.0f}"
 
 

@@ -6,23 +6,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from raypipe.describing.measure import Evidence
-from raypipe.model.fluxes import ERG_PER_KEV, SEEN_AREA
-from raypipe.model.weighted_quantiles import weighted_quantiles
+from raypipe.model.flux_density import flux_density
+from raypipe.model.fluxes import SEEN_AREA
+from raypipe.physics.energy import ERG_PER_KEV
 
 Floats = npt.NDArray[np.float64]
-
-_QUANTILES = (0.158655, 0.5, 0.841345)
 
 
 @dataclass(frozen=True)
 class UnfoldedFlux:
-    """Hold E^2 F(E), erg/cm2/s, with F the photon flux density, at the energies of the grid.
+    """Hold E^2 F(E), erg/cm2/s, with F the photon flux density at the telescope's resolution.
 
     `energy_kev`, `low`, `middle` and `high` (n_energy,): median and 68% interval of the posterior
-    at each energy. `is_seen` (n_energy,) tells where the instrument counts photons; elsewhere the
+    of E^2 F(E) at each energy. `is_seen` (n_energy,) tells where the instrument counts photons; elsewhere the
     flux is extrapolated.
     """
 
@@ -33,15 +31,13 @@ class UnfoldedFlux:
     is_seen: npt.NDArray[np.bool_]
 
 
-@torch.no_grad()
 def unfolded_flux(evidence: Evidence) -> UnfoldedFlux:
-    """Decode the posterior draws of a spectrum, and take their weighted quantiles per energy."""
-    network, draws, batch = evidence.network, evidence.draws, evidence.batch
-    energy = network.grid.mid_kev
-    density = network.log_shape(draws.z[0].float()) + draws.log_amplitude[0][:, None].float()
-    weights = draws.weights[0][:, None].to(density.dtype).expand_as(density)
-    logs = weighted_quantiles(density[None], weights[None], _QUANTILES).double().numpy()
-    low, middle, high = np.exp(logs[:, 0]) * ERG_PER_KEV * energy**2
-    caught = batch.responses[0].sum(-1)
-    area = (batch.arf_cm2[0] * caught).numpy()
-    return UnfoldedFlux(energy, low, middle, high, area >= SEEN_AREA * area.max())
+    """Return the flux of the posterior draws at the telescope's resolution (`flux_density`)."""
+    batch = evidence.batch
+    found = flux_density(evidence.network, batch, evidence.draws)
+    to_energy = ERG_PER_KEV * found.energy_kev**2
+    low, middle, high = (
+        each[0] * to_energy for each in (found.lolim, found.value, found.hilim)
+    )
+    area = (batch.arf_cm2[0] * batch.responses[0].sum(-1)).numpy()
+    return UnfoldedFlux(found.energy_kev, low, middle, high, area >= SEEN_AREA * area.max())
