@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,12 +9,11 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.optimize import minimize
 
+from raypipe.fits.models import MODELS, NH_LIMITS_1E22
 from raypipe.model.statistics import MU_MIN, cash
 from raypipe.ogip import Spectrum
 from raypipe.physics.absorption import transmission
-from raypipe.physics.components import black_body, power_law
 from raypipe.physics.energy import EnergyGrid, source_grids
-from raypipe.physics.plasma import thermal_plasma
 from raypipe.spectra import grid as model_grid
 from raypipe.spectra.channel_bins import ChannelBins
 from raypipe.spectra.redistribution import overlap_shares
@@ -30,32 +28,18 @@ ENERGIES = EnergyGrid(
     round((MODEL_GRID.edges_kev[-1] - MODEL_GRID.edges_kev[0]) / FINEST_KEV),
 )
 """Even bins as narrow as the finest of the model's grid, whose edges they share."""
-LOG_NH_1E22 = (-3.0, 1.5)
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A source spectrum with one parameter: its range, and starting values for fits."""
-
-    flux: Callable[[FloatArray, EnergyGrid], FloatArray]
-    lowest: float
-    highest: float
-    starts: tuple[float, ...]
-
-
-def _plasma(log_kt: FloatArray, grid: EnergyGrid) -> FloatArray:
-    return thermal_plasma(10**log_kt, np.full(len(log_kt), 0.3), grid)
-
-
-def _black_body(log_kt: FloatArray, grid: EnergyGrid) -> FloatArray:
-    return black_body(10**log_kt, grid)
-
-
-SHAPES = {
-    "power law": Shape(power_law, -1.0, 6.0, (0.7, 1.7, 3.0)),
-    "plasma": Shape(_plasma, -1.0, 1.5, (-0.6, 0.0, 0.7)),
-    "black body": Shape(_black_body, -1.5, 1.0, (-1.0, -0.3)),
+OFFSET_1E22 = 0.01
+"""Added to column densities, whose logarithm is fitted, so that there may be none."""
+LOG_NH_1E22 = (float(np.log10(OFFSET_1E22)), float(np.log10(OFFSET_1E22 + NH_LIMITS_1E22[1])))
+STARTS = {
+    "powlaw": (0.7, 1.7, 3.0),
+    "bb": (np.log(0.1), np.log(0.5)),
+    "brems": (np.log(0.5), np.log(5.0)),
+    "plasma": (np.log(0.25), np.log(1.0), np.log(5.0)),
 }
+"""Models that are fitted, with starting values of the fitted variable."""
+BEST_OF = ("powlaw", "plasma", "bb")
+"""Models that `fit_best` chooses from."""
 
 
 @dataclass(frozen=True)
@@ -127,34 +111,36 @@ class Fit:
 
 
 def fit_best(observation: Observation) -> Fit:
+    """Fit the models of `BEST_OF`, and return the fit with the lowest Cash statistic."""
+    return min((fit_one(observation, name) for name in BEST_OF), key=lambda fit: fit.cash)
+
+
+def fit_one(observation: Observation, name: str) -> Fit:
     """Find shape, absorption and amplitude with the lowest Cash statistic, from several starts."""
-    return min((_fit(observation, name) for name in SHAPES), key=lambda fit: fit.cash)
-
-
-def _fit(observation: Observation, name: str) -> Fit:
-    shape, grid = SHAPES[name], observation.grid
+    model, grid = MODELS[name], observation.grid
 
     def flux_of(parameters: FloatArray) -> FloatArray:
         log_nh, value = parameters
-        column = np.array([10**log_nh])
-        absorbed = shape.flux(np.array([value]), grid) * transmission(column, grid)
+        column = np.array([max(10**log_nh - OFFSET_1E22, 0.0)])
+        parameter = np.array([np.exp(value) if model.by_ratio else value])
+        absorbed = model.flux(parameter, grid) * transmission(column, grid)
         return np.asarray(absorbed[0])
 
     def statistic(parameters: FloatArray) -> float:
         mu, _ = _scaled(observation, flux_of(parameters))
         return float(cash(observation.counts, mu).sum())
 
-    bounds = [LOG_NH_1E22, (shape.lowest, shape.highest)]
-    options = {"xatol": 1e-4, "fatol": 1e-4, "maxiter": 400}
+    bounds = [LOG_NH_1E22, model.fitted_limits]
+    options = {"xatol": 1e-4, "fatol": 1e-4, "maxiter": 600}
     results = [
         minimize(statistic, [log_nh, value], method="Nelder-Mead", bounds=bounds, options=options)
-        for log_nh in (-2.0, -0.5, 0.5)
-        for value in shape.starts
+        for log_nh in (-1.5, -0.5, 0.5)
+        for value in STARTS[name]
     ]
     best = min(results, key=lambda result: float(result.fun))
     flux = flux_of(best.x)
     mu, amplitude = _scaled(observation, flux)
-    return Fit(name, float(best.fun), mu, amplitude * flux)
+    return Fit(model.title, float(best.fun), mu, amplitude * flux)
 
 
 def _scaled(observation: Observation, flux: FloatArray) -> tuple[FloatArray, float]:

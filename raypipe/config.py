@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 ClassScheme = Literal["neighbors", "density"]
+FitModelName = Literal["powlaw", "bb", "brems", "plasma"]
 
 
 Attempts = Annotated[
@@ -225,6 +226,12 @@ class EmbedConfig(Section):
         True,
         description="Compute fluxes and hardness ratios from the posterior draws. Needs "
         "posterior_draws.",
+    )
+    fits: list[FitModelName] = Field(
+        default=[],
+        description="Physical models to fit to each spectrum: powlaw (power law), bb (black body), "
+        "brems (bremsstrahlung), plasma (thermal plasma), all absorbed. Each takes about as long "
+        "as embedding. Default: none.",
     )
 
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from raypipe.catalog.column_names import free_name
 from raypipe.catalog.csc_columns import CAME_ALONG
-from raypipe.catalog.physics_columns import PHYSICS_COLUMNS
+from raypipe.catalog.physics_columns import FIT_COLUMNS, PHYSICS_COLUMNS
 from raypipe.model.covariance import triangles_in
 from raypipe.redaction import printable
 from raypipe.store.manifest import ORIGINAL_NAME
@@ -129,6 +129,8 @@ def describe(name: str) -> Column | None:
         return _COLUMNS[name]
     if name in CAME_ALONG:
         return Column(*CAME_ALONG[name])
+    if name in FIT_COLUMNS:
+        return Column(*FIT_COLUMNS[name])
     for pattern, column in _PATTERNS.items():
         if match := re.fullmatch(pattern, name):
             return Column(column.unit, column.ucd, column.description.format(*match.groups()))
@@ -138,7 +140,8 @@ def describe(name: str) -> Column | None:
 def known_columns() -> dict[str, Column]:
     """Return all columns that raypipe describes, by name or by pattern for numbered columns."""
     carried = {name: Column(*parts) for name, parts in CAME_ALONG.items()}
-    return _PATTERNS | carried | _COLUMNS
+    fits = {name: Column(*parts) for name, parts in FIT_COLUMNS.items()}
+    return _PATTERNS | carried | fits | _COLUMNS
 
 
 def is_own(name: str) -> bool:
@@ -168,7 +171,7 @@ def catalog_table(
     }
     own = {name: spectra[name] for name in _IDENTITY} | own
     columns = list(own.values())
-    fields = [described_field(name, column.type) for name, column in own.items()]
+    fields = [_measured_field(name, column.type) for name, column in own.items()]
     brought = [
         name
         for name in spectra.column_names
@@ -195,9 +198,18 @@ def described(columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Table:
     return pa.table(list(columns.values()), schema=pa.schema(fields))
 
 
+def _measured_field(name: str, kind: pa.DataType) -> pa.Field:
+    """Make the field of a measured column; fits share names with the Chandra Source Catalog."""
+    column = Column(*FIT_COLUMNS[name]) if name in FIT_COLUMNS else describe(name)
+    return _field(name, kind, column)
+
+
 def described_field(name: str, kind: pa.DataType) -> pa.Field:
     """Make a field with unit (not for text), UCD and description of the column of that name."""
-    column = describe(name)
+    return _field(name, kind, describe(name))
+
+
+def _field(name: str, kind: pa.DataType, column: Column | None) -> pa.Field:
     if column is None:
         return pa.field(name, kind)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):

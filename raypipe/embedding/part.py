@@ -113,7 +113,12 @@ class PartEncoder:
 
     def _measure_batch(self, spectra: pa.Table) -> pd.DataFrame:
         batch = SpectraBatch.from_table(spectra, self._library)
-        return self._model.encode_batch(batch, _sources(spectra), self._config)
+        measured = self._model.encode_batch(batch, _sources(spectra), self._config)
+        if not self._config.fits:
+            return measured
+        from raypipe.fits import add_fits  # Imports what takes long.
+
+        return add_fits(measured, batch, self._config.fits)
 
 
 def wanted_part(
@@ -127,7 +132,7 @@ def wanted_part(
 
 def recipe_of(model: Model, config: EmbedConfig) -> str:
     """Return a hash of everything with which rows are measured: model, settings and version."""
-    settings = [config.refine_steps, config.errors, config.class_scheme]
+    settings = [config.refine_steps, config.errors, config.class_scheme, config.fits]
     text = json.dumps([model.fingerprint, settings, __version__, _ROWS_VERSION])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

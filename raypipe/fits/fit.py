@@ -6,9 +6,7 @@ background's expectation is smoothed and fixed; its noise widens the intervals.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -63,7 +61,7 @@ class Fit:
 
 
 @torch.no_grad()
-def fit(batch: Batch, grid: EnergyGrid, name: str) -> Fit:
+def fit_model(batch: Batch, grid: EnergyGrid, name: str) -> Fit:
     """Fit the model of that name (`raypipe.fits.models.MODELS`) to each spectrum of a batch.
 
     Several starts per spectrum (`choose_starts`) are followed downhill, and the lowest is kept.
@@ -81,52 +79,6 @@ def fit(batch: Batch, grid: EnergyGrid, name: str) -> Fit:
     widened = _Widths.of(here, data, limits, place)
     log_flux, flux_error = _flux(absorbed(spectra, sigmas, place.float()), here, widened, grid)
     return _in_units(model, place, here, ends, widened, log_flux, flux_error, arrived[best], limits)
-
-
-def fit_columns(
-    batch: Batch, grid: EnergyGrid, models: Sequence[str]
-) -> dict[str, npt.NDArray[Any]]:
-    """Fit models to a batch, and return the columns of the catalog by name, (n,) each.
-
-    For a power law they are powlaw_gamma, powlaw_nh (10^20 cm^-2), powlaw_ampl and flux_powlaw,
-    each with _lolim and _hilim, powlaw_stat, the Cash statistic, and powlaw_flags. `best_fit` names
-    the model with the lowest statistic. A limit is NaN where the statistic does not rise by one
-    between the best value and a hard limit of the parameter.
-    """
-    fits = [fit(batch, grid, name) for name in models]
-    columns: dict[str, npt.NDArray[Any]] = {}
-    for each in fits:
-        columns |= _columns_of(each)
-    if fits:
-        columns["best_fit"] = _best_of(fits)
-    return columns
-
-
-def _columns_of(fitted: Fit) -> dict[str, npt.NDArray[Any]]:
-    model = fitted.model
-    names = {
-        "value": (f"{model.name}_{model.parameter}", 1.0),
-        "nh_1e22": (f"{model.name}_nh", 100.0),
-        "amplitude": (f"{model.name}_{model.amplitude}", 1.0),
-        "flux": (f"flux_{model.name}", 1.0),
-    }
-    columns: dict[str, npt.NDArray[Any]] = {}
-    for quantity, (column, factor) in names.items():
-        columns[column] = factor * getattr(fitted, quantity)
-        columns[f"{column}_lolim"] = factor * fitted.low[quantity]
-        columns[f"{column}_hilim"] = factor * fitted.high[quantity]
-    return columns | {f"{model.name}_stat": fitted.stat, f"{model.name}_flags": fitted.flags}
-
-
-def _best_of(fits: Sequence[Fit]) -> npt.NDArray[np.object_]:
-    """Name the model with the lowest statistic per spectrum, (n,); None where none is finite."""
-    stats = np.stack([each.stat for each in fits])
-    names = np.array([each.model.name for each in fits], dtype=object)
-    known = np.isfinite(stats).any(0)
-    best = np.where(np.isfinite(stats), stats, np.inf).argmin(0)
-    named: npt.NDArray[np.object_] = names[best]
-    named[~known] = None
-    return named
 
 
 def _limits(model: FitModel) -> Limits:

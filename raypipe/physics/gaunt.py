@@ -10,7 +10,7 @@ equals). It is tabulated once per process.
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scipy.interpolate import RectBivariateSpline
 
 FloatArray = npt.NDArray[np.float64]
-ComplexArray = npt.NDArray[np.complexfloating]
+ComplexArray = npt.NDArray[np.complexfloating[Any, Any]]
 
 RYDBERG_KEV = 0.013605693
 """Ionization energy of hydrogen for an infinitely heavy nucleus (CODATA)."""
@@ -105,7 +105,8 @@ def _integral(order: int, eta_i: FloatArray, eta_f: FloatArray) -> FloatArray:
     # transformation brings the argument to w = ratio / (1 + ratio), between 0 and 1.
     a, b = order + 1.0 - 1j * eta_f, order + 1.0 + 1j * eta_i
     turned = 1j * total * np.log(apart / total) + 2.0 * a * np.log(apart / total)
-    return _hypergeometric(a, b, 2 * order + 2, ratio, size + turned).real
+    value = _hypergeometric(a, b, 2 * order + 2, ratio, size + turned)
+    return np.asarray(value.real, dtype=np.float64)
 
 
 def _hypergeometric(
