@@ -71,7 +71,7 @@ file contains code.
 ## How well it explains spectra
 
 {_quality_table(quality) if quality else "Not measured."}
-
+{_real_spectra_table(model.metrics.get("real_spectra"))}
 ## Limits
 
 {_limits(quality)}The model reads imaging spectra of X-ray telescopes with their own ARF \
@@ -142,6 +142,26 @@ def _best_epoch(record: TrainingRecord) -> str:
 
 def _or_unknown(value: object) -> str:
     return "unknown" if value is None else str(value)
+
+
+def _real_spectra_table(rows: list[dict[str, Any]] | None) -> str:
+    """Tabulate the folds of real spectra beside their best physical fits; "" without any."""
+    if not rows:
+        return ""
+    lines = [
+        "",
+        "Real spectra, none of which was trained on: the Cash statistic of the fold by the encoder "
+        "alone and refined, over that of the best of an absorbed power law, plasma and black body.",
+        "",
+        "| spectrum | telescope | counts | background | encoder | refined |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['name']} | {row['telescope']} | {row['counts']:,.0f} | {row['background']:.0%} "
+        f"| {row['encoder']:.3f} | {row['refined']:.3f} |"
+        for row in rows
+    ]
+    return "\n".join([*lines, ""])
 
 
 def _quality_table(quality: dict[str, Any]) -> str:

@@ -174,7 +174,7 @@ def weights_of(
     made_up = np.array([each == MISSION for each in sky.missions])
     numbers = {each: (missions == each).sum() for each in missions}
     weights = np.array([1.0 / np.sqrt(numbers[each]) for each in missions])
-    origin = {name: mission for name, mission in zip(sky.names, missions, strict=True)}
+    origin = dict(zip(sky.names, missions, strict=True))
     origins = np.array([origin[each.removesuffix(" made up")] for each in sky.names], object)
     if without is not None:
         weights[origins == without] = 0.0

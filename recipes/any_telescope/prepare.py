@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,13 @@ def prepare(
     drawn = [population_targets(rng, population, counts_min=1, counts_max=2, repeats=0).sources]
     if catalog is not None and fitted:
         drawn.append(catalog_targets(rng, catalog, fitted, counts_min=1, counts_max=2).sources)
-    instruments = read_responses(*folders)
+    return sky_of(drawn, read_responses(*folders), rng)
+
+
+def sky_of(
+    drawn: Sequence[Sources], instruments: Sequence[Instrument], rng: np.random.Generator
+) -> Sky:
+    """Put sources and instruments on the model's grid."""
     log.info("%d instruments: %s", len(instruments), ", ".join(each.name for each in instruments))
     flux, seen = [], []
     for sources in drawn:

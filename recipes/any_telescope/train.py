@@ -152,7 +152,7 @@ def main() -> None:
         "model": config.model.model_dump(mode="json"),
         "train": config.train.model_dump(mode="json"),
     }
-    described = {"made_of": made_of, **course}
+    described = {"made_of": made_of, "made_up": options.made_up, **course}
     options.out.with_suffix(".json").write_text(json.dumps(described, indent=1) + "\n")
 
 
