@@ -158,17 +158,13 @@ def _strangeness(found: Circumstances) -> Iterator[Note]:
 def _extrapolated(found: Circumstances) -> Iterator[Note]:
     bins = found.gridded.bins
     seen = f"{bins.lo_kev[0]:.2g}-{bins.hi_kev[-1]:.2g} keV"
-    partly = [band for band, flux in found.fluxes.items() if flux.is_extrapolated]
-    unseen = [band for band in partly if not found.fluxes[band].value > 0]
-    partly = [band for band in partly if band not in unseen]
+    partly = [
+        band for band, flux in found.fluxes.items() if flux.is_extrapolated and flux.value > 0
+    ]
     if partly:
         yield Note(
-            f"flux extrapolated in band {', '.join(partly)}: the channels cover {seen}",
+            f"flux partly extrapolated in band {', '.join(partly)}: the channels cover {seen}",
             "flux_extrapolated",
-        )
-    if unseen:
-        yield Note(
-            f"no flux in band {', '.join(unseen)}: the channels cover {seen}", "band_not_covered"
         )
 
 

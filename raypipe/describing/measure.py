@@ -15,8 +15,7 @@ from raypipe.config import EmbedConfig
 from raypipe.describing.cautions import Circumstances, cautions
 from raypipe.describing.description import Description, Fit, Flux, Interval, Neighbor
 from raypipe.errors import OgipError, UsageError
-from raypipe.fits.fit import fit_columns
-from raypipe.fits.models import MODELS
+from raypipe.fits import MODELS, fit_columns
 from raypipe.model.bundle import Model
 from raypipe.model.card import record_of
 from raypipe.model.covariance import unpack

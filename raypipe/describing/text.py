@@ -16,7 +16,7 @@ MODEL_NAMES = {
     "powlaw": "absorbed power law",
     "bb": "absorbed black body",
     "brems": "absorbed bremsstrahlung",
-    "plasma": "absorbed plasma",
+    "plasma": "absorbed thermal plasma",
 }
 """Each physical model in words."""
 
