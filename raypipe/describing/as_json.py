@@ -50,9 +50,7 @@ def _fit(fit: Fit) -> dict[str, Any]:
 
 
 def _interval(interval: Interval) -> dict[str, float | None]:
-    return _numbers(
-        {"value": interval.value, "lolim": interval.lolim, "hilim": interval.hilim}
-    )
+    return _numbers({"value": interval.value, "lolim": interval.lolim, "hilim": interval.hilim})
 
 
 def _numbers(values: Mapping[str, float]) -> dict[str, float | None]:

@@ -148,11 +148,10 @@ def _draw_physics(figure: Figure | SubFigure, found: Description) -> None:
     _draw_marginal(above, physics.x, physics.marginal(0))
     _draw_marginal(beside, physics.y, physics.marginal(1), vertical=True)
     for axes in (above, beside):
-        axes.set_xticks([]) if axes is above else axes.set_yticks([])
-    above.set_yticks([])
-    beside.set_xticks([])
-    for axes in (above, beside):
         axes.spines[["left", "bottom"]].set_visible(False)
+        for drawn in (axes.xaxis, axes.yaxis):
+            drawn.set_ticks([])
+            drawn.set_ticks([], minor=True)
     above.set_title(f"posterior of the {MODEL_NAMES.get(best, best)}: 68%, 95%")
 
 
@@ -189,7 +188,6 @@ def _draw_marginal(
         axes.set_ylim(0, None)
     if axis.is_log:
         (axes.set_yscale if vertical else axes.set_xscale)("log")
-        (axes.yaxis if vertical else axes.xaxis).set_minor_locator(MaxNLocator(1))
 
 
 def _plain_ticks(axes: Axes, physics: PhysicsPosterior) -> None:

@@ -28,7 +28,7 @@ from raypipe.ogip import Spectrum
 from raypipe.searching.batched_gaussians import Posteriors
 from raypipe.searching.strangest import far_sigmas, fit_sigmas
 from raypipe.spectra.batch import SpectraBatch
-from raypipe.spectra.gridding import GriddedSpectrum, grid_detection
+from raypipe.spectra.gridding import grid_detection
 
 Floats = npt.NDArray[np.float64]
 
@@ -58,7 +58,6 @@ class Evidence:
         """Return the counts per channel bin (1, bins) that the latents' fold expects."""
         with torch.no_grad():
             return self.network.expected_counts(torch.from_numpy(self.z), self.batch)
-
 
 
 def describe_spectrum(
@@ -184,9 +183,7 @@ def _fits(columns: Mapping[str, npt.NDArray[np.floating]]) -> dict[str, Fit]:
     found = {}
     for name in (column.removesuffix("_stat") for column in values if column.endswith("_stat")):
         parameters = [
-            each
-            for each in values
-            if each.startswith(f"{name}_") and f"{each}_lolim" in values
+            each for each in values if each.startswith(f"{name}_") and f"{each}_lolim" in values
         ]
         found[name] = Fit(
             stat=values[f"{name}_stat"],

@@ -177,14 +177,16 @@ def _numbers(found: Description) -> Html:
 
 def _kind(found: Description) -> Html:
     classes = [
-        [word_cell(shown(name)), number_cell(share, ".2f")]
-        for name, share in found.classes.items()
+        [word_cell(shown(name)), number_cell(share, ".2f")] for name, share in found.classes.items()
     ]
     neighbors = [
         [word_cell(shown(each.label)), number_cell(each.distance, ".2f")]
         for each in found.neighbors
     ]
-    parts = [heading("Class"), paragraph(f"{found.classes_from[:1].upper()}{found.classes_from[1:]}.")]
+    parts = [
+        heading("Class"),
+        paragraph(f"{found.classes_from[:1].upper()}{found.classes_from[1:]}."),
+    ]
     if classes:
         parts.append(table(["class", "probability"], classes, numbers=[1]))
     if neighbors:

@@ -156,9 +156,7 @@ def _cash_rise(evidence: Evidence, model: FitModel, columns: Floats, values: Flo
     data = Data.of(batch, evidence.network.grid)
     index = data.response_index.repeat(len(flux))
     shape = redistribute(flux * data.to_photons, index, data.responses)
-    counts, background = (
-        each.expand(len(flux), -1) for each in (batch.counts, batch.background)
-    )
+    counts, background = (each.expand(len(flux), -1) for each in (batch.counts, batch.background))
     mu = best_amplitude(counts, shape, background) * shape + background
     statistic = cash_per_bin(counts, mu).double().sum(-1).numpy().reshape(nh.shape)
     return np.asarray(statistic - statistic.min())

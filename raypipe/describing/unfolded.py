@@ -36,8 +36,6 @@ def unfolded_flux(evidence: Evidence) -> UnfoldedFlux:
     batch = evidence.batch
     found = flux_density(evidence.network, batch, evidence.draws)
     to_energy = ERG_PER_KEV * found.energy_kev**2
-    low, middle, high = (
-        each[0] * to_energy for each in (found.lolim, found.value, found.hilim)
-    )
+    low, middle, high = (each[0] * to_energy for each in (found.lolim, found.value, found.hilim))
     area = (batch.arf_cm2[0] * batch.responses[0].sum(-1)).numpy()
     return UnfoldedFlux(found.energy_kev, low, middle, high, area >= SEEN_AREA * area.max())
