@@ -35,7 +35,8 @@ def description_figure(found: Description) -> Figure:
     """Draw the three panels of a description side by side, on white."""
     with styled():
         figure = empty_figure(_WIDE_IN, _HIGH_IN)
-        left, middle, right = figure.subfigures(1, 3, width_ratios=[1.1, 1.0, 1.0])
+        panels: Any = figure.subfigures(1, 3, width_ratios=[1.1, 1.0, 1.0])
+        left, middle, right = panels
         _draw_counts(left, found)
         _draw_flux(middle, found)
         _draw_physics(right, found)

@@ -20,8 +20,8 @@ class UnfoldedFlux:
     """Hold E^2 F(E), erg/cm2/s, with F the photon flux density at the telescope's resolution.
 
     `energy_kev`, `low`, `middle` and `high` (n_energy,): median and 68% interval of the posterior
-    of E^2 F(E) at each energy. `is_seen` (n_energy,) tells where the instrument counts photons; elsewhere the
-    flux is extrapolated.
+    of E^2 F(E) at each energy. `is_seen` (n_energy,) tells where the
+    instrument counts photons; elsewhere the flux is extrapolated.
     """
 
     energy_kev: Floats
