@@ -153,7 +153,8 @@ def classes_from(model: Model) -> str:
     return (
         f"probabilities for a source drawn from the {len(population.reference_z):,} labelled "
         f"{kind}spectra{origin} that {model.model_id} was trained on, with all "
-        f"{len(population.classes)} classes equally frequent; a source of another kind gets the class that it resembles most"
+        f"{len(population.classes)} classes equally frequent; a source of another kind gets the "
+        "class that it resembles most"
     )
 
 

@@ -42,11 +42,11 @@ from raypipe.html.page import (
 )
 
 _CAPTIONS = (
-    "Crosses: counts with 68% Poisson limits, grouped for the figure. Red: counts expected from the "
-    "latents, folded through the spectrum's own response. Dashed: expected background. Below: counts "
-    "minus fold in units of the root of the fold.",
-    "Energy times energy flux density before the telescope, at its resolution. The red band holds "
-    "68% of the posterior draws of the latents at each energy; where the background is gray, the telescope sees no "
+    "Crosses: counts with 68% Poisson limits, grouped for the figure. Red: counts expected from "
+    "the latents, folded through the spectrum's own response. Dashed: expected background. Below: "
+    "counts minus fold in units of the root of the fold.",
+    "E² F(E) before the telescope, at its resolution. The red band holds 68% of the posterior "
+    "draws of the latents at each energy; where the background is gray, the telescope sees no "
     "photons and the flux is extrapolated.",
     "Posterior of the best-fitting physical model with flat priors in both parameters (in the "
     "logarithm of a temperature), its amplitude at the best value. The cross is the best fit.",
