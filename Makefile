@@ -1,4 +1,4 @@
-# Two commands to start with: `make demo` and `make test`.
+# Commands to start with: `make demo`, `make demo-train` and `make test`.
 PYTHON ?= python3
 VENV ?= .venv
 WORKSPACE ?= demo
@@ -10,10 +10,13 @@ WHEELS := build/gpu-wheels
 FETCH = $(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps \
 	--only-binary=:all: -c constraints.txt -r benchmarks/gpu_wheels.txt
 
-.PHONY: model demo test quicktest lint docs audit gpu-check gpu-check-wheels clean
+.PHONY: model demo demo-train test quicktest lint docs audit gpu-check gpu-check-wheels clean
 
-demo: $(VENV)/installed
-	$(BIN)/raypipe run --workspace $(WORKSPACE) --source simulated \
+demo: $(VENV)/installed  # embed a small survey with the model in the box
+	$(BIN)/raypipe run --workspace $(WORKSPACE) --source simulated --set simulate.detections=1000
+
+demo-train: $(VENV)/installed  # train a model, and a baseline, on a larger one
+	$(BIN)/raypipe run --workspace $(WORKSPACE)-train --source simulated --train \
 		--set 'evaluate.baseline_presets=["paper"]'
 
 test: $(VENV)/installed-dev
@@ -73,23 +76,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(INSTALL) --editable ".[dev]"
 	touch $@
 
-$(VENV)/installed-# Makes the model that ships with the package again, from the folder DATA of responses, spectra and
-# the catalog of fits; hours on a CPU, minutes with DEVICE=cuda.
-DEVICE ?= cpu
-MODEL := raypipe/box/any-telescope-1
-ON_ALL := --made-up 20 --device $(DEVICE) --set train.compile=false \
-	--set train.precision=float32 --set train.patience=1000
-model: $(VENV)/installed-dev
-	test -n "$(DATA)" || { echo "say where the data are: make model DATA=FOLDER" >&2; exit 2; }
-	$(BIN)/python -m recipes.any_telescope prepare --data $(DATA) --sky build/sky.npz
-	$(BIN)/python -m recipes.any_telescope.train build/sky.npz build/first.safetensors \
-		--steps 9000 --set train.batch_size=256 $(ON_ALL)
-	$(BIN)/python -m recipes.any_telescope.train build/sky.npz build/model.safetensors \
-		--start build/first.safetensors --steps 3000 --set train.batch_size=1024 $(ON_ALL)
-	$(BIN)/python -m recipes.any_telescope bundle --data $(DATA) --sky build/sky.npz \
-		--network build/model.safetensors --out $(MODEL)
-
-audit: $(VENV)/installed
+$(VENV)/installed-audit: $(VENV)/installed
 	$(INSTALL) --editable ".[audit]"
 	touch $@
 

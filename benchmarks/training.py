@@ -1,9 +1,9 @@
-"""Compare the throughput of `train` under Ray Train with a bare PyTorch loop, on CPUs and on a GPU.
+"""Compare the throughput of `train` under Ray Train with a bare PyTorch loop, on CPUs.
 
 Usage: python -m benchmarks.training [--detections 8000] [--epochs 3] [--rounds 3]
-           [--set KEY=VALUE ...] [--device cuda] [--batches 64 512 4096] [--peak-tflops X]
+           [--set KEY=VALUE ...]
 
-On CPUs three ways take turns: (1) the bare loop, in this process with one thread; (2)
+Three ways take turns: (1) the bare loop, in this process with one thread; (2)
 `raypipe.train` with one worker of one thread, on a local Ray of two CPUs, which runs from the
 beginning; (3) the same with two workers. An epoch is the training steps and a pass over the
 validation spectra. The first epoch of each training is left out, and the median of the others over
@@ -15,10 +15,8 @@ The bare loop has the model, spectra, batch size, thinning, loss, optimizer, cli
 of `train`. Its tensors are float32 with the background smoothed beforehand, whereas `train` keeps
 compact spectra and smooths the background of each batch.
 
-On a GPU it measures raypipe's learner, without Ray, in float32, in bfloat16 and compiled, for
-several step sizes; the share of the peak given with `--peak-tflops`, counting matrix products only;
-and the projected time of a large training. Load averages are printed before and after: on a machine
-that is not idle, only ratios are meaningful.
+Load averages are printed before and after: on a machine that is not idle, only ratios are
+meaningful. `benchmarks.gpu_check` measures training on a GPU.
 """
 
 from __future__ import annotations
@@ -38,8 +36,6 @@ from typing import NamedTuple
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.surveys import make_survey
 from raypipe.cluster import ray_session
@@ -53,11 +49,8 @@ from raypipe.spectra.grid import EnergyGrid
 from raypipe.store.layout import model_folder
 from raypipe.store.manifest import choose_release
 from raypipe.store.workspace import Workspace
-from raypipe.training.batch_streams import ResidentStream
 from raypipe.training.compact import CompactSpectra
 from raypipe.training.data import read_roster
-from raypipe.training.learner import Learner
-from raypipe.training.precision import Arithmetic, adapt
 from raypipe.training.reading import PartReader
 from raypipe.training.split import TRAIN, VALIDATION
 from raypipe.training.train import train
@@ -65,16 +58,6 @@ from raypipe.training.train import train
 CPU = torch.device("cpu")
 LEAST_BARE, LEAST_TWO = 0.95, 1.5
 SWEEP = 256
-STEPS_ON_DEVICE = 60
-SURVEY, EPOCHS = 1_300_000, 100
-"""The training whose time on a GPU is projected."""
-
-ARITHMETICS = {
-    "float32": Arithmetic(torch.float32, compiled=False),
-    "float32, compiled": Arithmetic(torch.float32, compiled=True),
-    "bfloat16": Arithmetic(torch.bfloat16, compiled=False),
-    "bfloat16, compiled": Arithmetic(torch.bfloat16, compiled=True),
-}
 
 
 class Ends(logging.Handler):
@@ -215,57 +198,6 @@ def measure(workspace: Workspace, config: Config, rounds: int) -> None:
     _compare("... from end to end of epochs", two.to_end, one.to_end, LEAST_TWO)
 
 
-def measure_device(
-    workspace: Workspace,
-    config: Config,
-    device: torch.device,
-    batches: list[int],
-    peak_tflops: float | None,
-) -> None:
-    """Print the speed of a learner on a device for each precision and step size.
-
-    Spectra are repeated until an epoch has `STEPS_ON_DEVICE` steps; the first epoch, in which
-    modules are compiled, is left out.
-    """
-    train_part, others = read(workspace, config, device)
-    flop = flop_of_a_spectrum(config, read(workspace, config, CPU)[0])
-    for size in batches:
-        rows = torch.arange(max(len(train_part), STEPS_ON_DEVICE * size)) % len(train_part)
-        spectra = ResidentStream(train_part.rows(rows))
-        settings = _with(config, batch_size=size, epochs=3).train
-        for name, arithmetic in ARITHMETICS.items():
-            torch.compiler.reset()
-            torch.manual_seed(settings.seed)
-            network = build(config.model, EnergyGrid()).to(device)
-            adapt(network, arithmetic, device)
-            learner = Learner(
-                network,
-                spectra,
-                ResidentStream(others),
-                settings,
-                most_shown=network.most_shown,
-                device=device,
-            )
-            speeds = [learner.run_epoch(i)["spectra_per_s"] for i in range(settings.epochs)][1:]
-            speed = statistics.median(speeds)
-            share = f" ({speed * flop / 1e12 / peak_tflops:.1%} of the peak)" if peak_tflops else ""
-            print(
-                f"{device}, steps of {size}, {name:18}{speed:10.0f} spectra/s, "
-                f"{speed * flop / 1e12:.3g} TFLOP/s{share}; {EPOCHS} epochs of {SURVEY} "
-                f"detections would take {EPOCHS * SURVEY / speed / 60:.1f} min"
-            )
-
-
-def flop_of_a_spectrum(config: Config, spectra: CompactSpectra) -> float:
-    """Count the floating-point operations of the matrix products in training on one spectrum."""
-    network = build(config.model, EnergyGrid()).train()
-    batch = spectra.take(torch.arange(min(64, len(spectra))))
-    shown = thin(batch, config.train.thinning_min, network.most_shown)
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        network(batch, shown)[0].sum().backward()
-    return counter.get_total_flops() / len(batch)
-
-
 def read(
     workspace: Workspace, config: Config, device: torch.device
 ) -> tuple[CompactSpectra, CompactSpectra]:
@@ -304,9 +236,6 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3, help="epochs per training, at least 2")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--set", action="append", default=[], help="another setting, KEY=VALUE")
-    parser.add_argument("--device", type=torch.device, default=torch.device("cuda"))
-    parser.add_argument("--batches", type=int, nargs="+", default=[64, 512, 4096])
-    parser.add_argument("--peak-tflops", type=float, help="peak of the device, for comparison")
     options = parser.parse_args()
     if options.epochs < 2:
         parser.error("--epochs: the first is left out, so there must be two")
@@ -319,10 +248,6 @@ def main() -> None:
         _tell_load("before")
         measure(workspace, config, options.rounds)
         _tell_load("after")
-        if options.device.type == "cuda" and not torch.cuda.is_available():
-            print("GPU: not measured, because there is none")
-        else:
-            measure_device(workspace, config, options.device, options.batches, options.peak_tflops)
 
 
 if __name__ == "__main__":

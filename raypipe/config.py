@@ -211,7 +211,8 @@ class EmbedConfig(Section):
     refine_steps: int = Field(
         6,
         ge=0,
-        description="Fisher-scoring steps on the likelihood of each detection. 0: no refinement.",
+        description="Refine each detection by its likelihood, in at most twice this number of "
+        "quasi-Newton steps. 0: no refinement.",
     )
     class_scheme: ClassScheme = Field(
         "neighbors",
@@ -222,10 +223,17 @@ class EmbedConfig(Section):
         True,
         description="Compute errors of the latents. false: errors are null and latents unrefined.",
     )
+    posterior_draws: int = Field(
+        0,
+        ge=0,
+        le=4096,
+        description="Draws from the exact posterior of each detection, for the columns z0_mean.., "
+        "z0_sd.. and posterior_ess; 64 are enough. 0: no draws, and no such columns.",
+    )
     fluxes: bool = Field(
         True,
-        description="Compute fluxes and hardness ratios from the posterior draws. Needs "
-        "posterior_draws.",
+        description="Compute fluxes and hardness ratios from the posterior draws. Without "
+        "posterior_draws there are none.",
     )
     fits: list[FitModelName] = Field(
         default=[],
@@ -249,7 +257,7 @@ class EvaluateConfig(Section):
     neighbors: int = Field(15, ge=1, description="Neighbors used by the kNN classifier.")
     seed: int = Field(0, ge=0, description="Seed for folds and fits.")
     baseline_presets: list[Literal["folded", "paper"]] = Field(
-        default=[], description="Presets that raypipe run also trains, for comparison."
+        default=[], description="Presets that raypipe run --train also trains, for comparison."
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks.gpu.embedding_speed import REFINE_STEPS, draw_means
+from benchmarks.gpu.embedding_speed import DRAWS, REFINE_STEPS
 from raypipe.model.count_splitting import part_of
 from raypipe.model.encode import encode_batch
 from raypipe.model.features import prepare
@@ -39,22 +39,23 @@ def compare(ours: Folded, theirs: Folded, spectra: SpectraBatch) -> list[Agreeme
 
     Refined latents are compared in units of their own standard deviations, the Cash relative to
     one plus a thousandth of itself; of both, one row in a hundred may lie outside, for a step of
-    refinement that changes nothing may be taken on one device and refused on the other.
+    refinement that changes nothing may be taken on one device and refused on the other. Refinement
+    stops where the log posterior would rise by less than 1e-4, which is 0.014 standard deviations
+    from the maximum: two devices may stop twice as far apart.
     """
     here, there = _columns(ours, spectra), _columns(theirs, spectra)
     latents = [name for name in here if name[1:].isdigit() and name[0] == "z"]
     moved = [np.abs(here[z] - there[z]) / here[f"{z}_std"] for z in latents]
     cash = np.abs(here["cash"] - there["cash"]) / (1.0 + 1e-3 * np.abs(here["cash"]))
-    drawn = np.abs((draw_means(ours, spectra) - draw_means(theirs, spectra)).numpy())
-    z_std = np.stack([here[f"{z}_std"] for z in latents], 1)
+    drawn = [np.abs(here[f"{z}_mean"] - there[f"{z}_mean"]) / here[f"{z}_std"] for z in latents]
     encoded, again = _encoded(ours, spectra), _encoded(theirs, spectra)
     gradient, other = _gradient(ours, spectra), _gradient(theirs, spectra)
     distance = float((gradient - other).norm() / gradient.norm())
     return [
         Agreement("encoder's latents, largest difference", _largest(encoded - again), 2e-3),
-        Agreement("refined latents, 99th percentile, in z_std", _percentile_99(moved), 0.01),
-        Agreement("mean of draws, 99th percentile, in z_std", _percentile_99(drawn / z_std), 0.02),
-        Agreement("Cash, 99th percentile, of 1 + cash / 1000", _percentile_99(cash), 0.01),
+        Agreement("refined latents, 99th percentile, in z_std", _percentile_99(moved), 0.03),
+        Agreement("mean of draws, 99th percentile, in z_std", _percentile_99(drawn), 0.02),
+        Agreement("Cash, 99th percentile, of 1 + cash / 1000", _percentile_99(cash), 0.03),
         Agreement("gradient of the loss, relative", distance, 1e-3),
     ]
 
@@ -66,6 +67,7 @@ def _columns(network: Folded, spectra: SpectraBatch) -> dict[str, npt.NDArray[An
             network,
             spectra.take(np.arange(start, min(start + _BATCH, len(spectra)))),
             REFINE_STEPS,
+            posterior_draws=DRAWS,
         )
         for start in starts
     ]

@@ -7,36 +7,23 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks.gpu.synthetic import repeated
 from benchmarks.gpu.training_speed import wait_for
 from raypipe.model.encode import encode_batch
-from raypipe.model.features import prepare
-from raypipe.model.posterior import draw
 from raypipe.model.presets import Folded
-from raypipe.model.refine import refine
 from raypipe.spectra.batch import SpectraBatch
 
 REFINE_STEPS, DRAWS = 6, 64
-
-
-@torch.no_grad()
-def draw_means(network: Folded, spectra: SpectraBatch) -> torch.Tensor:
-    """Return the posterior means (n, latents) of `DRAWS` draws around the refined latents."""
-    batch = prepare(spectra, next(network.parameters()).device)
-    refined = refine(network, network.encode(batch), batch, REFINE_STEPS)
-    draws = draw(network, refined, batch, DRAWS)
-    return (draws.weights[..., None] * draws.z).sum(1).cpu()
-
-
 Way = Callable[[Folded, SpectraBatch], Any]
 
 WAYS: dict[str, Way] = {
     "latents and Cash": lambda network, part: encode_batch(network, part, 0, errors=False),
     "with errors": lambda network, part: encode_batch(network, part, 0),
     "with errors and refinement": lambda network, part: encode_batch(network, part, REFINE_STEPS),
-    f"refinement and {DRAWS} draws": draw_means,
+    f"with errors, refinement and {DRAWS} draws": lambda network, part: encode_batch(
+        network, part, REFINE_STEPS, posterior_draws=DRAWS
+    ),
 }
 """What is measured of a batch, by name."""
 

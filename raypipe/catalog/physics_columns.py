@@ -52,6 +52,9 @@ def _hardness_ratios() -> dict[str, tuple[str, str, str]]:
     return columns
 
 
+FLUXES = [f"{kind}_{band}" for kind in _FLUXES for band in BANDS_KEV]
+"""Names of fluxes; each has _lolim and _hilim, too."""
+
 FLUX_COLUMNS: dict[str, tuple[str, str, str]] = {**_fluxes(), **_hardness_ratios()}
 """Fluxes and hardness ratios: unit, UCD and description by name."""
 

@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 
 NOT_MEASURED = "not_measured"
 """Flag of a row that could not be measured: latents and all that derives from them are null."""
+POSTERIOR_APPROXIMATE = "posterior_approximate"
+"""Flag of a row whose posterior draws are worth fewer than 10 independent ones."""
+_ESS_MIN = 10.0
 PARTLY_MEASURED = "partly_measured"
 """Flag of a source with both measured detections and detections that could not be measured."""
 
@@ -75,6 +78,7 @@ _COLUMNS = {
         "expected cash (Kaastra 2017), less the fitted parameters",
     ),
     "fit_zscore": Column("", "stat.fit.residual", "(cash - cash_expected) / standard deviation"),
+    "posterior_ess": Column("", "stat.value", "effective number of draws from the posterior"),
     "anomaly_score": Column("", "stat.likelihood", "negative log density of the latents, nats"),
     "flags": Column("", "meta.code.qual", "properties that a user should know, separated by |"),
     "split": Column("", "meta.code", "train, validation or test: use of the source in training"),
@@ -104,7 +108,7 @@ _COLUMNS = {
     **{name: Column(*parts) for name, parts in PHYSICS_COLUMNS.items()},
 }
 _PROBABILITY = r"p_(.+)"
-_LATENT = r"z\d+(_err|_std)?"
+_LATENT = r"z\d+(_err|_std|_mean|_sd)?"
 _MOST_SHOWN = 200
 
 CLASS_UCD = "stat.probability;src.class"
@@ -114,7 +118,11 @@ _PATTERNS = {
     r"z_cov": Column("", "stat.covariance", "posterior covariance of z, lower triangle by rows"),
     r"z(\d+)": Column("", "stat.value", "latent {0}"),
     r"z(\d+)_err": Column("", "stat.error", "scatter of latent {0} over repeated observations"),
-    r"z(\d+)_std": Column("", "stat.stdev", "width of the posterior of latent {0}"),
+    r"z(\d+)_std": Column(
+        "", "stat.stdev", "width of the posterior of latent {0}, normal approximation"
+    ),
+    r"z(\d+)_mean": Column("", "stat.value;stat.mean", "mean of the posterior draws of latent {0}"),
+    r"z(\d+)_sd": Column("", "stat.stdev", "standard deviation of the draws of latent {0}"),
     _PROBABILITY: Column("", CLASS_UCD, "probability of class {0}"),
     r"counts_([usmhb])": Column("ct", "phot.count;em.X-ray", "counts in the CSC {0} band"),
     r"background_counts_([usmhb])": Column(
@@ -157,15 +165,20 @@ def catalog_table(
 
     `spectra` are rows of the table of spectra; `measured` (the output of `Model.encode_batch`) and
     `split` (n,) belong to the same rows. Fields have unit, UCD and description. NaN in `measured`
-    becomes null; rows without latents get the flag `not_measured`. A column of another catalog with
+    becomes null; rows without latents get the flag `not_measured`, and rows with too few effective
+    draws `posterior_approximate`. A column of another catalog with
     the name of a measured column, such as p_<class>, is renamed and keeps its values.
     """
     own = {str(name): numbers(measured[name].to_numpy()) for name in measured if name != "z_cov"}
     latents = sum(re.fullmatch(r"z\d+", name) is not None for name in own)
     own["z_cov"] = triangles(triangles_in(measured["z_cov"], latents))
     unmeasured = measured["z0"].isna().to_numpy()
+    flags = flagged(spectra["flags"], unmeasured, NOT_MEASURED)
+    if "posterior_ess" in measured:
+        few = ~(measured["posterior_ess"].to_numpy() >= _ESS_MIN) & ~unmeasured
+        flags = flagged(flags, few, POSTERIOR_APPROXIMATE)
     own |= {
-        "flags": flagged(spectra["flags"], unmeasured, NOT_MEASURED),
+        "flags": flags,
         "split": pa.array(split.astype(object), pa.string()),
         "model_id": pa.array(np.full(len(measured), model_id, dtype=object), pa.string()),
     }

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raypipe.catalog.physics_columns import FLUXES
 from raypipe.catalog.schema import (
     NOT_MEASURED,
     PARTLY_MEASURED,
@@ -18,6 +19,7 @@ from raypipe.catalog.schema import (
     numbers,
     triangles,
 )
+from raypipe.catalog.source_fluxes import combine_fluxes
 from raypipe.catalog.sources import Combined, combine
 from raypipe.config import ClassScheme
 from raypipe.identity import source_keys
@@ -25,13 +27,15 @@ from raypipe.model.bundle import Model
 from raypipe.model.covariance import pack, triangles_of, unpack
 
 _SOURCES_AT_ONCE = 20_000
+_LIMITS = "", "_lolim", "_hilim"
 _COPIED = ("name", *("ra", "dec", "position_from", "target_name"), "class", "split", "model_id")
 
 
 def source_columns(latents: int) -> list[str]:
     """Return the columns of the detections that `source_tables` reads."""
     own = ["detection_id", *_COPIED, "flags"]
-    return [*own, "total_counts", "z_cov", *(f"z{i}" for i in range(latents))]
+    fluxes = [name + end for name in FLUXES for end in _LIMITS]
+    return [*own, "total_counts", "z_cov", *(f"z{i}" for i in range(latents)), *fluxes]
 
 
 def source_tables(
@@ -39,11 +43,13 @@ def source_tables(
 ) -> Iterator[pa.Table]:
     """Yield the table of sources in blocks, in order of name, from all rows of the detections.
 
-    `raypipe.catalog.sources.combine` combines latents. Without errors, latents are averaged with
-    counts as weights, and variability is not measured. Position, class and split are those of the
-    best detection, the measured one with the most counts. A source has the flags of all its
-    detections, except that it has `not_measured` only if none of its detections is measured, and
-    `partly_measured` if some are not. A detection without a name is a separate source.
+    `raypipe.catalog.sources.combine` combines latents, and fluxes, where the detections have them,
+    are combined by `raypipe.catalog.source_fluxes.combine_fluxes`. Without errors, latents are
+    averaged with counts as weights, and variability is not measured. Position, class and split are
+    those of the best detection, the measured one with the most counts. A source has the flags of
+    all its detections, except that it has `not_measured` only if none of its detections is
+    measured, and `partly_measured` if some are not. A detection without a name is a separate
+    source.
     """
     have = set(detections.column_names)
     names = [name for name in source_columns(model.config.model.latents) if name in have]
@@ -74,6 +80,7 @@ def _sources(
     columns["total_counts"] = pa.array(_sums(counts, starts))
     columns["flags"] = _flags(rows["flags"].to_pylist(), combined, starts)
     columns |= _latent_columns(combined)
+    columns |= _flux_columns(rows, starts)
     columns["variability_chi2"] = numbers(combined.chi2)
     columns["variability_dof"] = pa.array(combined.dof.astype(np.int32))
     columns["variability_p"] = numbers(combined.p_value)
@@ -134,6 +141,18 @@ def _latent_columns(combined: Combined) -> dict[str, pa.Array]:
         for i, column in enumerate(values.T):
             columns[pattern.format(i)] = numbers(column.astype(np.float32))
     columns["z_cov"] = triangles(pack(combined.z_cov))
+    return columns
+
+
+def _flux_columns(rows: pa.Table, starts: npt.NDArray[np.int64]) -> dict[str, pa.Array]:
+    columns: dict[str, pa.Array] = {}
+    for name in FLUXES:
+        names = [name + end for end in _LIMITS]
+        if names[0] in rows.column_names and len(starts):
+            value, low, high = (rows[each].to_numpy().astype(np.float64) for each in names)
+            combined = combine_fluxes(value, low, high, starts)
+            for each, values in zip(names, combined, strict=True):
+                columns[each] = numbers(values.astype(np.float32))
     return columns
 
 

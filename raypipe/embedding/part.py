@@ -132,7 +132,14 @@ def wanted_part(
 
 def recipe_of(model: Model, config: EmbedConfig) -> str:
     """Return a hash of everything with which rows are measured: model, settings and version."""
-    settings = [config.refine_steps, config.errors, config.class_scheme, config.fits]
+    settings = [
+        config.refine_steps,
+        config.errors,
+        config.class_scheme,
+        config.posterior_draws,
+        config.fluxes,
+        config.fits,
+    ]
     text = json.dumps([model.fingerprint, settings, __version__, _ROWS_VERSION])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -8,7 +8,7 @@ import logging
 import os
 import tomllib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,19 +24,25 @@ from raypipe.box import MODEL_ID, box_folder
 from raypipe.config import Config, EmbedConfig
 from raypipe.config_toml import load_config
 from raypipe.errors import OgipError, RaypipeError, UsageError
-from raypipe.model.card import model_card, model_summary
+from raypipe.model.card import model_card, model_summary, record_of
+from raypipe.model.channel_axes import ChannelAxes
 from raypipe.model.encode import (
+    PosteriorSample,
     Reconstruction,
     as_frame,
     blank_unmeasured,
     encode_batch,
     reconstruct_batch,
+    sample_batch,
 )
+from raypipe.model.flux_answers import density_of, flux_frame
+from raypipe.model.flux_density import FluxDensity, at_resolution
 from raypipe.model.inputs import SpectrumOrPath, identity_of, latents_in, read_all
 from raypipe.model.integrity import bundle_hash, require_finite, require_population
 from raypipe.model.latent_population import Population
 from raypipe.model.presets import Folded, Paper, build
 from raypipe.ogip import Spectrum
+from raypipe.spectra.band_counts import BANDS_KEV
 from raypipe.spectra.batch import SpectraBatch
 from raypipe.spectra.grid import EnergyGrid
 from raypipe.store.workspace import Workspace, check_name
@@ -82,7 +88,7 @@ class Model:
         classes = ", ".join(self.population.classes) or "no classes"
         return (
             f"Model({self.model_id}: preset {self.preset}, {self.config.model.latents} latents, "
-            f"trained on {len(self.train_sources)} sources; {classes})"
+            f"trained on {record_of(self).trained_on.sources or 0} sources; {classes})"
         )
 
     @property
@@ -123,7 +129,14 @@ class Model:
         have no vote on their class. `config` defaults to the settings of the training.
         """
         config = config or self.config.embed
-        columns = encode_batch(self.network, spectra, config.refine_steps, config.errors)
+        columns = encode_batch(
+            self.network,
+            spectra,
+            config.refine_steps,
+            config.errors,
+            config.posterior_draws,
+            config.fluxes,
+        )
         latents = self.config.model.latents
         z = np.stack([columns[f"z{i}"] for i in range(latents)], 1).astype(np.float64)
         columns["anomaly_score"] = self.population.anomaly_score(z)
@@ -132,6 +145,25 @@ class Model:
             columns[f"p_{name}"] = column
         blank_unmeasured(columns, errors=config.errors and isinstance(self.network, Folded))
         return as_frame(columns)
+
+    def sample(
+        self,
+        spectra: SpectraBatch | SpectrumOrPath | Iterable[SpectrumOrPath],
+        n: int = 1000,
+        seed: int | None = None,
+    ) -> PosteriorSample:
+        """Draw `n` times from the exact posterior of each spectrum, with equal weights.
+
+        Returns latents (spectra, n, latents), log amplitudes (spectra, n) and effective numbers of
+        draws. Without a seed the draws are the same every time. Raises UsageError for preset paper,
+        which has no likelihood.
+        """
+        if not isinstance(self.network, Folded):
+            raise UsageError(f"{self.model_id}: preset {self.preset} has no posterior; use folded")
+        if n < 1:
+            raise UsageError(f"cannot draw {n} times: n must be at least 1")
+        batch = self._batch(spectra)
+        return sample_batch(self.network, batch, self.config.embed.refine_steps, n, seed)
 
     def reconstruct(
         self,
@@ -143,9 +175,7 @@ class Model:
         `z` (n, latents) is an array or what `encode` returned; without it the spectra are encoded.
         A row without latents is NaN.
         """
-        batch = spectra
-        if not isinstance(batch, SpectraBatch):
-            batch = SpectraBatch.from_spectra(read_all(spectra))  # type: ignore[arg-type]
+        batch = self._batch(spectra)
         z = self.encode_batch(batch) if z is None else z
         return reconstruct_batch(self.network, batch, latents_in(z, self.config.model.latents))
 
@@ -153,16 +183,69 @@ class Model:
         self,
         spectra: SpectraBatch | SpectrumOrPath | Iterable[SpectrumOrPath],
         z: npt.ArrayLike | pd.DataFrame | None = None,
+        smooth: bool = False,
     ) -> npt.NDArray[np.float32]:
         """Return the photon flux density of spectra, with the instrument's response removed.
 
         It is (n, n_energy), photon/cm2/s/keV, at the energies `model.grid.mid_kev`. The
-        arguments are those of `reconstruct`. Raises UsageError for preset paper, which has no flux.
+        arguments are those of `reconstruct`. From bin to bin the flux is rough, for the bins are
+        finer than any response resolves: fold or integrate it as it is, but draw it with `smooth`,
+        which averages it at the instrument's resolution. Raises UsageError for preset paper, which
+        has no flux.
         """
-        flux = self.reconstruct(spectra, z).flux
+        batch = self._batch(spectra)
+        flux = self.reconstruct(batch, z).flux
         if flux is None:
-            raise UsageError(f"{self.model_id}: preset {self.preset} has no flux; use folded")
-        return flux
+            raise self._has_no_flux
+        if not smooth:
+            return flux
+        axes = ChannelAxes.of(batch.bins)
+        index = torch.from_numpy(batch.response_index)
+        return at_resolution(torch.from_numpy(flux), self.grid, axes, index).numpy()
+
+    def band_flux(
+        self,
+        spectra: SpectraBatch | SpectrumOrPath | Iterable[SpectrumOrPath],
+        bands: Mapping[str, tuple[float, float]] = BANDS_KEV,
+        draws: int = 256,
+    ) -> pd.DataFrame:
+        """Measure the fluxes of spectra in energy bands, given by name with their edges in keV.
+
+        Returns one row per spectrum. For each band, flux_<band> (erg/cm2/s) and photflux_<band>
+        (photon/cm2/s) are medians of posterior draws, with _lolim and _hilim of 68%. They are
+        absorbed fluxes. Where the source is not detected in a band, _lolim is 0 and _hilim the 90%
+        upper limit, which _upper_limit holds, too; elsewhere that is NaN. seen_<band> is the share
+        of the band that the instrument sees; fluxes are NaN below two thirds. Raises UsageError for
+        a band outside 0.2-12 keV, and for preset paper.
+        """
+        batch, steps = self._batch(spectra), self.config.embed.refine_steps
+        if not isinstance(self.network, Folded):
+            raise self._has_no_flux
+        return flux_frame(self.network, batch, bands, steps, draws)
+
+    def flux_density(
+        self, spectra: SpectraBatch | SpectrumOrPath | Iterable[SpectrumOrPath], draws: int = 256
+    ) -> FluxDensity:
+        """Measure the photon flux density of spectra at the instrument's resolution, with limits.
+
+        Value and 68% limits are quantiles of posterior draws, each averaged over the width of a
+        line. Raises UsageError for preset paper.
+        """
+        batch, steps = self._batch(spectra), self.config.embed.refine_steps
+        if not isinstance(self.network, Folded):
+            raise self._has_no_flux
+        return density_of(self.network, batch, steps, draws)
+
+    @property
+    def _has_no_flux(self) -> UsageError:
+        return UsageError(f"{self.model_id}: preset {self.preset} has no flux; use folded")
+
+    def _batch(
+        self, spectra: SpectraBatch | SpectrumOrPath | Iterable[SpectrumOrPath]
+    ) -> SpectraBatch:
+        if isinstance(spectra, SpectraBatch):
+            return spectra
+        return SpectraBatch.from_spectra(read_all(spectra))
 
     def binned(self, spectrum: Spectrum) -> BinnedSpectrum:
         """Return a spectrum's counts in the model's channel bins, with those it expects.

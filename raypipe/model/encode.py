@@ -14,12 +14,15 @@ import torch
 
 from raypipe.model.covariance import pack
 from raypipe.model.features import Batch, prepare
+from raypipe.model.fluxes import flux_columns
+from raypipe.model.posterior import draw, sample
 from raypipe.model.presets import Folded, Paper
 from raypipe.model.refine import Refined, refine
 from raypipe.model.statistics import MU_MIN, cash, cash_covariance, cash_moments
 from raypipe.spectra.batch import SpectraBatch
 
-_ERRORS = re.compile(r"z\d_err|z\d_std|z_cov")
+_ERRORS = re.compile(r"z\d+_err|z\d+_std|z_cov")
+_OF_DRAWS = re.compile(r"z\d+_mean|z\d+_sd|posterior_ess|(phot)?flux_\w+|hard_\w+")
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,12 @@ class Reconstruction:
 
 
 def encode_batch(
-    network: Folded | Paper, spectra: SpectraBatch, refine_steps: int, errors: bool = True
+    network: Folded | Paper,
+    spectra: SpectraBatch,
+    refine_steps: int,
+    errors: bool = True,
+    posterior_draws: int = 0,
+    fluxes: bool = False,
 ) -> dict[str, npt.NDArray[Any]]:
     """Measure a batch of spectra; the columns are those of `measure`.
 
@@ -47,10 +55,10 @@ def encode_batch(
     device = next(network.parameters()).device
     rows = spectra.is_measurable
     if rows.all():
-        return measure(network, prepare(spectra, device), refine_steps, errors)
-    measured = measure(
-        network, prepare(spectra.take(np.flatnonzero(rows)), device), refine_steps, errors
-    )
+        batch = prepare(spectra, device)
+        return measure(network, batch, refine_steps, errors, posterior_draws, fluxes)
+    batch = prepare(spectra.take(np.flatnonzero(rows)), device)
+    measured = measure(network, batch, refine_steps, errors, posterior_draws, fluxes)
     columns = {name: _spread(values, rows) for name, values in measured.items()}
     return columns | {
         "total_counts": _total_counts(spectra.counts),
@@ -61,13 +69,14 @@ def encode_batch(
 def blank_unmeasured(columns: dict[str, npt.NDArray[Any]], errors: bool) -> None:
     """Set all values but `total_counts` to NaN in rows with a number that is not finite.
 
-    Without `errors`, the columns of errors, which are NaN in every row, are not considered.
+    Columns of posterior draws do not count: if these fail, the row keeps its other values. Without
+    `errors`, the columns of errors, which are NaN in every row, do not count either.
     """
     floats = {name: values for name, values in columns.items() if values.dtype.kind == "f"}
     finite = [
         np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
         for name, values in floats.items()
-        if errors or not _ERRORS.fullmatch(name)
+        if not _OF_DRAWS.fullmatch(name) and (errors or not _ERRORS.fullmatch(name))
     ]
     unmeasured = ~np.all(finite, axis=0)
     if unmeasured.any():
@@ -79,7 +88,12 @@ def blank_unmeasured(columns: dict[str, npt.NDArray[Any]], errors: bool) -> None
 @torch.no_grad()
 @np.errstate(all="ignore")  # Rows that are not finite are found later (`blank_unmeasured`).
 def measure(
-    network: Folded | Paper, batch: Batch, refine_steps: int, errors: bool = True
+    network: Folded | Paper,
+    batch: Batch,
+    refine_steps: int,
+    errors: bool = True,
+    posterior_draws: int = 0,
+    fluxes: bool = False,
 ) -> dict[str, npt.NDArray[Any]]:
     """Measure latents and goodness of fit: columns of (n,) by name.
 
@@ -90,8 +104,12 @@ def measure(
     `cash_expected` is the expectation for the fitted model (Kaastra 2017), plus the contribution of
     the background's noise, minus the number of parameters that the counts determined. `fit_zscore`
     is the excess over it in standard deviations, reduced by the fit's share (`_taken_by_fit`).
-    Without `errors`, and for presets without a likelihood, there is no refinement, errors are NaN,
-    and the amplitude is the only fitted parameter.
+    With `posterior_draws`, z0_mean.., z0_sd.. and posterior_ess are mean and width of as many draws
+    from the exact posterior, and the effective number of draws (`posterior.draw`); with `fluxes`,
+    there are also the columns of `raypipe.model.fluxes.flux_columns`.
+
+    Without `errors`, and for presets without a likelihood, there is no refinement, errors and
+    columns of draws are NaN, and the amplitude is the only fitted parameter.
     """
     z = network.encode(batch)
     refined = None
@@ -113,6 +131,8 @@ def measure(
     columns |= _columns("z{}_err", nothing if refined is None else refined.z_err)
     columns |= _columns("z{}_std", nothing if refined is None else refined.z_std)
     columns["z_cov"] = _covariance(refined, z)
+    if posterior_draws:
+        columns |= _posterior_columns(network, refined, batch, posterior_draws, fluxes, nothing)
     columns["total_counts"] = _total_counts(counts)
     columns["n_bins"] = batch.n_bins.cpu().numpy()
     columns["cash"] = total_cash
@@ -147,6 +167,27 @@ def _columns(name: str, values: torch.Tensor) -> dict[str, npt.NDArray[Any]]:
     return {name.format(i): column for i, column in enumerate(values.cpu().numpy().T)}
 
 
+def _posterior_columns(
+    network: Folded | Paper,
+    refined: Refined | None,
+    batch: Batch,
+    draws: int,
+    fluxes: bool,
+    nothing: torch.Tensor,
+) -> dict[str, npt.NDArray[Any]]:
+    of_fluxes: dict[str, npt.NDArray[Any]] = {}
+    if refined is None or not isinstance(network, Folded):
+        mean = std = nothing
+        ess = nothing[:, 0]
+    else:
+        drawn = draw(network, refined, batch, draws)
+        mean, std, ess = drawn.mean, drawn.std, drawn.ess
+        if fluxes:
+            of_fluxes |= flux_columns(network, batch, drawn)
+    columns = _columns("z{}_mean", mean) | _columns("z{}_sd", std)
+    return columns | {"posterior_ess": ess.cpu().numpy()} | of_fluxes
+
+
 def _covariance(refined: Refined | None, z: torch.Tensor) -> npt.NDArray[np.float32]:
     latents = z.shape[1]
     if refined is None:
@@ -178,6 +219,34 @@ def _taken_by_fit(
     moved = np.einsum("njk,nk->nj", covariance, along)
     taken = 2.0 * (along * moved).sum(-1) - np.einsum("nj,njk,nk->n", moved, information, moved)
     return refined.freedom.cpu().numpy(), taken
+
+
+@dataclass(frozen=True)
+class PosteriorSample:
+    """Hold equally weighted draws from the posterior of each spectrum.
+
+    `z` (n, draws, latents) and `log_amplitude` (n, draws): the photon flux density of a draw is
+    exp(log_amplitude) times `exp(network.log_shape(z))`. `ess` (n,) is the number of independent
+    draws they are worth. Spectra that cannot be measured are NaN.
+    """
+
+    z: npt.NDArray[np.float32]
+    log_amplitude: npt.NDArray[np.float32]
+    ess: npt.NDArray[np.float32]
+
+
+@torch.no_grad()
+def sample_batch(
+    network: Folded, spectra: SpectraBatch, refine_steps: int, draws: int, seed: int | None
+) -> PosteriorSample:
+    """Draw from the posteriors of a batch; without a seed, each spectrum's own counts decide."""
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    rows = spectra.is_measurable
+    batch = prepare(spectra.take(np.flatnonzero(rows)), next(network.parameters()).device)
+    refined = refine(network, network.encode(batch), batch, refine_steps)
+    drawn = sample(network, refined, batch, draws, generator)
+    parts = (drawn.z, drawn.log_amplitude, drawn.ess)
+    return PosteriorSample(*(_spread(part.cpu().numpy(), rows) for part in parts))
 
 
 @torch.no_grad()

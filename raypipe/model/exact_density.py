@@ -76,7 +76,8 @@ class ExactDensity:
         """Fold latents at the reference amplitude: source counts (n, draws, bins)."""
         n, draws, latents = z.shape
         log_shape = self._model.log_shape(z.float().reshape(n * draws, latents))
-        photons = log_shape.reshape(n, draws, -1).add_(self._reference[:, None]).exp_()
+        log_shape = log_shape.reshape(n, draws, log_shape.shape[-1])
+        photons = log_shape.add_(self._reference[:, None]).exp_()
         photons *= self._to_photons
         return redistribute(photons, self._batch.response_index, self._batch.responses)
 

@@ -51,7 +51,9 @@ def flux_density(model: Folded, batch: Batch, draws: Draws) -> FluxDensity:
         flux = torch.exp(shape + log_amplitude.float()).reshape(len(rows), number, -1)
         flux = at_resolution(flux, model.grid, batch.axes, batch.response_index[rows])
         weights = draws.weights[rows, :, None].float().expand_as(flux)
-        limits[:, rows.numpy()] = weighted_quantiles(flux, weights, ONE_SIGMA).cpu().numpy()
+        effective = draws.ess[rows, None].expand(-1, model.grid.n_energy)
+        quantiles = weighted_quantiles(flux, weights, effective, ONE_SIGMA)
+        limits[:, rows.numpy()] = quantiles.cpu().numpy()
     low, middle, high = limits
     return FluxDensity(model.grid.mid_kev, middle, low, high)
 

@@ -16,7 +16,7 @@ from raypipe.model.features import Batch
 from raypipe.model.folding import cash_per_bin, redistribute
 from raypipe.model.presets import Folded
 from raypipe.model.statistics import MU_MIN
-from raypipe.model.weighted_quantiles import ONE_SIGMA, weighted_quantiles
+from raypipe.model.weighted_quantiles import ONE_SIGMA, kish, weighted_quantiles
 from raypipe.physics.energy import ERG_PER_KEV
 from raypipe.spectra.band_counts import BANDS_KEV
 from raypipe.spectra.grid import EnergyGrid
@@ -112,20 +112,20 @@ class BandFluxes:
         names = list(self.bands)
         places = names.index(harder), names.index(softer)
         x, y = (self.photons[..., [place]] for place in places)
-        lolim, value, hilim = self._quantiles((x - y) / (x + y), self.weights)
+        lolim, value, hilim = self._quantiles((x - y) / (x + y))
         estimate = Estimate(value, lolim, hilim, np.full_like(value, np.nan))
         is_seen = self.is_seen[:, places[0]] & self.is_seen[:, places[1]]
         return estimate.where(is_seen[:, None])
 
     def _estimate(self, draws: Tensor) -> Estimate:
         logs = draws.clamp_min(_LEAST_FLUX).log()
-        lolim, value, hilim = np.exp(self._quantiles(logs, self.weights))
+        lolim, value, hilim = np.exp(self._quantiles(logs))
         # The posterior has a prior flat in log flux. An upper limit takes the prior that is flat in
         # flux, as is usual (Kraft, Burrows & Nousek 1991, ApJ 374, 344): each draw weighs as much
         # more as its flux is larger. Each band has weights of its own.
-        weights = self.weights[..., None] * draws
-        weights = weights / weights.sum(1, keepdim=True)
-        limit = np.exp(weighted_quantiles(logs, weights, (UPPER_LIMIT,))[0].cpu().numpy())
+        flat = self.weights[..., None] * (draws / draws.amax(1, keepdim=True))
+        effective = self.ess[:, None] * (kish(flat) / kish(self.weights)[:, None]).clamp_max(1.0)
+        (limit,) = weighted_quantiles(logs, flat, effective, (UPPER_LIMIT,)).exp().cpu().numpy()
         found = self.is_detected
         return Estimate(
             value=value,
@@ -134,9 +134,10 @@ class BandFluxes:
             upper_limit=np.where(found, np.nan, limit),
         ).where(self.is_seen)
 
-    def _quantiles(self, draws: Tensor, weights: Tensor) -> npt.NDArray[np.float32]:
-        shared = weights[..., None].expand_as(draws)
-        return np.asarray(weighted_quantiles(draws, shared, ONE_SIGMA).cpu().numpy())
+    def _quantiles(self, draws: Tensor) -> npt.NDArray[np.float32]:
+        weights = self.weights[..., None].expand_as(draws)
+        effective = self.ess[:, None].expand(-1, draws.shape[-1])
+        return np.asarray(weighted_quantiles(draws, weights, effective, ONE_SIGMA).cpu().numpy())
 
 
 @torch.no_grad()
@@ -154,14 +155,15 @@ def band_fluxes(model: Folded, batch: Batch, draws: Draws, bands: Bands = BANDS_
     n, number, latents = draws.z.shape
     fluxes = draws.z.new_empty(n, number, 2 * len(bands), dtype=widths.dtype)
     mean = draws.z.new_empty(n, model.grid.n_energy, dtype=widths.dtype)
-    for rows in torch.arange(n).split(max(1, _DRAWS_AT_ONCE // number)):
-        here = slice(int(rows[0]), int(rows[-1]) + 1)
+    step = max(1, _DRAWS_AT_ONCE // number)
+    for first in range(0, n, step):
+        here = slice(first, first + step)
         z = draws.z[here].reshape(-1, latents).to(widths.dtype)
         log_amplitude = draws.log_amplitude[here].reshape(-1, 1).to(widths.dtype)
         density = torch.exp(model.log_shape(z) + log_amplitude)
-        fluxes[here] = (density @ integrals).reshape(len(rows), number, -1)
+        fluxes[here] = (density @ integrals).unflatten(0, (-1, number))
         weights = draws.weights[here, None].to(widths.dtype)
-        mean[here] = (weights @ density.reshape(len(rows), number, -1))[:, 0]
+        mean[here] = (weights @ density.unflatten(0, (-1, number)))[:, 0]
     photons, energy = fluxes.split(len(bands), dim=-1)
     return BandFluxes(
         bands=bands,

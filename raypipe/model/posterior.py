@@ -9,14 +9,12 @@ from torch import Tensor
 
 from raypipe.model.exact_density import ExactDensity
 from raypipe.model.features import Batch
+from raypipe.model.modes import Mode, Modes, search
 from raypipe.model.pareto import smooth
 from raypipe.model.presets import Folded
 from raypipe.model.refine import Refined
 from raypipe.model.row_noise import content_seeds, normal_noise, random_seeds, uniforms
 from raypipe.model.split_normal import SplitNormal
-
-ESS_MIN = 10.0
-"""Effective sample size below which averages over the draws are only approximate."""
 
 _PROBE = 1.5
 """Distance from the maximum at which the widths of the first proposal are measured."""
@@ -29,6 +27,8 @@ _FURTHER = (2, 4)
 _KEPT_DRAWS = 20.0
 """The covariance of earlier draws weighs as much as the former one if they are worth this many."""
 _RESAMPLING = 99
+_POOL = 4
+_FIELDS = ("z", "log_amplitude", "weights", "ess", "pareto_k")
 _POINTS_AT_ONCE = {"cpu": 2048, "cuda": 65536}
 
 
@@ -75,39 +75,33 @@ def draw(
 ) -> Draws:
     """Draw from the posterior of each row by importance sampling around `refined`.
 
-    Latents are proposed by a split normal distribution with the axes of `refined.covariance`, and
-    the amplitude from its conditional distribution given the latents (`ExactDensity`). The weights
-    are posterior over proposal, Pareto-smoothed. Where they leave an effective sample size below a
-    quarter of the draws, normal distributions with mean and covariance of the draws so far propose
-    more, all draws are weighted by the mixture of the proposals (Owen & Zhou 2000), and `draws` of
-    them are chosen with equal weights.
+    Latents are proposed by a split normal distribution with the axes of the covariance, and the
+    amplitude from its conditional distribution given the latents (`ExactDensity`). The weights are
+    posterior over proposal, Pareto-smoothed. Where they leave an effective sample size below a
+    quarter of the draws, or where there is a second mode (`modes.search`), normal distributions
+    with mean and covariance of the draws so far propose more, all draws are weighted by the mixture
+    of the proposals (Owen & Zhou 2000), and `draws` of them are chosen with equal weights.
 
     Without a generator the draws depend on a row's own counts alone: up to rounding, they are the
     same in every batch.
     """
     seeds = content_seeds(batch) if generator is None else random_seeds(len(batch), generator)
     seeds = seeds.to(batch.counts.device)
+    modes = search(model, refined, batch, seeds)
     rows_at_once = max(1, _POINTS_AT_ONCE[batch.counts.device.type] // draws)
-    parts = [
-        _draw(model, _rows_of(refined, rows), batch.take(rows), draws, seeds[rows.to(seeds.device)])
-        for rows in torch.arange(len(batch)).split(rows_at_once)
-    ]
-    names = ("z", "log_amplitude", "weights", "ess", "pareto_k")
-    return Draws(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+    parts = []
+    for rows in torch.arange(len(batch)).split(rows_at_once):
+        there = rows.to(seeds.device)
+        parts.append(_draw(model, modes.take(there), batch.take(rows), draws, seeds[there]))
+    return Draws(*(torch.cat([getattr(part, name) for part in parts]) for name in _FIELDS))
 
 
-@dataclass(frozen=True)
-class _Start:
-    """Hold the fields of `Refined` from which proposals start."""
-
-    z: Tensor
-    log_amplitude: Tensor
-    covariance: Tensor
-
-
-def _rows_of(refined: Refined, rows: Tensor) -> _Start:
-    there = rows.to(refined.z.device)
-    return _Start(refined.z[there], refined.log_amplitude[there], refined.covariance[there])
+def sample(
+    model: Folded, refined: Refined, batch: Batch, draws: int, generator: torch.Generator | None
+) -> Draws:
+    """Draw from the posterior with equal weights, choosing among four times as many draws."""
+    pool = draw(model, refined, batch, _POOL * draws, generator)
+    return _chosen(pool, draws, content_seeds(batch))
 
 
 @dataclass(frozen=True)
@@ -153,20 +147,21 @@ class _Pool:
         )
 
 
-def _draw(model: Folded, start: _Start, batch: Batch, draws: int, seeds: Tensor) -> Draws:
-    density = ExactDensity(model, batch, start.log_amplitude)
-    first = _first_proposal(density, start)
+def _draw(model: Folded, modes: Modes, batch: Batch, draws: int, seeds: Tensor) -> Draws:
+    density = ExactDensity(model, batch, modes.best.log_amplitude)
+    first = _first_proposal(density, modes.best)
     pool = _propose(density, first, seeds, draws, stage=0)
     found = _weighted(pool)
-    weak = torch.nonzero(found.ess < _ESS_WANTED * draws)[:, 0]
+    weak = torch.nonzero((found.ess < _ESS_WANTED * draws) | modes.has_second)[:, 0]
     if len(weak):
-        again = _insist(density.take(weak), pool.take(weak), seeds[weak], draws)
-        for name in ("z", "log_amplitude", "weights", "ess", "pareto_k"):
+        second = modes.second.take(weak)
+        again = _insist(density.take(weak), pool.take(weak), second, seeds[weak], draws)
+        for name in _FIELDS:
             getattr(found, name)[weak] = getattr(again, name)
     return found
 
 
-def _first_proposal(density: ExactDensity, start: _Start) -> SplitNormal:
+def _first_proposal(density: ExactDensity, start: Mode) -> SplitNormal:
     """Make a normal distribution whose widths follow the posterior along both ends of each axis."""
     size = start.z.shape[1]
     normal = SplitNormal.of(start.z.double(), start.covariance[:, :size, :size], 1.0)
@@ -199,12 +194,14 @@ def _weighted(pool: _Pool) -> Draws:
     )
 
 
-def _insist(density: ExactDensity, pool: _Pool, seeds: Tensor, draws: int) -> Draws:
-    """Add draws from proposals that follow the draws so far, and choose among all."""
-    for stage, times in enumerate(_FURTHER, 1):
+def _insist(density: ExactDensity, pool: _Pool, second: Mode, seeds: Tensor, draws: int) -> Draws:
+    """Add draws at the second mode and from proposals that follow all draws; choose among them."""
+    proposal = _first_proposal(density, second)
+    pool = pool.joined(_propose(density, proposal, seeds, draws, stage=1))
+    for stage, times in enumerate(_FURTHER, 2):
         following = _following(pool)
         pool = pool.joined(_propose(density, following, seeds, times * draws, stage))
-    return _chosen(_weighted(pool), draws, uniforms(seeds, 1, _RESAMPLING))
+    return _chosen(_weighted(pool), draws, seeds)
 
 
 def _following(pool: _Pool) -> SplitNormal:
@@ -224,12 +221,16 @@ def _following(pool: _Pool) -> SplitNormal:
     return SplitNormal.of(mean, covariance, _WIDENING)
 
 
-def _chosen(pool: Draws, draws: int, offsets: Tensor) -> Draws:
+def _chosen(pool: Draws, draws: int, seeds: Tensor) -> Draws:
     """Choose `draws` of the weighted draws by systematic resampling, with equal weights."""
+    offsets = uniforms(seeds, 1, _RESAMPLING)
+    # Regular steps through Sobol points would select a part of space, so their order is shuffled.
+    shuffle = torch.randperm(pool.weights.shape[1], generator=torch.Generator().manual_seed(0))
+    shuffle = shuffle.to(offsets.device)
     levels = torch.arange(draws, dtype=torch.float64, device=offsets.device)
-    edges = pool.weights.double().cumsum(-1)
-    chosen = torch.searchsorted(edges, (levels + offsets) / draws * edges[:, -1:])
-    chosen = chosen.clamp_max(pool.weights.shape[1] - 1)
+    edges = pool.weights[:, shuffle].double().cumsum(-1)
+    places = torch.searchsorted(edges, (levels + offsets) / draws * edges[:, -1:])
+    chosen = shuffle[places.clamp_max(len(shuffle) - 1)]
     broken = torch.isnan(pool.ess)[:, None]
     return Draws(
         z=pool.z.gather(1, chosen[..., None].expand(-1, -1, pool.z.shape[2])),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from raypipe.config import ModelConfig
-from raypipe.model.autoencoder import Autoencoder, Decoder, Encoder
+from raypipe.model.autoencoder import Autoencoder, Decoder, Encoder, LinearizedDecoder
 from raypipe.model.channel_axes import EVEN_BINS
 from raypipe.model.count_splitting import unseen
 from raypipe.model.features import Batch
@@ -112,8 +114,12 @@ class Folded(Preset):
 
     def log_shape(self, z: Tensor) -> Tensor:
         """Return the logarithm of the photon flux density up to the amplitude, (n, n_energy)."""
-        out: Tensor = self.log_flux_base + self.autoencoder.decoder(z)
-        return (out - out.mean(-1, keepdim=True)).clamp(-_LOG_FLUX_LIMIT, _LOG_FLUX_LIMIT)
+        return _limited(_centered(self.log_flux_base + self.autoencoder.decoder(z)))
+
+    def linearize(self, z: Tensor) -> LinearizedShape:
+        """Return `log_shape` at `z` with its derivatives."""
+        decoder = self.autoencoder.decoder.linearize(z)
+        return LinearizedShape(_centered(self.log_flux_base + decoder.outputs), decoder)
 
     def flux(self, z: Tensor, batch: Batch) -> Tensor:
         """Return the photon flux density (n, n_energy), photon/cm2/s/keV, with fitted amplitude."""
@@ -132,6 +138,44 @@ class Folded(Preset):
         cash = cash_per_bin(judged.counts, self.expected_counts(z, judged)).sum(-1)
         relative = batch.counts.sum(-1).clamp_min(1.0) / _TYPICAL_COUNTS
         return cash / (math.sqrt(_TYPICAL_COUNTS) * relative.pow(self.loss_power))
+
+
+@dataclass(frozen=True)
+class LinearizedShape:
+    """Hold the logarithm of a flux shape, (n, n_energy), before its limits, with derivatives."""
+
+    unlimited: Tensor
+    decoder: LinearizedDecoder
+
+    @property
+    def log_shape(self) -> Tensor:
+        """Return the logarithm of the photon flux density up to the amplitude, (n, n_energy)."""
+        return _limited(self.unlimited)
+
+    def slopes(self, merged: int = 1) -> Tensor:
+        """Compute the derivatives of the logarithm by the latents, (n, latents, n_energy).
+
+        With `merged` above 1 they are means over that many neighboring energies.
+        """
+        slopes = self.decoder.slopes(centered=True, merged=merged)
+        if self._is_limited:
+            free = self._is_free.unflatten(-1, (-1, merged)).all(-1)
+            slopes = torch.where(free[:, None], slopes, 0.0)
+        return slopes
+
+    def pull_back(self, gradient: Tensor) -> Tensor:
+        """Convert a gradient in the logarithm (n, n_energy) to one in the latents."""
+        if self._is_limited:
+            gradient = torch.where(self._is_free, gradient, 0.0)
+        return self.decoder.pull_back(_centered(gradient))
+
+    @cached_property
+    def _is_free(self) -> Tensor:
+        return self.unlimited.abs() <= _LOG_FLUX_LIMIT
+
+    @cached_property
+    def _is_limited(self) -> bool:
+        return not bool(self._is_free.all())
 
 
 class Paper(Preset):
@@ -195,6 +239,15 @@ PRESETS: dict[str, type[Folded] | type[Paper]] = {"folded": Folded, "paper": Pap
 def build(config: ModelConfig, grid: EnergyGrid) -> Folded | Paper:
     """Make a model of the preset that `config` names, with random weights."""
     return PRESETS[config.preset](config, grid)
+
+
+def _centered(values: Tensor) -> Tensor:
+    """Subtract the mean over energies."""
+    return values - values.mean(-1, keepdim=True)
+
+
+def _limited(log_shape: Tensor) -> Tensor:
+    return log_shape.clamp(-_LOG_FLUX_LIMIT, _LOG_FLUX_LIMIT)
 
 
 def _kinds(batch: Batch) -> Tensor:

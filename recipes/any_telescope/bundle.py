@@ -25,6 +25,7 @@ from raypipe.model.features import prepare
 from raypipe.model.latent_population import Population
 from raypipe.model.presets import Folded
 from raypipe.model.refine import refine
+from raypipe.simulation.responses import read_responses
 from raypipe.simulation.survey import plan_survey
 from raypipe.spectra.grid import EnergyGrid
 from raypipe.store.run_record import made_by
@@ -57,6 +58,9 @@ def make_bundle(
     z = _refined(network, survey, config.embed.refine_steps)
     keys = source_keys(survey.names, survey.names)
     population = Population.fit(z, survey.classes, keys, REFERENCES, config.train.seed)
+    population = dataclasses.replace(
+        population, reference_z=population.reference_z.astype(np.float32)
+    )
     sky = with_made_up(Sky.load(sky_file), course["made_up"], config.train.seed)
     model = Model(
         model_id=model_id,
@@ -81,7 +85,7 @@ def make_bundle(
                 "sources": course["sources"],
                 "counts": [int(each) for each in COUNTS],
                 "responses": len(course["instruments"]),
-                "telescopes": _of_telescopes(sky, course),
+                "telescopes": _of_telescopes(sky, folders, course),
             },
             "quality": _quality(network, sky, config),
             "real_spectra": _on_real_spectra(network, data),
@@ -140,11 +144,12 @@ def _drawn(course: dict[str, Any]) -> int:
     return int(course["detections_drawn"] + _earlier(course).get("detections_drawn", 0))
 
 
-def _of_telescopes(sky: Sky, course: dict[str, Any]) -> dict[str, int]:
-    """Return the expected number of the drawn detections of each telescope."""
+def _of_telescopes(sky: Sky, folders: list[Path], course: dict[str, Any]) -> dict[str, int]:
+    """Return the expected number of the drawn detections of each telescope and camera."""
+    cameras = {each.name: f"{each.telescope} {each.camera}" for each in read_responses(*folders)}
     numbers: Counter[str] = Counter()
-    for mission, weight in zip(sky.missions, weights_of(sky), strict=True):
-        numbers[mission] += round(weight * _drawn(course))
+    for name, mission, weight in zip(sky.names, sky.missions, weights_of(sky), strict=True):
+        numbers[cameras.get(name, mission)] += round(weight * _drawn(course))
     return dict(numbers)
 
 

@@ -166,7 +166,7 @@ def lines(head: Head, survey: Path, workspace_of_job: Path) -> list[dict[str, An
     config.write_text(tomli_w.dumps({**SETTINGS, **changes}))
     truth = str(survey / "truth.parquet")
     job = ["jobs/run.py", "--config", str(config), "--workspace", str(workspace_of_job)]
-    job += ["--source", str(survey), "--catalog", truth, "--labels", truth]
+    job += ["--source", str(survey), "--catalog", truth, "--labels", truth, "--train"]
     done = _submit(head, *job, "--log-format", "json")
     assert done.returncode == 0, done.stdout + done.stderr
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"time"')]

@@ -62,7 +62,7 @@ def test_the_whole_road(tmp_path: Path, shared_data: Path, run_raypipe: Command)
     run_raypipe("simulate", "--detections", "300", "--seed", "5", "--out", str(survey))
     truth = str(survey / "truth.parquet")
     run = ["run", "--workspace", str(workspace), "--source", str(survey), "--catalog", truth]
-    run += ["--set", 'evaluate.baseline_presets=["paper"]']
+    run += ["--train", "--set", 'evaluate.baseline_presets=["paper"]']
     with training_in_processes():
         answer = json.loads(run_raypipe(*run, "--labels", truth, *SMALL, "--json").out)
     assert len(answer["figures"]) == 3

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import raypipe
@@ -12,6 +13,7 @@ from raypipe.config_toml import load_config
 from raypipe.discovery.discover import discover
 from raypipe.embedding.embed import embed
 from raypipe.errors import RaypipeError, UsageError
+from raypipe.identity import source_keys
 from raypipe.ingestion.ingest import ingest
 from raypipe.planning.plan import plan
 from raypipe.store.workspace import Workspace
@@ -51,6 +53,26 @@ def test_training_leaves_a_whole_bundle(ingested: Workspace, model_id: str) -> N
     assert f"| {quality['by_counts'][0]['n_rows']} |" in card
     assert set(model.metrics["classes"]) == set(model.population.classes)
     assert f"AGN {model.metrics['classes']['AGN']}" in card
+
+
+def test_a_bundle_records_the_spectra_it_was_trained_on(ingested: Workspace, model_id: str) -> None:
+    model = raypipe.load_model(ingested.absolute_uri(f"models/{model_id}"))
+    trained_on = model.metrics["trained_on"]
+    spectra = ingested.read_folder("spectra/sim", ["name", "detection_id", "rmf_id"])
+    keys = source_keys(spectra["name"].to_pylist(), spectra["detection_id"].to_pylist())
+    learned = spectra.filter(pa.array(model.split_of(keys) == "train"))
+    assert trained_on["survey"] == "sim"
+    assert trained_on["simulated"] is True
+    assert trained_on["detections"] == learned.num_rows == model.metrics["spectra"]["train"]
+    assert trained_on["sources"] == len(set(learned["name"].to_pylist()))
+    assert trained_on["telescopes"] == {"CHANDRA ACIS": learned.num_rows}
+    assert trained_on["responses"] == len(set(learned["rmf_id"].to_pylist()))
+    assert trained_on["classes"] == model.metrics["classes"]
+    low, high = trained_on["counts"]
+    assert 0 < low < high
+    card = ingested.read_bytes(f"models/{model_id}/README.md").decode()
+    assert f"{learned.num_rows} simulated detections" in card
+    assert f"{low:,} to {high:,} per training spectrum" in card
 
 
 def test_a_plan_with_a_model_tells_what_embedding_takes(ingested: Workspace, model_id: str) -> None:
@@ -128,8 +150,6 @@ def test_a_model_from_elsewhere_has_seen_nothing(
     assert 0 in [workspace.count_rows(name) for name in workspace.files("spectra/csc")]
     with pytest.raises(RaypipeError, match="too few to train on"):
         train(workspace, config=small)
-    with pytest.raises(UsageError, match="has no model"):
-        embed(workspace)
     with pytest.raises(UsageError, match="neither a model"):
         embed(workspace, model="absent")
     embed(workspace, model=ingested.absolute_uri(f"models/{model_id}"), config=small)

@@ -175,7 +175,11 @@ def embed_spectra(
             "embed": {"refine_steps": 2},
         }
     )
-    model = _random_model(config, spectra, seen, classes)
+    return publish_catalog(workspace, spectra, _random_model(config, spectra, seen, classes))
+
+
+def publish_catalog(workspace: Workspace, spectra: pa.Table, model: Model) -> str:
+    """Publish the bundle of a model and its catalog of spectra; returns the model's id."""
     save_model(model, workspace, model_folder(model.model_id))
     batch = SpectraBatch.from_table(spectra, ResponseLibrary(workspace))
     keys = source_keys(spectra["name"].to_pylist(), spectra["detection_id"].to_pylist())

@@ -15,7 +15,8 @@ from raypipe.catalog.schema import Column, describe
 from raypipe.simulation.populations import PARAMETERS
 from raypipe.spectra.schema import SPECTRUM_FIELDS
 
-PATTERNED = ["z_cov", "z3", "z3_err", "z3_std", "p_HM-STAR", "counts_s", "background_counts_b"]
+PATTERNED = ["z_cov", "z3", "z3_err", "z3_std", "z3_mean", "z3_sd"]
+PATTERNED += ["p_HM-STAR", "counts_s", "background_counts_b"]
 KNOWN = {name: describe(name) for name in [*schema._COLUMNS, *PATTERNED, *CAME_ALONG]}
 
 

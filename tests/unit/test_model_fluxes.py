@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from raypipe.catalog.physics_columns import FLUX_COLUMNS
 from raypipe.catalog.schema import describe
 from raypipe.config import ModelConfig
 from raypipe.errors import UsageError
 from raypipe.model import fluxes
+from raypipe.model.channel_axes import ChannelAxes
+from raypipe.model.encode import blank_unmeasured, encode_batch
 from raypipe.model.features import Batch, prepare
+from raypipe.model.flux_answers import density_of, flux_frame
+from raypipe.model.flux_density import at_resolution
 from raypipe.model.fluxes import band_fluxes, band_shares, flux_columns
 from raypipe.model.folding import best_amplitude, fold
 from raypipe.model.presets import Folded, build
-from raypipe.model.weighted_quantiles import weighted_quantiles
+from raypipe.model.weighted_quantiles import kish, weighted_quantiles
+from raypipe.ogip import read_spectrum
 from raypipe.physics.energy import ERG_PER_KEV
 from raypipe.spectra.band_counts import BANDS_KEV
-from tests.unit.model_spectra import GRID, power_laws
+from raypipe.spectra.batch import SpectraBatch
+from tests.unit.model_spectra import BINS, GRID, power_laws
 
 ROWS, DRAWS = 6, 40
 INDEX = 1.7
@@ -122,12 +130,12 @@ def test_a_band_that_the_instrument_does_not_see_has_no_flux() -> None:
     assert np.isnan(columns["flux_u"]).all()
     assert np.isnan(columns["photflux_u_hilim"]).all()
     batch = _batch()
-    hard = GRID.mid_kev < 3.0
-    batch.arf_cm2[:, torch.from_numpy(hard)] = 0.0
+    is_soft = GRID.mid_kev < 2.5
+    batch.arf_cm2[:, torch.from_numpy(is_soft)] = 0.0
     columns = flux_columns(_network(), batch, _draws())
     for name in ("flux_s", "flux_m", "flux_b", "hard_hs", "hard_hs_lolim"):
         assert np.isnan(columns[name]).all(), name
-    assert np.isfinite(columns["flux_h"]).all(), "two thirds of 2-7 keV lie above 3 keV"
+    assert np.isfinite(columns["flux_h"]).all(), "more than two thirds of 2-7 keV lie above 2.5 keV"
 
 
 def test_a_band_without_counts_of_its_own_has_an_upper_limit() -> None:
@@ -194,16 +202,84 @@ def test_quantiles_of_few_draws_keep_their_probability() -> None:
     generator = torch.Generator().manual_seed(3)
     values = torch.randn(20_000, 11, generator=generator)
     truth, draws = values[:, 0], values[:, 1:]
-    found = weighted_quantiles(draws, torch.full_like(draws, 0.1), (0.2, 0.5, 0.8))
+    found = weighted_quantiles(
+        draws, torch.full_like(draws, 0.1), torch.full((20_000,), 10.0), (0.2, 0.5, 0.8)
+    )
     below = (truth < found).double().mean(1)
     assert below.numpy() == pytest.approx([0.2, 0.5, 0.8], abs=0.01)
+
+
+def test_few_effective_draws_give_wide_limits() -> None:
+    """Draws that repeat each other, as resampling makes them, are worth less than their number."""
+    values = torch.cat([torch.zeros(1, 62), torch.tensor([[-1.0, 1.0]])], 1)
+    weights = torch.full_like(values, 1 / 64)
+    many, few = (
+        weighted_quantiles(values, weights, torch.tensor([number]), (0.16, 0.84))[:, 0].tolist()
+        for number in (64.0, 1.0)
+    )
+    assert many == [0.0, 0.0]
+    assert few == [-1.0, 1.0]
 
 
 def test_weights_count_as_repeated_draws() -> None:
     values = torch.linspace(0.0, 1.0, 201)[None]
     weights = torch.where(values < 0.5, 3.0, 1.0)
-    (median,) = weighted_quantiles(values, weights, (0.5,))
+    (median,) = weighted_quantiles(values, weights, kish(weights), (0.5,))
     assert float(median) == pytest.approx(1 / 3, abs=0.01), "three quarters lie below one half"
     order = torch.randperm(201, generator=torch.Generator().manual_seed(0))
-    again = weighted_quantiles(values[:, order], weights[:, order], (0.5,))
+    again = weighted_quantiles(values[:, order], weights[:, order], kish(weights), (0.5,))
     assert float(again) == pytest.approx(float(median), abs=1e-6)
+
+
+def test_fluxes_of_a_file_in_any_band(shared_data: Path) -> None:
+    path = shared_data / "csc/acisf01575_001N001_r0085_pha3.fits.gz"
+    spectra = SpectraBatch.from_spectra([read_spectrum(path)])
+    network, bands = _network(rough=0.1), {"mine": (1.0, 4.5), "ultrasoft": (0.2, 0.4)}
+    (row,) = flux_frame(network, spectra, bands, refine_steps=6, draws=64).itertuples()
+    assert 3e-14 < row.flux_mine_lolim < row.flux_mine < row.flux_mine_hilim < 3e-13
+    assert np.isnan(row.flux_mine_upper_limit)
+    assert row.seen_mine == pytest.approx(1.0)
+    assert np.isnan(row.flux_ultrasoft)
+    density = density_of(network, spectra, refine_steps=6, draws=64)
+    assert density.value.shape == (1, GRID.n_energy)
+    inside = (density.energy_kev > 1.0) & (density.energy_kev < 4.5)
+    photons = (density.value[0] * GRID.widths_kev)[inside].sum()
+    assert photons == pytest.approx(row.photflux_mine, rel=0.05)
+    pair = spectra.take([0, 0])
+    pair.exposure_s[1] = 0.0
+    both = flux_frame(network, pair, bands, refine_steps=6, draws=64)
+    assert np.isnan(both["flux_mine"].iloc[1]), "it has no likelihood"
+    assert both["flux_mine"].iloc[0] == pytest.approx(row.flux_mine, rel=1e-4)
+
+
+def test_the_smooth_flux_is_an_average_over_the_width_of_a_line() -> None:
+    axes, index = ChannelAxes.of((BINS,)), torch.zeros(2, dtype=torch.long)
+    smooth = (GRID.mid_kev**-INDEX)[None]
+    noise = np.exp(0.3 * np.random.default_rng(0).standard_normal((1, GRID.n_energy)))
+    flux = torch.from_numpy(np.concatenate([smooth, smooth * noise]))
+    even, rough = at_resolution(flux, GRID, axes, index).numpy()
+    middle = (GRID.mid_kev > 0.6) & (GRID.mid_kev < 7.0)
+    assert even[middle] == pytest.approx(smooth[0, middle], rel=0.02)
+    steps = np.abs(np.diff(np.log(rough[middle])))
+    assert steps.max() < 0.1 < 0.3, "from bin to bin the flux varied by a third"
+    constant = torch.ones(2, GRID.n_energy, dtype=torch.double)
+    assert at_resolution(constant, GRID, axes, index).numpy() == pytest.approx(1.0)
+
+
+def test_null_fluxes_do_not_take_a_row_out_of_the_catalog() -> None:
+    spectra, network = power_laws(ROWS)[0], _network()
+    columns = encode_batch(network, spectra, refine_steps=2, posterior_draws=16, fluxes=True)
+    assert np.isnan(columns["flux_u"]).all()
+    blank_unmeasured(columns, errors=True)
+    assert np.isfinite(columns["z0"]).all()
+    assert np.isfinite(columns["flux_b"]).all()
+    without = encode_batch(network, spectra, refine_steps=2, posterior_draws=16)
+    assert set(columns) - set(without) == set(FLUX_COLUMNS)
+    assert "flux_b" not in encode_batch(network, spectra, refine_steps=2, fluxes=True)
+
+
+def test_a_batch_without_a_row_has_the_same_columns() -> None:
+    spectra, network = power_laws(ROWS)[0], _network()
+    columns = encode_batch(network, spectra.take(np.arange(0)), 2, posterior_draws=16, fluxes=True)
+    assert set(FLUX_COLUMNS) <= set(columns)
+    assert {len(values) for values in columns.values()} == {0}

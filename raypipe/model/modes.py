@@ -1,0 +1,122 @@
+"""Search for the modes of the posteriors of bright detections by starting refinement elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raypipe.model.exact_density import ExactDensity
+from raypipe.model.features import Batch
+from raypipe.model.presets import Folded
+from raypipe.model.refine import Refined, refine
+from raypipe.model.row_noise import normal_noise
+
+BRIGHT = 1000.0
+"""Counts from which a posterior is narrow enough for the refinement to miss its highest mode.
+
+With 10,000 to 100,000 counts, one detection in 20 otherwise ends at a lower one.
+"""
+_STEPS = 12
+_SPREAD = 0.7
+_APART = 3.0
+"""Distance, in units of the widths, from which two solutions are two modes."""
+_FALL_MAX = 8.0
+_STAGE = 50
+
+
+@dataclass(frozen=True)
+class Mode:
+    """Hold a maximum of each row's posterior: latents, log amplitude (n, 1), and covariance."""
+
+    z: Tensor
+    log_amplitude: Tensor
+    covariance: Tensor
+
+    @classmethod
+    def of(cls, refined: Refined) -> Mode:
+        """Take the maximum that a refinement found."""
+        return cls(refined.z, refined.log_amplitude, refined.covariance)
+
+    def take(self, rows: Tensor) -> Mode:
+        """Select the rows of those indices."""
+        return Mode(self.z[rows], self.log_amplitude[rows], self.covariance[rows])
+
+    def where(self, rows: Tensor, other: Mode) -> Mode:
+        """Keep the rows where `rows` (n,) is true, and take the others from `other`."""
+        wide = rows[:, None]
+        return Mode(
+            torch.where(wide, self.z, other.z),
+            torch.where(wide, self.log_amplitude, other.log_amplitude),
+            torch.where(wide[..., None], self.covariance, other.covariance),
+        )
+
+    def replaced(self, rows: Tensor, other: Mode) -> Mode:
+        """Replace the rows of those indices by all rows of `other`."""
+        return Mode(
+            self.z.index_copy(0, rows, other.z),
+            self.log_amplitude.index_copy(0, rows, other.log_amplitude),
+            self.covariance.index_copy(0, rows, other.covariance),
+        )
+
+
+@dataclass(frozen=True)
+class Modes:
+    """Hold the highest mode of each row, and a second one in rows where `has_second` (n,)."""
+
+    best: Mode
+    second: Mode
+    has_second: Tensor
+
+    def take(self, rows: Tensor) -> Modes:
+        """Select the rows of those indices."""
+        return Modes(self.best.take(rows), self.second.take(rows), self.has_second[rows])
+
+
+@torch.no_grad()
+def search(model: Folded, refined: Refined, batch: Batch, seeds: Tensor) -> Modes:
+    """Refine bright rows further, and from two other places: the prior's mean and a random one.
+
+    Rows below 1,000 counts keep what `refined` found. `seeds` (n,) fix the random places.
+    """
+    found = Mode.of(refined)
+    has_second = torch.zeros(len(batch), dtype=torch.bool, device=seeds.device)
+    bright = torch.nonzero(batch.counts.sum(-1) > BRIGHT)[:, 0]
+    if not len(bright):
+        return Modes(found, found, has_second)
+    chosen, size = batch.take(bright), refined.z.shape[1]
+    random = _SPREAD * normal_noise(seeds[bright], 1, size, _STAGE)[:, 0].float()
+    places = (refined.z[bright], torch.zeros_like(random), random)
+    ends = [Mode.of(refine(model, place, chosen, _STEPS)) for place in places]
+    heights = torch.stack([_height(model, chosen, end) for end in ends])
+    best = _of_each(ends, heights.argmax(0))
+    apart = torch.stack([_distance(best, end) > _APART for end in ends])
+    rivals = apart & (heights > heights.amax(0) - _FALL_MAX)
+    second = _of_each(ends, heights.masked_fill(~rivals, -torch.inf).argmax(0))
+    is_second = rivals.any(0)
+    second = second.where(is_second, best)
+    has_second[bright] = is_second
+    return Modes(found.replaced(bright, best), found.replaced(bright, second), has_second)
+
+
+def _height(model: Folded, batch: Batch, mode: Mode) -> Tensor:
+    """Compute the log posterior of the latents of a mode, (n,)."""
+    height = ExactDensity(model, batch, mode.log_amplitude).profile(mode.z[:, None])[:, 0]
+    return height.nan_to_num(-torch.inf)
+
+
+def _of_each(modes: Sequence[Mode], chosen: Tensor) -> Mode:
+    """Take each row from the mode whose index is in `chosen` (n,)."""
+    found = modes[0]
+    for number, mode in enumerate(modes):
+        found = mode.where(chosen == number, found)
+    return found
+
+
+def _distance(one: Mode, other: Mode) -> Tensor:
+    """Compute the largest distance of two modes along a latent, in units of its width, (n,)."""
+    size = one.z.shape[1]
+    widths = one.covariance.diagonal(dim1=1, dim2=2)[:, :size].sqrt()
+    return ((one.z - other.z).abs() / widths).amax(-1)
