@@ -241,6 +241,11 @@ class EmbedConfig(Section):
         "brems (bremsstrahlung), plasma (thermal plasma), all absorbed. Each takes about as long "
         "as embedding. Default: none.",
     )
+    apec_dir: str | None = Field(
+        None,
+        description="Folder with the tables of AtomDB, apec_v3*_line.fits and apec_v3*_coco.fits, "
+        "for the plasma that is fitted; on every machine. Default: raypipe's own plasma.",
+    )
 
 
 class ExportConfig(Section):

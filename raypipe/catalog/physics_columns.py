@@ -63,7 +63,11 @@ _FIT_MODELS = {
     "powlaw": ("absorbed power law", "gamma", "ampl"),
     "bb": ("absorbed black body", "kt", "ampl"),
     "brems": ("absorbed bremsstrahlung", "kt", "norm"),
-    "plasma": ("absorbed thermal plasma (raypipe's own, abundance 0.3 solar)", "kt", "norm"),
+    "plasma": (
+        "absorbed thermal plasma, abundance 0.3 (raypipe's own, or AtomDB's with embed.apec_dir)",
+        "kt",
+        "norm",
+    ),
 }
 _FIT_PARAMETERS = {
     "gamma": ("", "spect.index", "photon index"),

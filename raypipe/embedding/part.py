@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -118,7 +118,7 @@ class PartEncoder:
             return measured
         from raypipe.fits import add_fits  # Imports what takes long.
 
-        return add_fits(measured, batch, self._config.fits)
+        return add_fits(measured, batch, self._config.fits, self._config.apec_dir)
 
 
 def wanted_part(
@@ -132,7 +132,7 @@ def wanted_part(
 
 def recipe_of(model: Model, config: EmbedConfig) -> str:
     """Return a hash of everything with which rows are measured: model, settings and version."""
-    settings = [
+    settings: list[Any] = [
         config.refine_steps,
         config.errors,
         config.class_scheme,
@@ -140,6 +140,10 @@ def recipe_of(model: Model, config: EmbedConfig) -> str:
         config.fluxes,
         config.fits,
     ]
+    if config.fits and config.apec_dir is not None:
+        from raypipe.physics.apec import apec_files  # Needs astropy, which takes long to import.
+
+        settings.append(apec_files(config.apec_dir))
     text = json.dumps([model.fingerprint, settings, __version__, _ROWS_VERSION])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -14,7 +14,12 @@ from raypipe.spectra.batch import SpectraBatch
 from raypipe.spectra.grid import EnergyGrid
 
 
-def add_fits(measured: pd.DataFrame, spectra: SpectraBatch, models: Sequence[str]) -> pd.DataFrame:
+def add_fits(
+    measured: pd.DataFrame,
+    spectra: SpectraBatch,
+    models: Sequence[str],
+    apec_dir: str | None = None,
+) -> pd.DataFrame:
     """Add the columns of fits, and `latent_gain`, to what a model has measured of the same spectra.
 
     Beside those of `fit_columns`, they are <model>_flags, which names parameters at a hard limit
@@ -23,7 +28,7 @@ def add_fits(measured: pd.DataFrame, spectra: SpectraBatch, models: Sequence[str
     likelihood has no value in any of them.
     """
     rows = np.flatnonzero(spectra.is_measurable)
-    fits = _fit_all(prepare(spectra.take(rows)), EnergyGrid(), models)
+    fits = _fit_all(prepare(spectra.take(rows)), EnergyGrid(), models, apec_dir)
     columns = _numbers(fits) | {f"{each.model.name}_flags": each.flags for each in fits}
     stats = np.stack([each.stat for each in fits])
     columns["best_fit"] = _names_of_lowest(stats, models)
@@ -34,7 +39,7 @@ def add_fits(measured: pd.DataFrame, spectra: SpectraBatch, models: Sequence[str
 
 
 def fit_columns(
-    batch: Batch, grid: EnergyGrid, models: Sequence[str]
+    batch: Batch, grid: EnergyGrid, models: Sequence[str], apec_dir: str | None = None
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Fit models to a batch, and return the numbers that the catalog has of them, (n,) each.
 
@@ -42,11 +47,13 @@ def fit_columns(
     each with _lolim and _hilim, and powlaw_stat, the Cash statistic. A limit is NaN where the
     statistic does not rise by one between the best value and a hard limit of the parameter.
     """
-    return _numbers(_fit_all(batch, grid, models))
+    return _numbers(_fit_all(batch, grid, models, apec_dir))
 
 
-def _fit_all(batch: Batch, grid: EnergyGrid, models: Sequence[str]) -> list[Fit]:
-    return [fit_model(batch, grid, name) for name in models]
+def _fit_all(
+    batch: Batch, grid: EnergyGrid, models: Sequence[str], apec_dir: str | None
+) -> list[Fit]:
+    return [fit_model(batch, grid, name, apec_dir) for name in models]
 
 
 def _numbers(fits: Sequence[Fit]) -> dict[str, npt.NDArray[np.float64]]:

@@ -61,14 +61,15 @@ class Fit:
 
 
 @torch.no_grad()
-def fit_model(batch: Batch, grid: EnergyGrid, name: str) -> Fit:
+def fit_model(batch: Batch, grid: EnergyGrid, name: str, apec_dir: str | None = None) -> Fit:
     """Fit the model of that name (`raypipe.fits.models.MODELS`) to each spectrum of a batch.
 
     Several starts per spectrum (`choose_starts`) are followed downhill, and the lowest is kept.
-    Rows do not influence each other. Raises KeyError for a name that is not known.
+    Rows do not influence each other. `apec_dir` is a folder with the tables of AtomDB for the
+    plasma, without which it is raypipe's own. Raises KeyError for a name that is not known.
     """
     require_known([name])
-    model, spectra, sigmas = MODELS[name], tabulated(name, grid), cross_sections(grid)
+    model, spectra, sigmas = MODELS[name], tabulated(name, grid, apec_dir), cross_sections(grid)
     data, limits = Data.of(batch, grid), _limits(model)
     rows, starts = choose_starts(model, spectra, sigmas, data)
     places, objectives, arrived = descend(spectra, sigmas, starts, data, rows, limits)

@@ -36,8 +36,9 @@ class FitModel:
     """Describe a model: its flux, and its parameters under the names of the catalog's columns.
 
     `flux` takes (B,) values of the parameter and an even grid, and returns photon/cm2/s/keV for an
-    amplitude of one, (B, n). `limits` are hard limits of the parameter. `by_ratio` says whether it
-    is a temperature, which is fitted as its logarithm.
+    amplitude of one, (B, n); that of the plasma also takes a folder with AtomDB's tables. `limits`
+    are hard limits of the parameter. `by_ratio` says whether it is a temperature, which is fitted
+    as its logarithm. `starts` is the number of its values where fits may start.
     """
 
     name: str
@@ -47,7 +48,7 @@ class FitModel:
     limits: tuple[float, float]
     by_ratio: bool
     starts: int
-    flux: Callable[[FloatArray, energy.EnergyGrid], FloatArray]
+    flux: Callable[..., FloatArray]
 
     @property
     def fitted_limits(self) -> tuple[float, float]:
@@ -56,8 +57,8 @@ class FitModel:
         return (float(np.log(low)), float(np.log(high))) if self.by_ratio else (low, high)
 
 
-def _plasma(kt_kev: FloatArray, grid: energy.EnergyGrid) -> FloatArray:
-    return plasma_flux(kt_kev, np.full(len(kt_kev), PLASMA_ABUNDANCE), grid)
+def _plasma(kt_kev: FloatArray, grid: energy.EnergyGrid, apec_dir: str | None = None) -> FloatArray:
+    return plasma_flux(kt_kev, np.full(len(kt_kev), PLASMA_ABUNDANCE), grid, apec_dir)
 
 
 MODELS = {
@@ -87,11 +88,12 @@ class Spectra:
     limits: tuple[float, float]
 
     @classmethod
-    def of(cls, model: FitModel, grid: EnergyGrid) -> Spectra:
+    def of(cls, model: FitModel, grid: EnergyGrid, apec_dir: str | None = None) -> Spectra:
         """Tabulate a model on an energy grid, with averages over sub-bins of 5 eV."""
         nodes = np.linspace(*model.fitted_limits, _NODES)
         values = np.exp(nodes) if model.by_ratio else nodes
-        averages = _bin_averages(model.flux(values, _fine_grid(grid)), grid)
+        tables = {} if apec_dir is None or model.name != "plasma" else {"apec_dir": apec_dir}
+        averages = _bin_averages(model.flux(values, _fine_grid(grid), **tables), grid)
         logs = np.log(np.maximum(averages, 1e-300)).clip(_LOWEST_LOG)
         return cls(torch.tensor(logs, dtype=torch.float32), model.fitted_limits)
 
@@ -129,9 +131,9 @@ class Spectra:
 
 
 @cache
-def tabulated(name: str, grid: EnergyGrid) -> Spectra:
+def tabulated(name: str, grid: EnergyGrid, apec_dir: str | None = None) -> Spectra:
     """Return the table of the model of that name, made once per process."""
-    return Spectra.of(MODELS[name], grid)
+    return Spectra.of(MODELS[name], grid, apec_dir)
 
 
 @cache

@@ -14,16 +14,19 @@ plasma code.
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from raypipe.physics.components import bremsstrahlung_shape, normalized
+from raypipe.physics.emissivities import Emissivities
 from raypipe.physics.energy import EnergyGrid, FloatArray
 
-_EMISSIVITY_UNIT = 1e-17
-"""Unit of the tables of emissivity, photons cm3/s/keV."""
+LINE_UNIT = 1e-17
+"""Unit of the emissivities of `LINES`, photons cm3/s."""
+NORM = 1e14
+"""Flux per norm and emissivity: the norm is in units of 1e-14."""
 KELVIN_PER_KEV = 1.160452e7
 """1 keV over the Boltzmann constant (CODATA)."""
 TEMPERATURES_KEV = np.geomspace(0.05, 90.0, 160)
@@ -124,51 +127,41 @@ def thermal_plasma(kt_kev: FloatArray, abundance: FloatArray, grid: EnergyGrid) 
     return normalized(plasma_flux(kt_kev, abundance, grid), grid)
 
 
-def plasma_flux(kt_kev: FloatArray, abundance: FloatArray, grid: EnergyGrid) -> FloatArray:
+def plasma_flux(
+    kt_kev: FloatArray, abundance: FloatArray, grid: EnergyGrid, apec_dir: str | None = None
+) -> FloatArray:
     """Return plasma spectra of unit norm, (B, n), photon/cm2/s/keV.
 
     `kt_kev` (B,) is the temperature, 0.05-90 keV, and `abundance` (B,) the abundance of metals
     relative to solar. The norm is that of XSPEC's `apec`: 1e-14 / (4 pi D^2) times the integral of
-    n_e n_H over the volume. Emissivities are interpolated in log kT between 160 temperatures, by a
-    cubic through four of them.
+    n_e n_H over the volume. With `apec_dir`, a folder with the tables of AtomDB, emissivities are
+    from these (`raypipe.physics.apec.read_apec`).
     """
-    continuum, metals = _emissivity_tables(grid)
-    flux = np.zeros((len(kt_kev), grid.n))
-    for node, weight in _cubic_weights(np.log(kt_kev)):
-        flux += weight * (continuum[node] + abundance[:, None] * metals[node])
-    np.maximum(flux, 0.0, out=flux)
-    flux *= 1e14 * _EMISSIVITY_UNIT
-    return flux
-
-
-def _cubic_weights(log_kt: FloatArray) -> list[tuple[npt.NDArray[np.int64], FloatArray]]:
-    """Return four nodes (B,) of the table and their weights (B, 1) in a Catmull-Rom cubic."""
-    last = len(TEMPERATURES_KEV) - 1
-    nodes = np.log(TEMPERATURES_KEV)
-    position = np.interp(log_kt, nodes, np.arange(last + 1, dtype=float))
-    node = np.minimum(position.astype(int), last - 1)
-    t = (position - node)[:, None]
-    return [
-        (np.maximum(node - 1, 0), (-t + 2 * t**2 - t**3) / 2),
-        (node, (2 - 5 * t**2 + 3 * t**3) / 2),
-        (node + 1, (t + 4 * t**2 - 3 * t**3) / 2),
-        (np.minimum(node + 2, last), (t**3 - t**2) / 2),
-    ]
+    return NORM * emissivities(grid, apec_dir).at(kt_kev, abundance)
 
 
 @cache
+def emissivities(grid: EnergyGrid, apec_dir: str | None = None) -> Emissivities:
+    """Return the emissivities of raypipe's own plasma, or of the tables in a folder, on a grid."""
+    if apec_dir is None:
+        return Emissivities(TEMPERATURES_KEV, *_emissivity_tables(grid))
+    from raypipe.physics.apec import read_apec
+
+    return read_apec(Path(apec_dir), grid)
+
+
 def _emissivity_tables(grid: EnergyGrid) -> tuple[FloatArray, FloatArray]:
-    """Return continuum and lines for solar abundance, (160, n) each, 1e-17 photons cm3/s/keV."""
+    """Return continuum and lines for solar abundance, (160, n) each, photons cm3/s/keV."""
     # Bremsstrahlung: n_e n_i sum(Z^2 g) T^(-1/2) exp(-E/kT) / E photons.
     kelvin = TEMPERATURES_KEV * KELVIN_PER_KEV
-    scale = 1e17 * BREMSSTRAHLUNG_EMISSIVITY / np.sqrt(kelvin)
+    scale = BREMSSTRAHLUNG_EMISSIVITY / np.sqrt(kelvin)
     continuum = scale[:, None] * bremsstrahlung_shape(TEMPERATURES_KEV, HELIUM_AND_METALS, grid)
     lines = np.zeros((len(TEMPERATURES_KEV), grid.n))
     for each in LINES:
         bins, shares = _shared_bins(each.energy_kev, grid)
         offset = np.log10(kelvin) - each.log_t
         width = np.where(offset < 0, each.below, each.above)
-        emissivity = each.emissivity * np.exp(-0.5 * (offset / width) ** 2)
+        emissivity = LINE_UNIT * each.emissivity * np.exp(-0.5 * (offset / width) ** 2)
         lines[:, bins] += np.outer(emissivity, shares) / grid.width_kev
     return continuum, lines
 

@@ -11,6 +11,7 @@ from astropy.units import Unit, UnitsWarning
 from raypipe.archive.query import COLUMNS
 from raypipe.catalog import schema
 from raypipe.catalog.csc_columns import CAME_ALONG
+from raypipe.catalog.physics_columns import FIT_COLUMNS
 from raypipe.catalog.schema import Column, describe
 from raypipe.simulation.populations import PARAMETERS
 from raypipe.spectra.schema import SPECTRUM_FIELDS
@@ -18,6 +19,7 @@ from raypipe.spectra.schema import SPECTRUM_FIELDS
 PATTERNED = ["z_cov", "z3", "z3_err", "z3_std", "z3_mean", "z3_sd"]
 PATTERNED += ["p_HM-STAR", "counts_s", "background_counts_b"]
 KNOWN = {name: describe(name) for name in [*schema._COLUMNS, *PATTERNED, *CAME_ALONG]}
+FITS = {name: Column(*parts) for name, parts in FIT_COLUMNS.items()}
 
 
 def test_every_pattern_has_an_example() -> None:
@@ -25,7 +27,7 @@ def test_every_pattern_has_an_example() -> None:
     assert len(described) == len(PATTERNED) == len(schema._PATTERNS)
 
 
-@pytest.mark.parametrize(("name", "column"), KNOWN.items())
+@pytest.mark.parametrize(("name", "column"), [*KNOWN.items(), *FITS.items()])
 def test_ucds_and_units_are_in_the_vocabulary(name: str, column: Column | None) -> None:
     assert column is not None
     assert check_ucd(column.ucd, check_controlled_vocabulary=True), column.ucd
