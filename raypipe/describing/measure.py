@@ -45,7 +45,8 @@ class Evidence:
     """Hold what the figures of a description need.
 
     `spectra` is the spectrum on the grid, and `batch` the same as tensors; `z` (1, latents) are its
-    latents and `draws` those from their posterior.
+    latents and `draws` those from their posterior; `apec_dir` names the tables
+    with which plasma was fitted, None for raypipe's own.
     """
 
     network: Folded
@@ -53,6 +54,7 @@ class Evidence:
     batch: Batch
     z: npt.NDArray[np.float32]
     draws: Draws
+    apec_dir: str | None
 
     def expected_counts(self) -> Tensor:
         """Return the counts per channel bin (1, bins) that the latents' fold expects."""
@@ -81,7 +83,7 @@ def describe_spectrum(
     batch = prepare(spectra)
     draws = _draws(network, batch, config.refine_steps)
     measured = band_fluxes(network, batch, draws)
-    fits = _fits(fit_columns(batch, model.grid, tuple(MODELS)))
+    fits = _fits(fit_columns(batch, model.grid, tuple(MODELS), config.apec_dir))
     population = model.population
     shares = {name: float(row[f"p_{name}"]) for name in population.classes}
     background = float(batch.background.sum())
@@ -119,7 +121,9 @@ def describe_spectrum(
         n_references=len(population.reference_z),
         warnings=cautions(circumstances, model),
         model_id=model.model_id,
-        evidence=Evidence(network, spectra, batch, z[None].astype(np.float32), draws),
+        evidence=Evidence(
+            network, spectra, batch, z[None].astype(np.float32), draws, config.apec_dir
+        ),
     )
 
 

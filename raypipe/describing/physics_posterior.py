@@ -177,4 +177,6 @@ def _fluxes(evidence: Evidence, model: FitModel, nh_1e22: Floats, variable: Floa
     """Return absorbed fluxes for an amplitude of one, (n, n_energy), photon/cm2/s/keV."""
     grid = evidence.network.grid
     place = torch.tensor(np.stack([variable, nh_1e22, 0.0 * nh_1e22], 1), dtype=torch.float32)
-    return absorbed(tabulated(model.name, grid), cross_sections(grid), place)[:, 2]
+    return absorbed(tabulated(model.name, grid, evidence.apec_dir), cross_sections(grid), place)[
+        :, 2
+    ]
