@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
 from raypipe.errors import RaypipeError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from raypipe.describing.measure import Evidence
+    from raypipe.describing.physics_posterior import PhysicsPosterior
     from raypipe.model.posterior import Draws
 
 
@@ -116,6 +118,14 @@ class Description:
     def draws(self) -> Draws:
         """Return weighted draws from the posterior of latents and amplitude, for n = 1 row."""
         return self.evidence.draws
+
+    @cached_property
+    def physics(self) -> PhysicsPosterior | None:
+        """Return the posterior of the best fit's parameters; None without a physical fit."""
+        from raypipe.describing.physics_posterior import physics_posterior
+
+        best = self.best_fit
+        return None if best is None else physics_posterior(self.evidence, self.fits[best], best)
 
     def as_json(self) -> dict[str, Any]:
         """Return all numbers as JSON: null for those that are not known."""

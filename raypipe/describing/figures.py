@@ -13,7 +13,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
 from raypipe.describing.description import Description
-from raypipe.describing.physics_posterior import Axis, PhysicsPosterior, physics_posterior
+from raypipe.describing.physics_posterior import Axis, PhysicsPosterior
 from raypipe.describing.text import MODEL_NAMES, duration, instrument_of, shown
 from raypipe.describing.unfolded import UnfoldedFlux, unfolded_flux
 from raypipe.display.spectrum_figure import (
@@ -94,7 +94,7 @@ def _draw_flux(figure: Figure | SubFigure, found: Description) -> None:
     flux = unfolded_flux(found.evidence)
     _draw_band(axes, flux)
     best = found.best_fit
-    physics = None if best is None else physics_posterior(found.evidence, found.fits[best], best)
+    physics = found.physics
     if physics is not None and best is not None:
         axes.plot(
             flux.energy_kev, physics.best_flux, color=SECOND, lw=1.2, ls=(0, (4, 2)),
@@ -136,7 +136,7 @@ def _runs(places: npt.NDArray[np.intp]) -> list[tuple[int, int]]:
 
 def _draw_physics(figure: Figure | SubFigure, found: Description) -> None:
     best = found.best_fit
-    physics = None if best is None else physics_posterior(found.evidence, found.fits[best], best)
+    physics = found.physics
     if physics is None or best is None:
         axes = figure.subplots()
         axes.set_axis_off()

@@ -21,6 +21,9 @@ from raypipe.physics.energy import ERG_PER_KEV
 Floats = npt.NDArray[np.float64]
 
 _NODES = 61
+"""Values of each parameter on the grid."""
+_NODES_OF_SEARCH = 25
+"""Values while its extent is searched."""
 _REACH = 3.0
 """First reach of the grid to either side of the best value, in half widths of its interval."""
 _INSIDE = 14.0
@@ -94,12 +97,14 @@ def physics_posterior(evidence: Evidence, fit: Fit, name: str) -> PhysicsPosteri
     ]
     hard = [NH_LIMITS_1E22, model.fitted_limits]
     for _ in range(_ATTEMPTS):
-        nodes = [np.linspace(*span, _NODES) for span in spans]
+        nodes = [np.linspace(*span, _NODES_OF_SEARCH) for span in spans]
         rise = _cash_rise(evidence, model, *nodes)
         fitting = [_fitting(each, rise, axis, hard[axis]) for axis, each in enumerate(nodes)]
-        if np.allclose(fitting, spans, rtol=0.3, atol=1e-9):
+        former, spans = spans, fitting
+        if np.allclose(spans, former, rtol=0.3, atol=1e-9):
             break
-        spans = fitting
+    nodes = [np.linspace(*span, _NODES) for span in spans]
+    rise = _cash_rise(evidence, model, *nodes)
     density = np.exp(-0.5 * rise)
     y = np.exp(nodes[1]) if model.by_ratio else nodes[1]
     names = {"gamma": "photon index", "kt": "kT (keV)"}
