@@ -12,6 +12,8 @@ RETURNED_CLASSES = [
     "raypipe.model.bundle.Model",
     "raypipe.model.encode.Reconstruction",
     "raypipe.searching.latent_search.LatentSearch",
+    "raypipe.describing.description.Description",
+    "raypipe.describing.description.Descriptions",
 ]
 """Classes that users get from functions, and do not import."""
 

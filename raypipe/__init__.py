@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from raypipe.config import Config as Config
     from raypipe.config_toml import load_config as load_config
     from raypipe.config_toml import settings as settings
+    from raypipe.describing.describe import describe as describe
     from raypipe.discovery.discover import discover as discover
     from raypipe.embedding.embed import embed as embed
     from raypipe.errors import OgipError as OgipError
@@ -47,6 +48,7 @@ _HOMES = {
     "Spectrum": "raypipe.ogip",
     "UsageError": "raypipe.errors",
     "compare": "raypipe.reprocessing.compare",
+    "describe": "raypipe.describing.describe",
     "discover": "raypipe.discovery.discover",
     "embed": "raypipe.embedding.embed",
     "evaluate": "raypipe.evaluation.evaluate",

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import raypipe
 from raypipe._version import __version__
@@ -20,13 +20,18 @@ from raypipe.errors import RaypipeError, UsageError
 from raypipe.logs import LogFormat, log_to_stderr
 from raypipe.redaction import printable, redact_text
 
+if TYPE_CHECKING:
+    from raypipe.describing.description import Descriptions
+
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes."""
 
 _LOADS = {
     **dict.fromkeys(("discover", "plan", "ingest"), "Ray"),
     **dict.fromkeys(("train", "tune", "embed", "run", "reprocess"), "Ray and PyTorch"),
-    **dict.fromkeys(("evaluate", "report", "explore", "export", "search", "compare"), "PyTorch"),
+    **dict.fromkeys(
+        ("evaluate", "report", "explore", "export", "describe", "search", "compare"), "PyTorch"
+    ),
 }
 """Libraries that a verb imports before it works, which takes seconds."""
 
@@ -39,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log_to_stderr(options.log_format, verbose=options.verbose, quiet=options.json)
     try:
         config = load_config(options.config, options.settings)
-        answer = _answer(options.verb, _call(options.verb, options, config), config, options)
+        result = _call(options.verb, options, config)
+        answer = _answer(options.verb, result, config, options)
     except UsageError as error:
         return _fail(error, BAD_USAGE, options)
     except RaypipeError as error:
@@ -58,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         return _reader_gone()
-    return DONE
+    return _report_undescribed(result) if options.verb == "describe" else DONE
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -106,6 +112,10 @@ def _call(verb: str, options: argparse.Namespace, config: Config) -> Any:
         given["config"] = config
     if verb in _LOADS:
         log.info("%s: loading %s", verb, _LOADS[verb])
+    if verb == "describe":
+        from raypipe.describing.describe import describe_all
+
+        return describe_all(**given)  # keeps the errors of single files
     function = getattr(raypipe, verb)  # imports the module of the verb
     return function(**given)
 
@@ -119,6 +129,10 @@ def _answer(verb: str, result: Any, config: Config, options: argparse.Namespace)
             return {"model_id": result}
         case "report" | "explore" | "export":
             return {verb: result}
+        case "describe":
+            from raypipe.describing.table import described_text
+
+            return result.as_json() if options.json else described_text(result)
         case "search":
             from raypipe.searching.answers import answer_json, answer_text
 
@@ -151,6 +165,13 @@ def _fail(error: RaypipeError, code: int, options: argparse.Namespace) -> int:
         print(json.dumps({"error": said, "exit_code": code}))
     print(f"raypipe: {printable(said)}", file=sys.stderr)
     return code
+
+
+def _report_undescribed(found: Descriptions) -> int:
+    """Print the error of each file that was not described; return the exit code."""
+    for each in found.undescribed:
+        print(f"raypipe: {printable(redact_text(str(each)))}", file=sys.stderr)
+    return FAILED if found.undescribed else DONE
 
 
 def _reader_gone() -> int:

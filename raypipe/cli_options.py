@@ -28,6 +28,7 @@ VERBS = {
     "report": "write an HTML report on a catalog",
     "explore": "write an HTML page to explore a catalog, with its spectra",
     "export": "write a catalog in a format that other tools open",
+    "describe": "say what is known of spectra: flux, physics, classes, cautions",
     "search": "find similar or unusual detections in a catalog",
     "run": "run the full pipeline, from a data source to a report",
     "reprocess": "make the catalog of a new release, reusing an earlier one",
@@ -68,6 +69,10 @@ OPTIONS = {
         "write to this local path or s3://bucket/prefix; default: the workspace", metavar="FOLDER"
     ),
     "pha": Option("find detections similar to your own spectrum", metavar="FILE"),
+    "plot": Option(
+        "draw into this .png, .svg or .html; for several spectra a folder, or a name with {file}",
+        metavar="FILE",
+    ),
     "preset": Option("recipe for model and loss", choices=tuple(PRESET_BINS)),
     "radius": Option("join by position within this distance, arcsec; default: 1"),
     "release": Option("release to work on; default: the only one"),
@@ -80,6 +85,7 @@ OPTIONS = {
     "section": Option("list this section alone"),
     "seed": Option("seed for the choice of the sample"),
     "source": Option("folder, s3:// prefix, or release of the archive"),
+    "spectra": Option("PHA files, with ARF and RMF beside them or given", metavar="FILE"),
     "sources": Option("export sources instead of detections"),
     "strangest": Option("list the detections that the model explains worst"),
     "train": Option("train a model on these spectra, and embed them with it"),
@@ -102,6 +108,9 @@ SPECIAL_OPTIONS = {
     ("simulate", "detections"): Option("number of detections"),
     ("simulate", "out"): Option("folder to write the survey to"),
     ("simulate", "seed"): Option("seed for all random draws"),
+    ("describe", "model"): Option(
+        "folder of a model bundle; default: the model that ships with raypipe"
+    ),
     ("discover", "release"): _NEW_RELEASE,
     ("run", "release"): _NEW_RELEASE,
     ("run", "source"): Option('folder, s3:// prefix, release of the archive, or "simulated"'),
@@ -118,7 +127,7 @@ ONLY_IN_PYTHON = {
 """Parameters, besides `config`, that are no options. Some are settings of the verb's section."""
 
 _TYPES = {"int": int, "float": float}
-POSITIONAL = {"first", "second", "section"}
+POSITIONAL = {"first", "second", "section", "spectra"}
 REPEATED = {"responses"}
 """Options that may be given several times; the function gets a list."""
 EXACTLY_ONE = {"search": ("detection", "name", "pha", "strangest")}
@@ -127,11 +136,16 @@ EXACTLY_ONE = {"search": ("detection", "name", "pha", "strangest")}
 
 @dataclass(frozen=True)
 class Parameter:
-    """Describe a parameter of a verb: its name, its type as written, and whether it is required."""
+    """Describe a parameter of a verb: its name, its type as written, and whether it is required.
+
+    `is_variadic` tells that the function takes any number of positional values, and the command
+    line at least one.
+    """
 
     name: str
     type: str
     is_required: bool
+    is_variadic: bool = False
 
 
 @cache
@@ -153,6 +167,9 @@ def parameters_of(verb: str) -> tuple[Parameter, ...]:
         Parameter(each.arg, ast.unparse(each.annotation or ast.Constant(None)), default is None)
         for each, default in zip([*given.args, *given.kwonlyargs], defaults, strict=True)
     ]
+    if given.vararg is not None:
+        annotation = ast.unparse(given.vararg.annotation or ast.Constant(None))
+        found.insert(0, Parameter(given.vararg.arg, annotation, True, is_variadic=True))
     return tuple(each for each in found if each.type != "Call")
 
 
@@ -183,7 +200,8 @@ def _add(parser: Any, verb: str, parameter: Parameter) -> None:
     option = SPECIAL_OPTIONS.get((verb, name)) or OPTIONS[name]
     shown: dict[str, Any] = {"help": option.help, "default": argparse.SUPPRESS}
     if name in POSITIONAL:
-        parser.add_argument(name, nargs=None if parameter.is_required else "?", **shown)
+        nargs = "+" if parameter.is_variadic else None if parameter.is_required else "?"
+        parser.add_argument(name, nargs=nargs, metavar=option.metavar, **shown)
         return
     shown["required"] = parameter.is_required
     if parameter.type == "bool":

@@ -127,23 +127,34 @@ def spectrum_figure(
 
     Bins are grouped for the plot only.
     """
-    groups = _Groups.of(spectrum)
+    has_model = spectrum.model is not None
     with styled():
-        if groups.model is None:
-            figure, top = new_figure(*size_in)
-            panels = [top]
-        else:
+        if has_model:
             ratios = {"height_ratios": [3, 1], "hspace": 0.03}
             figure, panels = new_figure(*size_in, 2, 1, sharex=True, gridspec_kw=ratios)
-            _draw_residuals(panels[1], groups, groups.model)
-        _draw_rates(panels[0], groups, spectrum.exposure_s)
-        energy_axis(panels[-1], spectrum.edges_kev[0], spectrum.edges_kev[-1])
-        for axes in panels:
-            light_grid(axes)
+        else:
+            figure, top = new_figure(*size_in)
+            panels = [top]
+        draw_spectrum(spectrum, panels[0], panels[1] if has_model else None)
         if title is not None:
             panels[0].set_title(title)
         figure.align_ylabels()
     return figure
+
+
+def draw_spectrum(spectrum: BinnedSpectrum, rates: Axes, residuals: Axes | None) -> None:
+    """Draw counts per second and keV into axes, and the residuals into those below.
+
+    Without a model there are no `residuals`. Call it within `styled()`.
+    """
+    groups = _Groups.of(spectrum)
+    if groups.model is not None and residuals is not None:
+        _draw_residuals(residuals, groups, groups.model)
+    _draw_rates(rates, groups, spectrum.exposure_s)
+    lowest = rates if residuals is None else residuals
+    energy_axis(lowest, spectrum.edges_kev[0], spectrum.edges_kev[-1])
+    for axes in filter(None, (rates, residuals)):
+        light_grid(axes)
 
 
 def energy_axis(axes: Axes, lowest_kev: float, highest_kev: float) -> None:
@@ -158,7 +169,7 @@ def energy_axis(axes: Axes, lowest_kev: float, highest_kev: float) -> None:
     axes.set_xlabel("energy (keV)")
 
 
-def _log_rate_axis(axes: Axes) -> None:
+def log_axis(axes: Axes) -> None:
     """Give axes a logarithmic vertical scale whose ticks are powers of ten in plain text."""
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(numticks=6))
@@ -184,7 +195,7 @@ def _draw_rates(axes: Axes, groups: _Groups, exposure_s: float) -> None:
             groups.background * per_unit, edges,
             color=MUTED, lw=1.1, ls=(0, (4, 2)), label="background", baseline=None,
         )  # fmt: skip
-    _log_rate_axis(axes)
+    log_axis(axes)
     axes.set_ylim(*_rate_limits(groups, per_unit))
     axes.set_ylabel("counts s⁻¹ keV⁻¹")
     handles, labels = axes.get_legend_handles_labels()

@@ -87,9 +87,15 @@ def new_figure(
     width: float, height: float, rows: int = 1, columns: int = 1, **grid: Any
 ) -> tuple[Figure, Any]:
     """Create an empty figure (inches) and its axes, outside of pyplot's global state."""
+    figure = empty_figure(width, height)
+    return figure, figure.subplots(rows, columns, **grid)
+
+
+def empty_figure(width: float, height: float) -> Figure:
+    """Create a figure (inches) without axes, outside of pyplot's global state."""
     figure = _ShownFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, **grid)
+    return figure
 
 
 def light_grid(axes: Axes, which: Literal["both", "x", "y"] = "both") -> None:

@@ -1,0 +1,1 @@
+"""Describe single spectra: fluxes, physics, classes, goodness of fit, neighbors and cautions."""
