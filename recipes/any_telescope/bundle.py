@@ -78,8 +78,7 @@ def make_bundle(
             **_course(course),
             "classes": dict(sorted(Counter(c for c in survey.classes if c).items())),
             "trained_on": {
-                "survey": "the built-in population and sources with fits of real detections, "
-                "through responses of six telescopes and made-up ones, drawn while training",
+                "survey": "a survey of six telescopes",
                 "simulated": True,
                 "detections": _drawn(course),
                 "sources": course["sources"],
