@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from raypipe.errors import RaypipeError as RaypipeError
     from raypipe.errors import UsageError as UsageError
     from raypipe.evaluation.evaluate import evaluate as evaluate
+    from raypipe.exploring.explore import explore as explore
     from raypipe.exporting.export import export as export
     from raypipe.ingestion.ingest import ingest as ingest
     from raypipe.model.bundle import load_model as load_model
@@ -51,6 +52,7 @@ _HOMES = {
     "discover": "raypipe.discovery.discover",
     "embed": "raypipe.embedding.embed",
     "evaluate": "raypipe.evaluation.evaluate",
+    "explore": "raypipe.exploring.explore",
     "export": "raypipe.exporting.export",
     "ingest": "raypipe.ingestion.ingest",
     "load_config": "raypipe.config_toml",

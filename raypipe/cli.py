@@ -29,7 +29,9 @@ DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 _LOADS = {
     **dict.fromkeys(("discover", "plan", "ingest"), "Ray"),
     **dict.fromkeys(("train", "tune", "embed", "run", "reprocess"), "Ray and PyTorch"),
-    **dict.fromkeys(("evaluate", "report", "export", "describe", "search", "compare"), "PyTorch"),
+    **dict.fromkeys(
+        ("evaluate", "report", "explore", "export", "describe", "search", "compare"), "PyTorch"
+    ),
 }
 """Libraries that a verb imports before it works, which takes seconds."""
 
@@ -125,7 +127,7 @@ def _answer(verb: str, result: Any, config: Config, options: argparse.Namespace)
             return asdict(result)
         case "train" | "tune" | "embed":
             return {"model_id": result}
-        case "report" | "export":
+        case "report" | "explore" | "export":
             return {verb: result}
         case "describe":
             from raypipe.describing.table import described_text

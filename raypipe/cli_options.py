@@ -26,6 +26,7 @@ VERBS = {
     "embed": "write the latent catalog of a release",
     "evaluate": "measure the quality of the latents",
     "report": "write an HTML report on a catalog",
+    "explore": "write an HTML page to explore a catalog, with its spectra",
     "export": "write a catalog in a format that other tools open",
     "describe": "say what is known of spectra: flux, physics, classes, cautions",
     "search": "find similar or unusual detections in a catalog",
@@ -73,6 +74,7 @@ OPTIONS = {
         metavar="FILE",
     ),
     "preset": Option("recipe for model and loss", choices=tuple(PRESET_BINS)),
+    "radius": Option("join by position within this distance, arcsec; default: 1"),
     "release": Option("release to work on; default: the only one"),
     "responses": Option(
         "use the responses, of any telescopes, in this folder; may be given several times"
@@ -89,6 +91,10 @@ OPTIONS = {
     "train": Option("train a model on these spectra, and embed them with it"),
     "trials": Option("number of trials"),
     "visits": Option("observations of each source, by different telescopes"),
+    "with_": Option(
+        "join the columns of this table, by id, name or position, to color and filter by",
+        metavar="TABLE",
+    ),
     "where": Option("select detections of an archive release", metavar="ADQL"),
     "workspace": Option("local path or s3://bucket/prefix"),
 }
@@ -108,6 +114,9 @@ SPECIAL_OPTIONS = {
     ("discover", "release"): _NEW_RELEASE,
     ("run", "release"): _NEW_RELEASE,
     ("run", "source"): Option('folder, s3:// prefix, release of the archive, or "simulated"'),
+    ("explore", "sample"): Option(
+        "most detections on the page; default: 50000; the strangest are among them", metavar="N"
+    ),
     ("reprocess", "release"): Option("name of the release"),
 }
 """Options whose parameter means something else in one verb, by verb and parameter."""
@@ -202,5 +211,6 @@ def _add(parser: Any, verb: str, parameter: Parameter) -> None:
         shown["type"] = _TYPES.get(parameter.type.removesuffix(" | None"), str)
     if name in REPEATED:
         shown["action"] = "append"
-    flag = f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
-    parser.add_argument(flag, **shown)
+    # A parameter that would be a word of Python ends with an underscore: `with_` is --with.
+    word = name.rstrip("_").replace("_", "-")
+    parser.add_argument(f"-{word}" if len(word) == 1 else f"--{word}", dest=name, **shown)

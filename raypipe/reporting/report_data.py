@@ -19,9 +19,12 @@ from raypipe.evaluation.evaluated_catalog import EvaluatedCatalog, labeled_catal
 from raypipe.evaluation.selection import choose_rows, has_latents, latents_of, read_spectra
 from raypipe.evaluation.validation import fitting_threads, on_one_scale
 from raypipe.model.bundle import Model
-from raypipe.model.covariance import triangles_in
-from raypipe.searching.batched_gaussians import Posteriors
-from raypipe.searching.strangest import BADLY_FIT, FAR, Significances, far_sigmas, fit_sigmas
+from raypipe.searching.strangest import (
+    BADLY_FIT,
+    FAR,
+    Significances,
+    measure_significances,
+)
 from raypipe.store.layout import model_folder, rejects_folder
 from raypipe.store.manifest import read_manifest_summary
 from raypipe.store.parts import count_rows
@@ -94,7 +97,7 @@ def gather_report_data(
     """Read the data of a report on a catalog, with the spectra of the detections it shows."""
     release, model_id, model = evaluated.release, evaluated.model_id, evaluated.model
     catalog, label_source = labeled_catalog(store, release, model_id, labels)
-    found = _significances(catalog, model)
+    found = measure_significances(catalog, None if model is None else model.population)
     catalog = catalog.assign(**{SIGMAS[ranking]: each.sigmas for ranking, each in found.items()})
     explained = catalog.loc[has_latents(catalog)]
     chosen = choose_examples(explained, settings.examples, settings.seed)
@@ -178,26 +181,6 @@ def map_latents(catalog: pd.DataFrame, seed: int) -> LatentMap:
             latents
         )
     return LatentMap(rows, positions.astype(np.float64), f"t-SNE of the latents of {which}")
-
-
-def _significances(catalog: pd.DataFrame, model: Model | None) -> dict[str, Significances]:
-    """Measure how unusual each row is, as `search` does; NaN where that is unknown."""
-    measured = has_latents(catalog)
-    rows = catalog.loc[measured]
-    sigmas = {ranking: np.full(len(catalog), np.nan) for ranking in SIGMAS}
-    cash, expected, zscore = (
-        rows[name].to_numpy(dtype=np.float64) for name in ("cash", "cash_expected", "fit_zscore")
-    )
-    sigmas[BADLY_FIT][measured] = fit_sigmas(cash, expected, zscore)
-    if model is not None and len(rows):
-        sigmas[FAR][measured] = far_sigmas(_posteriors(rows), model.population)
-    return {ranking: Significances(ranking, values) for ranking, values in sigmas.items()}
-
-
-def _posteriors(rows: pd.DataFrame) -> Posteriors:
-    z = latents_of(rows).T.astype(np.float32)
-    cells = rows["z_cov"] if "z_cov" in rows else [None] * len(rows)
-    return Posteriors(z, triangles_in(cells, len(z)).T.astype(np.float32))
 
 
 def _read_examples(

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy.special import gammaincc, log_ndtr, ndtri, ndtri_exp
 
+from raypipe.model.covariance import triangles_in
 from raypipe.model.latent_population import Population
 from raypipe.searching.batched_gaussians import Float64, Posteriors, Rows, log_determinant_and_chi2
 
@@ -86,6 +88,32 @@ def format_chance(chance: float) -> str:
     if chance < 0.01:
         return f"{chance:.0e}"
     return f"{chance:.2f}" if chance < 0.995 else ">0.99"
+
+
+def measure_significances(
+    catalog: pd.DataFrame, population: Population | None
+) -> dict[str, Significances]:
+    """Measure how unusual each row of a catalog is in each ranking; NaN where that is unknown.
+
+    That is so for rows without latents, and without a `population` for the ranking by latents.
+    """
+    latents = 0
+    while f"z{latents}" in catalog:
+        latents += 1
+    z = catalog[[f"z{i}" for i in range(latents)]].to_numpy(dtype=np.float64)
+    measured = np.isfinite(z).all(axis=1)
+    rows = catalog.loc[measured]
+    far, fit = np.full(len(catalog), np.nan), np.full(len(catalog), np.nan)
+    cash, expected, zscore = (
+        rows[name].to_numpy(dtype=np.float64) for name in ("cash", "cash_expected", "fit_zscore")
+    )
+    fit[measured] = fit_sigmas(cash, expected, zscore)
+    if population is not None and len(rows):
+        cells = rows["z_cov"] if "z_cov" in rows else [None] * len(rows)
+        triangles = triangles_in(cells, latents).T.astype(np.float32)
+        known = Posteriors(z[measured].T.astype(np.float32), triangles)
+        far[measured] = far_sigmas(known, population)
+    return {FAR: Significances(FAR, far), BADLY_FIT: Significances(BADLY_FIT, fit)}
 
 
 def far_sigmas(known: Posteriors, population: Population) -> Float64:

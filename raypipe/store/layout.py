@@ -68,9 +68,15 @@ def report_name(release: str, model_id: str) -> str:
     return f"reports/{release}/{model_id}.html"
 
 
+def explorer_name(release: str, model_id: str) -> str:
+    """Name the explorer of a catalog, an HTML page."""
+    return f"explorer/{release}/{model_id}.html"
+
+
 OWN_FOLDERS = (
     *("manifest", "spectra", "rejects", "responses", "models", "catalog", "sources", "exports"),
-    *("evaluation", "reports", "tuning", "checkpoints", "changes", "comparisons", "locks", "runs"),
+    *("evaluation", "reports", "explorer", "tuning", "checkpoints", "changes", "comparisons"),
+    *("locks", "runs"),
 )
 """Top folders of a workspace that raypipe's verbs fill; docs/layout.md describes them."""
 

@@ -22,7 +22,7 @@ from raypipe.cli_options import (
 )
 
 COMMON = {"help", "config", "settings", "verbose", "log_format", "json"}
-PLAIN_TYPES = {"int": int, "int | None": int, "bool": None}
+PLAIN_TYPES = {"int": int, "float": float, "int | None": int, "bool": None}
 
 
 def _signature(verb: str) -> list[inspect.Parameter]:

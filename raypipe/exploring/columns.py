@@ -1,0 +1,189 @@
+"""Choose the columns of an explorer, and join those of a table that the user brings."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+from raypipe.catalog.brought_table import JOIN_KEYS, key_texts, read_catalog
+from raypipe.catalog.column_names import free_name
+from raypipe.catalog.schema import describe
+from raypipe.errors import UsageError
+from raypipe.exploring.sky import separation_match
+from raypipe.store.addresses import shown
+
+Floats = npt.NDArray[np.float64]
+
+log = logging.getLogger(__name__)
+
+MOST_CATEGORIES = 40
+"""Most different texts of a column by which points can be colored and filtered."""
+
+MOST_COLUMNS = 80
+"""Most columns of a page; those of a user's table and raypipe's own come first."""
+
+_IDENTITY = {"detection_id", "name", "ra", "dec", "model_id", "rmf_id", "source_uri", "z_cov"}
+_KEYS = {"ra", "dec", *(name for key in JOIN_KEYS for name in key)}
+_FIRST = (
+    "total_counts",
+    "far_sigmas",
+    "fit_sigmas",
+    "likely_class",
+    "class",
+    "split",
+    "hard_ms",
+    "hard_hm",
+    "hard_hs",
+)
+
+
+@dataclass(frozen=True)
+class ExplorerColumn:
+    """Hold a column by which points are colored, filtered and listed.
+
+    `values` (n,) are numbers, NaN if missing; where there are `categories`, places in these.
+    """
+
+    name: str
+    unit: str
+    about: str
+    values: npt.NDArray[np.float64]
+    categories: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class ChosenColumns:
+    """Hold the columns of a page, and the names of those that it leaves out."""
+
+    columns: list[ExplorerColumn]
+    left_out: list[str]
+
+
+def choose_columns(frame: pd.DataFrame, brought: set[str]) -> ChosenColumns:
+    """Choose numbers and texts of few different values, at most `MOST_COLUMNS`.
+
+    Columns without any value are left out without a word; all others left out are named.
+    """
+    chosen: list[ExplorerColumn] = []
+    left_out: list[str] = []
+    for name in sorted(map(str, frame.columns), key=lambda each: _order(each, brought)):
+        column = frame[name]
+        if name in _IDENTITY or column.isna().all():
+            continue
+        made = _column(name, column) if len(chosen) < MOST_COLUMNS else None
+        if made is None:
+            left_out.append(name)
+        else:
+            chosen.append(made)
+    return ChosenColumns(chosen, left_out)
+
+
+def join_table(
+    frame: pd.DataFrame, path: str | os.PathLike[str], radius_arcsec: float
+) -> tuple[pd.DataFrame, set[str], str]:
+    """Join all columns of a user's table to a catalog's rows.
+
+    Rows are matched by detection_id, by obsid, obi and region_id, by name, else by position: the
+    nearest within the radius. Returns the joined rows, the names of the added columns, and a
+    sentence that says how many rows matched. A column whose name the catalog has is renamed. Raises
+    UsageError if the table cannot be read or matches no row, and if rows of the same key disagree.
+    """
+    file = shown(path)
+    table = read_catalog(path)
+    other = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    places, how = _matched(frame, other, radius_arcsec, file)
+    taken = {str(name).lower() for name in frame}
+    joined, added = frame.copy(), set()
+    for name in (str(each) for each in other.columns if str(each) not in _KEYS):
+        new = free_name(name, taken)
+        taken.add(new.lower())
+        values = other[name].take(np.maximum(places, 0)).reset_index(drop=True)
+        joined[new] = values.where(pd.Series(places >= 0)).to_numpy(dtype=object, na_value=None)
+        added.add(new)
+    matched = int((places >= 0).sum())
+    sentence = f"{matched:,} of {len(frame):,} detections have a row of {file}, joined by {how}."
+    log.info("explore: %s", sentence)
+    return joined, added, sentence
+
+
+def _matched(
+    frame: pd.DataFrame, other: pd.DataFrame, radius_arcsec: float, file: str
+) -> tuple[npt.NDArray[np.int64], str]:
+    for key in (list(each) for each in JOIN_KEYS):
+        if not set(key) <= set(frame) & set(other):
+            continue
+        left, right = key_texts(frame[key]), key_texts(other[key])
+        if not (right.isin(left) & (right != "")).any():
+            continue
+        repeated = right[right.duplicated() & right.isin(left) & (right != "")]
+        if len(repeated):
+            raise UsageError(
+                f"{file}: several rows have the same {', '.join(key)}, for instance "
+                f"{repeated[0]}; keep one of them"
+            )
+        unique = ~right.duplicated()
+        rows = np.flatnonzero(unique)
+        found = right[unique].get_indexer(left)
+        known = (found >= 0) & (left != "")
+        return np.where(known, rows[np.maximum(found, 0)], -1).astype(np.int64), ", ".join(key)
+    if {"ra", "dec"} <= set(frame) & set(other):
+        mine, theirs = _positions(frame), _positions(other)
+        places, _ = separation_match(*mine, *theirs, radius_arcsec)
+        if (places >= 0).any():
+            return places, f"position, the nearest within {radius_arcsec:g} arcsec"
+    raise UsageError(
+        f"{file}: no row matches a detection of the catalog, neither by detection_id, nor by "
+        f"obsid, obi and region_id, nor by name, nor by position within {radius_arcsec:g} arcsec"
+    )
+
+
+def _positions(frame: pd.DataFrame) -> tuple[Floats, Floats]:
+    ra, dec = (
+        pd.to_numeric(frame[name]).to_numpy(dtype=np.float64, na_value=np.nan)
+        for name in ("ra", "dec")
+    )
+    return ra, dec
+
+
+def _order(name: str, brought: set[str]) -> tuple[int, int, str]:
+    if name in brought:
+        return 0, 0, ""
+    if name in _FIRST:
+        return 1, _FIRST.index(name), ""
+    if latent := re.fullmatch(r"z(\d+)", name):
+        return 2, int(latent[1]), ""
+    return (3 if describe(name) is not None else 4), 0, name
+
+
+def _column(name: str, column: pd.Series[Any]) -> ExplorerColumn | None:
+    meaning = describe(name)
+    unit, about = (meaning.unit, meaning.description) if meaning else ("", "")
+    numbers = _as_numbers(column)
+    if numbers is not None:
+        return ExplorerColumn(name, unit, about, numbers)
+    texts = column.astype("string")
+    categories = sorted(texts.dropna().unique().tolist())
+    if len(categories) > MOST_CATEGORIES:
+        return None
+    places = pd.Index(categories).get_indexer(pd.Index(texts.fillna("\0").astype(object)))
+    values = np.where(texts.isna(), np.nan, places.astype(np.float64))
+    return ExplorerColumn(name, "", about, values, [str(each) for each in categories])
+
+
+def _as_numbers(column: pd.Series[Any]) -> npt.NDArray[np.float64] | None:
+    if pd.api.types.is_bool_dtype(column):
+        return None
+    if isinstance(column.dropna().iloc[0], str | bool | np.bool_):
+        return None
+    try:
+        return pd.to_numeric(column).to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError):
+        return None

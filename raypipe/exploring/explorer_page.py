@@ -1,0 +1,145 @@
+"""Write the explorer: one HTML page with Bokeh, the page's script, and packed data inside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from bokeh.embed import components
+from bokeh.palettes import Cividis256
+from bokeh.resources import Resources
+
+from raypipe._version import __version__
+from raypipe.display.spectrum_figure import poisson_interval
+from raypipe.exploring import spectra as packed
+from raypipe.exploring.explorer_data import ExplorerData
+from raypipe.exploring.figures import make_figures
+from raypipe.exploring.packing import packed_bytes, packed_doubles, packed_floats
+from raypipe.exploring.sky import FRAMES, axis_labels, sky_positions
+from raypipe.html.page import count_of, escape
+from raypipe.searching.strangest import RANKINGS, format_chance
+
+_SCRIPTS = ("unpack.js", "spectrum.js", "points.js", "panels.js", "explorer.js")
+_TABULATED_COUNTS = 400
+"""Counts up to which the page has confidence limits; it uses the normal ones beyond."""
+
+
+def explorer_page(data: ExplorerData) -> str:
+    """Return the whole page; it loads nothing from elsewhere."""
+    script, places = components(make_figures().by_name())
+    bokeh = Resources(mode="inline", components=["bokeh", "bokeh-gl"])
+    folder = files("raypipe.exploring") / "page"
+    own = "\n".join((folder / name).read_text("utf-8") for name in _SCRIPTS)
+    return Template((folder / "explorer.html").read_text("utf-8")).substitute(
+        title=escape(f"Explorer of {data.release}"),
+        lead=escape(f"{count_of(len(data.frame), 'detection')}, latents by {data.model_id}"),
+        notes="".join(f"<li>{escape(note)}</li>" for note in data.notes),
+        style=(folder / "explorer.css").read_text("utf-8"),
+        bokeh=bokeh.render_js(),
+        data=json_in_html(page_data(data)),
+        script=f"<script>\n{own}\n</script>",
+        figures=script,
+        footer=escape(f"raypipe {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"),
+        **{f"{name}_figure": place for name, place in places.items()},
+    )
+
+
+def json_in_html(content: Mapping[str, Any]) -> str:
+    """Write JSON for a script element: no text of it can end the element or open another."""
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def page_data(data: ExplorerData) -> dict[str, Any]:
+    """Return all data of the page as JSON has it, with long columns packed."""
+    frame = data.frame
+    ra, dec = (_numbers(frame, name) for name in ("ra", "dec"))
+    return {
+        "n": len(frame),
+        "file": f"{data.release}-{data.model_id}",
+        "texts": _packed_texts(frame),
+        "ra": packed_doubles(ra),
+        "dec": packed_doubles(dec),
+        "exposure": packed_floats(_numbers(frame, "exposure_s")),
+        "sources": packed_doubles(data.sources),
+        "columns": [
+            {
+                "name": each.name,
+                "unit": each.unit,
+                "about": each.about,
+                "categories": each.categories,
+                "data": packed_floats(each.values),
+            }
+            for each in data.columns.columns
+        ],
+        "maps": [
+            {
+                "name": each.name,
+                "method": each.method,
+                "kept": None if np.isnan(each.kept) else each.kept,
+                "places": packed_floats(each.places.T),
+                "ellipses": packed_floats(each.ellipses.T),
+            }
+            for each in data.maps
+        ],
+        "sky": {
+            frame: {
+                "places": packed_floats(sky_positions(ra, dec, frame).T),
+                "labels": axis_labels(frame),
+            }
+            for frame in FRAMES
+        },
+        "strangest": [
+            {
+                "name": ranking,
+                "about": RANKINGS[ranking],
+                "rows": [[row, format_chance(chance)] for row, chance in rows],
+            }
+            for ranking, rows in data.strangest.items()
+        ],
+        "spectra": _spectra(data.spectra),
+        "palette": list(Cividis256),
+        "poisson": [part.tolist() for part in _limits()],
+    }
+
+
+def _spectra(spectra: packed.PackedSpectra) -> dict[str, Any]:
+    return {
+        "blocks": spectra.blocks(),
+        "block_rows": packed.BLOCK_ROWS,
+        "kind": packed_doubles(spectra.kind),
+        "has_fold": packed_doubles(spectra.has_fold),
+        "bins": [{"lo": each.lo_kev.tolist(), "hi": each.hi_kev.tolist()} for each in spectra.bins],
+        "flux_kev": spectra.flux_kev.tolist(),
+        "latents": spectra.latents,
+        "step": packed.STEP,
+        "flux_step": packed.FLUX_STEP,
+        "band_step": packed.BAND_STEP,
+        "correlation_step": packed.CORRELATION_STEP,
+    }
+
+
+def _packed_texts(frame: pd.DataFrame) -> str:
+    names = frame["name"].astype(object) if "name" in frame else pd.Series([None] * len(frame))
+    texts = {
+        "ids": frame["detection_id"].astype(str).tolist(),
+        "names": [None if pd.isna(name) else str(name) for name in names],
+    }
+    return packed_bytes(json.dumps(texts).encode())
+
+
+def _numbers(frame: pd.DataFrame, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    if name not in frame:
+        return np.full(len(frame), np.nan)
+    return pd.to_numeric(frame[name]).to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _limits() -> tuple[Any, Any]:
+    low, high = poisson_interval(np.arange(_TABULATED_COUNTS, dtype=np.float64))
+    return low.round(5), high.round(5)

@@ -1,0 +1,205 @@
+"""Pack the spectra of an explorer: counts, the model's fold and flux, and errors of the latents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import torch
+
+from raypipe.evaluation.selection import BATCH_ROWS, iterate_spectra, latents_of
+from raypipe.exploring.packing import logarithms, packed_block, varints
+from raypipe.model.bundle import Model
+from raypipe.model.covariance import triangles_in, unpack
+from raypipe.model.presets import Folded
+from raypipe.spectra.batch import SpectraBatch
+from raypipe.spectra.channel_bins import ChannelBins
+from raypipe.spectra.decoding import COLUMNS
+from raypipe.spectra.grid import EnergyGrid
+from raypipe.spectra.responses import ResponseLibrary
+from raypipe.store.workspace import Workspace
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+BLOCK_ROWS = 32
+"""Spectra per block, so that the page unpacks one in a few milliseconds."""
+
+STEP = 0.01
+"""Step of the logarithms of fold and background: values are exact within 0.5%."""
+
+FLUX_STEP = 0.02
+BAND_STEP = 0.01
+CORRELATION_STEP = 0.01
+
+LEAST_COUNTS = 1e-6
+LEAST_FLUX = 1e-12
+_LEAST_STD = 1e-6
+_FLUX_POINTS = 96
+
+
+@dataclass
+class PackedSpectra:
+    """Hold the spectra of a page, in the order of the catalog's rows.
+
+    `rows` are the bytes of each (`varints`), empty where the workspace has no spectrum: its counts
+    per channel bin and, where it has latents, the logarithms of the fold and of its background
+    (`STEP`), of the flux at `flux_kev` (`FLUX_STEP`) and the 68% half width of the flux's
+    logarithm (`BAND_STEP`), none for a preset without a flux, then the logarithms of the latents'
+    posterior widths (`STEP`) and their correlations below the diagonal (`CORRELATION_STEP`). All
+    logarithms but those of the band are differences from the one before. `bins` has the edges of
+    each kind of channel bins, and `kind` (n,) which of them a row has.
+    """
+
+    rows: list[bytes]
+    kind: Integers
+    has_fold: npt.NDArray[np.bool_]
+    flux_kev: Floats
+    latents: int
+    bins: list[ChannelBins] = field(default_factory=list)
+
+    @property
+    def found(self) -> int:
+        """Return the number of rows that have a spectrum."""
+        return sum(len(row) > 0 for row in self.rows)
+
+    def blocks(self) -> list[str]:
+        """Return the blocks of the page, `BLOCK_ROWS` spectra each."""
+        starts = range(0, len(self.rows), BLOCK_ROWS)
+        return [packed_block(self.rows[start : start + BLOCK_ROWS]) for start in starts]
+
+
+def pack_spectra(
+    workspace: Workspace, release: str, frame: pd.DataFrame, model: Model | None
+) -> PackedSpectra:
+    """Read and pack the spectra of a catalog's rows; without a model they have counts alone."""
+    has_flux = model is not None and isinstance(model.network, Folded)
+    z = latents_of(frame)
+    spectra = PackedSpectra(
+        rows=[b""] * len(frame),
+        kind=np.zeros(len(frame), np.int64),
+        has_fold=np.asarray(np.isfinite(z).all(axis=1) & (model is not None)),
+        flux_kev=EnergyGrid().mid_kev[flux_energies()] if has_flux else np.zeros(0),
+        latents=z.shape[1],
+    )
+    covariance = latent_covariance(frame)
+    library = ResponseLibrary(workspace)
+    index = pd.Index(frame["detection_id"].astype(str))
+    kinds: dict[tuple[bytes, bytes], int] = {}
+    for table in iterate_spectra(workspace, release, index.tolist(), COLUMNS):
+        places = index.get_indexer(pd.Index(table["detection_id"].to_pylist()))
+        for start in range(0, table.num_rows, BATCH_ROWS):
+            part = table.slice(start, BATCH_ROWS)
+            rows = places[start : start + BATCH_ROWS]
+            _pack_batch(spectra, rows, part, library, kinds, (z[rows], covariance[rows]), model)
+    return spectra
+
+
+def latent_covariance(frame: pd.DataFrame) -> Floats:
+    """Return the posterior covariances of a catalog's rows, (n, k, k), NaN where unknown."""
+    latents = latents_of(frame).shape[1]
+    cells = frame["z_cov"] if "z_cov" in frame else [None] * len(frame)
+    return unpack(triangles_in(cells, latents))
+
+
+def flux_energies() -> Integers:
+    """Return the bins of the energy grid at which a page has the flux: evenly in the logarithm."""
+    middle = EnergyGrid().mid_kev
+    wanted = np.geomspace(middle[0], middle[-1], _FLUX_POINTS)
+    return np.unique(np.abs(np.log(middle / wanted[:, None])).argmin(axis=1)).astype(np.int64)
+
+
+def _pack_batch(
+    spectra: PackedSpectra,
+    rows: npt.NDArray[Any],
+    table: pa.Table,
+    library: ResponseLibrary,
+    kinds: dict[tuple[bytes, bytes], int],
+    posterior: tuple[Floats, Floats],
+    model: Model | None,
+) -> None:
+    batch = SpectraBatch.from_table(table, library)
+    z, covariance = posterior
+    predicted = None if model is None else _predict(model, batch, z, covariance)
+    for i, row in enumerate(rows):
+        bins = batch.bins[batch.response_index[i]]
+        key = bins.lo_kev.tobytes(), bins.hi_kev.tobytes()
+        if key not in kinds:
+            kinds[key] = len(kinds)
+            spectra.bins.append(bins)
+        spectra.kind[row] = kinds[key]
+        n = len(bins)
+        parts = [batch.counts[i, :n].astype(np.int64)]
+        if predicted is not None and spectra.has_fold[row]:
+            parts += [part[i, :n] for part in predicted.counts]
+            parts += [part[i] for part in predicted.others]
+        spectra.rows[row] = varints(np.concatenate(parts))
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    """Hold quantized predictions: those per channel bin (n, 256) each, and the others (n, ...)."""
+
+    counts: list[Integers]
+    others: list[Integers]
+
+
+def _predict(model: Model, batch: SpectraBatch, z: Floats, covariance: Floats) -> _Predicted:
+    safe = np.nan_to_num(z)
+    fold = model.reconstruct(batch, safe)
+    counts = [logarithms(part, STEP, LEAST_COUNTS) for part in (fold.total, fold.background)]
+    others = []
+    if fold.flux is not None:
+        chosen = flux_energies()
+        source = (fold.total - fold.background).sum(axis=1)
+        band = _flux_scatter(model, batch, safe, covariance, source)[:, chosen]
+        others.append(logarithms(fold.flux[:, chosen], FLUX_STEP, LEAST_FLUX))
+        others.append(np.rint(np.clip(band, 0, 50) / BAND_STEP).astype(np.int64))
+    others += _quantized_covariance(covariance)
+    return _Predicted(counts, others)
+
+
+def _quantized_covariance(covariance: Floats) -> list[Integers]:
+    variance = np.nan_to_num(np.diagonal(covariance, axis1=1, axis2=2))
+    std = np.sqrt(np.maximum(variance, _LEAST_STD**2))
+    correlation = np.nan_to_num(covariance) / (std[:, :, None] * std[:, None, :])
+    below = np.tril_indices(covariance.shape[1], -1)
+    steps = np.rint(np.clip(correlation, -1, 1)[:, below[0], below[1]] / CORRELATION_STEP)
+    return [logarithms(std, STEP, _LEAST_STD), steps.astype(np.int64)]
+
+
+@torch.no_grad()
+def _flux_scatter(
+    model: Model, batch: SpectraBatch, z: Floats, covariance: Floats, source: npt.NDArray[Any]
+) -> Floats:
+    """Return the standard deviation of the flux's logarithm over the posterior, (n, n_energy).
+
+    It is that of the shape, by the unscented transform (Julier and Uhlmann 2004, Proc. IEEE 92,
+    401): the points z +- sqrt(k) L_j, L L^T the covariance of the k latents, each with the
+    amplitude that leaves the total of the `source` counts (n,) as it is; and that of the amplitude,
+    sqrt(counts) / source counts, added in quadrature.
+    """
+    network = model.network
+    assert isinstance(network, Folded)
+    device = next(network.parameters()).device
+    latents = z.shape[1]
+    values, vectors = np.linalg.eigh(np.nan_to_num(covariance))
+    factors = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
+    steps = np.sqrt(latents) * np.swapaxes(factors, 1, 2)
+    points = np.concatenate([z[:, None] + steps, z[:, None] - steps], axis=1)
+    tensor = torch.tensor(points.reshape(-1, latents), dtype=torch.float32, device=device)
+    shapes = network.log_shape(tensor).cpu().numpy().astype(np.float64)
+    shapes = shapes.reshape(*points.shape[:2], -1)
+    # A unit of flux in an energy bin brings this many of the counts in the channel bins, up to a
+    # factor that is the same for all energies.
+    caught = batch.responses.sum(axis=2)[batch.response_index] * batch.arf_cm2
+    caught = caught * np.diff(EnergyGrid().edges_kev)
+    total = np.einsum("nse,ne->ns", np.exp(shapes), caught)
+    logs = shapes - np.log(np.maximum(total, 1e-300))[:, :, None]
+    variance = logs.var(axis=1)
+    amplitude = np.sqrt(batch.counts.sum(axis=1)) / np.maximum(source, 1.0)
+    return np.asarray(np.sqrt(variance + amplitude[:, None] ** 2))

@@ -1,0 +1,306 @@
+"""The explorer works in a browser: its numbers are the catalog's, and no text of it runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytest
+
+import raypipe
+from raypipe.display.spectrum_figure import group_bins
+from raypipe.evaluation.selection import read_spectra
+from raypipe.model.bundle import Model, load_model
+from raypipe.spectra.batch import SpectraBatch
+from raypipe.spectra.responses import ResponseLibrary
+from raypipe.store.layout import model_folder, part_name, spectra_folder
+from tests.chromium import Page, chromium_page
+from tests.unit.synthetic_workspace import NASTY_NAME, RELEASE, Synthetic, make_workspace
+
+READY = "document.documentElement?.dataset.ready"
+HOSTILE = '</script><img src=x onerror="window.harmed=1">'
+CLASSES = [HOSTILE, "=1+1", "AGN", "CV", "HMXB", "LMXB", "NS", "YSO"]
+
+PIXELS = """
+(() => {
+  const view = Bokeh.index.get_one(explorer.models("map"));
+  const box = view.canvas_view.el.getBoundingClientRect();
+  const { x_scale, y_scale } = view.frame;
+  const [x, y] = explorer.places.map;
+  return Array.from(x, (_, i) => [box.x + x_scale.compute(x[i]), box.y + y_scale.compute(y[i])]);
+})()
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
+    return make_workspace(tmp_path_factory.mktemp("w"), detections=80, classes=CLASSES)
+
+
+@pytest.fixture(scope="module")
+def model(made: Synthetic) -> Model:
+    return load_model(made.workspace.absolute_uri(model_folder(made.models[0])))
+
+
+@pytest.fixture(scope="module")
+def catalog(made: Synthetic) -> pd.DataFrame:
+    return raypipe.open_catalog(made.workspace)
+
+
+@pytest.fixture(scope="module")
+def browser(made: Synthetic, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with chromium_page(tmp_path_factory.mktemp("chromium")) as page:
+        table = tmp_path_factory.mktemp("t") / "brought.csv"
+        rows = [f'sim:{i}.0.1,{i % 7},"<b>{i % 2}</b>"' for i in range(80)]
+        table.write_text("\n".join(["detection_id,weekday,mark", *rows]))
+        page.open(Path(raypipe.explore(made.workspace, with_=table)))
+        page.wait(READY)
+        yield page
+
+
+@pytest.fixture
+def page(browser: Page) -> Page:
+    browser.run("window.scrollTo(0, 0)")
+    browser.run("explorer.models('points').selected.indices = []")
+    browser.run("document.querySelectorAll('.filter button').forEach((each) => each.click())")
+    return browser
+
+
+def _choose(page: Page, element: str, text: str) -> None:
+    """Choose the option of a select element that begins with a text."""
+    page.run(
+        f"""(() => {{ const s = document.querySelector({element!r});
+        s.value = [...s.options].find((o) => o.text.startsWith({text!r})).value;
+        s.dispatchEvent(new Event("change")); }})()"""
+    )
+
+
+def _source(page: Page, name: str) -> dict[str, npt.NDArray[np.float64]]:
+    code = f"Object.entries(explorer.models('{name}_data').data).map(([k, v]) => [k, [...v]])"
+    return {key: np.array(values, float) for key, values in page.run(code)}
+
+
+def test_it_loads_without_errors_or_requests(page: Page) -> None:
+    assert page.errors == []
+    outside = [url for url in page.requests if not url.startswith(("data:", "blob:"))]
+    assert len(outside) == 1  # the page itself
+    assert outside[0].startswith("file:")
+
+
+def test_the_spectrum_is_that_of_the_detection_under_the_pointer(
+    page: Page, made: Synthetic, model: Model, catalog: pd.DataFrame
+) -> None:
+    pixels = np.array(page.run(PIXELS))
+    apart = np.hypot(*(pixels[:, None] - pixels[None]).transpose(2, 0, 1))
+    np.fill_diagonal(apart, np.inf)
+    for row in np.argsort(-apart.min(axis=1))[:3]:
+        page.move(*pixels[row])
+        page.wait(f"explorer.drawn === {row}", 20)
+        _assert_spectrum(page, int(row), made, model, catalog)
+
+
+def _assert_spectrum(
+    page: Page, row: int, made: Synthetic, model: Model, catalog: pd.DataFrame
+) -> None:
+    here = catalog.iloc[[row]]
+    assert (
+        page.run("document.getElementById('shown-id').textContent") == here["detection_id"].item()
+    )
+    spectra = read_spectra(made.workspace, RELEASE, here, model)
+    assert spectra is not None
+    assert spectra.model_counts is not None
+    bins = spectra.bins[0]
+    counts = spectra.counts[0, : len(bins)].astype(float)
+    starts = group_bins(counts, float(np.clip(counts.sum() / 40, 5, 25)), 24 * len(bins) // 256)
+    crosses = _source(page, "crosses")
+    assert np.allclose(crosses["lo"], bins.lo_kev[starts])
+    per = (crosses["hi"] - crosses["lo"]) * here["exposure_s"].item()
+    grouped = np.add.reduceat(counts, starts)
+    assert np.allclose(crosses["rate"] * per, grouped, rtol=1e-4)
+    fold = np.add.reduceat(spectra.model_counts[0, : len(bins)], starts)
+    assert np.allclose(_source(page, "fold")["y"][::2] * per, fold, rtol=0.006)
+    residuals = (grouped - fold) / np.sqrt(fold)
+    assert np.allclose(_source(page, "residuals")["value"], residuals, atol=0.1)
+    table = made.workspace.read_table(part_name(spectra_folder(RELEASE), 0)).slice(row, 1)
+    batch = SpectraBatch.from_table(table, ResponseLibrary(made.workspace))
+    z = here[[f"z{i}" for i in range(8)]].to_numpy(float)
+    flux = _source(page, "flux")
+    expected = np.interp(flux["x"], model.grid.mid_kev, model.flux(batch, z)[0])
+    assert np.allclose(flux["y"], expected, rtol=0.011)
+    assert (flux["low"] < flux["y"]).all()
+    assert (flux["high"] > flux["y"]).all()
+
+
+def test_the_ellipse_is_that_of_the_covariance(page: Page, catalog: pd.DataFrame) -> None:
+    _choose(page, "#map-choice", "two latents")
+    _choose(page, "#x-latent", "z2")
+    _choose(page, "#y-latent", "z5")
+    page.run("explorer.show(30)")
+    got = page.run("explorer.variance()")
+    triangle = np.array(catalog["z_cov"].iloc[30])
+    at = {(i, j): triangle[i * (i + 1) // 2 + j] for i in range(8) for j in range(i + 1)}
+    tolerance = float(0.006 * np.sqrt(at[2, 2] * at[5, 5]))
+    assert got[0] == pytest.approx(at[2, 2], rel=0.02)
+    assert got[1] == pytest.approx(at[5, 2], rel=0.02, abs=tolerance)
+    assert got[2] == pytest.approx(at[5, 5], rel=0.02)
+    _choose(page, "#map-choice", "t-SNE")
+
+
+def _along(corners: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return places along the sides of a polygon, as a pointer passes them."""
+    closed = np.array([*corners, corners[0]])
+    steps = np.linspace(0, 1, 8, endpoint=False)[:, None]
+    sides = [a + steps * (b - a) for a, b in pairwise(closed)]
+    return [(float(x), float(y)) for x, y in np.concatenate(sides)]
+
+
+@pytest.mark.parametrize("tool", ["BoxSelectTool", "LassoSelectTool"])
+def test_box_and_lasso_select_the_names_inside(
+    page: Page, catalog: pd.DataFrame, tool: str
+) -> None:
+    pixels = np.array(page.run(PIXELS))
+    (left, top), (right, bottom) = np.quantile(pixels, [0.3, 0.7], axis=0) + 0.37
+    activate = f"explorer.models('map').toolbar.tools.find((t) => t.type === '{tool}').active"
+    page.run(f"{activate} = true")
+    corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
+    page.drag(*(_along(corners) if tool == "LassoSelectTool" else [corners[0], corners[2]]))
+    inside = ((pixels > [left, top]) & (pixels < [right, bottom])).all(axis=1)
+    page.wait(f"explorer.selection.length === {inside.sum()}", 10)
+    assert 3 < inside.sum() < 60
+    text = page.run("selectionCsv(explorer.selection, explorer)")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    chosen = catalog[inside]
+    assert sorted(each["detection_id"] for each in rows) == sorted(chosen["detection_id"])
+    assert sorted(each["name"] for each in rows) == sorted(chosen["name"])
+    shown = page.run("document.querySelectorAll('#table-body tr').length")
+    assert shown == inside.sum()
+    page.run(f"{activate} = false")
+
+
+def test_filters_keep_ranges_and_words(page: Page, catalog: pd.DataFrame) -> None:
+    page.run("document.getElementById('add-filter').click()")
+    _choose(page, ".filter select", "total_counts")
+    page.run(
+        """(() => { const low = document.querySelector(".filter input");
+        low.value = "1000"; low.dispatchEvent(new Event("input")); })()"""
+    )
+    bright = (catalog["total_counts"] >= 1000).to_numpy()
+    assert page.run("explorer.models('kept').booleans") == bright.tolist()
+    page.run("document.getElementById('add-filter').click()")
+    _choose(page, ".filter:last-child select", "class")
+    page.run("document.querySelector('.filter:last-child input').click()")
+    first = sorted(CLASSES)[0]
+    both = bright & (catalog["class"] != first).to_numpy()
+    assert page.run("explorer.models('kept').booleans") == both.tolist()
+    assert f"{both.sum()} of 80" in page.run("document.getElementById('filter-count').textContent")
+
+
+def test_points_are_colored_by_any_column(page: Page, catalog: pd.DataFrame) -> None:
+    def values() -> npt.NDArray[np.float64]:
+        found = page.run("[...explorer.models('points').data.value]")
+        return np.array([np.nan if each is None else each for each in found], float)
+
+    _choose(page, "#color-choice", "weekday")
+    assert np.allclose(values(), np.arange(80) % 7)
+    assert page.run("[explorer.models('colors').low, explorer.models('colors').high]") == [0, 6]
+    _choose(page, "#color-choice", "total_counts")
+    counts = catalog["total_counts"].to_numpy(float)
+    order = np.argsort(counts, kind="stable")
+    assert (np.diff(values()[order]) >= 0).all()
+    _choose(page, "#color-choice", "class")
+    shapes = page.run("[...explorer.models('points').data.shape]")
+    pairs = set(zip(catalog["class"], shapes, values(), strict=True))
+    assert len(pairs) == len(CLASSES) == len({shape for _, shape, _ in pairs})
+
+
+def test_size_follows_the_counts(page: Page, catalog: pd.DataFrame) -> None:
+    page.run("document.getElementById('sized').click()")
+    size = np.array(page.run("[...explorer.models('points').data.size]"))
+    order = np.argsort(catalog["total_counts"].to_numpy())
+    assert (np.diff(size[order]) >= 0).all()
+    assert size.max() > 1.2 * size.min()
+    page.run("document.getElementById('sized').click()")
+
+
+@pytest.mark.parametrize(
+    ("text", "radius", "rows"),
+    [
+        ("j000003", 10, [6, 7]),
+        ("sim:41.0.1", 10, [41]),
+        ("<script>", 10, [0]),
+        ("10.0 -5.0", 1, list(range(80))),
+        ("0:40:00 -05:00:00.5", 1, list(range(80))),
+        ("0:40:00 -05:00:05", 1, []),
+        ("J004000.0-050000", 1, list(range(80))),
+    ],
+)
+def test_search_finds(page: Page, text: str, radius: float, rows: list[int]) -> None:
+    page.run(
+        f"""(() => {{ document.getElementById("search").value = {text!r};
+        document.getElementById("radius").value = {radius};
+        document.getElementById("search-form").requestSubmit(); }})()"""
+    )
+    assert sorted(page.run("explorer.selection")) == rows
+    number = page.run("document.querySelectorAll('#found button').length")
+    assert number == len(rows)
+
+
+def test_the_strangest_are_a_click_away(page: Page, catalog: pd.DataFrame) -> None:
+    page.run("document.querySelector('#strangest button').click()")
+    rows = page.run("explorer.selection")
+    assert rows == [page.run("explorer.packed.strangest[0].rows[0][0]")]
+    page.wait(f"explorer.drawn === {rows[0]}", 20)
+    shown = page.run("document.getElementById('shown-id').textContent")
+    assert shown == catalog["detection_id"].iloc[rows[0]]
+
+
+def test_detections_of_a_source_are_joined(page: Page, catalog: pd.DataFrame) -> None:
+    page.run("document.getElementById('joined').click()")
+    extra = len(catalog) - catalog["name"].nunique()
+    assert page.run("explorer.models('map_joins').data.x0.length") == extra
+    page.run("document.getElementById('joined').click()")
+    assert page.run("explorer.models('map_joins').data.x0.length") == 0
+
+
+def test_names_and_classes_do_not_run(page: Page) -> None:
+    page.run("explorer.pick(0)")
+    page.wait("explorer.drawn === 0", 20)
+    assert page.run("document.getElementById('shown-name').textContent") == NASTY_NAME
+    _choose(page, "#color-choice", "class")
+    page.run("document.getElementById('add-filter').click()")
+    _choose(page, ".filter select", "class")
+    assert HOSTILE in page.run("document.getElementById('legend').textContent")
+    assert page.run("document.querySelectorAll('main img, main script').length") == 0
+    assert page.run("typeof window.harmed") == "undefined"
+    text = page.run("selectionCsv([0, 2], explorer)")
+    assert "'=1+1" in text
+    assert page.errors == []
+
+
+def test_every_control_is_reached_by_the_keyboard(page: Page) -> None:
+    code = """[...document.querySelectorAll("header *, main *")].filter((each) =>
+        each.matches("button, select, input, a, summary") && each.tabIndex < 0).length"""
+    assert page.run(code) == 0
+    page.run("document.getElementById('next').focus()")
+    before = page.run("explorer.drawn")
+    key: dict[str, Any] = {"key": "Enter", "code": "Enter", "text": "\r"}
+    page.call("Input.dispatchKeyEvent", type="keyDown", windowsVirtualKeyCode=13, **key)
+    page.call("Input.dispatchKeyEvent", type="keyUp", windowsVirtualKeyCode=13, **key)
+    page.wait(f"explorer.drawn !== {before}", 20)
+
+
+def test_the_theme_changes(page: Page) -> None:
+    color = "explorer.models('map').background_fill_color"
+    before = json.dumps(page.run(color))
+    page.run("document.getElementById('theme').click()")
+    assert json.dumps(page.run(color)) != before
+    page.run("document.getElementById('theme').click()")
+    assert json.dumps(page.run(color)) == before
