@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import ndtri_exp
-from scipy.stats import chi2, gamma, norm
+from scipy.special import gammaincc, log_ndtr, ndtri, ndtri_exp
 
 from raypipe.model.covariance import triangles_in
 from raypipe.model.latent_population import Population
@@ -55,7 +54,7 @@ class Significances:
         """Compute the probability that noise makes at least one of all this unusual, (n,)."""
         # The tail probability p of one detection is 1 - Phi(sigmas). That none of N independent
         # detections reaches it has probability (1 - p)^N, in logarithms N ln Phi(sigmas).
-        return np.asarray(-np.expm1(self.searched * norm.logcdf(self.sigmas)))
+        return np.asarray(-np.expm1(self.searched * log_ndtr(self.sigmas)))
 
     @property
     def beyond_chance(self) -> npt.NDArray[np.bool_]:
@@ -133,7 +132,7 @@ def far_sigmas(known: Posteriors, population: Population) -> Float64:
     for mean, factor in zip(population.means, population.precisions_cholesky, strict=True):
         _, squares = log_determinant_and_chi2(known, factor, factor.T @ mean)
         np.minimum(nearest, squares, out=nearest)
-    return sigmas_of(chi2.logsf(nearest.astype(np.float64), len(known.z)))
+    return sigmas_of(_log_gamma_tail(0.5 * nearest.astype(np.float64), 0.5 * len(known.z)))
 
 
 def fit_sigmas(cash: Float64, cash_expected: Float64, fit_zscore: Float64) -> Float64:
@@ -145,9 +144,19 @@ def fit_sigmas(cash: Float64, cash_expected: Float64, fit_zscore: Float64) -> Fl
     with np.errstate(divide="ignore", invalid="ignore"):
         variance = ((cash - cash_expected) / fit_zscore) ** 2
         # A gamma distribution of mean m and variance v has shape m^2 / v and scale v / m.
-        tail = gamma.logsf(cash, cash_expected**2 / variance, scale=variance / cash_expected)
+        tail = _log_gamma_tail(cash * cash_expected / variance, cash_expected**2 / variance)
     usable = np.isfinite(variance) & (variance > 0) & (cash_expected > 0)
     return np.where(usable, sigmas_of(tail), fit_zscore)
+
+
+def _log_gamma_tail(x: Float64, shape: Float64 | float) -> Float64:
+    """Compute the log tail probability at `x` of a gamma distribution of this shape and scale 1.
+
+    Chi-squared of k degrees of freedom at y is the one of shape k / 2 at y / 2. `scipy.stats` has
+    both, but takes most of a second to import.
+    """
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(gammaincc(shape, x)))
 
 
 def sigmas_of(log_tail: Float64) -> Float64:
@@ -159,4 +168,4 @@ def sigmas_of(log_tail: Float64) -> Float64:
 def unusual_sigmas(n: int) -> float:
     """Compute the significance above which a detection among n is unusual."""
     # Solve (1 - p)^n = 1 - UNUSUAL_CHANCE for the tail probability p of one detection.
-    return float(norm.isf(-np.expm1(np.log1p(-UNUSUAL_CHANCE) / max(n, 1))))
+    return float(-ndtri(-np.expm1(np.log1p(-UNUSUAL_CHANCE) / max(n, 1))))

@@ -80,7 +80,7 @@ def test_no_help_text_is_left_over() -> None:
 
 
 def test_the_verbs_are_the_public_functions_that_take_a_workspace() -> None:
-    without = {"simulate", "settings", "models", "describe"}
+    without = {"simulate", "settings", "describe"}
     taking_one = {
         name
         for name in raypipe.public_names()
