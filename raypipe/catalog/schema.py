@@ -166,8 +166,8 @@ def catalog_table(
     `spectra` are rows of the table of spectra; `measured` (the output of `Model.encode_batch`) and
     `split` (n,) belong to the same rows. Fields have unit, UCD and description. NaN in `measured`
     becomes null; rows without latents get the flag `not_measured`, and rows with too few effective
-    draws `posterior_approximate`. A column of another catalog with
-    the name of a measured column, such as p_<class>, is renamed and keeps its values.
+    draws `posterior_approximate`. A column of another catalog with the name of a measured column,
+    such as p_<class>, is renamed and keeps its values.
     """
     own = {str(name): numbers(measured[name].to_numpy()) for name in measured if name != "z_cov"}
     latents = sum(re.fullmatch(r"z\d+", name) is not None for name in own)
@@ -175,7 +175,9 @@ def catalog_table(
     unmeasured = measured["z0"].isna().to_numpy()
     flags = flagged(spectra["flags"], unmeasured, NOT_MEASURED)
     if "posterior_ess" in measured:
-        few = ~(measured["posterior_ess"].to_numpy() >= _ESS_MIN) & ~unmeasured
+        # Rows without errors, such as those of preset paper, have no posterior to approximate.
+        drawn = np.isfinite(measured["z0_std"].to_numpy())
+        few = ~(measured["posterior_ess"].to_numpy() >= _ESS_MIN) & drawn
         flags = flagged(flags, few, POSTERIOR_APPROXIMATE)
     own |= {
         "flags": flags,
