@@ -70,13 +70,12 @@ function describeRow(row, explorer) {
 
 /** Return pages about a position, deg; nothing is loaded before the reader follows one. */
 function linksOut(ra, dec) {
-  const at = `${ra.toFixed(6)} ${dec.toFixed(6)}`, radius = 5 / 3600;
+  const at = `${ra.toFixed(6)} ${dec.toFixed(6)}`;
   const place = encodeURIComponent(at);
   return [
     ["SIMBAD", `https://simbad.cds.unistra.fr/simbad/sim-coo?Coord=${place}&Radius=5&Radius.unit=arcsec`],
     ["ESASky", `https://sky.esa.int/esasky/?target=${place}&fov=0.1`],
     ["NED", `https://ned.ipac.caltech.edu/conesearch?search_type=Near%20Position%20Search&coordinates=${encodeURIComponent(`${ra.toFixed(6)}d ${dec.toFixed(6)}d`)}&radius=0.1`],
-    ["Chandra Source Catalog", `https://cda.cfa.harvard.edu/csc21scs/coneSearch?RA=${ra.toFixed(6)}&DEC=${dec.toFixed(6)}&SR=${radius.toFixed(6)}&VERB=1`],
   ];
 }
 
