@@ -58,6 +58,7 @@ def main() -> None:
     simulated = simulate(network, seen_by, given.detections, seed=1, known_background=True)
     found = calibrate(network, simulated, given.draws, seed=2)
     _print_calibration(found, given.draws)
+    given.figures.mkdir(parents=True, exist_ok=True)
     figures.draw_calibration(found, given.figures / "posterior_calibration.png")
     for known in (True, False):
         drawn = simulate(network, seen_by, given.detections // 2, seed=3, known_background=known)

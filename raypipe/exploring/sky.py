@@ -65,7 +65,7 @@ def axis_labels(frame: str) -> list[tuple[float, float, str]]:
     heights = [-60.0, -30.0, 30.0, 60.0]
     up = aitoff(np.full(len(heights), middle), np.array(heights), frame)
     labels = [(float(x), float(y), text) for (x, y), text in zip(along, texts, strict=True)]
-    signs = [f"{each:+.0f}°".replace("-", "\N{MINUS SIGN}") for each in heights]
+    signs = [f"{each:+.0f}°".replace("-", "\u2212") for each in heights]
     return labels + [(float(x), float(y), text) for (x, y), text in zip(up, signs, strict=True)]
 
 

@@ -30,6 +30,8 @@ from raypipe.spectra.grid import EnergyGrid
 
 _LOG_FLUX_LIMIT = 30.0
 _TYPICAL_PHOTON_INDEX = 1.7
+_KNOTS = 24
+"""Knots in log energy between which the decoder's first weights are interpolated."""
 _TYPICAL_COUNTS = 300.0
 """Scale of the loss: at this number of counts the weight is 1 / sqrt(counts) for any power."""
 
@@ -98,12 +100,7 @@ class Folded(Preset):
         super().__init__(Autoencoder(encoder, Decoder(config, grid.n_energy)), grid)
         self.photon_energies = PhotonEnergies(grid)
         self.loss_power = config.loss_power
-        # Random weights would leave the flux rough from bin to bin, for the bins are narrower than
-        # any response resolves and no counts would smooth it.
-        last = self.autoencoder.decoder.layers[-1]
-        assert isinstance(last, nn.Linear)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        _smooth_in_energy(self.autoencoder.decoder.layers[-1], grid)
         base = -_TYPICAL_PHOTON_INDEX * np.log(grid.mid_kev)
         self.register_buffer("log_flux_base", torch.tensor(base, dtype=torch.float32))
 
@@ -234,6 +231,22 @@ class Paper(Preset):
 
 PRESETS: dict[str, type[Folded] | type[Paper]] = {"folded": Folded, "paper": Paper}
 """The presets by name."""
+
+
+@torch.no_grad()
+def _smooth_in_energy(last: nn.Module, grid: EnergyGrid) -> None:
+    """Make the random weights of the decoder's last layer smooth functions of the energy.
+
+    The bins are narrower than any response resolves: if each had random weights of its own, no
+    counts would ever smooth the flux. Weights are interpolated between knots instead.
+    """
+    assert isinstance(last, nn.Linear)
+    knots = np.linspace(*np.log(grid.mid_kev[[0, -1]]), _KNOTS)
+    each = np.eye(_KNOTS)
+    hats = np.stack([np.interp(np.log(grid.mid_kev), knots, hat) for hat in each], axis=1)
+    between = torch.tensor(hats, dtype=last.weight.dtype)
+    last.weight.copy_(between @ last.weight[:_KNOTS])
+    last.bias.copy_(between @ last.bias[:_KNOTS])
 
 
 def build(config: ModelConfig, grid: EnergyGrid) -> Folded | Paper:

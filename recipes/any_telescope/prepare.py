@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.latents.responses import area_on_grid, flux_on_grid, gridded
+from raypipe.physics.energy import ERG_PER_KEV, source_grids
 from raypipe.simulation.background import background_rate, background_shape, backscal_range
 from raypipe.simulation.catalog_population import catalog_targets
-from raypipe.simulation.energy import ERG_PER_KEV, source_grids
 from raypipe.simulation.instrument import Instrument, effective_area
 from raypipe.simulation.populations import Sources
 from raypipe.simulation.responses import read_responses
