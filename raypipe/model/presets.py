@@ -241,9 +241,10 @@ def _smooth_in_energy(last: nn.Module, grid: EnergyGrid) -> None:
     counts would ever smooth the flux. Weights are interpolated between knots instead.
     """
     assert isinstance(last, nn.Linear)
-    knots = np.linspace(*np.log(grid.mid_kev[[0, -1]]), _KNOTS)
+    log_energy = np.log(grid.mid_kev)
+    knots = np.linspace(log_energy[0], log_energy[-1], _KNOTS)
     each = np.eye(_KNOTS)
-    hats = np.stack([np.interp(np.log(grid.mid_kev), knots, hat) for hat in each], axis=1)
+    hats = np.stack([np.interp(log_energy, knots, hat) for hat in each], axis=1)
     between = torch.tensor(hats, dtype=last.weight.dtype)
     last.weight.copy_(between @ last.weight[:_KNOTS])
     last.bias.copy_(between @ last.bias[:_KNOTS])
