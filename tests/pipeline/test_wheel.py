@@ -16,7 +16,6 @@ import pytest
 
 import raypipe
 from raypipe.box import MODEL_ID
-from raypipe.cli_options import VERBS
 
 pytestmark = pytest.mark.slow
 
@@ -111,7 +110,6 @@ def test_the_installed_command_lists_the_model(installed: Path, tmp_path: Path) 
     assert Path(only["uri"]).is_relative_to(installed.parent)
 
 
-@pytest.mark.skipif("describe" not in VERBS, reason="this version has no verb describe")
 def test_the_installed_command_describes_a_spectrum(
     installed: Path, spectrum: Path, tmp_path: Path
 ) -> None:
