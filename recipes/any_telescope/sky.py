@@ -8,7 +8,6 @@ the model's grid, and for each instrument its response with a few areas and back
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from raypipe.spectra.channel_bins import MOST_BINS, ChannelBins
-
-log = logging.getLogger("recipes.any_telescope")
 
 FLOOR = -30.0
 """Lowest natural logarithm of a flux relative to its maximum that half precision keeps."""
