@@ -28,8 +28,8 @@ LONGEST_S = 250e3
 BACKGROUND_SHARE = (3e-3, 2.0)
 BACKGROUND_AREA = (15.0, 25.0)
 BACKGROUND_RATE_DEX = 0.15
-"""As in `raypipe.simulation.survey`, where each of these is explained. They are repeated because that
-module needs packages that a machine with a GPU may not have."""
+"""As in `raypipe.simulation.survey`, where each of these is explained. They are repeated because
+that module needs packages that a machine with a GPU may not have."""
 MADE_UP_SHARE = 0.15
 """Share of the detections that go through made-up responses, where there are any."""
 
