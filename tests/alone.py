@@ -17,10 +17,15 @@ from raypipe.store.parts import count_parts
 from raypipe.store.workspace import Workspace
 
 
+def choose_rmfs_alone(workspace: Workspace, release: str) -> None:
+    """Choose the RMFs of chip zones, so that an ingest begins with the parts."""
+    choose_chip_rmfs(workspace, release, IngestConfig())
+
+
 def ingest_alone(workspace: Workspace, release: str) -> None:
     """Ingest the release of a workspace, which has its manifest."""
     config = IngestConfig()
-    choose_chip_rmfs(workspace, release, config)
+    choose_rmfs_alone(workspace, release)
     for part in range(count_parts(workspace, release)):
         ingest_part(workspace, release, part, config)
 

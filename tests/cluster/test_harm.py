@@ -17,7 +17,7 @@ import pytest
 
 import raypipe
 from raypipe.store.workspace import Workspace
-from tests.alone import ingest_alone
+from tests.alone import choose_rmfs_alone, ingest_alone
 from tests.cluster.conftest import Moments
 from tests.cluster.machines import Machines, drafts
 from tests.pipeline.file_server import FileServer, serve, write_remote_manifest
@@ -66,7 +66,7 @@ def machines(isolated_home: Path) -> Iterator[Machines]:
 
 @pytest.fixture
 def server(survey: Path) -> Iterator[FileServer]:
-    with serve(survey, latency_s=0.1) as server:
+    with serve(survey) as server:
         yield server
 
 
@@ -74,6 +74,8 @@ def server(survey: Path) -> Iterator[FileServer]:
 def workspace(survey: Path, server: FileServer, tmp_path: Path) -> Workspace:
     workspace = Workspace(tmp_path / "w")
     write_remote_manifest(workspace, survey, server, part_rows=10)
+    choose_rmfs_alone(workspace, RELEASE)
+    server.latency_s = 0.1
     return workspace
 
 

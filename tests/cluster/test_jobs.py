@@ -25,7 +25,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 import raypipe
 from raypipe.store.workspace import Workspace
 from raypipe.telemetry import COUNTERS, GAUGES
-from tests.alone import ingest_alone
+from tests.alone import choose_rmfs_alone, ingest_alone
 from tests.pipeline.file_server import serve, status, write_remote_manifest
 from tests.pipeline.training import SETTINGS, load
 from tests.waiting import wait_until
@@ -221,9 +221,11 @@ def test_a_cancelled_job_is_completed_by_the_next(
     def parts() -> int:
         return len(workspace.files("spectra/csc2.1"))
 
-    with serve(survey, latency_s=0.2) as server:
+    with serve(survey) as server:
         for each in workspace, unbroken:
             write_remote_manifest(each, survey, server, part_rows=10)
+        choose_rmfs_alone(workspace, "csc2.1")
+        server.latency_s = 0.2
         server.fail(status(503), times=1)
         server.fail(status(404), part=sorted(survey.rglob("*_pha3.fits*"))[5].name)
         name = client.submit_job(entrypoint=job, runtime_env=environment)

@@ -11,7 +11,7 @@ import pytest
 
 import raypipe
 from raypipe.store.workspace import Workspace
-from tests.alone import ingest_alone
+from tests.alone import choose_rmfs_alone, ingest_alone
 from tests.cluster.conftest import Moments
 from tests.cluster.machines import Machines, drafts
 from tests.pipeline.file_server import serve, write_remote_manifest
@@ -44,11 +44,13 @@ def _lose_machines(
 
 
 def test_ingest(machines: Machines, survey: Path, tmp_path: Path, moments: Moments) -> None:
-    with serve(survey, latency_s=0.15) as server:
+    with serve(survey) as server:
         unbroken, workspace = Workspace(tmp_path / "unbroken"), Workspace(tmp_path / "w")
         for each in unbroken, workspace:
             write_remote_manifest(each, survey, server, part_rows=10)
         ingest_alone(unbroken, RELEASE)
+        choose_rmfs_alone(workspace, RELEASE)
+        server.latency_s = 0.15
         driver = machines.start("ingest", tmp_path / "w", "--set", "ingest.fetch_threads=1")
 
         def parts() -> int:

@@ -35,7 +35,7 @@ from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
-TRIALS, EPOCHS = 3, 16
+TRIALS, EPOCHS = 3, 8
 HOPELESS, IDLE = 1e30, 1e-12
 CONFIG: dict[str, Any] = {
     **settings(epochs=EPOCHS, batch_size=4, num_workers=1, cpus_per_worker=0.9),
