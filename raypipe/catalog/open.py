@@ -1,4 +1,4 @@
-"""Open the latent catalog as a DataFrame: one row per detection, or one row per source."""
+"""Open the latent catalog as a DataFrame: one row per detection, source or cluster."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
+from raypipe.catalog.added_columns import added_to, read_added_table, read_whole
+from raypipe.catalog.cluster_columns import CLUSTERS
 from raypipe.catalog.reserved import is_reserved
+from raypipe.errors import UsageError
 from raypipe.model.choice import choose_model
 from raypipe.store.manifest import choose_release
-from raypipe.store.publication import read_detections, read_sources
+from raypipe.store.publication import Publication, read_published
 from raypipe.store.workspace import Workspace
 
 _NULLABLE = {
@@ -36,12 +39,13 @@ def open_catalog(
     """Read the latent catalog of a release by a model, with one row per detection.
 
     By default, read the workspace's only release and its newest catalog. If `columns` are given,
-    read those of them that the catalog has. All rows belong to the same publication. Columns that
-    raypipe measured have numpy types; columns of integers and booleans from other catalogs have the
-    nullable types of pandas (Int64, boolean) if values are missing. Raises UsageError if there is
-    no such catalog.
+    read those of them that the catalog has. Columns that verbs such as `cluster` have added are
+    among them; if the catalog has changed since, a warning says to run the verb again, and they are
+    left out. All rows belong to the same publication. Columns that raypipe measured have numpy
+    types; columns of integers and booleans from other catalogs have the nullable types of pandas
+    (Int64, boolean) if values are missing. Raises UsageError if there is no such catalog.
     """
-    return _frame(read_detections(*_chosen(workspace, release, model), columns))
+    return _frame(read_whole(*_chosen(workspace, release, model), "detections", columns))
 
 
 def open_sources(
@@ -55,7 +59,28 @@ def open_sources(
 
     Arguments and types are those of `open_catalog`.
     """
-    return _frame(read_sources(*_chosen(workspace, release, model), columns))
+    return _frame(read_whole(*_chosen(workspace, release, model), "sources", columns))
+
+
+def open_clusters(
+    workspace: str | Path | Workspace, *, release: str | None = None, model: str | None = None
+) -> pd.DataFrame:
+    """Read the table of clusters that `raypipe cluster` found, one row per cluster.
+
+    Its columns are described in docs/clustering.md. Raises UsageError if there are no clusters, and
+    RaypipeError if the catalog has changed since they were found.
+    """
+    store, release, model_id = _chosen(workspace, release, model)
+
+    def read(catalog: Publication) -> pd.DataFrame:
+        for added in added_to(store, catalog, "refuse", only="cluster"):
+            return _frame(read_added_table(store, added, CLUSTERS))
+        raise UsageError(
+            f"{store.uri} {release}: the catalog by {model_id} has no clusters; "
+            "run raypipe cluster first"
+        )
+
+    return read_published(store, release, model_id, read)
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
