@@ -227,11 +227,11 @@ class EmbedConfig(Section):
         description="Compute errors of the latents. false: errors are null and latents unrefined.",
     )
     posterior_draws: int = Field(
-        0,
+        64,
         ge=0,
         le=4096,
         description="Draws from the exact posterior of each detection, for the columns z0_mean.., "
-        "z0_sd.. and posterior_ess; 64 are enough. 0: no draws, and no such columns.",
+        "z0_sd.. and posterior_ess, and for the fluxes. 0: no draws, and no such columns.",
     )
     fluxes: bool = Field(
         True,

@@ -177,7 +177,7 @@ def catalog_table(
     unmeasured = measured["z0"].isna().to_numpy()
     flags = flagged(spectra["flags"], unmeasured, NOT_MEASURED)
     if "posterior_ess" in measured:
-        # Rows without errors, such as those of preset paper, have no posterior to approximate.
+        # Rows without errors have no posterior to approximate.
         drawn = np.isfinite(measured["z0_std"].to_numpy())
         few = ~(measured["posterior_ess"].to_numpy() >= _ESS_MIN) & drawn
         flags = flagged(flags, few, POSTERIOR_APPROXIMATE)

@@ -108,8 +108,8 @@ def measure(
     from the exact posterior, and the effective number of draws (`posterior.draw`); with `fluxes`,
     there are also the columns of `raypipe.model.fluxes.flux_columns`.
 
-    Without `errors`, and for presets without a likelihood, there is no refinement, errors and
-    columns of draws are NaN, and the amplitude is the only fitted parameter.
+    Without `errors`, and for presets without a likelihood, there is no refinement, errors are NaN,
+    there are no columns of draws, and the amplitude is the only fitted parameter.
     """
     z = network.encode(batch)
     refined = None
@@ -131,8 +131,8 @@ def measure(
     columns |= _columns("z{}_err", nothing if refined is None else refined.z_err)
     columns |= _columns("z{}_std", nothing if refined is None else refined.z_std)
     columns["z_cov"] = _covariance(refined, z)
-    if posterior_draws:
-        columns |= _posterior_columns(network, refined, batch, posterior_draws, fluxes, nothing)
+    if posterior_draws and refined is not None and isinstance(network, Folded):
+        columns |= _posterior_columns(network, refined, batch, posterior_draws, fluxes)
     columns["total_counts"] = _total_counts(counts)
     columns["n_bins"] = batch.n_bins.cpu().numpy()
     columns["cash"] = total_cash
@@ -168,24 +168,12 @@ def _columns(name: str, values: torch.Tensor) -> dict[str, npt.NDArray[Any]]:
 
 
 def _posterior_columns(
-    network: Folded | Paper,
-    refined: Refined | None,
-    batch: Batch,
-    draws: int,
-    fluxes: bool,
-    nothing: torch.Tensor,
+    network: Folded, refined: Refined, batch: Batch, draws: int, fluxes: bool
 ) -> dict[str, npt.NDArray[Any]]:
-    of_fluxes: dict[str, npt.NDArray[Any]] = {}
-    if refined is None or not isinstance(network, Folded):
-        mean = std = nothing
-        ess = nothing[:, 0]
-    else:
-        drawn = draw(network, refined, batch, draws)
-        mean, std, ess = drawn.mean, drawn.std, drawn.ess
-        if fluxes:
-            of_fluxes |= flux_columns(network, batch, drawn)
-    columns = _columns("z{}_mean", mean) | _columns("z{}_sd", std)
-    return columns | {"posterior_ess": ess.cpu().numpy()} | of_fluxes
+    drawn = draw(network, refined, batch, draws)
+    columns = _columns("z{}_mean", drawn.mean) | _columns("z{}_sd", drawn.std)
+    columns["posterior_ess"] = drawn.ess.cpu().numpy()
+    return columns | flux_columns(network, batch, drawn) if fluxes else columns
 
 
 def _covariance(refined: Refined | None, z: torch.Tensor) -> npt.NDArray[np.float32]:

@@ -62,6 +62,17 @@ def test_spectra_that_come_while_parts_are_measured_are_in_the_catalog(
     assert embed_here(monkeypatch, pytest.fail)(workspace) == model_id, "there is more to do"
 
 
+def test_a_catalog_has_fluxes_and_means_of_the_posterior_by_default(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed_here(monkeypatch)(workspace)
+    detections, sources = raypipe.open_catalog(workspace), raypipe.open_sources(workspace)
+    wanted = {"flux_b", "flux_b_lolim", "photflux_h_hilim", "hard_hs"}
+    assert {"z0_mean", "z0_sd", "posterior_ess", *wanted} <= set(detections.columns)
+    assert wanted - {"hard_hs"} <= set(sources.columns)
+    assert (detections["posterior_ess"] > 0).all()
+
+
 def test_a_part_is_named_by_the_very_rows_that_were_measured(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

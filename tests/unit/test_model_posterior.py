@@ -153,10 +153,11 @@ def test_a_row_without_a_posterior_is_nan_and_alone(folded: Folded) -> None:
     assert torch.isfinite(drawn.mean[[0, 2]]).all()
 
 
-def test_without_errors_the_columns_of_draws_are_nan(folded: Folded) -> None:
-    columns = encode_batch(folded, power_laws(2)[0], STEPS, errors=False, posterior_draws=32)
-    assert np.isnan(columns["z0_mean"]).all()
-    assert np.isnan(columns["posterior_ess"]).all()
+def test_without_errors_there_are_no_columns_of_draws(folded: Folded) -> None:
+    columns = encode_batch(
+        folded, power_laws(2)[0], STEPS, errors=False, posterior_draws=32, fluxes=True
+    )
+    assert not {"z0_mean", "z0_sd", "posterior_ess", "flux_b"} & set(columns)
     assert np.isfinite(columns["z0"]).all()
 
 
