@@ -26,7 +26,7 @@ from raypipe.model.latent_population import Population
 from raypipe.model.presets import Folded
 from raypipe.model.refine import refine
 from raypipe.simulation.responses import read_responses
-from raypipe.simulation.survey import plan_survey
+from raypipe.simulation.survey_plan import plan_survey
 from raypipe.spectra.grid import EnergyGrid
 from raypipe.store.run_record import made_by
 from raypipe.store.workspace import Workspace
