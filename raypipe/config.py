@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import Field, model_validator
 
+from raypipe.config_classify import ClassifyConfig
 from raypipe.config_training import (
     PRESET_BINS,
     ModelConfig,
@@ -24,6 +25,7 @@ from raypipe.redaction import redact_text
 __all__ = [
     "PRESET_BINS",
     "ClassScheme",
+    "ClassifyConfig",
     "Config",
     "DiscoverConfig",
     "EmbedConfig",
@@ -309,6 +311,7 @@ class Config(Section):
     tune: TuneConfig = TuneConfig()
     embed: EmbedConfig = EmbedConfig()
     export: ExportConfig = ExportConfig()
+    classify: ClassifyConfig = ClassifyConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportConfig = ReportConfig()
     plan: PlanConfig = PlanConfig()

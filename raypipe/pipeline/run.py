@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from raypipe._version import __version__
+from raypipe.catalog.labels import read_labels
 from raypipe.config import Config
 from raypipe.discovery.discover import discover
 from raypipe.embedding.embed import embed
 from raypipe.errors import UsageError
 from raypipe.evaluation.evaluate import evaluate
-from raypipe.evaluation.labels import read_labels
 from raypipe.evaluation.summary import headlines
 from raypipe.ingestion.ingest import ingest
 from raypipe.model.choice import resolve_model
