@@ -12,6 +12,7 @@ from raypipe._version import __version__
 if TYPE_CHECKING:
     from raypipe.catalog.open import open_catalog as open_catalog
     from raypipe.catalog.open import open_sources as open_sources
+    from raypipe.classifying.classify import classify as classify
     from raypipe.config import Config as Config
     from raypipe.config_toml import load_config as load_config
     from raypipe.config_toml import settings as settings
@@ -47,6 +48,7 @@ _HOMES = {
     "RaypipeError": "raypipe.errors",
     "Spectrum": "raypipe.ogip",
     "UsageError": "raypipe.errors",
+    "classify": "raypipe.classifying.classify",
     "compare": "raypipe.reprocessing.compare",
     "describe": "raypipe.describing.describe",
     "discover": "raypipe.discovery.discover",

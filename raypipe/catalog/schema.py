@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from raypipe.catalog.class_columns import CLASS_COLUMNS, VOTES, VOTES_COLUMN
 from raypipe.catalog.column_names import free_name
 from raypipe.catalog.csc_columns import CAME_ALONG
 from raypipe.catalog.physics_columns import FIT_COLUMNS, PHYSICS_COLUMNS
@@ -106,8 +107,10 @@ _COLUMNS = {
     "reclassified": Column("", "meta.code", "whether the most probable classes differ"),
     "source_uri": Column("", "meta.ref.uri", "file from which the spectrum was read"),
     **{name: Column(*parts) for name, parts in PHYSICS_COLUMNS.items()},
+    **{name: Column(*parts) for name, parts in CLASS_COLUMNS.items()},
 }
 _PROBABILITY = r"p_(.+)"
+_VOTES = f"{VOTES}(.+)"
 _LATENT = r"z\d+(_err|_std|_mean|_sd)?"
 _MOST_SHOWN = 200
 
@@ -124,6 +127,7 @@ _PATTERNS = {
     r"z(\d+)_mean": Column("", "stat.value;stat.mean", "mean of the posterior draws of latent {0}"),
     r"z(\d+)_sd": Column("", "stat.stdev", "standard deviation of the draws of latent {0}"),
     _PROBABILITY: Column("", CLASS_UCD, "probability of class {0}"),
+    _VOTES: Column(*VOTES_COLUMN),
     r"counts_([usmhb])": Column("ct", "phot.count;em.X-ray", "counts in the CSC {0} band"),
     r"background_counts_([usmhb])": Column(
         "ct", "phot.count;instr.background", "background-region counts in the CSC {0} band"
@@ -154,7 +158,7 @@ def known_columns() -> dict[str, Column]:
 
 def is_own(name: str) -> bool:
     """Return whether raypipe measures the column of that name; classes of models do not count."""
-    patterns = (pattern for pattern in _PATTERNS if pattern != _PROBABILITY)
+    patterns = (pattern for pattern in _PATTERNS if pattern not in (_PROBABILITY, _VOTES))
     return name in _COLUMNS or any(re.fullmatch(pattern, name) for pattern in patterns)
 
 

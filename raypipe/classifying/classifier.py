@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +83,16 @@ class Answers:
     unlike_p: FloatArray
     rests_on: FloatArray
 
+    def take(self, rows: IntArray) -> Answers:
+        """Return the answers for these rows, in this order."""
+        return Answers(*(getattr(self, each.name)[rows] for each in fields(self)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Answers]) -> Answers:
+        """Join the answers for several blocks of rows."""
+        names = [each.name for each in fields(cls)]
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
 
 @dataclass(frozen=True)
 class Classifier:
@@ -143,7 +154,7 @@ def ask(
         shares, more = forest.explain(features.values[rows], group, len(GROUPS))
         votes[rows] += shares
         added[rows] += more
-        strange[rows] += strangeness(density.log_densities(z[rows]))
+        strange[rows] += strangeness(density.log_densities(z[rows]), shares)
         asked[rows] += 1
     return Raw(votes / asked[:, None], added / asked[:, None, None], strange / asked)
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from raypipe.catalog.class_columns import CLASS_GROUPS
 from raypipe.errors import UsageError
 
 FloatArray = npt.NDArray[np.float64]
@@ -17,7 +18,7 @@ FloatArray = npt.NDArray[np.float64]
 Context = Literal["all", "none"]
 """Whether the surroundings of a source take part: Galactic latitude, column density, and more."""
 
-GROUPS = ("spectrum", "flux", "variability", "context")
+GROUPS = CLASS_GROUPS
 """Groups of features, for what a classification rests on."""
 
 _LATENTS = 8

@@ -12,6 +12,7 @@ IntArray = npt.NDArray[np.int64]
 
 _RIDGE = 0.05
 """Added to the variances of latents, whose prior has variance 1, so that no class is flat."""
+_LEAST_DOUBT = 1e-3
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,11 @@ class Strangeness:
         return np.where(np.isfinite(scores), share, np.nan)
 
 
-def strangeness(log_densities: FloatArray) -> FloatArray:
-    """Return minus the highest log density over classes, (n,): large far from all of them."""
-    return np.asarray(-log_densities.max(axis=1))
+def strangeness(log_densities: FloatArray, votes: FloatArray) -> FloatArray:
+    """Return how unlike all classes rows are, (n,), from densities and votes (n, classes).
+
+    It is large for a row that is far from every class in latent space, and for one that the forest,
+    which knows more than latents, cannot place. docs/classifying.md compares it with either alone.
+    """
+    unplaced = np.log(1.0 - votes.max(axis=1) + _LEAST_DOUBT)
+    return np.asarray(2.0 * unplaced - 0.25 * log_densities.max(axis=1))

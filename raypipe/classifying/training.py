@@ -10,7 +10,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from raypipe.classifying.classifier import Classifier, Judgement, Raw, ask
 from raypipe.classifying.features import Context, Features
-from raypipe.classifying.forest import balanced_weights, grow, source_weights
+from raypipe.classifying.forest import Forest, balanced_weights, grow, source_weights
 from raypipe.classifying.likeness import ClassDensities
 from raypipe.config import ClassifyConfig
 from raypipe.errors import UsageError
@@ -36,10 +36,11 @@ class LabelledRows:
 class Trained:
     """Hold a classifier with what it says of its labelled rows, each by a forest without it.
 
-    `fold` (m,) is the fold of each of the labelled rows.
+    `features` are those of the labelled rows, `fold` (m,) is the fold of each.
     """
 
     classifier: Classifier
+    features: Features
     raw: Raw
     fold: IntArray
 
@@ -98,23 +99,9 @@ def train_classifier(
     """
     features = features.measured()
     fold = _folds(codes, sources, settings)
-    forests, densities = [], []
-    for number in range(settings.folds):
-        rows = np.flatnonzero(fold != number)
-        weights = balanced_weights(codes[rows], sources[rows], len(classes))
-        forests.append(
-            grow(
-                features.values[rows],
-                codes[rows],
-                weights,
-                len(classes),
-                trees=-(-settings.trees // settings.folds),
-                seed=settings.seed + number,
-            )
-        )
-        equal = source_weights(sources[rows])
-        densities.append(ClassDensities.fit(z[rows], codes[rows], equal, len(classes)))
-    raw = ask(tuple(forests), tuple(densities), features, z, fold)
+    trees = -(-settings.trees // settings.folds)
+    experts = grow_folds(features, z, codes, sources, fold, trees=trees, seed=settings.seed)
+    raw = ask(*experts, features, z, fold)
     known, first = np.unique(sources, return_index=True)
     classifier = Classifier(
         model_id=model_id,
@@ -122,14 +109,40 @@ def train_classifier(
         context=context,
         features=features.names,
         groups=features.groups,
-        forests=tuple(forests),
-        densities=tuple(densities),
+        forests=experts[0],
+        densities=experts[1],
         known=known,
         fold_of=fold[first].astype(np.int32),
         detections=Judgement.fit(raw.votes, raw.strange, codes, source_weights(sources)),
         sources=_judge_sources(raw, codes, sources),
     )
-    return Trained(classifier, raw, fold)
+    return Trained(classifier, features, raw, fold)
+
+
+def grow_folds(
+    features: Features,
+    z: FloatArray,
+    codes: IntArray,
+    sources: IntArray,
+    fold: IntArray,
+    *,
+    trees: int,
+    seed: int,
+) -> tuple[tuple[Forest, ...], tuple[ClassDensities, ...]]:
+    """Grow a forest and fit densities for each fold (m,), on the rows of all other folds.
+
+    Rows of fold -1 are left out of all of them.
+    """
+    classes = int(codes.max()) + 1
+    forests, densities = [], []
+    for number in range(int(fold.max()) + 1):
+        rows = np.flatnonzero((fold != number) & (fold >= 0))
+        weights = balanced_weights(codes[rows], sources[rows], classes)
+        values = features.values[rows]
+        forests.append(grow(values, codes[rows], weights, classes, trees=trees, seed=seed + number))
+        equal = source_weights(sources[rows])
+        densities.append(ClassDensities.fit(z[rows], codes[rows], equal, classes))
+    return tuple(forests), tuple(densities)
 
 
 def by_source(sources: IntArray) -> tuple[IntArray, IntArray]:
