@@ -16,8 +16,8 @@ IntArray = npt.NDArray[np.int64]
 
 _LEAST = 1e-4
 """Smallest vote whose logarithm is taken."""
-_PRIOR_SOURCES = 5.0
-"""Sources by whose worth the calibration is drawn to the known shares of the classes."""
+_RIDGE, _BIAS_RIDGE = 10.0, 5.0
+"""Weights, in sources, that draw the matrix to unity and the biases to the known shares."""
 BINS = 10
 """Bins of probability, of equal width, in reliability diagrams and calibration errors."""
 BOOTSTRAP_DRAWS = 400
@@ -25,13 +25,14 @@ BOOTSTRAP_DRAWS = 400
 
 @dataclass(frozen=True)
 class Calibration:
-    """Calibrate votes v of a forest whose classes weigh the same: softmax(slope ln v + bias).
+    """Calibrate votes v of a forest whose classes weigh the same: softmax(ln v @ matrix + bias).
 
-    This is temperature scaling with a bias per class (Guo et al. 2017; Kull et al. 2019), which
-    restores the shares of the classes among the labelled sources, `shares` (classes,).
+    This is Dirichlet calibration (Kull et al. 2019, NeurIPS 32), drawn to the forest's own answer
+    where there are few sources. It restores the shares of the classes among the labelled sources,
+    `shares` (classes,). `matrix` is (classes, classes), `bias` (classes,).
     """
 
-    slope: float
+    matrix: FloatArray
     bias: FloatArray
     shares: FloatArray
 
@@ -40,37 +41,34 @@ class Calibration:
         """Minimize the log loss of votes (n, classes) that the forest gave to unseen sources.
 
         `codes` (n,) are the true classes and `weights` (n,) those of the rows; with weights that
-        sum to 1 per source, all sources count the same. A weak prior holds the biases near the
-        logarithms of the classes' shares, where a class has few sources.
+        sum to 1 per source, all sources count the same.
         """
-        n_classes = votes.shape[1]
-        sums = np.bincount(codes, weights, minlength=n_classes)
+        k = votes.shape[1]
+        sums = np.bincount(codes, weights, minlength=k)
         shares = (sums + 0.5) / (sums + 0.5).sum()
         logs, prior = np.log(np.maximum(votes, _LEAST)), np.log(shares)
-        truth = np.eye(n_classes)[codes]
+        truth = np.eye(k)[codes]
 
         def loss(parameters: FloatArray) -> tuple[float, FloatArray]:
-            slope, bias = np.exp(parameters[0]), parameters[1:]
-            scores = slope * logs + bias
+            matrix, bias = parameters[: k * k].reshape(k, k), parameters[k * k :]
+            scores = logs @ matrix + bias
             log_p = scores - logsumexp(scores, axis=1, keepdims=True)
-            off = bias - prior
+            turn, off = matrix - np.eye(k), bias - prior
             value = -(weights * log_p[np.arange(len(codes)), codes]).sum()
-            value += 0.5 * _PRIOR_SOURCES * (off**2).sum()
+            value += 0.5 * (_RIDGE * (turn**2).sum() + _BIAS_RIDGE * (off**2).sum())
             slack = weights[:, None] * (np.exp(log_p) - truth)
             gradient = np.concatenate(
-                [[slope * (slack * logs).sum()], slack.sum(axis=0) + _PRIOR_SOURCES * off]
+                [(logs.T @ slack + _RIDGE * turn).ravel(), slack.sum(axis=0) + _BIAS_RIDGE * off]
             )
             return float(value), gradient
 
-        start = np.concatenate([[0.0], prior])
-        best = minimize(
-            loss, start, jac=True, method="L-BFGS-B", bounds=[(-2, 3)] + [(-20, 5)] * n_classes
-        )
-        return cls(float(np.exp(best.x[0])), np.asarray(best.x[1:]), shares)
+        start = np.concatenate([np.eye(k).ravel(), prior])
+        best = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 300}).x
+        return cls(best[: k * k].reshape(k, k), best[k * k :], shares)
 
     def apply(self, votes: FloatArray) -> FloatArray:
         """Return probabilities (n, classes) in a population with the shares of the labelled one."""
-        scores = self.slope * np.log(np.maximum(votes, _LEAST)) + self.bias
+        scores = np.log(np.maximum(votes, _LEAST)) @ self.matrix + self.bias
         return np.asarray(np.exp(scores - logsumexp(scores, axis=1, keepdims=True)))
 
     def for_shares(self, probabilities: FloatArray, shares: FloatArray) -> FloatArray:

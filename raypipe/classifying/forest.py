@@ -125,7 +125,8 @@ class Forest:
         if (self.feature >= features).any():
             return "a node asks for a feature that does not exist"
         sums = self.value.sum(axis=1)
-        if not (np.isfinite(self.threshold[inner]).all() and (np.abs(sums - 1) < 1e-3).all()):
+        # A threshold is infinite where a node asks only whether the feature is there.
+        if np.isnan(self.threshold[inner]).any() or not (np.abs(sums - 1) < 1e-3).all():
             return "its numbers are impossible"
         return None
 

@@ -46,7 +46,7 @@ def classifier_bytes(classifier: Classifier) -> bytes:
     for kind in _KINDS:
         judgement: Judgement = getattr(classifier, kind)
         tensors |= {
-            f"{kind}.slope": np.array([judgement.calibration.slope]),
+            f"{kind}.matrix": judgement.calibration.matrix,
             f"{kind}.bias": judgement.calibration.bias,
             f"{kind}.shares": judgement.calibration.shares,
             f"{kind}.conformal.scores": judgement.conformal.scores,
@@ -152,7 +152,7 @@ def _judgement(kind: str, tensors: Tensors) -> Judgement:
         return tensors[f"{kind}.{name}"]
 
     return Judgement(
-        Calibration(float(of("slope")[0]), of("bias"), of("shares")),
+        Calibration(of("matrix"), of("bias"), of("shares")),
         Conformal(of("conformal.scores"), of("conformal.weights"), of("conformal.starts")),
         Strangeness(of("strange.scores"), of("strange.weights")),
     )
@@ -198,9 +198,11 @@ def _problem_of(judgement: Judgement, k: int) -> str | None:
         judgement.conformal,
         judgement.strange,
     )
-    if calibration.bias.shape != (k,) or calibration.shares.shape != (k,):
+    shapes = calibration.matrix.shape, calibration.bias.shape, calibration.shares.shape
+    if shapes != ((k, k), (k,), (k,)):
         return "its calibration is for other classes"
-    if not (np.isfinite(calibration.bias).all() and (calibration.shares > 0).all()):
+    numbers = np.concatenate([calibration.matrix.ravel(), calibration.bias])
+    if not (np.isfinite(numbers).all() and (calibration.shares > 0).all()):
         return "its calibration is impossible"
     starts = conformal.starts
     if starts.shape != (k + 1,) or starts[0] != 0 or (np.diff(starts) < 0).any():
