@@ -19,6 +19,10 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 
+class TooFewLabelsError(UsageError):
+    """Report that there are no labels, or not enough sources of two classes."""
+
+
 @dataclass(frozen=True)
 class LabelledRows:
     """Hold the rows to train on: `rows` (m,) are their indices, `codes` (m,) index `classes`.
@@ -53,12 +57,12 @@ def labelled_rows(
 ) -> LabelledRows:
     """Select the usable rows of classes with at least `folds` sources.
 
-    `classes` (n,) has None for rows without a label. Raises UsageError if there are no labels, or
-    fewer than two such classes.
+    `classes` (n,) has None for rows without a label. Raises TooFewLabelsError if there are no
+    labels, or fewer than two such classes.
     """
     has_label = np.array([isinstance(name, str) for name in classes], dtype=bool) & usable
     if not has_label.any():
-        raise UsageError(
+        raise TooFewLabelsError(
             "classify: no detection with latents has a class; give a table with --labels, or a "
             "trained classifier with --classifier"
         )
@@ -70,7 +74,7 @@ def labelled_rows(
     left_out = {name: count for name, count in counts.items() if count < folds}
     if len(kept) < 2:
         found = ", ".join(f"{name} ({count})" for name, count in counts.items())
-        raise UsageError(
+        raise TooFewLabelsError(
             f"classify: at least two classes of {folds} sources or more are needed, the labels "
             f"have {found}; add labels, or lower classify.folds"
         )
