@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from raypipe.catalog.open import open_catalog as open_catalog
     from raypipe.catalog.open import open_clusters as open_clusters
     from raypipe.catalog.open import open_sources as open_sources
+    from raypipe.classifying.classify import classify as classify
     from raypipe.clustering.cluster import cluster as cluster
     from raypipe.config import Config as Config
     from raypipe.config_toml import load_config as load_config
@@ -50,6 +51,7 @@ _HOMES = {
     "Spectrum": "raypipe.ogip",
     "UsageError": "raypipe.errors",
     "cluster": "raypipe.clustering.cluster",
+    "classify": "raypipe.classifying.classify",
     "compare": "raypipe.reprocessing.compare",
     "describe": "raypipe.describing.describe",
     "discover": "raypipe.discovery.discover",

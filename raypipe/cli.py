@@ -29,10 +29,8 @@ DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 _LOADS = {
     **dict.fromkeys(("discover", "plan", "ingest"), "Ray"),
     **dict.fromkeys(("train", "tune", "embed", "run", "reprocess"), "Ray and PyTorch"),
-    **dict.fromkeys(
-        ("cluster", "evaluate", "report", "explore", "export", "describe", "search", "compare"),
-        "PyTorch",
-    ),
+    **dict.fromkeys(("cluster", "classify", "align", "evaluate", "report", "explore"), "PyTorch"),
+    **dict.fromkeys(("export", "describe", "search", "compare"), "PyTorch"),
 }
 """Libraries that a verb imports before it works, which takes seconds."""
 
@@ -145,6 +143,10 @@ def _answer(verb: str, result: Any, config: Config, options: argparse.Namespace)
             return result.rstrip()
         case "evaluate" if not options.json:
             return result["summary"]
+        case "classify" if not options.json:
+            from raypipe.classifying.judging import headlines
+
+            return headlines(result)
         case "plan" if not options.json:
             from raypipe.planning.plan_text import plan_lines
 

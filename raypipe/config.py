@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import Field, model_validator
 
+from raypipe.config_classify import ClassifyConfig
 from raypipe.config_cluster import ClusterConfig
 from raypipe.config_training import (
     PRESET_BINS,
@@ -26,6 +27,7 @@ from raypipe.redaction import redact_text
 __all__ = [
     "PRESET_BINS",
     "ClassScheme",
+    "ClassifyConfig",
     "ClusterConfig",
     "Config",
     "DiscoverConfig",
@@ -318,6 +320,7 @@ class Config(Section):
     embed: EmbedConfig = EmbedConfig()
     cluster: ClusterConfig = ClusterConfig()
     export: ExportConfig = ExportConfig()
+    classify: ClassifyConfig = ClassifyConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportConfig = ReportConfig()
     plan: PlanConfig = PlanConfig()

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from raypipe.catalog.class_columns import CLASS_COLUMNS, VOTES, VOTES_COLUMN
 from raypipe.catalog.cluster_columns import CLUSTER_COLUMNS, CLUSTER_PATTERNS
 from raypipe.catalog.column_names import free_name
 from raypipe.catalog.csc_columns import CAME_ALONG
@@ -106,9 +107,13 @@ _COLUMNS = {
     "moved": Column("", "meta.code", "whether shift_p is below 0.001"),
     "reclassified": Column("", "meta.code", "whether the most probable classes differ"),
     "source_uri": Column("", "meta.ref.uri", "file from which the spectrum was read"),
-    **{name: Column(*parts) for name, parts in (PHYSICS_COLUMNS | CLUSTER_COLUMNS).items()},
+    **{
+        name: Column(*parts)
+        for name, parts in (PHYSICS_COLUMNS | CLUSTER_COLUMNS | CLASS_COLUMNS).items()
+    },
 }
 _PROBABILITY = r"p_(.+)"
+_VOTES = f"{VOTES}(.+)"
 _LATENT = r"z\d+(_err|_std|_mean|_sd)?"
 _MOST_SHOWN = 200
 
@@ -126,6 +131,7 @@ _PATTERNS = {
     r"z(\d+)_sd": Column("", "stat.stdev", "standard deviation of the draws of latent {0}"),
     **{pattern: Column(*parts) for pattern, parts in CLUSTER_PATTERNS.items()},
     _PROBABILITY: Column("", CLASS_UCD, "probability of class {0}"),
+    _VOTES: Column(*VOTES_COLUMN),
     r"counts_([usmhb])": Column("ct", "phot.count;em.X-ray", "counts in the CSC {0} band"),
     r"background_counts_([usmhb])": Column(
         "ct", "phot.count;instr.background", "background-region counts in the CSC {0} band"
@@ -156,7 +162,7 @@ def known_columns() -> dict[str, Column]:
 
 def is_own(name: str) -> bool:
     """Return whether raypipe measures the column of that name; classes of models do not count."""
-    patterns = (pattern for pattern in _PATTERNS if pattern != _PROBABILITY)
+    patterns = (pattern for pattern in _PATTERNS if pattern not in (_PROBABILITY, _VOTES))
     return name in _COLUMNS or any(re.fullmatch(pattern, name) for pattern in patterns)
 
 

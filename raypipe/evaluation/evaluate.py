@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from raypipe.catalog.classes import catalog_classes
+from raypipe.catalog.labels import TRUE_COUNTS, true_counts
 from raypipe.config import Config, EvaluateConfig
 from raypipe.errors import UsageError
 from raypipe.evaluation.baselines import (
@@ -34,7 +35,6 @@ from raypipe.evaluation.evaluated_catalog import (
     metrics_name,
     open_bundle,
 )
-from raypipe.evaluation.labels import TRUE_COUNTS, true_counts
 from raypipe.evaluation.regression import regression_targets
 from raypipe.evaluation.selection import (
     BinnedSpectra,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from raypipe.evaluation.labels import clean_classes, join_labels, read_labels
+from raypipe.catalog.labels import clean_classes, join_labels, read_labels
 from raypipe.model.bundle import Model, load_model
 from raypipe.model.choice import WEIGHTS, choose_model
 from raypipe.store.addresses import file_name

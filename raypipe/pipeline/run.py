@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from raypipe._version import __version__
+from raypipe.catalog.labels import read_labels
+from raypipe.classifying.classify import classify
+from raypipe.classifying.training import TooFewLabelsError
 from raypipe.config import Config
 from raypipe.discovery.discover import discover
 from raypipe.embedding.embed import embed
 from raypipe.errors import UsageError
 from raypipe.evaluation.evaluate import evaluate
-from raypipe.evaluation.labels import read_labels
 from raypipe.evaluation.summary import headlines
 from raypipe.ingestion.ingest import ingest
 from raypipe.model.choice import resolve_model
@@ -59,7 +61,8 @@ def run(
     The spectra are embedded with `model`, the id or path of a trained bundle; by default with the
     newest model of the workspace, or with the model in the box if it has none. With `train`, `run`
     instead trains the configured preset on these spectra, and `evaluate.baseline_presets` for
-    comparison. Returns the addresses of catalog, metrics and report, and the main figures as text.
+    comparison. Where there are enough labels, `classify` adds class probabilities. Returns the
+    addresses of catalog, metrics and report, and the main figures as text.
     The same call completes an interrupted run. Raises UsageError, before any work is done, for a
     missing model or labels, for `model` together with `train`, and if settings of a training are
     given without either.
@@ -83,6 +86,7 @@ def run(
         model_ids = [embed(workspace, release=release, model=uri, config=settings) for uri in uris]
     model_id = model_ids[0]
     metrics = evaluate(workspace, release=release, model=model_id, labels=labels, config=settings)
+    _classify(workspace, release, model_id, labels, settings)
     page = report(workspace, release=release, model=model_id, labels=labels, config=settings)
     return {
         "release": release,
@@ -92,6 +96,20 @@ def run(
         "report": page,
         "figures": {line.label: f"{line.value} ({line.note})" for line in headlines(metrics)},
     }
+
+
+def _classify(
+    workspace: Workspace,
+    release: str,
+    model_id: str,
+    labels: str | Path | None,
+    settings: Config,
+) -> None:
+    """Add class probabilities to the catalog if there are enough labels."""
+    try:
+        classify(workspace, release=release, model=model_id, labels=labels, config=settings)
+    except TooFewLabelsError as error:
+        log.info("run: no class probabilities with context: %s", error)
 
 
 def _simulated_survey(workspace: Workspace, settings: Config) -> str:

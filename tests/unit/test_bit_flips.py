@@ -16,9 +16,9 @@ import pytest
 
 import raypipe
 from raypipe.catalog.brought_table import read_catalog
+from raypipe.catalog.labels import read_labels
 from raypipe.config import IngestConfig
 from raypipe.errors import RaypipeError, UsageError
-from raypipe.evaluation.labels import read_labels
 from raypipe.ingestion.part import ingest_part
 from raypipe.ingestion.progress import parts_to_ingest
 from raypipe.model.bundle import load_model

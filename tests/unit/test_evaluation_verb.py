@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from astropy.table import Table
 
+from raypipe.catalog.labels import clean_classes, join_labels, read_labels, true_counts
 from raypipe.errors import UsageError
 from raypipe.evaluation.baselines import min_max_rates, pca_representations, root_shares
 from raypipe.evaluation.evaluate import evaluate
-from raypipe.evaluation.labels import clean_classes, join_labels, read_labels, true_counts
 from raypipe.evaluation.selection import BinnedSpectra, bin_true_counts, choose_rows, limit_rows
 from raypipe.evaluation.summary import fingerprint, headlines
 from raypipe.model.fit_scores import score_reconstruction, score_truth

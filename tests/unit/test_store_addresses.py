@@ -16,9 +16,9 @@ import pytest
 
 import raypipe
 from raypipe.catalog.brought_table import read_catalog
+from raypipe.catalog.labels import read_labels
 from raypipe.cli import main
 from raypipe.errors import RaypipeError, ServiceError, UsageError
-from raypipe.evaluation.labels import read_labels
 from raypipe.http import redirects
 from raypipe.http.policy import Patience
 from raypipe.store import addresses

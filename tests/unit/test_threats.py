@@ -36,9 +36,9 @@ from safetensors.numpy import save_file
 import raypipe
 from raypipe.archive.tap import _read_votable
 from raypipe.catalog.brought_table import read_catalog
+from raypipe.catalog.labels import _read_true_counts
 from raypipe.discovery import own_files
 from raypipe.errors import RaypipeError, ServiceError, UsageError
-from raypipe.evaluation.labels import _read_true_counts
 from raypipe.http.policy import Patience
 from raypipe.http.redirects import leads_inside
 from raypipe.http.session import PoliteSession

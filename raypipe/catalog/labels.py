@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 
 from raypipe.catalog.brought_table import JOIN_KEYS, key_texts, read_catalog_file
 from raypipe.errors import UsageError
-from raypipe.evaluation.validation import TextArray
 from raypipe.store.addresses import local_file, shown
 from raypipe.store.parquet import require_plain
+
+TextArray = npt.NDArray[np.object_]
 
 QUANTITY_COLUMNS = ("log_nh", "photon_index", "kt_kev", "powlaw_nh", "powlaw_gamma")
 """Quantities to compare with; see `raypipe.evaluation.regression.regression_targets`."""

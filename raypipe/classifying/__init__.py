@@ -1,0 +1,1 @@
+"""Give detections and sources calibrated class probabilities, with context."""

@@ -1,0 +1,177 @@
+"""Train a classifier on labelled detections, with every source whole in one fold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.model_selection import StratifiedGroupKFold
+
+from raypipe.classifying.classifier import Classifier, Judgement, Raw, ask
+from raypipe.classifying.features import Context, Features
+from raypipe.classifying.forest import Forest, balanced_weights, grow, source_weights
+from raypipe.classifying.likeness import ClassDensities
+from raypipe.config import ClassifyConfig
+from raypipe.errors import UsageError
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+class TooFewLabelsError(UsageError):
+    """Report that there are no labels, or not enough sources of two classes."""
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """Hold the rows to train on: `rows` (m,) are their indices, `codes` (m,) index `classes`.
+
+    `left_out` counts the sources of the classes that have too few of them.
+    """
+
+    rows: IntArray
+    codes: IntArray
+    classes: tuple[str, ...]
+    left_out: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Hold a classifier with what it says of its labelled rows, each by a forest without it.
+
+    `features` are those of the labelled rows, `fold` (m,) is the fold of each.
+    """
+
+    classifier: Classifier
+    features: Features
+    raw: Raw
+    fold: IntArray
+
+
+def labelled_rows(
+    classes: npt.NDArray[np.object_],
+    sources: IntArray,
+    usable: npt.NDArray[np.bool_],
+    folds: int,
+) -> LabelledRows:
+    """Select the usable rows of classes with at least `folds` sources.
+
+    `classes` (n,) has None for rows without a label. Raises TooFewLabelsError if there are no
+    labels, or fewer than two such classes.
+    """
+    has_label = np.array([isinstance(name, str) for name in classes], dtype=bool) & usable
+    if not has_label.any():
+        raise TooFewLabelsError(
+            "classify: no detection with latents has a class; give a table with --labels, or a "
+            "trained classifier with --classifier"
+        )
+    counts = {
+        name: len(np.unique(sources[has_label & (classes == name)]))
+        for name in sorted(set(classes[has_label]))
+    }
+    kept = tuple(name for name, count in counts.items() if count >= folds)
+    left_out = {name: count for name, count in counts.items() if count < folds}
+    if len(kept) < 2:
+        found = ", ".join(f"{name} ({count})" for name, count in counts.items())
+        raise TooFewLabelsError(
+            f"classify: at least two classes of {folds} sources or more are needed, the labels "
+            f"have {found}; add labels, or lower classify.folds"
+        )
+    place = {name: code for code, name in enumerate(kept)}
+    codes = np.array(
+        [place.get(name, -1) if ok else -1 for name, ok in zip(classes, has_label, strict=True)]
+    )
+    rows = np.flatnonzero(codes >= 0)
+    return LabelledRows(rows, codes[rows].astype(np.int64), kept, left_out)
+
+
+def train_classifier(
+    features: Features,
+    z: FloatArray,
+    codes: IntArray,
+    sources: IntArray,
+    classes: tuple[str, ...],
+    settings: ClassifyConfig,
+    *,
+    model_id: str,
+    context: Context,
+) -> Trained:
+    """Train on the features, latents (m, k), class codes and source keys (m,) of labelled rows.
+
+    Features that no row has are not asked for.
+    """
+    features = features.measured()
+    fold = _folds(codes, sources, settings)
+    trees = -(-settings.trees // settings.folds)
+    experts = grow_folds(features, z, codes, sources, fold, trees=trees, seed=settings.seed)
+    raw = ask(*experts, features, z, fold)
+    known, first = np.unique(sources, return_index=True)
+    classifier = Classifier(
+        model_id=model_id,
+        classes=classes,
+        context=context,
+        features=features.names,
+        groups=features.groups,
+        forests=experts[0],
+        densities=experts[1],
+        known=known,
+        fold_of=fold[first].astype(np.int32),
+        detections=Judgement.fit(raw.votes, raw.strange, codes, source_weights(sources)),
+        sources=_judge_sources(raw, codes, sources),
+    )
+    return Trained(classifier, features, raw, fold)
+
+
+def grow_folds(
+    features: Features,
+    z: FloatArray,
+    codes: IntArray,
+    sources: IntArray,
+    fold: IntArray,
+    *,
+    trees: int,
+    seed: int,
+) -> tuple[tuple[Forest, ...], tuple[ClassDensities, ...]]:
+    """Grow a forest and fit densities for each fold (m,), on the rows of all other folds.
+
+    Rows of fold -1 are left out of all of them.
+    """
+    classes = int(codes.max()) + 1
+    forests, densities = [], []
+    for number in range(int(fold.max()) + 1):
+        rows = np.flatnonzero((fold != number) & (fold >= 0))
+        weights = balanced_weights(codes[rows], sources[rows], classes)
+        values = features.values[rows]
+        forests.append(grow(values, codes[rows], weights, classes, trees=trees, seed=seed + number))
+        equal = source_weights(sources[rows])
+        densities.append(ClassDensities.fit(z[rows], codes[rows], equal, classes))
+    return tuple(forests), tuple(densities)
+
+
+def by_source(sources: IntArray) -> tuple[IntArray, IntArray]:
+    """Return an order (n,) with the rows of each source together, and where each begins (s,)."""
+    order = np.argsort(sources, kind="stable")
+    _, starts = np.unique(sources[order], return_index=True)
+    return order.astype(np.int64), starts.astype(np.int64)
+
+
+def raw_of_sources(raw: Raw, sources: IntArray) -> tuple[Raw, IntArray]:
+    """Average rows over their sources; return it with the index of a row of each source, (s,)."""
+    order, starts = by_source(sources)
+    ordered = Raw(raw.votes[order], raw.added[order], raw.strange[order])
+    return ordered.averaged(starts), order[starts]
+
+
+def _judge_sources(raw: Raw, codes: IntArray, sources: IntArray) -> Judgement:
+    whole, row = raw_of_sources(raw, sources)
+    return Judgement.fit(whole.votes, whole.strange, codes[row], np.ones(len(row)))
+
+
+def _folds(codes: IntArray, sources: IntArray, settings: ClassifyConfig) -> IntArray:
+    """Deal the sources into folds (m,) in which the classes have even shares."""
+    splitter = StratifiedGroupKFold(settings.folds, shuffle=True, random_state=settings.seed)
+    fold = np.zeros(len(codes), np.int64)
+    for number, (_, rows) in enumerate(splitter.split(codes[:, None], codes, sources)):
+        fold[rows] = number
+    return fold

@@ -1,0 +1,214 @@
+"""The verb classify: columns added to a catalog, and a classifier that is taken along."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import raypipe
+from raypipe.classifying.classify import classifier_name, classify, metrics_name
+from raypipe.cli import main
+from raypipe.errors import RaypipeError, UsageError
+from raypipe.store.workspace import Workspace
+from tests.unit.synthetic_workspace import RELEASE, make_workspace
+
+CLASSES = ["AGN", "CV", "YSO"]
+FAST = {"classify": {"trees": 12, "folds": 2}}
+MODEL = "folded-test"
+
+
+@pytest.fixture(scope="module")
+def _made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("classify")
+    make_workspace(folder / "labelled", detections=96, classes=CLASSES)
+    make_workspace(folder / "bare", detections=96, labels=False, classes=CLASSES)
+    return {name: folder / name for name in ("labelled", "bare")}
+
+
+@pytest.fixture
+def labelled(_made: dict[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(_made["labelled"], tmp_path / "labelled"))
+
+
+@pytest.fixture
+def bare(_made: dict[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(_made["bare"], tmp_path / "bare"))
+
+
+def columns_of(workspace: Path) -> list[str]:
+    return Workspace(workspace).files(f"columns/{RELEASE}/{MODEL}/classify")
+
+
+def test_probabilities_take_the_place_of_the_votes_which_stay(labelled: Path) -> None:
+    before = raypipe.open_catalog(labelled)
+    classify(labelled, config=FAST)
+    after, sources = raypipe.open_catalog(labelled), raypipe.open_sources(labelled)
+    names = [f"p_{name}" for name in CLASSES]
+    for table in (after, sources):
+        assert table[names].sum(axis=1).to_numpy() == pytest.approx(1)
+        assert set(table["best_class"].dropna()) <= set(CLASSES)
+        assert table["class_set"].str.split("|").explode().isin([*CLASSES, ""]).all()
+        assert table["class_unlike"].isin([True, False]).all()
+    assert not np.allclose(after[names], before[names])
+    for name in CLASSES:
+        assert np.array_equal(after[f"votes_{name}"], before[f"p_{name}"])
+    assert list(after["detection_id"]) == list(before["detection_id"])
+    assert after["best_class"].isna().equals(after["class_unlike"])
+
+
+def test_repeating_the_call_does_nothing(labelled: Path) -> None:
+    first = classify(labelled, config=FAST)
+    files = {name: Workspace(labelled).modified(name) for name in columns_of(labelled)}
+    assert classify(labelled, config=FAST) == first
+    assert {name: Workspace(labelled).modified(name) for name in columns_of(labelled)} == files
+
+
+def test_other_labels_or_settings_make_it_again(labelled: Path, tmp_path: Path) -> None:
+    prints = [classify(labelled, config=FAST)["fingerprint"]]
+    catalog = raypipe.open_catalog(labelled)
+    table = tmp_path / "labels.csv"
+    catalog.assign(**{"class": np.where(catalog["class"] == "AGN", "YSO", catalog["class"])})[
+        ["detection_id", "class"]
+    ].to_csv(table, index=False)
+    found = classify(labelled, labels=table, config=FAST)
+    assert "AGN" not in found["sources"]["classes"]
+    # The model knows AGN: the column stays, and says that the classifier gives it no chance.
+    assert (raypipe.open_catalog(labelled)["p_AGN"] == 0).all()
+    prints.append(found["fingerprint"])
+    prints.append(classify(labelled, context="none", config=FAST)["fingerprint"])
+    prints.append(classify(labelled, config={"classify": {"trees": 16, "folds": 2}})["fingerprint"])
+    assert len(set(prints)) == 4
+
+
+def test_an_interrupted_run_is_completed(labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = classify(labelled, config=FAST)
+    shutil.rmtree(labelled / "columns")
+    with monkeypatch.context() as patch:
+
+        def fail(*_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr("raypipe.classifying.classify.write_added", fail)
+        with pytest.raises(KeyboardInterrupt):
+            classify(labelled, config=FAST)
+    assert "best_class" not in raypipe.open_catalog(labelled)
+    assert classify(labelled, config=FAST) == whole
+    assert "best_class" in raypipe.open_catalog(labelled)
+
+
+def test_context_has_its_own_classifier(labelled: Path) -> None:
+    assert classify(labelled, config=FAST)["features"]["spectrum"]
+    bare = classify(labelled, context="none", config=FAST)
+    assert bare["features"]["context"] == []
+    assert Workspace(labelled).exists(classifier_name(MODEL, "all"))
+    assert Workspace(labelled).exists(classifier_name(MODEL, "none"))
+    with pytest.raises(UsageError, match="expected all or none"):
+        classify(labelled, context="some", config=FAST)
+
+
+def test_a_classifier_is_taken_along(labelled: Path, bare: Path) -> None:
+    trained = classify(labelled, config=FAST)
+    file = labelled / classifier_name(MODEL, "all")
+    found = classify(bare, classifier=file, config=FAST)
+    assert found["judged"].startswith("nothing")
+    there, here = raypipe.open_catalog(labelled), raypipe.open_catalog(bare)
+    # The same sources: in both workspaces, each is judged by the forest that has not seen it.
+    pd.testing.assert_series_equal(here["best_class"], there["best_class"])
+    assert found["prior"] == trained["prior"]
+
+
+def test_without_labels_the_classifier_beside_the_model_is_used(labelled: Path, bare: Path) -> None:
+    classify(labelled, config=FAST)
+    name = classifier_name(MODEL, "all")
+    shutil.copy(labelled / name, bare / name)
+    assert classify(bare, config=FAST)["classifier"].endswith(name)
+
+
+def test_labels_of_new_sources_measure_a_classifier(labelled: Path, tmp_path: Path) -> None:
+    catalog = raypipe.open_catalog(labelled)
+    half = catalog.iloc[:48]
+    table = tmp_path / "half.csv"
+    half[["detection_id", "class"]].to_csv(table, index=False)
+    classify(labelled, labels=table, config=FAST)
+    file = labelled / classifier_name(MODEL, "all")
+    found = classify(labelled, classifier=file, config=FAST)
+    keys = set(catalog["name"]) - set(half["name"])
+    assert found["judged"] == "labelled sources that are new to the classifier"
+    assert found["sources"]["rows"] == len(keys)
+
+
+def test_a_classifier_of_another_model_is_refused(labelled: Path, tmp_path: Path) -> None:
+    classify(labelled, config=FAST)
+    other = make_workspace(tmp_path / "paper", detections=40, presets=("paper",))
+    with pytest.raises(UsageError, match=r"latents of folded-test; this catalog is by paper-test"):
+        classify(other.workspace, classifier=labelled / classifier_name(MODEL, "all"), config=FAST)
+    with pytest.raises(UsageError, match="trained with --context all"):
+        classify(labelled, classifier=labelled / classifier_name(MODEL, "all"), context="none")
+
+
+def test_without_labels_the_error_says_what_to_give(bare: Path) -> None:
+    with pytest.raises(UsageError, match=r"no detection.*--labels.*--classifier"):
+        classify(bare, config=FAST)
+    assert not Workspace(bare).exists("columns")
+
+
+def test_labels_that_match_nothing_are_refused(labelled: Path, tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    pd.DataFrame({"detection_id": ["x:1.0.1"], "class": ["AGN"]}).to_csv(table, index=False)
+    with pytest.raises(UsageError, match="no row matches"):
+        classify(labelled, labels=table, config=FAST)
+
+
+def test_one_class_is_not_enough(labelled: Path, tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    catalog = raypipe.open_catalog(labelled)
+    catalog[["detection_id"]].assign(**{"class": "AGN"}).to_csv(table, index=False)
+    with pytest.raises(UsageError, match=r"at least two classes.*AGN \(49\)"):
+        classify(labelled, labels=table, config=FAST)
+
+
+def test_a_prior_of_an_unknown_class_is_refused(labelled: Path) -> None:
+    with pytest.raises(UsageError, match=r"classify\.prior.*QSO"):
+        classify(labelled, config={"classify": {"trees": 12, "folds": 2, "prior": {"QSO": 0.5}}})
+
+
+def test_a_damaged_classifier_in_the_workspace_says_how_to_mend_it(
+    labelled: Path, bare: Path
+) -> None:
+    classify(labelled, config=FAST)
+    name = classifier_name(MODEL, "all")
+    data = (labelled / name).read_bytes()
+    (bare / name).write_bytes(data[: len(data) // 2])
+    with pytest.raises(RaypipeError, match=r"classifier.*run raypipe classify with --labels"):
+        classify(bare, config=FAST)
+
+
+def test_the_command_line_prints_the_headlines(
+    labelled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--set", "classify.trees=12", "--set", "classify.folds=2"]
+    assert main(["classify", "--workspace", str(labelled), *options]) == 0
+    assert "balanced accuracy, sources: 0." in capsys.readouterr().out
+    metrics = json.loads((labelled / metrics_name(RELEASE, MODEL)).read_text())
+    assert main(["classify", "--workspace", str(labelled), *options, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == metrics
+
+
+def test_measurements_have_what_the_page_shows(labelled: Path) -> None:
+    found = classify(labelled, config=FAST)
+    for kind in ("detections", "sources"):
+        each = found[kind]
+        assert set(each["classes"]) == set(CLASSES)
+        assert each["ece_error"] > 0
+        assert sum(map(sum, each["confusion"]["sources"])) == pytest.approx(each["sources"])
+        assert sum(row["sources"] for row in each["reliability"]) == pytest.approx(
+            3 * each["sources"]
+        )
+    assert set(found["unseen_class"]) == set(CLASSES)
+    assert 0 < found["neighbor_votes"]["balanced_accuracy"] < 1
