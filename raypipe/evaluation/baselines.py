@@ -152,8 +152,7 @@ def _fit_columns(frame: pd.DataFrame) -> list[FloatArray]:
 def _completed(columns: list[FloatArray]) -> FloatArray:
     """Put columns beside each other, each of unit variance, with its median for what is missing."""
     filled = [
-        np.where(np.isfinite(each), each, np.nanmedian(each[np.isfinite(each)]))
-        for each in columns
+        np.where(np.isfinite(each), each, np.nanmedian(each[np.isfinite(each)])) for each in columns
     ]
     return np.column_stack([each / max(float(each.std()), 1e-12) for each in filled])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -43,6 +44,15 @@ def choose_catalog(store: Workspace, release: str | None, model: str | None) -> 
 def metrics_name(release: str, model_id: str) -> str:
     """Return the name of the metrics of a catalog in the workspace."""
     return f"{evaluation_folder(release, model_id)}/metrics.json"
+
+
+def earlier_metrics(store: Workspace, evaluated: EvaluatedCatalog) -> dict[str, Any] | None:
+    """Return the metrics that an earlier evaluation of a catalog wrote; None without any."""
+    name = metrics_name(evaluated.release, evaluated.model_id)
+    if not store.is_file(name):
+        return None
+    found = store.read_json(name)
+    return found if isinstance(found, dict) else None
 
 
 def labeled_catalog(

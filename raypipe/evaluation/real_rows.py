@@ -28,13 +28,11 @@ def real_rows(frame: pd.DataFrame, path: str | os.PathLike[str]) -> pd.DataFrame
         raise UsageError(f"{shown(path)}: no column {', '.join(lacking)} to find detections by")
     drawn = frame[DRAWN_FROM] if DRAWN_FROM in frame else pd.Series(None, frame.index, object)
     if drawn.notna().any():
-        texts = table[KEY].astype("Int64").astype("string")
-        known = texts["obsid"] + "." + texts["obi"] + "." + texts["region_id"]
-        wanted = drawn.astype("string")
+        known, wanted = key_texts(table[KEY]), key_texts(drawn.to_frame())
     else:
         known, wanted = key_texts(table[KEY]), key_texts(frame[KEY])
-    unique = ~known.duplicated() & known.notna() & (known != "")
-    found = pd.Index(known[unique]).get_indexer(pd.Index(wanted.fillna("")))
+    unique = ~known.duplicated() & (known != "")
+    found = known[unique].get_indexer(wanted)
     if (found < 0).all():
         raise UsageError(f"{shown(path)}: no row is one of the catalog's detections")
     rows = table[unique].reset_index(drop=True).reindex(found)

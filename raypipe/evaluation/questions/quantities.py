@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.neural_network import MLPRegressor
 from sklearn.neighbors import NearestNeighbors
+from sklearn.neural_network import MLPRegressor
 
 from raypipe.config import EvaluateConfig
 from raypipe.evaluation.baselines import root_shares
@@ -163,7 +163,11 @@ def _network(
     for train, test in value_folds(values, sources, settings):
         middle, scale = values[train].mean(), max(float(values[train].std()), 1e-12)
         network = MLPRegressor(
-            (64,), early_stopping=True, max_iter=60, alpha=1e-3, random_state=settings.seed
+            hidden_layer_sizes=(64,),
+            early_stopping=True,
+            max_iter=40,
+            alpha=1e-3,
+            random_state=settings.seed,
         )
         network.fit(spectra[train], (values[train] - middle) / scale)
         predicted[test] = middle + scale * network.predict(spectra[test])

@@ -35,7 +35,7 @@ VARIABILITY = {
     "kp_intra_prob_b": "highest kp_prob_b of the source's observations",
     "var_inter_prob_b": "probability of variability between observations",
     "var_inter_index_b": "index of variability between observations, 0 to 8",
-    "inter_sigma_over_flux": "spread of the photon flux between observations over the source's energy flux",
+    "inter_sigma_over_flux": "spread of the flux between observations over its mean",
 }
 """Variability columns of the CSC, and two ratios of them, with their meaning."""
 
@@ -86,9 +86,7 @@ def measure_time_domain(material: Material) -> dict[str, Any]:
 
 def variability_of(table: pd.DataFrame) -> dict[str, FloatArray]:
     """Return the variability columns of a table that are there, (n,) each."""
-    found = {
-        name: values for name in VARIABILITY if (values := numbers(table, name)) is not None
-    }
+    found = {name: values for name in VARIABILITY if (values := numbers(table, name)) is not None}
     ratios = {
         "sigma_over_mean": ("var_sigma_b", "var_mean_b"),
         "inter_sigma_over_flux": ("var_inter_sigma_b", "flux_aper90_b"),
@@ -117,16 +115,21 @@ def _of_one(
 ) -> dict[str, Any]:
     y = normal_scores(values[:, None])
     light = normal_scores(brightness)
-    few = {"permutations": PERMUTATIONS, "subsamples": SUBSAMPLES, "seed": seed}
-    free = {"flux_and_counts": measure(light, y, **few).as_json()}
+
+    def found(x: FloatArray, condition: FloatArray | None = None) -> dict[str, float]:
+        return measure(
+            x, y, condition, permutations=PERMUTATIONS, subsamples=SUBSAMPLES, seed=seed
+        ).as_json()
+
+    free = {"flux_and_counts": found(light)}
     given = {}
     for name, each in features.items():
         # Latents keep their proportions; ratios and fits, whose units differ, become ranks.
         x = on_one_scale(each) if name == "latents" else normal_scores(each)
-        free[name] = measure(x, y, **few).as_json()
-        given[name] = measure(x, y, light, **few).as_json()
+        free[name] = found(x)
+        given[name] = found(x, light)
     single = normal_scores(features["latents"])
-    by_latent = [measure(column[:, None], y, **few).as_json() for column in single.T]
+    by_latent = [found(column[:, None]) for column in single.T]
     return {
         "reason": None,
         "free": free,
