@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import NearestNeighbors
 from sklearn.neural_network import MLPRegressor
 
@@ -169,6 +171,9 @@ def _network(
             alpha=1e-3,
             random_state=settings.seed,
         )
-        network.fit(spectra[train], (values[train] - middle) / scale)
+        with warnings.catch_warnings():
+            # The number of epochs is limited to save time; early stopping mostly comes first.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            network.fit(spectra[train], (values[train] - middle) / scale)
         predicted[test] = middle + scale * network.predict(spectra[test])
     return predicted
