@@ -1,4 +1,4 @@
-"""Write the section of a report on the questions of the study, and published figures beside ours."""
+"""Write the section of a report on the questions of the study, beside published figures."""
 
 from __future__ import annotations
 
@@ -115,13 +115,13 @@ def _clusters(answer: Answer) -> Html:
             ]
             for name, each in first["by_class"].items()
         ]
-        headers = ("class", "sources", "completeness", "purity")
-        shown = table(headers, by_class, numbers=range(1, 4))
+        titles = ("class", "sources", "completeness", "purity")
+        shown = table(titles, by_class, numbers=range(1, 4))
         parts.append(details("Classes, by the clusters of the latents", shown))
     note = (
         f"Clusters are mapped to classes on one half of the sources and judged on the other, "
-        f"{answer['splits']} times both ways; errors are over resampled sources. Mutual information "
-        "of clusters and classes is adjusted for chance: 0 for a guess, 1 if they are the same. "
+        f"{answer['splits']} times both ways; errors are over resampled sources. Mutual "
+        "information of clusters and classes is adjusted for chance: 0 for a guess, 1 if they are the same. "
         "Purity is that of a sample with equally many detections of each class."
     )
     return join([*parts, paragraph(note, "note")])

@@ -27,7 +27,7 @@ FAST = {"evaluate": {"folds": 2, "mixture_components": 8, "neighbors": 5}}
 @pytest.fixture(scope="module")
 def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
     """A workspace whose catalog has fluxes, as with posterior draws."""
-    made = make_workspace(tmp_path_factory.mktemp("study"), detections=480, seen=False)
+    made = make_workspace(tmp_path_factory.mktemp("study"), detections=240, seen=False)
     table = read_detections(made.workspace, RELEASE, made.models[0])
     for band in "smh":
         counts = np.asarray(table[f"counts_{band}"].to_numpy(), dtype=np.float64)
@@ -46,6 +46,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formulas, "SEEDS", 2)
     monkeypatch.setattr(time_domain, "PERMUTATIONS", 9)
     monkeypatch.setattr(time_domain, "SUBSAMPLES", 3)
+    monkeypatch.setattr(time_domain, "FEWEST_SOURCES", 100)
     monkeypatch.setattr(few_labels, "REPEATS", 2)
 
 

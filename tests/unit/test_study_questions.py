@@ -197,7 +197,7 @@ def test_labels_are_drawn_by_source_and_the_judged_ones_stay_apart() -> None:
     labeled = labeled_rows(classes, sources, 2)
     train, test = draw_sources(labeled, 10, np.random.default_rng(0))
     chosen = {
-        name: {s for s in sources[train][labeled.codes[train] == c]}
+        name: set(sources[train][labeled.codes[train] == c])
         for c, name in enumerate(labeled.classes)
     }
     assert {name: len(each) for name, each in chosen.items()} == {"AGN": 10, "NS": 10}
