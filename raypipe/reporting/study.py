@@ -121,8 +121,8 @@ def _clusters(answer: Answer) -> Html:
     note = (
         f"Clusters are mapped to classes on one half of the sources and judged on the other, "
         f"{answer['splits']} times both ways; errors are over resampled sources. Mutual "
-        "information of clusters and classes is adjusted for chance: 0 for a guess, 1 if they are the same. "
-        "Purity is that of a sample with equally many detections of each class."
+        "information of clusters and classes is adjusted for chance: 0 for a guess, 1 if they are "
+        "the same. Purity is that of a sample with equally many detections of each class."
     )
     return join([*parts, paragraph(note, "note")])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ import pytest
 from raypipe.evaluation import symbolic
 from raypipe.evaluation.compare_runs import comparison_text
 from raypipe.evaluation.evaluate import evaluate
+from raypipe.evaluation.published import beside_published
 from raypipe.evaluation.questions import few_labels, formulas, time_domain
 from raypipe.evaluation.study import QUESTIONS
 from raypipe.model.bundle import load_model
+from raypipe.reporting.study import ANSWERS, study_section
 from raypipe.store.layout import model_folder
 from raypipe.store.publication import read_detections
 from tests.unit.synthetic_workspace import RELEASE, Synthetic, make_workspace, publish_table
@@ -97,6 +100,15 @@ def test_all_questions_are_answered_and_kept(synthetic: Synthetic, tmp_path: Pat
     }
     assert "counts" in study["robustness"]["by_condition"]
     assert study["few_labels"]["repeats"] == 2
+
+    page = study_section(SimpleNamespace(metrics=metrics))  # type: ignore[arg-type]
+    assert all(title in page for title, _ in ANSWERS.values())
+    assert "not measured" not in page.lower()
+    assert page.count("<svg") == 8 + 3 + 1
+    rows = {each.question: each for each in beside_published(metrics)}
+    accuracy = study["clusters"]["by_representation"]["latents (folded)"]["all_classes"]
+    assert rows["Clusters, eight classes"].value == accuracy["balanced_accuracy"]
+    assert "of 2 columns" in rows["Mutual information with variability"].ours
 
     # An evaluation without questions keeps the answers, those of other labels do not hold.
     again = evaluate(synthetic.workspace, **common)
