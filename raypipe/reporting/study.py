@@ -7,6 +7,7 @@ from typing import Any
 
 from raypipe.evaluation.clustering import PUBLISHED_REFERENCE
 from raypipe.evaluation.published import beside_published, sample_of
+from raypipe.evaluation.questions.ceiling import CEILING
 from raypipe.html.page import (
     Html,
     details,
@@ -102,6 +103,10 @@ def _clusters(answer: Answer) -> Html:
     for name, tasks in answer["by_representation"].items():
         every, compact = tasks["all_classes"], tasks["agn_compact"]
         rows.append([text_cell(name), *_accuracy(every), *_accuracy(compact)])
+    if answer.get("supervised"):
+        blank = number_cell(None)
+        row = [text_cell(CEILING), number_cell(*_with_error(answer["supervised"]))]
+        rows.append([*row, blank, blank, blank])
     headers = ("", "all classes", "mutual information", "AGN / compact", "mutual information")
     first = next(iter(answer["by_representation"].values()))["all_classes"]
     parts = [table(headers, rows, numbers=range(1, 5))]
@@ -127,9 +132,13 @@ def _clusters(answer: Answer) -> Html:
     return join([*parts, paragraph(note, "note")])
 
 
+def _with_error(scores: Mapping[str, Any]) -> tuple[float | None, str, float | None]:
+    return scores.get("balanced_accuracy"), ".3f", scores.get("balanced_accuracy_error")
+
+
 def _accuracy(scores: Mapping[str, Any]) -> list[Html]:
     return [
-        number_cell(scores.get("balanced_accuracy"), ".3f", scores.get("balanced_accuracy_error")),
+        number_cell(*_with_error(scores)),
         number_cell(scores.get("adjusted_mutual_information"), ".3f"),
     ]
 

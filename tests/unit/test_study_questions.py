@@ -16,6 +16,7 @@ from raypipe.evaluation.baselines import (
     fits_representation,
     hardness_representation,
 )
+from raypipe.evaluation.questions.ceiling import predict_classes, predict_values
 from raypipe.evaluation.questions.clusters import judge_halves
 from raypipe.evaluation.questions.directions import informative, name_direction
 from raypipe.evaluation.questions.epochs import log_overlaps, measure_recall
@@ -294,3 +295,16 @@ def test_columns_of_catalogs_are_representations() -> None:
     assert csc.features.shape == (3, 3)
     bands = {f"counts_{band}": [5] for band in "smh"}
     assert hardness_representation(pd.DataFrame(bands)).kind == "hardness"
+
+
+def test_networks_on_whole_spectra_learn_what_is_there() -> None:
+    rng = np.random.default_rng(0)
+    classes = np.array(["AGN", "NS"], dtype=object)[(np.arange(600) // 2) % 2]
+    sources = np.array([f"s{i // 2}" for i in range(600)], dtype=object)
+    slope = rng.uniform(-1, 1, 600) + np.where(classes == "NS", 3.0, 0.0)
+    spectra = slope[:, None] * np.linspace(-1, 1, 16) + 0.1 * rng.normal(size=(600, 16))
+    settings = EvaluateConfig(folds=2)
+    labeled = labeled_rows(classes, sources, 2)
+    assert (predict_classes(spectra, labeled, settings) == labeled.codes).mean() > 0.9
+    predicted = predict_values(spectra, slope, sources, settings)
+    assert np.corrcoef(predicted, slope)[0, 1] > 0.95

@@ -9,6 +9,7 @@ from sklearn.metrics import adjusted_mutual_info_score
 from sklearn.model_selection import StratifiedGroupKFold
 
 from raypipe.config import EvaluateConfig
+from raypipe.evaluation.baselines import root_shares
 from raypipe.evaluation.clustering import (
     COMPACT_CLASSES,
     ROWS_PER_COMPONENT,
@@ -16,6 +17,7 @@ from raypipe.evaluation.clustering import (
     map_clusters,
     merge_compact,
 )
+from raypipe.evaluation.questions.ceiling import predict_classes
 from raypipe.evaluation.questions.material import Material, unmeasured
 from raypipe.evaluation.validation import (
     FloatArray,
@@ -25,6 +27,7 @@ from raypipe.evaluation.validation import (
     bootstrap_sums,
     fitting_threads,
     labeled_rows,
+    score_classes,
 )
 
 SPLITS = 20
@@ -36,6 +39,8 @@ def measure_clusters(material: Material) -> dict[str, Any]:
 
     A Gaussian mixture of `components` is fitted to all rows without classes (for the second task,
     as published, to the rows of its classes). By representation and task: see `judge_halves`.
+    `supervised` is the balanced accuracy of a network that was trained on whole spectra with their
+    classes, by `ceiling.predict_classes`; None without spectra.
     """
     if not any(isinstance(each, str) for each in material.classes):
         return unmeasured("no row has a class")
@@ -51,12 +56,30 @@ def measure_clusters(material: Material) -> dict[str, Any]:
                     features[rows], compact[rows], sources[rows], material.settings
                 ),
             }
+        supervised = _supervised(material)
     return {
         "reason": None,
+        "supervised": supervised,
         "splits": SPLITS,
         "compact_classes": list(COMPACT_CLASSES),
         "by_representation": found,
     }
+
+
+def _supervised(material: Material) -> dict[str, Any] | None:
+    labeled = labeled_rows(material.classes, material.sources, material.settings.folds)
+    if material.spectra is None or labeled.reason:
+        return None
+    spectra = root_shares(material.spectra)[labeled.rows]
+    scores = score_classes(
+        labeled.codes,
+        predict_classes(spectra, labeled, material.settings),
+        labeled.sources,
+        labeled.classes,
+        material.settings.seed,
+    )
+    kept = ("balanced_accuracy", "balanced_accuracy_error", "recall")
+    return {name: scores[name] for name in kept}
 
 
 def _judge(

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import NearestNeighbors
-from sklearn.neural_network import MLPRegressor
 
 from raypipe.config import EvaluateConfig
 from raypipe.evaluation.baselines import root_shares
+from raypipe.evaluation.questions.ceiling import CEILING, predict_values
 from raypipe.evaluation.questions.material import Material, unmeasured
 from raypipe.evaluation.regression import (
     MIN_ROWS,
@@ -31,7 +29,6 @@ from raypipe.evaluation.validation import (
 DRAWS = 16
 """Draws from the posterior of each detection."""
 
-CEILING = "supervised network on full spectra"
 POSTERIOR = "posterior draws"
 
 
@@ -124,7 +121,7 @@ def _of_one(
         found[POSTERIOR] = score(drawn["mean"]) | {"pulls": drawn["pulls"]}
     if material.spectra is not None:
         full = root_shares(material.spectra)[rows]
-        found[CEILING] = score(_network(full, values, sources, settings))
+        found[CEILING] = score(predict_values(full, values, sources, settings))
     return {"by_representation": found}
 
 
@@ -156,24 +153,3 @@ def _score(
         "mae": float(off.mean()),
         "mae_error": float(resampled.std(ddof=1)),
     }
-
-
-def _network(
-    spectra: FloatArray, values: FloatArray, sources: TextArray, settings: EvaluateConfig
-) -> FloatArray:
-    predicted = np.empty(len(values))
-    for train, test in value_folds(values, sources, settings):
-        middle, scale = values[train].mean(), max(float(values[train].std()), 1e-12)
-        network = MLPRegressor(
-            hidden_layer_sizes=(64,),
-            early_stopping=True,
-            max_iter=40,
-            alpha=1e-3,
-            random_state=settings.seed,
-        )
-        with warnings.catch_warnings():
-            # The number of epochs is limited to save time; early stopping mostly comes first.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            network.fit(spectra[train], (values[train] - middle) / scale)
-        predicted[test] = middle + scale * network.predict(spectra[test])
-    return predicted
