@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from raypipe.errors import RaypipeError
 from raypipe.evaluation.labels import clean_classes, join_labels, read_labels
 from raypipe.model.bundle import Model, load_model
 from raypipe.model.choice import WEIGHTS, choose_model
@@ -16,6 +18,8 @@ from raypipe.store.layout import evaluation_folder, model_folder
 from raypipe.store.manifest import choose_release
 from raypipe.store.publication import read_detections
 from raypipe.store.workspace import Workspace
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,18 @@ def metrics_name(release: str, model_id: str) -> str:
 
 
 def earlier_metrics(store: Workspace, evaluated: EvaluatedCatalog) -> dict[str, Any] | None:
-    """Return the metrics that an earlier evaluation of a catalog wrote; None without any."""
+    """Return the metrics that an earlier evaluation of a catalog wrote; None without any.
+
+    A file that cannot be read is about to be written again: a warning names it.
+    """
     name = metrics_name(evaluated.release, evaluated.model_id)
     if not store.is_file(name):
         return None
-    found = store.read_json(name)
+    try:
+        found = store.read_json(name)
+    except RaypipeError as error:
+        log.warning("evaluate: earlier metrics are replaced: %s", error)
+        return None
     return found if isinstance(found, dict) else None
 
 

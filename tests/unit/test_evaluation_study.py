@@ -15,6 +15,7 @@ import pytest
 from raypipe.evaluation import symbolic
 from raypipe.evaluation.compare_runs import comparison_text
 from raypipe.evaluation.evaluate import evaluate
+from raypipe.evaluation.evaluated_catalog import EvaluatedCatalog, earlier_metrics, metrics_name
 from raypipe.evaluation.published import beside_published
 from raypipe.evaluation.questions import few_labels, formulas, time_domain
 from raypipe.evaluation.study import QUESTIONS
@@ -121,6 +122,15 @@ def test_questions_that_cannot_be_measured_say_why(synthetic: Synthetic) -> None
     study = evaluate(synthetic.workspace, config=settings)["study"]
     assert set(study) == {"sky", "time_domain"}
     assert all("--catalog" in answer["reason"] for answer in study.values())
+
+
+def test_a_damaged_file_of_metrics_is_replaced(synthetic: Synthetic) -> None:
+    name = metrics_name(RELEASE, synthetic.models[0])
+    synthetic.workspace.write_bytes(name, b'{"data": ')
+    evaluated = EvaluatedCatalog(RELEASE, synthetic.models[0], None)
+    assert earlier_metrics(synthetic.workspace, evaluated) is None
+    evaluate(synthetic.workspace, config=FAST)
+    assert earlier_metrics(synthetic.workspace, evaluated) is not None
 
 
 def test_an_evaluation_compared_with_itself_is_the_same(synthetic: Synthetic) -> None:
