@@ -141,6 +141,10 @@ def _answer(verb: str, result: Any, config: Config, options: argparse.Namespace)
             return config.model_dump(include={section} if section else None)
         case "settings":
             return result.rstrip()
+        case "evaluate" if "compare" in vars(options) and not options.json:
+            from raypipe.evaluation.compare_runs import comparison_text
+
+            return comparison_text(result)
         case "evaluate" if not options.json:
             return result["summary"]
         case "classify" if not options.json:

@@ -48,7 +48,7 @@ class Option:
     """Hold the help text of an option, and how argparse shows and checks its value."""
 
     help: str
-    metavar: str | None = None
+    metavar: str | tuple[str, str] | None = None
     choices: tuple[str, ...] | None = None
 
 
@@ -57,6 +57,11 @@ OPTIONS = {
     "background": Option("background file of that spectrum", metavar="FILE"),
     "base": Option("earlier release to reuse; default: the only other one"),
     "catalog": Option("join the columns and class labels of this table"),
+    "compare": Option(
+        "measure nothing, but say which figures of run 2 are better or worse than those of run 1; "
+        "a run is a metrics.json, or the id of a model",
+        metavar=("RUN1", "RUN2"),
+    ),
     "cluster": Option("Ray cluster launcher file with prices; default: cluster.yaml"),
     "clusters": Option("number of clusters; default: chosen by the data", metavar="N"),
     "classifier": Option("use this classifier of the same model, and train none", metavar="FILE"),
@@ -102,6 +107,7 @@ OPTIONS = {
     "sources": Option("export sources instead of detections"),
     "strangest": Option("list the detections that the model explains worst"),
     "train": Option("train a model on these spectra, and embed them with it"),
+    "study": Option("also ask all questions of the study; takes minutes"),
     "trials": Option("number of trials"),
     "visits": Option("observations of each source, by different telescopes"),
     "with_": Option(
@@ -121,6 +127,10 @@ SPECIAL_OPTIONS = {
     ("simulate", "detections"): Option("number of detections"),
     ("simulate", "out"): Option("folder to write the survey to"),
     ("simulate", "seed"): Option("seed for all random draws"),
+    ("evaluate", "catalog"): Option(
+        "table of real detections that a survey was drawn from, or of the catalog's own: fluxes, "
+        "fits and variability for the questions of the study"
+    ),
     ("describe", "model"): Option(
         "folder of a model bundle; default: the model that ships with raypipe"
     ),
@@ -141,6 +151,8 @@ ONLY_IN_PYTHON = {
 
 _TYPES = {"int": int, "float": float}
 POSITIONAL = {"first", "second", "section", "spectra"}
+PAIRS = {"compare"}
+"""Options that take two values."""
 REPEATED = {"responses"}
 """Options that may be given several times; the function gets a list."""
 EXACTLY_ONE = {"search": ("detection", "name", "pha", "strangest")}
@@ -222,6 +234,8 @@ def _add(parser: Any, verb: str, parameter: Parameter) -> None:
     else:
         shown |= {"metavar": option.metavar, "choices": option.choices}
         shown["type"] = _TYPES.get(parameter.type.removesuffix(" | None"), str)
+    if name in PAIRS:
+        shown["nargs"] = 2
     if name in REPEATED:
         shown["action"] = "append"
     # A parameter that would be a word of Python ends with an underscore: `with_` is --with.

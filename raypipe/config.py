@@ -37,6 +37,7 @@ __all__ = [
     "IngestConfig",
     "ModelConfig",
     "PlanConfig",
+    "Question",
     "Range",
     "RayConfig",
     "ReportConfig",
@@ -47,6 +48,16 @@ __all__ = [
 
 ClassScheme = Literal["neighbors", "density"]
 FitModelName = Literal["powlaw", "bb", "brems", "plasma"]
+Question = Literal[
+    "sky",
+    "clusters",
+    "quantities",
+    "time_domain",
+    "robustness",
+    "few_labels",
+    "formulas",
+    "traversals",
+]
 
 
 Attempts = Annotated[
@@ -273,6 +284,11 @@ class EvaluateConfig(Section):
     seed: int = Field(0, ge=0, description="Seed for folds and fits.")
     baseline_presets: list[Literal["folded", "paper"]] = Field(
         default=[], description="Presets that raypipe run --train also trains, for comparison."
+    )
+    questions: list[Question] = Field(
+        default=[],
+        description="Questions of the study to measure as well; raypipe evaluate --study asks all. "
+        "Together they take minutes.",
     )
 
 

@@ -98,6 +98,70 @@ def hardness_representation(frame: pd.DataFrame) -> Representation:
     return Representation("hardness ratios", "hardness", features)
 
 
+FIT_COLUMNS = (
+    ("powlaw_gamma", False),
+    ("powlaw_nh", True),
+    ("bb_kt", True),
+    ("bb_nh", True),
+    ("brems_kt", True),
+    ("brems_nh", True),
+)
+"""Columns of the CSC's spectral fits, as raypipe names its own, and whether to take logarithms."""
+
+CSC_FLUXES = tuple(f"obs_flux_aper90_{band}" for band in "smh")
+
+
+def fits_representation(frame: pd.DataFrame) -> Representation | None:
+    """Return the parameters of the catalog's own physical fits; None if it has none of them."""
+    columns = _fit_columns(frame)
+    if not columns:
+        return None
+    return Representation("physical fits", "fits", _completed(columns), note=_missing(columns))
+
+
+def csc_representation(real: pd.DataFrame) -> Representation | None:
+    """Return flux ratios and fits of the real detections' own columns; None if none is there."""
+    columns = _fit_columns(real)
+    if all(name in real for name in CSC_FLUXES):
+        soft, medium, hard = (_numeric(real, name) for name in CSC_FLUXES)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            columns += [
+                (medium - soft) / (medium + soft),
+                (hard - medium) / (hard + medium),
+                (hard - soft) / (hard + soft),
+            ]
+    if not columns:
+        return None
+    return Representation("CSC columns", "csc", _completed(columns), note=_missing(columns))
+
+
+def _numeric(frame: pd.DataFrame, name: str) -> FloatArray:
+    column = pd.to_numeric(frame[name], errors="coerce")
+    return column.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _fit_columns(frame: pd.DataFrame) -> list[FloatArray]:
+    columns = []
+    for name, is_logarithmic in FIT_COLUMNS:
+        if name in frame and frame[name].notna().any():
+            values = _numeric(frame, name)
+            columns.append(np.log10(np.maximum(values, 1e-4)) if is_logarithmic else values)
+    return columns
+
+
+def _completed(columns: list[FloatArray]) -> FloatArray:
+    """Put columns beside each other, each of unit variance, with its median for what is missing."""
+    filled = [
+        np.where(np.isfinite(each), each, np.nanmedian(each[np.isfinite(each)])) for each in columns
+    ]
+    return np.column_stack([each / max(float(each.std()), 1e-12) for each in filled])
+
+
+def _missing(columns: list[FloatArray]) -> str:
+    share = np.mean([~np.isfinite(each) for each in columns])
+    return f"{share:.0%} of the values are missing: medians stand for them" if share else ""
+
+
 def score_representation(
     representation: Representation,
     classes: TextArray,

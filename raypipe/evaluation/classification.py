@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,9 @@ BOOSTING = {
     "early_stopping": False,
 }
 """Settings of gradient boosting, for the classifier and the regressor."""
+
+Predictor = Callable[[FloatArray, IntArray, FloatArray, EvaluateConfig], IntArray]
+"""Predict class codes of new features from features and codes to train on."""
 
 
 def classify(
@@ -152,10 +155,18 @@ def measure_reliability(probabilities: FloatArray, codes: IntArray) -> dict[str,
     return {"bins": bins, "calibration_error": float(error)}
 
 
-def _cross_validate(
-    predict: Any, features: FloatArray, labeled: LabeledRows, config: EvaluateConfig
-) -> dict[str, Any]:
+def cross_predict(
+    predict: Predictor, features: FloatArray, labeled: LabeledRows, config: EvaluateConfig
+) -> IntArray:
+    """Predict the class of each labeled row by training on other sources, (n,)."""
     predicted = np.full(len(labeled.codes), -1, dtype=np.int64)
     for train, test in grouped_folds(labeled.codes, labeled.sources, config.folds, config.seed):
         predicted[test] = predict(features[train], labeled.codes[train], features[test], config)
+    return predicted
+
+
+def _cross_validate(
+    predict: Predictor, features: FloatArray, labeled: LabeledRows, config: EvaluateConfig
+) -> dict[str, Any]:
+    predicted = cross_predict(predict, features, labeled, config)
     return score_classes(labeled.codes, predicted, labeled.sources, labeled.classes, config.seed)

@@ -18,32 +18,34 @@ from raypipe.catalog.labels import TRUE_COUNTS, true_counts
 from raypipe.config import Config, EvaluateConfig
 from raypipe.errors import UsageError
 from raypipe.evaluation.baselines import (
-    MIN_PCA_ROWS,
     Representation,
     comparison_row,
-    hardness_representation,
     model_representation,
-    pca_representations,
     published_row,
     score_representation,
 )
 from raypipe.evaluation.classification import score_probabilities
+from raypipe.evaluation.compare_runs import compare_runs
 from raypipe.evaluation.evaluated_catalog import (
     EvaluatedCatalog,
     choose_catalog,
+    earlier_metrics,
     labeled_catalog,
     metrics_name,
     open_bundle,
 )
+from raypipe.evaluation.questions.material import Material
+from raypipe.evaluation.real_rows import real_rows
 from raypipe.evaluation.regression import regression_targets
+from raypipe.evaluation.rivals import baselines_of, catalog_representations, other_catalogs
 from raypipe.evaluation.selection import (
-    BinnedSpectra,
     bin_true_counts,
     choose_rows,
     has_latents,
     limit_rows,
     read_spectra,
 )
+from raypipe.evaluation.study import QUESTIONS, ask, still_valid
 from raypipe.evaluation.summary import (
     describe_data,
     describe_making,
@@ -54,15 +56,12 @@ from raypipe.evaluation.summary import (
 from raypipe.evaluation.validation import FloatArray, sources_of
 from raypipe.model.bundle import Model
 from raypipe.model.fit_scores import score_reconstruction, score_truth
-from raypipe.store.publication import published_models, read_detections
+from raypipe.store.publication import find_publication
 from raypipe.store.run_record import plain
 from raypipe.store.workspace import Workspace
 from raypipe.verb import Call, verb
 
 log = logging.getLogger(__name__)
-
-MAX_PCA_ROWS = 20_000
-"""Most training spectra for a PCA baseline, drawn at random."""
 
 
 @verb
@@ -73,6 +72,9 @@ def evaluate(
     release: str | None = None,
     model: str | None = None,
     labels: str | os.PathLike[str] | None = None,
+    catalog: str | os.PathLike[str] | None = None,
+    study: bool = False,
+    compare: tuple[str, str] | None = None,
     config: Config | Mapping[str, Any] | str | Path | None = None,
 ) -> dict[str, Any]:
     """Measure the quality of the latents of a catalog, write `metrics.json` and return its content.
@@ -83,11 +85,23 @@ def evaluate(
     measured is None, with the reason beside it. Of more than `selection.MAX_JUDGED` detections, a
     sample is judged. Raises UsageError for labels that match no detection, and if there is no such
     catalog.
+
+    `study` asks all questions of the study, the setting `evaluate.questions` some of them: their
+    answers are `metrics["study"]`, and stay there until the catalog or the labels change. `catalog`
+    is a table of real detections, with fluxes and variability, for those of the survey that were
+    drawn from it, or for the catalog's own.
+
+    `compare` names two runs, each the path of a metrics.json or the id of a model with metrics of
+    the release. Nothing is measured then; the answer lists their figures, and which are better or
+    worse beyond their errors (`compare_runs.compare_metrics`).
     """
     store, settings = call.workspace, call.config
+    if compare is not None:
+        return plain(compare_runs(store, release, compare))
     evaluated = choose_catalog(store, release, model)
+    asked = list(QUESTIONS) if study else settings.evaluate.questions
     with call.recorded() as figures:
-        metrics = plain(_metrics(store, evaluated, labels, settings.evaluate))
+        metrics = plain(_metrics(store, evaluated, labels, catalog, asked, settings.evaluate))
         store.write_json(metrics_name(evaluated.release, evaluated.model_id), metrics)
         figures.update(metrics["summary"])
     for headline in headlines(metrics):
@@ -103,6 +117,8 @@ def _metrics(
     store: Workspace,
     evaluated: EvaluatedCatalog,
     labels: str | os.PathLike[str] | None,
+    real_table: str | os.PathLike[str] | None,
+    asked: Sequence[str],
     settings: EvaluateConfig,
 ) -> dict[str, Any]:
     catalog, label_source = labeled_catalog(store, evaluated.release, evaluated.model_id, labels)
@@ -112,16 +128,25 @@ def _metrics(
     why += remark
     frame = catalog[judged].reset_index(drop=True)
     log.info("evaluate: %s, %d detections (%s: %s)", evaluated.model_id, len(frame), rows, why)
-    metrics = {
+    real = None if real_table is None else real_rows(frame, real_table)
+    published_list = find_publication(store, evaluated.release, evaluated.model_id)
+    metrics: dict[str, Any] = {
         "made_by": describe_making(settings),
         "release": evaluated.release,
         "model_id": evaluated.model_id,
         "preset": _preset(evaluated.model),
         "data": describe_data(frame, rows, why, label_source)
-        | {"n_catalog_rows": n_rows, "n_rows_without_latents": n_rows - len(catalog)},
+        | {
+            "n_catalog_rows": n_rows,
+            "n_rows_without_latents": n_rows - len(catalog),
+            "catalog_fingerprint": published_list.fingerprint if published_list else None,
+        },
         "published": published(),
     }
-    metrics |= _measure(store, evaluated, catalog, frame, settings)
+    measured, material = _measure(store, evaluated, catalog, frame, real, settings)
+    metrics |= measured
+    study = still_valid(earlier_metrics(store, evaluated), metrics) | ask(material, asked)
+    metrics["study"] = study
     return metrics | {"summary": summarize(metrics)}
 
 
@@ -130,8 +155,10 @@ def _measure(
     evaluated: EvaluatedCatalog,
     catalog: pd.DataFrame,
     frame: pd.DataFrame,
+    real: pd.DataFrame | None,
     settings: EvaluateConfig,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Material]:
+    """Measure the figures of every evaluation; also return what the questions work on."""
 
     def score(representation: Representation, rows: pd.DataFrame) -> dict[str, Any]:
         log.info("evaluate: %s", representation.name)
@@ -143,7 +170,8 @@ def _measure(
     reconstruction = _reconstruction(store, evaluated, frame, true_counts(frame))
     scores = score(main, frame)
     table = [comparison_row(main, scores, reconstruction)]
-    for other_id, other_frame in _other_catalogs(store, evaluated, frame):
+    rivals: list[Representation] = []
+    for other_id, other_frame in other_catalogs(store, evaluated, frame):
         measured = has_latents(other_frame)
         rows, other_frame = frame[measured], other_frame[measured]
         other = EvaluatedCatalog(evaluated.release, other_id, open_bundle(store, other_id))
@@ -153,9 +181,12 @@ def _measure(
             representation = replace(
                 representation, note="; ".join(filter(None, (representation.note, note)))
             )
+        else:
+            rivals.append(representation)
         fit = _reconstruction(store, other, other_frame, true_counts(rows))
         table.append(comparison_row(representation, score(representation, rows), fit))
-    baselines, reason = _baselines(store, evaluated.release, catalog, frame, settings)
+    spectra = read_spectra(store, evaluated.release, frame)
+    baselines, reason = baselines_of(store, evaluated.release, catalog, frame, spectra, settings)
     table += [comparison_row(baseline, score(baseline, frame), None) for baseline in baselines]
     scores["classification"]["catalog_probabilities"] = score_probabilities(
         frame,
@@ -164,12 +195,15 @@ def _measure(
         sources_of(frame),
         settings,
     )
-    return {
+    every = [main, *rivals, *baselines, *catalog_representations(frame, real)]
+    material = Material(frame, every, real, spectra, evaluated.model, settings)
+    figures = {
         "reconstruction": reconstruction,
         **scores,
         "comparison": [*table, published_row()],
         "comparison_reason": reason,
     }
+    return figures, material
 
 
 def _classes(frame: pd.DataFrame) -> npt.NDArray[np.object_]:
@@ -198,59 +232,3 @@ def _reconstruction(
             raise UsageError(f"labels: {TRUE_COUNTS} has {error}, as its response has") from error
         truth = score_truth(spectra.counts, binned, spectra.model_counts)
     return score_reconstruction(frame, truth) | {"reason": reason}
-
-
-def _other_catalogs(
-    store: Workspace, evaluated: EvaluatedCatalog, frame: pd.DataFrame
-) -> list[tuple[str, pd.DataFrame]]:
-    """Read the catalogs of this release by other models that have all judged detections.
-
-    Their rows are in the order of `frame`. Some, but not all, may lack latents.
-    """
-    found = []
-    for other_id in published_models(store, evaluated.release):
-        if other_id == evaluated.model_id:
-            continue
-        other = read_detections(store, evaluated.release, other_id).to_pandas()
-        other = other.set_index("detection_id")
-        if not frame["detection_id"].isin(other.index).all():
-            continue
-        other = other.loc[frame["detection_id"]].reset_index()
-        if has_latents(other).any():
-            found.append((other_id, other))
-    return found
-
-
-def _baselines(
-    store: Workspace,
-    release: str,
-    catalog: pd.DataFrame,
-    frame: pd.DataFrame,
-    settings: EvaluateConfig,
-) -> tuple[list[Representation], str | None]:
-    """Compute the baselines on the judged rows; state why one is missing, None if none is."""
-    baselines: list[Representation] = []
-    reason = None
-    spectra = read_spectra(store, release, frame)
-    if spectra is None:
-        reason = "no PCA: the workspace does not hold the spectra of all judged detections"
-    elif len(frame) < MIN_PCA_ROWS:
-        reason = f"no PCA: fewer than {MIN_PCA_ROWS} detections"
-    else:
-        training = _training_spectra(store, release, catalog, settings.seed)
-        baselines += pca_representations(spectra, training, settings.seed)
-    if "counts_s" in frame:
-        baselines.append(hardness_representation(frame))
-    return baselines, reason
-
-
-def _training_spectra(
-    store: Workspace, release: str, catalog: pd.DataFrame, seed: int
-) -> BinnedSpectra | None:
-    if "split" not in catalog:
-        return None
-    training = catalog[catalog["split"] == "train"]
-    if len(training) < MIN_PCA_ROWS:
-        return None
-    chosen = training.sample(min(len(training), MAX_PCA_ROWS), random_state=seed)
-    return read_spectra(store, release, chosen.reset_index(drop=True))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from raypipe.catalog.labels import clean_classes, join_labels, read_labels
+from raypipe.errors import RaypipeError
 from raypipe.model.bundle import Model, load_model
 from raypipe.model.choice import WEIGHTS, choose_model
 from raypipe.store.addresses import file_name
@@ -15,6 +18,8 @@ from raypipe.store.layout import evaluation_folder, model_folder
 from raypipe.store.manifest import choose_release
 from raypipe.store.publication import read_detections
 from raypipe.store.workspace import Workspace
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,22 @@ def choose_catalog(store: Workspace, release: str | None, model: str | None) -> 
 def metrics_name(release: str, model_id: str) -> str:
     """Return the name of the metrics of a catalog in the workspace."""
     return f"{evaluation_folder(release, model_id)}/metrics.json"
+
+
+def earlier_metrics(store: Workspace, evaluated: EvaluatedCatalog) -> dict[str, Any] | None:
+    """Return the metrics that an earlier evaluation of a catalog wrote; None without any.
+
+    A file that cannot be read is about to be written again: a warning names it.
+    """
+    name = metrics_name(evaluated.release, evaluated.model_id)
+    if not store.is_file(name):
+        return None
+    try:
+        found = store.read_json(name)
+    except RaypipeError as error:
+        log.warning("evaluate: earlier metrics are replaced: %s", error)
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def labeled_catalog(

@@ -15,6 +15,7 @@ from raypipe.config import EvaluateConfig
 from raypipe.evaluation.classification import BOOSTING
 from raypipe.evaluation.validation import (
     FloatArray,
+    IntArray,
     TextArray,
     bootstrap_sums,
     grouped_folds,
@@ -116,20 +117,27 @@ def _regress_one(
     if target is None or section["reason"]:
         return section | {"knn": unmeasured, "boosting": unmeasured}
     values = target.values[rows]
-    predictions = _predict(features[rows], values, sources[rows], config)
+    predictions = cross_predict_values(features[rows], values, sources[rows], config)
     return section | {
         name: r_squared(values, predicted, sources[rows], config.seed)
         for name, predicted in predictions.items()
     }
 
 
-def _predict(
+def value_folds(
+    values: FloatArray, sources: TextArray, config: EvaluateConfig
+) -> list[tuple[IntArray, IntArray]]:
+    """Return folds that are stratified by quintile, so that each has values of the whole range."""
+    quintile = np.searchsorted(np.quantile(values, [0.2, 0.4, 0.6, 0.8]), values)
+    return grouped_folds(quintile, sources, config.folds, config.seed)
+
+
+def cross_predict_values(
     features: FloatArray, values: FloatArray, sources: TextArray, config: EvaluateConfig
 ) -> dict[str, FloatArray]:
-    # Folds are stratified by quintile, so that each has values of the whole range.
-    quintile = np.searchsorted(np.quantile(values, [0.2, 0.4, 0.6, 0.8]), values)
+    """Predict the value of each row by kNN and boosting on other sources, (n,) each."""
     predictions = {"knn": np.empty(len(values)), "boosting": np.empty(len(values))}
-    for train, test in grouped_folds(quintile, sources, config.folds, config.seed):
+    for train, test in value_folds(values, sources, config):
         neighbors = KNeighborsRegressor(min(config.neighbors, len(train)), weights="distance")
         models = {
             "knn": neighbors,
