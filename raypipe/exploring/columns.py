@@ -57,6 +57,7 @@ class ExplorerColumn:
     about: str
     values: npt.NDArray[np.float64]
     categories: list[str] | None = None
+    ucd: str = ""
 
 
 @dataclass(frozen=True)
@@ -165,17 +166,17 @@ def _order(name: str, brought: set[str]) -> tuple[int, int, str]:
 
 def _column(name: str, column: pd.Series[Any]) -> ExplorerColumn | None:
     meaning = describe(name)
-    unit, about = (meaning.unit, meaning.description) if meaning else ("", "")
+    unit, ucd, about = (meaning.unit, meaning.ucd, meaning.description) if meaning else ("", "", "")
     numbers = _as_numbers(column)
     if numbers is not None:
-        return ExplorerColumn(name, unit, about, numbers)
+        return ExplorerColumn(name, unit, about, numbers, ucd=ucd)
     texts = column.astype("string")
     categories = sorted(texts.dropna().unique().tolist())
     if len(categories) > MOST_CATEGORIES:
         return None
     places = pd.Index(categories).get_indexer(pd.Index(texts.fillna("\0").astype(object)))
     values = np.where(texts.isna(), np.nan, places.astype(np.float64))
-    return ExplorerColumn(name, "", about, values, [str(each) for each in categories])
+    return ExplorerColumn(name, "", about, values, [str(each) for each in categories], ucd)
 
 
 def _as_numbers(column: pd.Series[Any]) -> npt.NDArray[np.float64] | None:

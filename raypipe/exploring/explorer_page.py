@@ -16,16 +16,20 @@ from bokeh.palettes import Cividis256
 from bokeh.resources import Resources
 
 from raypipe._version import __version__
+from raypipe.archive.products import PRODUCTS, RELEASES, ProductKey, package_url
 from raypipe.display.spectrum_figure import poisson_interval
 from raypipe.exploring import spectra as packed
 from raypipe.exploring.explorer_data import ExplorerData
 from raypipe.exploring.figures import make_figures
-from raypipe.exploring.packing import packed_bytes, packed_doubles, packed_floats
+from raypipe.exploring.packing import packed_bytes, packed_doubles, packed_floats, packed_shorts
 from raypipe.exploring.sky import FRAMES, axis_labels, sky_positions
 from raypipe.html.page import count_of, escape
 from raypipe.searching.strangest import RANKINGS, format_chance
 
-_SCRIPTS = ("unpack.js", "spectrum.js", "points.js", "panels.js", "explorer.js")
+_SCRIPTS = (
+    *("unpack.js", "spectrum.js", "points.js", "similar.js", "embedded.js", "planes.js"),
+    *("saving.js", "links.js", "panels.js", "explorer.js"),
+)
 _TABULATED_COUNTS = 400
 """Counts up to which the page has confidence limits; it uses the normal ones beyond."""
 
@@ -72,6 +76,7 @@ def page_data(data: ExplorerData) -> dict[str, Any]:
             {
                 "name": each.name,
                 "unit": each.unit,
+                "ucd": each.ucd,
                 "about": each.about,
                 "categories": each.categories,
                 "data": packed_floats(each.values),
@@ -104,6 +109,8 @@ def page_data(data: ExplorerData) -> dict[str, Any]:
             for ranking, rows in data.strangest.items()
         ],
         "spectra": _spectra(data.spectra),
+        **_errors(frame),
+        "package": package_template(data.release),
         "palette": list(Cividis256),
         "poisson": [part.tolist() for part in _limits()],
     }
@@ -117,12 +124,33 @@ def _spectra(spectra: packed.PackedSpectra) -> dict[str, Any]:
         "has_fold": packed_doubles(spectra.has_fold),
         "bins": [{"lo": each.lo_kev.tolist(), "hi": each.hi_kev.tolist()} for each in spectra.bins],
         "flux_kev": spectra.flux_kev.tolist(),
-        "latents": spectra.latents,
         "step": packed.STEP,
         "flux_step": packed.FLUX_STEP,
         "band_step": packed.BAND_STEP,
-        "correlation_step": packed.CORRELATION_STEP,
     }
+
+
+def _errors(frame: pd.DataFrame) -> dict[str, Any]:
+    covariance = packed.latent_covariance(frame)
+    std, correlation = packed.quantized_covariance(covariance)
+    return {
+        "latents": covariance.shape[1],
+        "std": packed_shorts(std),
+        "correlation": packed_shorts(correlation),
+        "step": packed.STEP,
+        "correlation_step": packed.CORRELATION_STEP,
+        "missing": packed.NO_ERRORS,
+    }
+
+
+def package_template(release: str) -> str:
+    """Return the address of a detection's spectrum in the archive, for detection 0.0.0.
+
+    Releases of other names are taken to be of the current one.
+    """
+    archive = RELEASES.get(release, RELEASES["csc2.1"])
+    keys = [ProductKey(release, 0, 0, 0, product) for product in PRODUCTS]
+    return package_url(archive.package_url, archive.package_version, keys)
 
 
 def _packed_texts(frame: pd.DataFrame) -> str:

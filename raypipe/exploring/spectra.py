@@ -34,11 +34,16 @@ STEP = 0.01
 
 FLUX_STEP = 0.02
 BAND_STEP = 0.01
-CORRELATION_STEP = 0.01
+CORRELATION_STEP = 0.001
+"""Step of the latents' correlations, fine enough that sums of covariances stay positive."""
+
+NO_ERRORS = -(2**15)
+"""Width of latents without errors."""
+
 
 LEAST_COUNTS = 1e-6
 LEAST_FLUX = 1e-12
-_LEAST_STD = 1e-6
+_STD_RANGE = (1e-6, 1e6)
 _FLUX_POINTS = 96
 
 
@@ -49,17 +54,15 @@ class PackedSpectra:
     `rows` are the bytes of each (`varints`), empty where the workspace has no spectrum: its counts
     per channel bin and, where it has latents, the logarithms of the fold and of its background
     (`STEP`), of the flux at `flux_kev` (`FLUX_STEP`) and the 68% half width of the flux's
-    logarithm (`BAND_STEP`), none for a preset without a flux, then the logarithms of the latents'
-    posterior widths (`STEP`) and their correlations below the diagonal (`CORRELATION_STEP`). All
-    logarithms but those of the band are differences from the one before. `bins` has the edges of
-    each kind of channel bins, and `kind` (n,) which of them a row has.
+    logarithm (`BAND_STEP`), none for a preset without a flux. All logarithms but those of the band
+    are differences from the one before. `bins` has the edges of each kind of channel bins, and
+    `kind` (n,) which of them a row has.
     """
 
     rows: list[bytes]
     kind: Integers
     has_fold: npt.NDArray[np.bool_]
     flux_kev: Floats
-    latents: int
     bins: list[ChannelBins] = field(default_factory=list)
 
     @property
@@ -84,7 +87,6 @@ def pack_spectra(
         kind=np.zeros(len(frame), np.int64),
         has_fold=np.asarray(np.isfinite(z).all(axis=1) & (model is not None)),
         flux_kev=EnergyGrid().mid_kev[flux_energies()] if has_flux else np.zeros(0),
-        latents=z.shape[1],
     )
     covariance = latent_covariance(frame)
     library = ResponseLibrary(workspace)
@@ -104,6 +106,22 @@ def latent_covariance(frame: pd.DataFrame) -> Floats:
     latents = latents_of(frame).shape[1]
     cells = frame["z_cov"] if "z_cov" in frame else [None] * len(frame)
     return unpack(triangles_in(cells, latents))
+
+
+def quantized_covariance(covariance: Floats) -> tuple[Integers, Integers]:
+    """Quantize covariances (n, k, k): logarithms of the widths (k, n), and correlations.
+
+    The widths are in units of `STEP`, `NO_ERRORS` where a covariance is unknown; the correlations
+    below the diagonal, row by row, (k (k - 1) / 2, n), in units of `CORRELATION_STEP`.
+    """
+    variance = np.nan_to_num(np.diagonal(covariance, axis1=1, axis2=2))
+    std = np.clip(np.sqrt(np.maximum(variance, 0.0)), *_STD_RANGE)
+    correlation = np.nan_to_num(covariance) / (std[:, :, None] * std[:, None, :])
+    below = np.tril_indices(covariance.shape[1], -1)
+    steps = np.rint(np.clip(correlation, -1, 1)[:, below[0], below[1]] / CORRELATION_STEP)
+    widths = np.rint(np.log(std) / STEP).astype(np.int64)
+    widths[~np.isfinite(covariance).all(axis=(1, 2))] = NO_ERRORS
+    return widths.T, steps.astype(np.int64).T
 
 
 def flux_energies() -> Integers:
@@ -159,17 +177,7 @@ def _predict(model: Model, batch: SpectraBatch, z: Floats, covariance: Floats) -
         band = _flux_scatter(model, batch, safe, covariance, source)[:, chosen]
         others.append(logarithms(fold.flux[:, chosen], FLUX_STEP, LEAST_FLUX))
         others.append(np.rint(np.clip(band, 0, 50) / BAND_STEP).astype(np.int64))
-    others += _quantized_covariance(covariance)
     return _Predicted(counts, others)
-
-
-def _quantized_covariance(covariance: Floats) -> list[Integers]:
-    variance = np.nan_to_num(np.diagonal(covariance, axis1=1, axis2=2))
-    std = np.sqrt(np.maximum(variance, _LEAST_STD**2))
-    correlation = np.nan_to_num(covariance) / (std[:, :, None] * std[:, None, :])
-    below = np.tril_indices(covariance.shape[1], -1)
-    steps = np.rint(np.clip(correlation, -1, 1)[:, below[0], below[1]] / CORRELATION_STEP)
-    return [logarithms(std, STEP, _LEAST_STD), steps.astype(np.int64)]
 
 
 @torch.no_grad()

@@ -5,20 +5,26 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
+from astropy.io.votable import parse
 
 import raypipe
 from raypipe.display.spectrum_figure import group_bins
 from raypipe.evaluation.selection import read_spectra
 from raypipe.model.bundle import Model, load_model
+from raypipe.searching.batched_gaussians import Posteriors
+from raypipe.searching.neighbors import Posterior, nearest
 from raypipe.spectra.batch import SpectraBatch
 from raypipe.spectra.responses import ResponseLibrary
 from raypipe.store.layout import model_folder, part_name, spectra_folder
@@ -74,6 +80,21 @@ def page(browser: Page) -> Page:
     return browser
 
 
+def saved(make: str, rows: str) -> str:
+    """Return the code that makes the file of some rows."""
+    return f"explorer.catalog.records({rows}).then((each) => {make}(each, explorer.columns, 'x'))"
+
+
+def hover(page: Page, place: npt.NDArray[np.float64], row: int) -> None:
+    """Move the pointer about a point until the page shows it; a busy page drops movements."""
+    for i in range(40):
+        page.move(place[0] + 0.4 * (i % 2), place[1])
+        with suppress(AssertionError):
+            page.wait(f"explorer.drawn === {row}", 0.5)
+            return
+    raise AssertionError(f"{row} is not shown; {page.errors}")
+
+
 def _choose(page: Page, element: str, text: str) -> None:
     """Choose the option of a select element that begins with a text."""
     page.run(
@@ -102,8 +123,7 @@ def test_the_spectrum_is_that_of_the_detection_under_the_pointer(
     apart = np.hypot(*(pixels[:, None] - pixels[None]).transpose(2, 0, 1))
     np.fill_diagonal(apart, np.inf)
     for row in np.argsort(-apart.min(axis=1))[:3]:
-        page.move(*pixels[row])
-        page.wait(f"explorer.drawn === {row}", 20)
+        hover(page, pixels[row], int(row))
         _assert_spectrum(page, int(row), made, model, catalog)
 
 
@@ -175,7 +195,7 @@ def test_box_and_lasso_select_the_names_inside(
     inside = ((pixels > [left, top]) & (pixels < [right, bottom])).all(axis=1)
     page.wait(f"explorer.selection.length === {inside.sum()}", 10)
     assert 3 < inside.sum() < 60
-    text = page.run("selectionCsv(explorer.selection, explorer)")
+    text = page.run(saved("csvText", "explorer.selection"))
     rows = list(csv.DictReader(io.StringIO(text)))
     chosen = catalog[inside]
     assert sorted(each["detection_id"] for each in rows) == sorted(chosen["detection_id"])
@@ -183,6 +203,68 @@ def test_box_and_lasso_select_the_names_inside(
     shown = page.run("document.querySelectorAll('#table-body tr').length")
     assert shown == inside.sum()
     page.run(f"{activate} = false")
+
+
+def test_the_selection_is_saved_as_votable(page: Page, catalog: pd.DataFrame) -> None:
+    text = page.run(saved("votableText", "[0, 2, 41]"))
+    votable = parse(io.BytesIO(text.encode()), verify="exception").get_first_table()
+    table = votable.to_table()
+    chosen = catalog.iloc[[0, 2, 41]]
+    assert list(table["name"]) == list(chosen["name"])
+    assert list(table["class"]) == list(chosen["class"])
+    assert np.allclose(table["total_counts"], chosen["total_counts"])
+    assert np.allclose(table["z3"], chosen["z3"], rtol=1e-4)
+    assert str(table["exposure_s"].unit) == "s"
+    ucds = {field.name: field.ucd for field in votable.fields}
+    assert ucds["ra"] == "pos.eq.ra;meta.main"
+    assert ucds["total_counts"] == "phot.count"
+
+
+def test_look_alikes_are_those_of_search(page: Page, catalog: pd.DataFrame) -> None:
+    z = catalog[[f"z{i}" for i in range(8)]].to_numpy(np.float32).T
+    triangles = np.stack(catalog["z_cov"].to_list()).astype(np.float32).T
+    known = Posteriors(z, triangles)
+    page.run("explorer.select([12])")
+    page.run("document.getElementById('alike-number').value = 8")
+    page.run("document.getElementById('find-alike').click()")
+    page.wait("document.querySelectorAll('#alike button').length === 8", 20)
+    query = Posterior(z[:, 12].astype(float), known.covariance[12])
+    expected = nearest(query, known, 8, np.array([12]))
+    assert page.run("explorer.similar") == expected.rows.tolist()
+    found = page.run("explorer.catalog.similar([12], 8)")
+    assert np.allclose([each["overlap"] for each in found], expected.log_overlap, atol=0.1)
+    assert np.allclose([each["distance"] for each in found], expected.distance, rtol=0.02)
+    page.run("document.getElementById('select-alike').click()")
+    page.wait("explorer.selection.length === 8", 20)
+    both = page.run("explorer.catalog.similar([12, 30], 79)")
+    assert not {12, 30} & {each["row"] for each in both}
+    alone = page.run("explorer.catalog.similar([30], 79)")
+    overlap = {each["row"]: each["overlap"] for each in found}
+    for each in alone:
+        overlap[each["row"]] = max(overlap.get(each["row"], -np.inf), each["overlap"])
+    assert both[0]["overlap"] == max(v for row, v in overlap.items() if row not in (12, 30))
+
+
+def test_links_lead_to_the_position_and_nothing_is_asked_before(page: Page) -> None:
+    page.run("explorer.select([41])")
+    page.wait("explorer.drawn === 41", 20)
+    links = dict(
+        page.run("[...document.querySelectorAll('#links a')].map((a) => [a.textContent, a.href])")
+    )
+    assert list(links) == ["SIMBAD", "NED", "ESASky", "CSC", "spectrum (tar)"]
+    assert all(["10.000000", "-5.000000"] == re.findall(r"-?\d+\.\d{6}", links[name])
+               for name in ("SIMBAD", "NED", "ESASky", "CSC"))  # fmt: skip
+    products = "41.0.1/spectrum/b,41.0.1/arf/b,41.0.1/rmf/b"
+    assert links["spectrum (tar)"].endswith(f"retrieve?version=cur&packageset={products}")
+    assert page.run("document.querySelectorAll('iframe').length") == 0
+    assert not any("aladin" in url for url in page.requests)
+    page.run("document.querySelector('#aladin-buttons button').click()")
+    address = urlsplit(page.run("document.querySelector('iframe').src"))
+    assert address.netloc == "aladin.cds.unistra.fr"
+    asked = {"target": ["10.000000 -5.000000"], "fov": ["0.1"]}
+    assert parse_qs(address.query) == asked | {"survey": ["cxc.harvard.edu/P/cda/hips/allsky/rgb"]}
+    page.run("explorer.show(3)")
+    page.wait("document.querySelectorAll('iframe').length === 0", 20)
 
 
 def test_filters_keep_ranges_and_words(page: Page, catalog: pd.DataFrame) -> None:
@@ -248,13 +330,17 @@ def test_search_finds(page: Page, text: str, radius: float, rows: list[int]) -> 
         document.getElementById("radius").value = {radius};
         document.getElementById("search-form").requestSubmit(); }})()"""
     )
+    number = "document.querySelectorAll('#found button').length"
+    page.wait(f"{number} === {len(rows)} && explorer.selection.length === {len(rows)}", 20)
     assert sorted(page.run("explorer.selection")) == rows
-    number = page.run("document.querySelectorAll('#found button').length")
-    assert number == len(rows)
+    assert page.run("document.getElementById('found-count').textContent").startswith(
+        f"{len(rows)} detection"
+    )
 
 
 def test_the_strangest_are_a_click_away(page: Page, catalog: pd.DataFrame) -> None:
     page.run("document.querySelector('#strangest button').click()")
+    page.wait("explorer.selection.length === 1", 20)
     rows = page.run("explorer.selection")
     assert rows == [page.run("explorer.packed.strangest[0].rows[0][0]")]
     page.wait(f"explorer.drawn === {rows[0]}", 20)
@@ -271,7 +357,7 @@ def test_detections_of_a_source_are_joined(page: Page, catalog: pd.DataFrame) ->
 
 
 def test_names_and_classes_do_not_run(page: Page) -> None:
-    page.run("explorer.pick(0)")
+    page.run("explorer.select([0])")
     page.wait("explorer.drawn === 0", 20)
     assert page.run("document.getElementById('shown-name').textContent") == NASTY_NAME
     _choose(page, "#color-choice", "class")
@@ -280,7 +366,7 @@ def test_names_and_classes_do_not_run(page: Page) -> None:
     assert HOSTILE in page.run("document.getElementById('legend').textContent")
     assert page.run("document.querySelectorAll('main img, main script').length") == 0
     assert page.run("typeof window.harmed") == "undefined"
-    text = page.run("selectionCsv([0, 2], explorer)")
+    text = page.run(saved("csvText", "[0, 2]"))
     assert "'=1+1" in text
     assert page.errors == []
 

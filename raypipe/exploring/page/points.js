@@ -127,10 +127,3 @@ function joins(sources, x, y, kept) {
   }
   return found;
 }
-
-/** Return a cell of CSV; text that a spreadsheet would take for a formula gets an apostrophe. */
-function csvCell(value) {
-  const text = value === null || value === undefined || Number.isNaN(value) ? "" : String(value);
-  const safe = typeof value === "string" && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
-  return /[",\n\r]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
-}
