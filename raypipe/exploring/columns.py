@@ -30,7 +30,7 @@ MOST_CATEGORIES = 40
 MOST_COLUMNS = 80
 """Most columns of a page; those of a user's table and raypipe's own come first."""
 
-_IDENTITY = {"detection_id", "name", "ra", "dec", "model_id", "rmf_id", "source_uri", "z_cov"}
+IDENTITY = {"detection_id", "name", "ra", "dec", "model_id", "rmf_id", "source_uri", "z_cov"}
 _KEYS = {"ra", "dec", *(name for key in JOIN_KEYS for name in key)}
 _FIRST = (
     "total_counts",
@@ -45,19 +45,25 @@ _FIRST = (
 )
 
 
-@dataclass(frozen=True)
-class ExplorerColumn:
-    """Hold a column by which points are colored, filtered and listed.
+@dataclass(frozen=True, kw_only=True)
+class ColumnHead:
+    """Describe a column by which points are colored, filtered and listed.
 
-    `values` (n,) are numbers, NaN if missing; where there are `categories`, places in these.
+    Where there are `categories`, its values are places in these.
     """
 
     name: str
-    unit: str
-    about: str
-    values: npt.NDArray[np.float64]
-    categories: list[str] | None = None
+    unit: str = ""
     ucd: str = ""
+    about: str = ""
+    categories: list[str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplorerColumn(ColumnHead):
+    """Hold a column with its `values` (n,), NaN if missing."""
+
+    values: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -75,9 +81,9 @@ def choose_columns(frame: pd.DataFrame, brought: set[str]) -> ChosenColumns:
     """
     chosen: list[ExplorerColumn] = []
     left_out: list[str] = []
-    for name in sorted(map(str, frame.columns), key=lambda each: _order(each, brought)):
+    for name in sorted(map(str, frame.columns), key=lambda each: column_order(each, brought)):
         column = frame[name]
-        if name in _IDENTITY or column.isna().all():
+        if name in IDENTITY or column.isna().all():
             continue
         made = _column(name, column) if len(chosen) < MOST_COLUMNS else None
         if made is None:
@@ -154,7 +160,8 @@ def _positions(frame: pd.DataFrame) -> tuple[Floats, Floats]:
     return ra, dec
 
 
-def _order(name: str, brought: set[str]) -> tuple[int, int, str]:
+def column_order(name: str, brought: set[str]) -> tuple[int, int, str]:
+    """Return a key to sort columns by: those of the user's table, raypipe's own, then others."""
     if name in brought:
         return 0, 0, ""
     if name in _FIRST:
@@ -164,19 +171,31 @@ def _order(name: str, brought: set[str]) -> tuple[int, int, str]:
     return (3 if describe(name) is not None else 4), 0, name
 
 
-def _column(name: str, column: pd.Series[Any]) -> ExplorerColumn | None:
+def head_of(name: str) -> ColumnHead:
+    """Return the head of a column of numbers."""
     meaning = describe(name)
-    unit, ucd, about = (meaning.unit, meaning.ucd, meaning.description) if meaning else ("", "", "")
+    if meaning is None:
+        return ColumnHead(name=name)
+    return ColumnHead(
+        name=name, unit=meaning.unit, ucd=meaning.ucd, about=meaning.description
+    )
+
+
+def _column(name: str, column: pd.Series[Any]) -> ExplorerColumn | None:
+    head = head_of(name)
     numbers = _as_numbers(column)
     if numbers is not None:
-        return ExplorerColumn(name, unit, about, numbers, ucd=ucd)
+        return ExplorerColumn(**vars(head), values=numbers)
     texts = column.astype("string")
     categories = sorted(texts.dropna().unique().tolist())
     if len(categories) > MOST_CATEGORIES:
         return None
     places = pd.Index(categories).get_indexer(pd.Index(texts.fillna("\0").astype(object)))
     values = np.where(texts.isna(), np.nan, places.astype(np.float64))
-    return ExplorerColumn(name, "", about, values, [str(each) for each in categories], ucd)
+    words = [str(each) for each in categories]
+    return ExplorerColumn(
+        name=name, ucd=head.ucd, about=head.about, categories=words, values=values
+    )
 
 
 def _as_numbers(column: pd.Series[Any]) -> npt.NDArray[np.float64] | None:
