@@ -74,8 +74,10 @@ class ChosenColumns:
     left_out: list[str]
 
 
-def choose_columns(frame: pd.DataFrame, brought: set[str]) -> ChosenColumns:
-    """Choose numbers and texts of few different values, at most `MOST_COLUMNS`.
+def choose_columns(
+    frame: pd.DataFrame, brought: set[str], most: int = MOST_COLUMNS
+) -> ChosenColumns:
+    """Choose numbers and texts of few different values, at most `most`.
 
     Columns without any value are left out without a word; all others left out are named.
     """
@@ -85,7 +87,7 @@ def choose_columns(frame: pd.DataFrame, brought: set[str]) -> ChosenColumns:
         column = frame[name]
         if name in IDENTITY or column.isna().all():
             continue
-        made = _column(name, column) if len(chosen) < MOST_COLUMNS else None
+        made = _column(name, column) if len(chosen) < most else None
         if made is None:
             left_out.append(name)
         else:
@@ -121,8 +123,24 @@ def join_table(
     return joined, added, sentence
 
 
+def rows_in_table(
+    frame: pd.DataFrame, path: str | os.PathLike[str], radius_arcsec: float
+) -> npt.NDArray[np.int64]:
+    """Return the rows of a catalog that a user's table has, matched as by `join_table`.
+
+    Several rows of the table may be the same. Raises UsageError as `join_table` does otherwise.
+    """
+    other = read_catalog(path).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    places, _ = _matched(frame, other, radius_arcsec, shown(path), repeated=True)
+    return np.flatnonzero(places >= 0).astype(np.int64)
+
+
 def _matched(
-    frame: pd.DataFrame, other: pd.DataFrame, radius_arcsec: float, file: str
+    frame: pd.DataFrame,
+    other: pd.DataFrame,
+    radius_arcsec: float,
+    file: str,
+    repeated: bool = False,
 ) -> tuple[npt.NDArray[np.int64], str]:
     for key in (list(each) for each in JOIN_KEYS):
         if not set(key) <= set(frame) & set(other):
@@ -130,11 +148,11 @@ def _matched(
         left, right = key_texts(frame[key]), key_texts(other[key])
         if not (right.isin(left) & (right != "")).any():
             continue
-        repeated = right[right.duplicated() & right.isin(left) & (right != "")]
-        if len(repeated):
+        twice = right[right.duplicated() & right.isin(left) & (right != "")]
+        if len(twice) and not repeated:
             raise UsageError(
                 f"{file}: several rows have the same {', '.join(key)}, for instance "
-                f"{repeated[0]}; keep one of them"
+                f"{twice[0]}; keep one of them"
             )
         unique = ~right.duplicated()
         rows = np.flatnonzero(unique)
@@ -176,9 +194,7 @@ def head_of(name: str) -> ColumnHead:
     meaning = describe(name)
     if meaning is None:
         return ColumnHead(name=name)
-    return ColumnHead(
-        name=name, unit=meaning.unit, ucd=meaning.ucd, about=meaning.description
-    )
+    return ColumnHead(name=name, unit=meaning.unit, ucd=meaning.ucd, about=meaning.description)
 
 
 def _column(name: str, column: pd.Series[Any]) -> ExplorerColumn | None:

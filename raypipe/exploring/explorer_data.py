@@ -77,7 +77,7 @@ def gather_explorer_data(
     population = None if model is None else model.population
     found = measure_significances(frame, population)
     frame = frame.assign(**{SIGMAS[ranking]: each.sigmas for ranking, each in found.items()})
-    frame = _with_derived(frame, catalog_classes(store, release, model_id))
+    frame = with_derived(frame, catalog_classes(store, release, model_id))
     chances = {ranking: each.chance for ranking, each in found.items()}
     ranked = {ranking: _most(each, frame) for ranking, each in found.items()}
     notes, brought = [], set[str]()
@@ -128,7 +128,7 @@ def draw_sample(n: int, wanted: int, always: npt.NDArray[np.int64]) -> npt.NDArr
     return np.sort(np.concatenate([first, drawn])).astype(np.int64)
 
 
-def _with_derived(frame: pd.DataFrame, classes: tuple[str, ...]) -> pd.DataFrame:
+def with_derived(frame: pd.DataFrame, classes: tuple[str, ...]) -> pd.DataFrame:
     """Add the most probable class, and the hardness ratios unless the catalog has them."""
     if classes:
         frame = frame.assign(likely_class=most_probable(frame, classes)["class"])

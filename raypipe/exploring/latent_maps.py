@@ -53,7 +53,7 @@ class LatentMap:
         posterior's there, and are exact on a linear map.
         """
         latents = z.shape[1]
-        known = np.isfinite(covariance).all(axis=(1, 2))
+        known = np.asarray(np.isfinite(covariance).all(axis=(1, 2)))
         values, vectors = np.linalg.eigh(np.where(known[:, None, None], covariance, 0.0))
         # This factor exists even if rounding made an eigenvalue negative.
         factors = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]

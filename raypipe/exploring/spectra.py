@@ -142,7 +142,8 @@ def _pack_batch(
 ) -> None:
     batch = SpectraBatch.from_table(table, library)
     z, covariance = posterior
-    predicted = None if model is None else _predict(model, batch, z, covariance)
+    predicted = None if model is None else predict(model, batch, z, covariance)
+    counts, others = ([], []) if predicted is None else _quantized(predicted)
     for i, row in enumerate(rows):
         bins = batch.bins[batch.response_index[i]]
         key = bins.lo_kev.tobytes(), bins.hi_kev.tobytes()
@@ -153,31 +154,48 @@ def _pack_batch(
         n = len(bins)
         parts = [batch.counts[i, :n].astype(np.int64)]
         if predicted is not None and spectra.has_fold[row]:
-            parts += [part[i, :n] for part in predicted.counts]
-            parts += [part[i] for part in predicted.others]
+            parts += [part[i, :n] for part in counts]
+            parts += [part[i] for part in others]
         spectra.rows[row] = varints(np.concatenate(parts))
 
 
 @dataclass(frozen=True)
-class _Predicted:
-    """Hold quantized predictions: those per channel bin (n, 256) each, and the others (n, ...)."""
+class Predicted:
+    """Hold what a model predicts of n spectra.
 
-    counts: list[Integers]
-    others: list[Integers]
+    `fold` and `background` (n, 256) are counts per channel bin; `flux` (n, points), in
+    photon/cm2/s/keV, is at the energies `flux_energies`, and `band` (n, points) the 68% half width
+    of its logarithm; both have no points for a preset without a flux.
+    """
+
+    fold: npt.NDArray[np.floating[Any]]
+    background: npt.NDArray[np.floating[Any]]
+    flux: npt.NDArray[np.floating[Any]]
+    band: npt.NDArray[np.floating[Any]]
 
 
-def _predict(model: Model, batch: SpectraBatch, z: Floats, covariance: Floats) -> _Predicted:
+def predict(model: Model, batch: SpectraBatch, z: Floats, covariance: Floats) -> Predicted:
+    """Predict spectra from latents `z` (n, k) with `covariance` (n, k, k)."""
     safe = np.nan_to_num(z)
     fold = model.reconstruct(batch, safe)
-    counts = [logarithms(part, STEP, LEAST_COUNTS) for part in (fold.total, fold.background)]
-    others = []
-    if fold.flux is not None:
-        chosen = flux_energies()
-        source = (fold.total - fold.background).sum(axis=1)
-        band = _flux_scatter(model, batch, safe, covariance, source)[:, chosen]
-        others.append(logarithms(fold.flux[:, chosen], FLUX_STEP, LEAST_FLUX))
-        others.append(np.rint(np.clip(band, 0, 50) / BAND_STEP).astype(np.int64))
-    return _Predicted(counts, others)
+    if fold.flux is None:
+        nothing = np.zeros((len(z), 0))
+        return Predicted(fold.total, fold.background, nothing, nothing)
+    chosen = flux_energies()
+    source = (fold.total - fold.background).sum(axis=1)
+    band = _flux_scatter(model, batch, safe, covariance, source)[:, chosen]
+    return Predicted(fold.total, fold.background, fold.flux[:, chosen], band)
+
+
+def _quantized(predicted: Predicted) -> tuple[list[Integers], list[Integers]]:
+    """Quantize predictions: those per channel bin, and the others."""
+    counts = [
+        logarithms(part, STEP, LEAST_COUNTS) for part in (predicted.fold, predicted.background)
+    ]
+    if not predicted.flux.shape[1]:
+        return counts, []
+    band = np.rint(np.clip(predicted.band, 0, 50) / BAND_STEP).astype(np.int64)
+    return counts, [logarithms(predicted.flux, FLUX_STEP, LEAST_FLUX), band]
 
 
 @torch.no_grad()

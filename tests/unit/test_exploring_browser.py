@@ -95,7 +95,7 @@ def hover(page: Page, place: npt.NDArray[np.float64], row: int) -> None:
     raise AssertionError(f"{row} is not shown; {page.errors}")
 
 
-def _choose(page: Page, element: str, text: str) -> None:
+def choose(page: Page, element: str, text: str) -> None:
     """Choose the option of a select element that begins with a text."""
     page.run(
         f"""(() => {{ const s = document.querySelector({element!r});
@@ -160,9 +160,9 @@ def _assert_spectrum(
 
 
 def test_the_ellipse_is_that_of_the_covariance(page: Page, catalog: pd.DataFrame) -> None:
-    _choose(page, "#map-choice", "two latents")
-    _choose(page, "#x-latent", "z2")
-    _choose(page, "#y-latent", "z5")
+    choose(page, "#map-choice", "two latents")
+    choose(page, "#x-latent", "z2")
+    choose(page, "#y-latent", "z5")
     page.run("explorer.show(30)")
     got = page.run("explorer.variance()")
     triangle = np.array(catalog["z_cov"].iloc[30])
@@ -171,7 +171,7 @@ def test_the_ellipse_is_that_of_the_covariance(page: Page, catalog: pd.DataFrame
     assert got[0] == pytest.approx(at[2, 2], rel=0.02)
     assert got[1] == pytest.approx(at[5, 2], rel=0.02, abs=tolerance)
     assert got[2] == pytest.approx(at[5, 5], rel=0.02)
-    _choose(page, "#map-choice", "t-SNE")
+    choose(page, "#map-choice", "t-SNE")
 
 
 def _along(corners: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -252,7 +252,7 @@ def test_links_lead_to_the_position_and_nothing_is_asked_before(page: Page) -> N
         page.run("[...document.querySelectorAll('#links a')].map((a) => [a.textContent, a.href])")
     )
     assert list(links) == ["SIMBAD", "NED", "ESASky", "CSC", "spectrum (tar)"]
-    assert all(["10.000000", "-5.000000"] == re.findall(r"-?\d+\.\d{6}", links[name])
+    assert all(re.findall(r"-?\d+\.\d{6}", links[name]) == ["10.000000", "-5.000000"]
                for name in ("SIMBAD", "NED", "ESASky", "CSC"))  # fmt: skip
     products = "41.0.1/spectrum/b,41.0.1/arf/b,41.0.1/rmf/b"
     assert links["spectrum (tar)"].endswith(f"retrieve?version=cur&packageset={products}")
@@ -269,7 +269,7 @@ def test_links_lead_to_the_position_and_nothing_is_asked_before(page: Page) -> N
 
 def test_filters_keep_ranges_and_words(page: Page, catalog: pd.DataFrame) -> None:
     page.run("document.getElementById('add-filter').click()")
-    _choose(page, ".filter select", "total_counts")
+    choose(page, ".filter select", "total_counts")
     page.run(
         """(() => { const low = document.querySelector(".filter input");
         low.value = "1000"; low.dispatchEvent(new Event("input")); })()"""
@@ -277,7 +277,7 @@ def test_filters_keep_ranges_and_words(page: Page, catalog: pd.DataFrame) -> Non
     bright = (catalog["total_counts"] >= 1000).to_numpy()
     assert page.run("explorer.models('kept').booleans") == bright.tolist()
     page.run("document.getElementById('add-filter').click()")
-    _choose(page, ".filter:last-child select", "class")
+    choose(page, ".filter:last-child select", "class")
     page.run("document.querySelector('.filter:last-child input').click()")
     first = sorted(CLASSES)[0]
     both = bright & (catalog["class"] != first).to_numpy()
@@ -290,14 +290,14 @@ def test_points_are_colored_by_any_column(page: Page, catalog: pd.DataFrame) -> 
         found = page.run("[...explorer.models('points').data.value]")
         return np.array([np.nan if each is None else each for each in found], float)
 
-    _choose(page, "#color-choice", "weekday")
+    choose(page, "#color-choice", "weekday")
     assert np.allclose(values(), np.arange(80) % 7)
     assert page.run("[explorer.models('colors').low, explorer.models('colors').high]") == [0, 6]
-    _choose(page, "#color-choice", "total_counts")
+    choose(page, "#color-choice", "total_counts")
     counts = catalog["total_counts"].to_numpy(float)
     order = np.argsort(counts, kind="stable")
     assert (np.diff(values()[order]) >= 0).all()
-    _choose(page, "#color-choice", "class")
+    choose(page, "#color-choice", "class")
     shapes = page.run("[...explorer.models('points').data.shape]")
     pairs = set(zip(catalog["class"], shapes, values(), strict=True))
     assert len(pairs) == len(CLASSES) == len({shape for _, shape, _ in pairs})
@@ -360,9 +360,9 @@ def test_names_and_classes_do_not_run(page: Page) -> None:
     page.run("explorer.select([0])")
     page.wait("explorer.drawn === 0", 20)
     assert page.run("document.getElementById('shown-name').textContent") == NASTY_NAME
-    _choose(page, "#color-choice", "class")
+    choose(page, "#color-choice", "class")
     page.run("document.getElementById('add-filter').click()")
-    _choose(page, ".filter select", "class")
+    choose(page, ".filter select", "class")
     assert HOSTILE in page.run("document.getElementById('legend').textContent")
     assert page.run("document.querySelectorAll('main img, main script').length") == 0
     assert page.run("typeof window.harmed") == "undefined"

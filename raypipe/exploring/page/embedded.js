@@ -10,7 +10,7 @@ class Embedded {
 
   static async read(packed) {
     const columns = await Promise.all(
-      packed.columns.map(async (each) => ({ ...each, values: await floats(each.data) })),
+      packed.columns.map(async (each, i) => ({ ...each, values: await floats(packed.values[i]) })),
     );
     const texts = JSON.parse(new TextDecoder().decode(await inflate(packed.texts)));
     const sky = {}, maps = [];

@@ -292,11 +292,13 @@ async function start() {
   const models = (name) => Bokeh.documents[0].get_model_by_name(name);
   const explorer = (window.explorer = new Explorer(packed, catalog, models));
   await explorer.connect();
+  if (packed.served) new Samp(explorer);
   explorer.theme(matchMedia("(prefers-color-scheme: dark)").matches);
   await explorer.filter();
   await explorer.place();
   await explorer.color();
-  const brightest = explorer.column("total_counts")?.values;
+  const counts = explorer.column("total_counts");
+  const brightest = counts && (await catalog.values(counts));
   await explorer.show(brightest ? brightest.indexOf(Math.max(...sorted(brightest).slice(-1))) : 0);
   document.documentElement.dataset.ready = "true";
 }
