@@ -16,10 +16,12 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 import pytest
 from astropy.io.votable import parse
 
 import raypipe
+from raypipe.catalog.added_columns import write_added
 from raypipe.display.spectrum_figure import group_bins
 from raypipe.evaluation.selection import read_spectra
 from raypipe.model.bundle import Model, load_model
@@ -28,6 +30,7 @@ from raypipe.searching.neighbors import Posterior, nearest
 from raypipe.spectra.batch import SpectraBatch
 from raypipe.spectra.responses import ResponseLibrary
 from raypipe.store.layout import model_folder, part_name, spectra_folder
+from raypipe.store.publication import detections_of, require_publication
 from tests.chromium import Page, chromium_page
 from tests.unit.synthetic_workspace import NASTY_NAME, RELEASE, Synthetic, make_workspace
 
@@ -48,7 +51,14 @@ PIXELS = """
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
-    return make_workspace(tmp_path_factory.mktemp("w"), detections=80, classes=CLASSES)
+    made = make_workspace(tmp_path_factory.mktemp("w"), detections=80, classes=CLASSES)
+    publication = require_publication(made.workspace, RELEASE, made.models[0])
+    ids = detections_of(made.workspace, publication)["detection_id"]
+    groups = pa.array([None if i == 3 else i % 5 for i in range(80)], pa.int32())
+    shares = pa.array(np.linspace(0, 1, 80), pa.float32())
+    added = pa.table({"detection_id": ids, "cluster": groups, "p_cluster": shares})
+    write_added(made.workspace, publication, "cluster", added, {})
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +103,18 @@ def hover(page: Page, place: npt.NDArray[np.float64], row: int) -> None:
             page.wait(f"explorer.drawn === {row}", 0.5)
             return
     raise AssertionError(f"{row} is not shown; {page.errors}")
+
+
+def select_by(page: Page, tool: str, *places: tuple[float, float]) -> None:
+    """Drag a tool of the map through some places until it has selected more than one point."""
+    activate = f"explorer.models('map').toolbar.tools.find((t) => t.type === '{tool}').active"
+    page.run(f"{activate} = true")
+    for _ in range(5):
+        page.drag(*places)
+        with suppress(AssertionError):
+            page.wait("explorer.selection.length > 1", 5)
+            break
+    page.run(f"{activate} = false")
 
 
 def choose(page: Page, element: str, text: str) -> None:
@@ -188,10 +210,8 @@ def test_box_and_lasso_select_the_names_inside(
 ) -> None:
     pixels = np.array(page.run(PIXELS))
     (left, top), (right, bottom) = np.quantile(pixels, [0.3, 0.7], axis=0) + 0.37
-    activate = f"explorer.models('map').toolbar.tools.find((t) => t.type === '{tool}').active"
-    page.run(f"{activate} = true")
     corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
-    page.drag(*(_along(corners) if tool == "LassoSelectTool" else [corners[0], corners[2]]))
+    select_by(page, tool, *(_along(corners) if tool == "LassoSelectTool" else corners[::2]))
     inside = ((pixels > [left, top]) & (pixels < [right, bottom])).all(axis=1)
     page.wait(f"explorer.selection.length === {inside.sum()}", 10)
     assert 3 < inside.sum() < 60
@@ -202,7 +222,6 @@ def test_box_and_lasso_select_the_names_inside(
     assert sorted(each["name"] for each in rows) == sorted(chosen["name"])
     shown = page.run("document.querySelectorAll('#table-body tr').length")
     assert shown == inside.sum()
-    page.run(f"{activate} = false")
 
 
 def test_the_selection_is_saved_as_votable(page: Page, catalog: pd.DataFrame) -> None:
@@ -303,6 +322,24 @@ def test_points_are_colored_by_any_column(page: Page, catalog: pd.DataFrame) -> 
     assert len(pairs) == len(CLASSES) == len({shape for _, shape, _ in pairs})
 
 
+def test_points_are_colored_and_filtered_by_columns_of_other_verbs(page: Page) -> None:
+    choose(page, "#color-choice", "cluster")
+    found = page.run("[...explorer.models('points').data.value]")
+    assert found[:3] + found[4:] == [i % 5 for i in range(80) if i != 3]
+    assert found[3] is None  # NaN
+    choose(page, "#color-choice", "p_cluster")
+    shown = page.run("[...explorer.models('points').data.value]")
+    assert np.allclose(shown, np.linspace(0, 1, 80), rtol=1e-4)
+    page.run("document.getElementById('add-filter').click()")
+    choose(page, ".filter select", "cluster")
+    page.run(
+        """(() => { document.querySelectorAll(".filter input").forEach((each) => {
+        each.value = "2"; each.dispatchEvent(new Event("input")); }); })()"""
+    )
+    kept = page.run("explorer.models('kept').booleans")
+    assert np.flatnonzero(kept).tolist() == [i for i in range(80) if i % 5 == 2]
+
+
 def test_size_follows_the_counts(page: Page, catalog: pd.DataFrame) -> None:
     page.run("document.getElementById('sized').click()")
     size = np.array(page.run("[...explorer.models('points').data.size]"))
@@ -381,6 +418,15 @@ def test_every_control_is_reached_by_the_keyboard(page: Page) -> None:
     page.call("Input.dispatchKeyEvent", type="keyDown", windowsVirtualKeyCode=13, **key)
     page.call("Input.dispatchKeyEvent", type="keyUp", windowsVirtualKeyCode=13, **key)
     page.wait(f"explorer.drawn !== {before}", 20)
+
+
+def test_an_address_leads_to_a_detection(page: Page) -> None:
+    page.run("location.hash = '#detection=' + encodeURIComponent('sim:4.0.1')")
+    page.wait("explorer.drawn === 4", 20)
+    assert page.run("explorer.selection") == [4]
+    page.run("location.hash = '#detection=none'")
+    assert page.run("explorer.follow().then(() => explorer.selection)") == [4]
+    page.run("location.hash = ''")
 
 
 def test_the_theme_changes(page: Page) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 
 import numpy as np
 import pandas as pd
@@ -19,7 +18,15 @@ from raypipe.exploring.served_page import answers_from, served_page
 from raypipe.store.layout import part_name, spectra_folder
 from tests.chromium import Page, chromium_page
 from tests.unit.synthetic_workspace import RELEASE, Synthetic, make_workspace
-from tests.unit.test_exploring_browser import CLASSES, HOSTILE, PIXELS, READY, choose, hover
+from tests.unit.test_exploring_browser import (
+    CLASSES,
+    HOSTILE,
+    PIXELS,
+    READY,
+    choose,
+    hover,
+    select_by,
+)
 
 
 @pytest.fixture(scope="module")
@@ -110,26 +117,19 @@ def test_the_point_under_the_pointer_is_shown(
     counts = page.run("explorer.spectrum.counts.reduce((sum, each) => sum + each, 0)")
     assert counts == frame["total_counts"].iloc[row]
     assert page.run("explorer.spectrum.exposure") == table["exposure_s"][row].as_py()
-    assert len(page.run("[...explorer.models('map_ellipse').data.x]")) == 61
+    page.wait("explorer.models('map_ellipse').data.x.length === 61", 20)
 
 
 def test_a_box_selects_the_rows_inside(page: Page, frame: pd.DataFrame) -> None:
     pixels = np.array(page.run(PIXELS))
     (left, top), (right, bottom) = np.quantile(pixels, [0.3, 0.7], axis=0) + 0.37
-    active = "explorer.models('map').toolbar.tools.find((t) => t.type === 'BoxSelectTool').active"
-    page.run(f"{active} = true")
     inside = ((pixels > [left, top]) & (pixels < [right, bottom])).all(axis=1)
-    for _ in range(4):  # a busy page drops movements
-        page.drag((left, top), (right, bottom))
-        with suppress(AssertionError):
-            page.wait("explorer.selection.length > 1", 5)
-            break
+    select_by(page, "BoxSelectTool", (left, top), (right, bottom))
     assert page.run("explorer.selection") == np.flatnonzero(inside).tolist()
     rows = "document.querySelectorAll('#table-body tr').length"
     page.wait(f"{rows} === {inside.sum()}", 20)
     drawn = page.run("[...explorer.models('points').data.x].length")
     assert drawn == inside.sum()
-    page.run(f"{active} = false")
 
 
 def test_colors_and_filters_make_another_image(page: Page, frame: pd.DataFrame) -> None:
@@ -157,7 +157,7 @@ def test_search_and_look_alikes_ask_the_server(page: Page) -> None:
     page.wait("explorer.selection.length === 2", 20)
     assert page.run("explorer.selection") == [6, 7]
     page.run("document.getElementById('find-alike').click()")
-    page.wait("document.querySelectorAll('#alike button').length === 20", 20)
+    page.wait("document.querySelectorAll('#alike button').length === 20", 60)
     assert not {6, 7} & set(page.run("explorer.similar"))
 
 

@@ -2,6 +2,7 @@
 "use strict";
 
 const MOST_QUERIES = 20;
+const MARK_AFTER_MS = 80;
 
 class Explorer {
   constructor(packed, catalog, models) {
@@ -112,7 +113,9 @@ class Explorer {
     Object.assign(this, { point, record, spectrum: point.spectrum });
     describeRecord(record, this);
     this.draw();
-    this.mark();
+    // To mark the point, all points are painted again: wait until the pointer rests.
+    clearTimeout(this.marking);
+    this.marking = setTimeout(() => this.mark(), MARK_AFTER_MS);
     this.drawn = row;
     this.milliseconds = performance.now() - began;
   }
@@ -167,6 +170,16 @@ class Explorer {
     if (!rows.length) return;
     const place = rows.indexOf(this.shown);
     await this.show(rows[(place + by + rows.length) % rows.length]);
+  }
+
+  /** Show the detection that the page's address names: #detection=ID. */
+  async follow() {
+    const wanted = new URLSearchParams(location.hash.slice(1)).get("detection");
+    if (!wanted) return;
+    const { rows } = await this.catalog.find(wanted, 0);
+    const records = await this.catalog.records(rows);
+    const found = records.find((each) => each.id === wanted);
+    if (found) await this.select([found.row]);
   }
 
   async search() {
@@ -300,6 +313,8 @@ async function start() {
   const counts = explorer.column("total_counts");
   const brightest = counts && (await catalog.values(counts));
   await explorer.show(brightest ? brightest.indexOf(Math.max(...sorted(brightest).slice(-1))) : 0);
+  addEventListener("hashchange", () => explorer.follow());
+  await explorer.follow();
   document.documentElement.dataset.ready = "true";
 }
 
