@@ -73,6 +73,7 @@ OPTIONS = {
     "detections": Option("predict for this number of detections; default: all in the manifest"),
     "first": Option("release with a catalog"),
     "format": Option("format of the file", choices=FORMATS),
+    "host": Option("serve at this address of the machine; default: 127.0.0.1", metavar="ADDRESS"),
     "k": Option("number of results"),
     "labels": Option("table with class labels and true parameters"),
     "method": Option("how clusters are found", choices=get_args(ClusterMethod)),
@@ -88,6 +89,7 @@ OPTIONS = {
         "draw into this .png, .svg or .html; for several spectra a folder, or a name with {file}",
         metavar="FILE",
     ),
+    "port": Option("serve at this port; default: a free one", metavar="N"),
     "preset": Option("recipe for model and loss", choices=tuple(PRESET_BINS)),
     "previous": Option(
         "release whose clusters keep their numbers; default: the newest that has clusters"
@@ -104,6 +106,7 @@ OPTIONS = {
     "seed": Option("seed for the choice of the sample"),
     "source": Option("folder, s3:// prefix, or release of the archive"),
     "spectra": Option("PHA files, with ARF and RMF beside them or given", metavar="FILE"),
+    "serve": Option("serve a page of all detections until Ctrl-C, instead of writing a file"),
     "sources": Option("export sources instead of detections"),
     "strangest": Option("list the detections that the model explains worst"),
     "train": Option("train a model on these spectra, and embed them with it"),

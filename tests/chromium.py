@@ -71,13 +71,13 @@ class Page:
             assert time.monotonic() < end, f"never true: {expression}; {self.errors}"
             time.sleep(0.05)
 
-    def open(self, file: Path, width: int = 1400, height: int = 1000) -> None:
-        """Open a file in a window of that size."""
+    def open(self, place: Path | str, width: int = 1400, height: int = 1000) -> None:
+        """Open a file, or an address, in a window of that size."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=False,
         )  # fmt: skip
-        self.call("Page.navigate", url=file.as_uri())
+        self.call("Page.navigate", url=place if isinstance(place, str) else place.as_uri())
 
     def move(self, x: float, y: float) -> None:
         """Move the pointer."""

@@ -30,7 +30,7 @@ MOST_CATEGORIES = 40
 MOST_COLUMNS = 80
 """Most columns of a page; those of a user's table and raypipe's own come first."""
 
-_IDENTITY = {"detection_id", "name", "ra", "dec", "model_id", "rmf_id", "source_uri", "z_cov"}
+IDENTITY = {"detection_id", "name", "ra", "dec", "model_id", "rmf_id", "source_uri", "z_cov"}
 _KEYS = {"ra", "dec", *(name for key in JOIN_KEYS for name in key)}
 _FIRST = (
     "total_counts",
@@ -45,18 +45,25 @@ _FIRST = (
 )
 
 
-@dataclass(frozen=True)
-class ExplorerColumn:
-    """Hold a column by which points are colored, filtered and listed.
+@dataclass(frozen=True, kw_only=True)
+class ColumnHead:
+    """Describe a column by which points are colored, filtered and listed.
 
-    `values` (n,) are numbers, NaN if missing; where there are `categories`, places in these.
+    Where there are `categories`, its values are places in these.
     """
 
     name: str
-    unit: str
-    about: str
-    values: npt.NDArray[np.float64]
+    unit: str = ""
+    ucd: str = ""
+    about: str = ""
     categories: list[str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplorerColumn(ColumnHead):
+    """Hold a column with its `values` (n,), NaN if missing."""
+
+    values: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -67,18 +74,20 @@ class ChosenColumns:
     left_out: list[str]
 
 
-def choose_columns(frame: pd.DataFrame, brought: set[str]) -> ChosenColumns:
-    """Choose numbers and texts of few different values, at most `MOST_COLUMNS`.
+def choose_columns(
+    frame: pd.DataFrame, brought: set[str], most: int = MOST_COLUMNS
+) -> ChosenColumns:
+    """Choose numbers and texts of few different values, at most `most`.
 
     Columns without any value are left out without a word; all others left out are named.
     """
     chosen: list[ExplorerColumn] = []
     left_out: list[str] = []
-    for name in sorted(map(str, frame.columns), key=lambda each: _order(each, brought)):
+    for name in sorted(map(str, frame.columns), key=lambda each: column_order(each, brought)):
         column = frame[name]
-        if name in _IDENTITY or column.isna().all():
+        if name in IDENTITY or column.isna().all():
             continue
-        made = _column(name, column) if len(chosen) < MOST_COLUMNS else None
+        made = _column(name, column) if len(chosen) < most else None
         if made is None:
             left_out.append(name)
         else:
@@ -114,8 +123,24 @@ def join_table(
     return joined, added, sentence
 
 
+def rows_in_table(
+    frame: pd.DataFrame, path: str | os.PathLike[str], radius_arcsec: float
+) -> npt.NDArray[np.int64]:
+    """Return the rows of a catalog that a user's table has, matched as by `join_table`.
+
+    Several rows of the table may be the same. Raises UsageError as `join_table` does otherwise.
+    """
+    other = read_catalog(path).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    places, _ = _matched(frame, other, radius_arcsec, shown(path), repeated=True)
+    return np.flatnonzero(places >= 0).astype(np.int64)
+
+
 def _matched(
-    frame: pd.DataFrame, other: pd.DataFrame, radius_arcsec: float, file: str
+    frame: pd.DataFrame,
+    other: pd.DataFrame,
+    radius_arcsec: float,
+    file: str,
+    repeated: bool = False,
 ) -> tuple[npt.NDArray[np.int64], str]:
     for key in (list(each) for each in JOIN_KEYS):
         if not set(key) <= set(frame) & set(other):
@@ -123,11 +148,11 @@ def _matched(
         left, right = key_texts(frame[key]), key_texts(other[key])
         if not (right.isin(left) & (right != "")).any():
             continue
-        repeated = right[right.duplicated() & right.isin(left) & (right != "")]
-        if len(repeated):
+        twice = right[right.duplicated() & right.isin(left) & (right != "")]
+        if len(twice) and not repeated:
             raise UsageError(
                 f"{file}: several rows have the same {', '.join(key)}, for instance "
-                f"{repeated[0]}; keep one of them"
+                f"{twice[0]}; keep one of them"
             )
         unique = ~right.duplicated()
         rows = np.flatnonzero(unique)
@@ -153,7 +178,8 @@ def _positions(frame: pd.DataFrame) -> tuple[Floats, Floats]:
     return ra, dec
 
 
-def _order(name: str, brought: set[str]) -> tuple[int, int, str]:
+def column_order(name: str, brought: set[str]) -> tuple[int, int, str]:
+    """Return a key to sort columns by: those of the user's table, raypipe's own, then others."""
     if name in brought:
         return 0, 0, ""
     if name in _FIRST:
@@ -163,19 +189,29 @@ def _order(name: str, brought: set[str]) -> tuple[int, int, str]:
     return (3 if describe(name) is not None else 4), 0, name
 
 
-def _column(name: str, column: pd.Series[Any]) -> ExplorerColumn | None:
+def head_of(name: str) -> ColumnHead:
+    """Return the head of a column of numbers."""
     meaning = describe(name)
-    unit, about = (meaning.unit, meaning.description) if meaning else ("", "")
+    if meaning is None:
+        return ColumnHead(name=name)
+    return ColumnHead(name=name, unit=meaning.unit, ucd=meaning.ucd, about=meaning.description)
+
+
+def _column(name: str, column: pd.Series[Any]) -> ExplorerColumn | None:
+    head = head_of(name)
     numbers = _as_numbers(column)
     if numbers is not None:
-        return ExplorerColumn(name, unit, about, numbers)
+        return ExplorerColumn(**vars(head), values=numbers)
     texts = column.astype("string")
     categories = sorted(texts.dropna().unique().tolist())
     if len(categories) > MOST_CATEGORIES:
         return None
     places = pd.Index(categories).get_indexer(pd.Index(texts.fillna("\0").astype(object)))
     values = np.where(texts.isna(), np.nan, places.astype(np.float64))
-    return ExplorerColumn(name, "", about, values, [str(each) for each in categories])
+    words = [str(each) for each in categories]
+    return ExplorerColumn(
+        name=name, ucd=head.ucd, about=head.about, categories=words, values=values
+    )
 
 
 def _as_numbers(column: pd.Series[Any]) -> npt.NDArray[np.float64] | None:

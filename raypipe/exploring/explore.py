@@ -30,6 +30,9 @@ def explore(
     with_: str | os.PathLike[str] | None = None,
     radius: float = 1.0,
     sample: int | None = None,
+    serve: bool = False,
+    host: str = "127.0.0.1",
+    port: int = 0,
     config: Config | Mapping[str, Any] | str | Path | None = None,
 ) -> str:
     """Write the explorer of a catalog, `explorer/<release>/<model_id>.html`, and return its URI.
@@ -37,15 +40,28 @@ def explore(
     `model` is the id of a model with a catalog of the release, or the path of its bundle. `with_`
     is a table whose columns are joined to the detections: by detection_id, by obsid, obi and
     region_id, by name, or else by position within `radius` arcsec. `sample` is the largest number
-    of detections on the page, by default 50,000; the strangest are among them. Raises UsageError if
-    there is no such catalog, if it has no detections, or if the table matches none.
+    of detections on the page, by default 50,000; the strangest are among them.
+
+    With `serve`, no file is written: the page is served with all detections at `host` and `port`,
+    by default a free one, until Ctrl-C, and its address is returned. This needs datashader.
+
+    Raises UsageError if there is no such catalog, if it has no detections, or if the table matches
+    none; and if it cannot be served there.
     """
     store = call.workspace
     if sample is not None and sample < 1:
         raise UsageError(f"sample: {sample} detections; give at least 1")
     if not radius > 0:
         raise UsageError(f"radius: {radius} arcsec; give more than 0")
+    if serve and sample is not None:
+        raise UsageError("sample: a served page has all detections; leave out --sample or --serve")
+    if not serve and (host, port) != ("127.0.0.1", 0):
+        raise UsageError("host, port: they belong to --serve")
     evaluated = choose_catalog(store, release, model)
+    if serve:
+        from raypipe.exploring.serving import serve_catalog
+
+        return serve_catalog(store, evaluated, with_, radius, host, port)
     name = explorer_name(evaluated.release, evaluated.model_id)
     with call.recorded() as figures:
         data = gather_explorer_data(store, evaluated, with_, radius, sample)

@@ -16,7 +16,7 @@ from raypipe.evaluation.evaluated_catalog import EvaluatedCatalog
 from raypipe.evaluation.selection import has_latents, latents_of
 from raypipe.evaluation.validation import sources_of
 from raypipe.exploring.columns import ChosenColumns, choose_columns, join_table
-from raypipe.exploring.latent_maps import LatentMap, make_maps
+from raypipe.exploring.latent_maps import make_maps
 from raypipe.exploring.spectra import PackedSpectra, latent_covariance, pack_spectra
 from raypipe.searching.strangest import BADLY_FIT, FAR, Significances, measure_significances
 from raypipe.store.workspace import Workspace
@@ -30,7 +30,19 @@ RANKED = 25
 SIGMAS = {FAR: "far_sigmas", BADLY_FIT: "fit_sigmas"}
 """Columns that an explorer adds to its catalog: the significance of each ranking."""
 
-_SEED = 0
+MAP_SEED = 0
+"""Seed of the maps and of the sample."""
+
+
+@dataclass(frozen=True)
+class PlacedMap:
+    """Hold a map with `places` (n, 2) and `ellipses` (n, 3) of all rows, NaN without latents."""
+
+    name: str
+    method: str
+    kept: float
+    places: npt.NDArray[np.float64]
+    ellipses: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,7 @@ class ExplorerData:
     columns: ChosenColumns
     sources: npt.NDArray[np.int64]
     strangest: dict[str, list[tuple[int, float]]]
-    maps: list[LatentMap]
+    maps: list[PlacedMap]
     spectra: PackedSpectra
     notes: list[str]
 
@@ -65,7 +77,7 @@ def gather_explorer_data(
     population = None if model is None else model.population
     found = measure_significances(frame, population)
     frame = frame.assign(**{SIGMAS[ranking]: each.sigmas for ranking, each in found.items()})
-    frame = _with_derived(frame, catalog_classes(store, release, model_id))
+    frame = with_derived(frame, catalog_classes(store, release, model_id))
     chances = {ranking: each.chance for ranking, each in found.items()}
     ranked = {ranking: _most(each, frame) for ranking, each in found.items()}
     notes, brought = [], set[str]()
@@ -112,11 +124,11 @@ def draw_sample(n: int, wanted: int, always: npt.NDArray[np.int64]) -> npt.NDArr
         return np.arange(n)
     first = np.unique(always)[:wanted]
     others = np.setdiff1d(np.arange(n), first)
-    drawn = np.random.default_rng(_SEED).permutation(others)[: wanted - len(first)]
+    drawn = np.random.default_rng(MAP_SEED).permutation(others)[: wanted - len(first)]
     return np.sort(np.concatenate([first, drawn])).astype(np.int64)
 
 
-def _with_derived(frame: pd.DataFrame, classes: tuple[str, ...]) -> pd.DataFrame:
+def with_derived(frame: pd.DataFrame, classes: tuple[str, ...]) -> pd.DataFrame:
     """Add the most probable class, and the hardness ratios unless the catalog has them."""
     if classes:
         frame = frame.assign(likely_class=most_probable(frame, classes)["class"])
@@ -133,28 +145,27 @@ def _most(found: Significances, frame: pd.DataFrame) -> npt.NDArray[np.int64]:
     return rows[np.isfinite(found.sigmas[rows])]
 
 
-def _maps(frame: pd.DataFrame) -> list[LatentMap]:
+def _maps(frame: pd.DataFrame) -> list[PlacedMap]:
     """Make the maps of the rows that have latents; the others are at NaN."""
     measured = has_latents(frame)
-    made = make_maps(latents_of(frame)[measured], latent_covariance(frame)[measured], _SEED)
+    z, covariance = latents_of(frame)[measured], latent_covariance(frame)[measured]
     return [
-        LatentMap(
+        PlacedMap(
             each.name,
             each.method,
-            _spread(each.places, measured),
-            _spread(each.ellipses, measured),
             each.kept,
+            spread(each.places, measured),
+            spread(each.ellipses(z, covariance), measured),
         )
-        for each in made
+        for each in make_maps(z, MAP_SEED)
     ]
 
 
-def _spread(
-    values: npt.NDArray[np.float64], rows: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.float64]:
-    spread = np.full((len(rows), values.shape[1]), np.nan)
-    spread[rows] = values
-    return spread
+def spread(values: npt.NDArray[np.float64], rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Return values (m, k) of the m marked `rows` (n,) as (n, k), NaN in the others."""
+    whole = np.full((len(rows), values.shape[1]), np.nan)
+    whole[rows] = values
+    return whole
 
 
 def _about_spectra(spectra: PackedSpectra, has_model: bool) -> list[str]:

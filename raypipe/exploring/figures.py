@@ -44,8 +44,11 @@ class Figures:
         return dict(vars(self))
 
 
-def make_figures() -> Figures:
-    """Make all figures; map and sky share their points, and with them selection and filter."""
+def make_figures(shaded: bool = False) -> Figures:
+    """Make all figures; map and sky share their points, and with them selection and filter.
+
+    Where the catalog is `shaded`, an image shows all detections, and the points are those selected.
+    """
     points = _source("points", "x", "y", "sx", "sy", "value", "size", "shape")
     points.selected.js_on_change("indices", CustomJS(code=_SELECTED))
     view = CDSView(filter=BooleanFilter(name="kept"))
@@ -53,6 +56,11 @@ def make_figures() -> Figures:
     plane = _plane("map", points, view, mapper, ("x", "y"), 460)
     sky = _plane("sky", points, view, mapper, ("sx", "sy"), 380)
     plane.x_range, plane.y_range = Range1d(0, 1), Range1d(0, 1)
+    for drawn in (plane, sky) if shaded else ():
+        image = _source(f"{drawn.name}_image", "url", "x", "y", "w", "h")
+        drawn.image_url(
+            "url", "x", "y", "w", "h", source=image, anchor="bottom_left", level="underlay"
+        )
     sky.match_aspect = True
     sky.axis.visible = False
     sky.grid.visible = False

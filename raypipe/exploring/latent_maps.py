@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,29 +32,51 @@ _CHUNK = 100_000
 class LatentMap:
     """Hold a map of latents.
 
-    `places` (n, 2); `ellipses` (n, 3): variance of x, covariance, variance of y of the posterior on
-    the map, NaN where unknown; `method` says how it was made; `kept` is the share of the 15 nearest
-    neighbors in latent space that are among the 15 nearest on the map, NaN for too few detections.
+    `places` (n, 2); `method` says how it was made; `kept` is the share of the 15 nearest neighbors
+    in latent space that are among the 15 nearest on the map, NaN for too few detections. `carry`
+    maps latents (m, k) to their places (m, 2).
     """
 
     name: str
     method: str
     places: Floats
-    ellipses: Floats
     kept: float
+    carry: Callable[[Floats], Floats]
+
+    def ellipses(self, z: Floats, covariance: Floats) -> Floats:
+        """Carry posteriors of mean `z` (n, k) and `covariance` (n, k, k) to the map, (n, 3).
+
+        Returns the variance of x, the covariance and the variance of y, NaN where unknown, by the
+        unscented transform: Julier and Uhlmann 2004, Proc. IEEE 92, 401. The 2 k points
+        z +- sqrt(k) L_j, where L_j are the columns of a factor L with L L^T = covariance, have the
+        posterior's mean and covariance; those of their places on the map approximate the
+        posterior's there, and are exact on a linear map.
+        """
+        latents = z.shape[1]
+        known = np.asarray(np.isfinite(covariance).all(axis=(1, 2)))
+        values, vectors = np.linalg.eigh(np.where(known[:, None, None], covariance, 0.0))
+        # This factor exists even if rounding made an eigenvalue negative.
+        factors = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
+        steps = np.sqrt(latents) * np.swapaxes(factors, 1, 2)
+        points = np.concatenate([z[:, None] + steps, z[:, None] - steps], axis=1)
+        places = self.carry(points.reshape(-1, latents)).reshape(len(z), 2 * latents, 2)
+        off = places - places.mean(axis=1, keepdims=True)
+        on_map = np.einsum("nsi,nsj->nij", off, off) / (2 * latents)
+        on_map[~known] = np.nan
+        return np.stack([on_map[:, 0, 0], on_map[:, 0, 1], on_map[:, 1, 1]], axis=1)
 
 
-def make_maps(z: Floats, covariance: Floats, seed: int) -> list[LatentMap]:
-    """Make maps of latents `z` (n, k) with covariances (n, k, k), the best at neighbors first.
+def make_maps(z: Floats, seed: int) -> list[LatentMap]:
+    """Make maps of latents `z` (n, k), the best at neighbors first.
 
     They are principal components, and t-SNE if there are at least 50 detections. Returns no map for
     fewer than three detections or fewer than two latents.
     """
     if len(z) < 3 or z.shape[1] < 2:
         return []
-    maps = [_principal(z, covariance, seed)]
+    maps = [_principal(z, seed)]
     if len(z) >= _TSNE_FEWEST:
-        maps.append(_tsne(z, covariance, seed))
+        maps.append(_tsne(z, seed))
     return sorted(maps, key=lambda each: -np.nan_to_num(each.kept))
 
 
@@ -83,63 +106,32 @@ def _nearest(points: Floats, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int6
     return np.asarray(np.take_along_axis(found, order, axis=1)[:, :NEIGHBORS])
 
 
-def _principal(z: Floats, covariance: Floats, seed: int) -> LatentMap:
+def _principal(z: Floats, seed: int) -> LatentMap:
     fitted = PCA(2, random_state=seed).fit(z)
-    places, axes = fitted.transform(z), fitted.components_
-    # Under a linear map x = A z, the covariance becomes A C A^T.
-    on_map = np.einsum("ij,njk,lk->nil", axes, covariance, axes)
+    places = fitted.transform(z)
     share = fitted.explained_variance_ratio_.sum()
     method = f"first two principal components of the latents, {share:.0%} of their variance"
-    return LatentMap("PCA", method, places, _three(on_map), kept_neighbors(z, places, seed))
+    return LatentMap("PCA", method, places, kept_neighbors(z, places, seed), fitted.transform)
 
 
-def _tsne(z: Floats, covariance: Floats, seed: int) -> LatentMap:
-    scaled = on_one_scale(z)
+def _tsne(z: Floats, seed: int) -> LatentMap:
     chosen = np.sort(np.random.default_rng(seed).permutation(len(z))[:LANDMARKS])
     with fitting_threads(len(chosen)):
         placed = TSNE(2, init="pca", max_iter=_TSNE_STEPS, random_state=seed).fit_transform(
-            scaled[chosen]
+            on_one_scale(z)[chosen]
         )
     follow = KNeighborsRegressor(min(_FOLLOWED, len(chosen)), weights="distance")
-    follow.fit(scaled[chosen], placed.astype(np.float64))
-    places = _in_chunks(follow, scaled)
+    follow.fit(z[chosen], placed.astype(np.float64))
+
+    def carry(points: Floats) -> Floats:
+        pieces = range(0, len(points), _CHUNK)
+        return np.concatenate([follow.predict(points[i : i + _CHUNK]) for i in pieces])
+
     method = "t-SNE of the latents"
     if len(chosen) < len(z):
         method += (
             f" of {len(chosen):,} detections drawn at random; each other one is at the mean of its "
             f"{_FOLLOWED} nearest of these, weighted by inverse distance"
         )
-    # The scale is one number: it is how much shorter the scaled latents are than the centered ones.
-    spread = np.sqrt(((z - z.mean(axis=0)) ** 2).mean())
-    ellipses = _followed(follow, scaled, covariance / (spread if spread > 0 else 1.0) ** 2)
-    return LatentMap("t-SNE", method, places, ellipses, kept_neighbors(z, places, seed))
-
-
-def _followed(follow: KNeighborsRegressor, z: Floats, covariance: Floats) -> Floats:
-    """Carry posteriors to a map that is not linear by the unscented transform, (n, 3).
-
-    Julier and Uhlmann 2004, Proc. IEEE 92, 401: the 2 k points z +- sqrt(k) L_j, where L_j are the
-    columns of the covariance's Cholesky factor, have the posterior's mean and covariance; those of
-    their places on the map approximate the posterior's there.
-    """
-    latents = z.shape[1]
-    values, vectors = np.linalg.eigh(np.nan_to_num(covariance))
-    # Any factor with L L^T = C will do; this one exists even if rounding made an eigenvalue
-    # negative.
-    factors = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
-    steps = np.sqrt(latents) * np.swapaxes(factors, 1, 2)
-    points = np.concatenate([z[:, None] + steps, z[:, None] - steps], axis=1)
-    places = _in_chunks(follow, points.reshape(-1, latents)).reshape(len(z), 2 * latents, 2)
-    off = places - places.mean(axis=1, keepdims=True)
-    on_map = np.einsum("nsi,nsj->nij", off, off) / (2 * latents)
-    on_map[~np.isfinite(covariance).all(axis=(1, 2))] = np.nan
-    return _three(on_map)
-
-
-def _in_chunks(follow: KNeighborsRegressor, points: Floats) -> Floats:
-    pieces = range(0, len(points), _CHUNK)
-    return np.concatenate([follow.predict(points[i : i + _CHUNK]) for i in pieces])
-
-
-def _three(matrices: Floats) -> Floats:
-    return np.stack([matrices[:, 0, 0], matrices[:, 0, 1], matrices[:, 1, 1]], axis=1)
+    places = carry(z)
+    return LatentMap("t-SNE", method, places, kept_neighbors(z, places, seed), carry)

@@ -24,18 +24,24 @@ def packed_bytes(data: bytes) -> str:
 
 
 def packed_floats(values: npt.ArrayLike) -> str:
-    """Pack numbers as little-endian float32 with 14 bits of mantissa; NaN and infinity stay.
-
-    The bytes are stored by their place in the number, all last bytes first, because bytes of one
-    place compress better together.
-    """
+    """Pack numbers as little-endian float32 with 14 bits of mantissa; NaN and infinity stay."""
     with np.errstate(over="ignore"):
         single = np.ascontiguousarray(values, dtype="<f4")
     bits = single.view("<u4")
     drop = np.uint32(23 - _KEPT_BITS)
     half = np.uint32(1 << (int(drop) - 1))
     rounded = np.where(np.isfinite(single), ((bits + half) >> drop) << drop, bits)
-    return packed_bytes(rounded.astype("<u4").view(np.uint8).reshape(-1, 4).T.tobytes())
+    return _packed_planes(rounded.astype("<u4"))
+
+
+def packed_shorts(values: npt.ArrayLike) -> str:
+    """Pack integers as little-endian int16, all lower bytes first."""
+    return _packed_planes(np.ascontiguousarray(values, dtype="<i2"))
+
+
+def _packed_planes(values: npt.NDArray[Any]) -> str:
+    """Pack numbers with the bytes of each place together, which compress better so."""
+    return packed_bytes(values.reshape(-1, 1).view(np.uint8).T.tobytes())
 
 
 def packed_doubles(values: npt.ArrayLike) -> str:

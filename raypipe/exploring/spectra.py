@@ -34,11 +34,16 @@ STEP = 0.01
 
 FLUX_STEP = 0.02
 BAND_STEP = 0.01
-CORRELATION_STEP = 0.01
+CORRELATION_STEP = 0.001
+"""Step of the latents' correlations, fine enough that sums of covariances stay positive."""
+
+NO_ERRORS = -(2**15)
+"""Width of latents without errors."""
+
 
 LEAST_COUNTS = 1e-6
 LEAST_FLUX = 1e-12
-_LEAST_STD = 1e-6
+_STD_RANGE = (1e-6, 1e6)
 _FLUX_POINTS = 96
 
 
@@ -49,17 +54,15 @@ class PackedSpectra:
     `rows` are the bytes of each (`varints`), empty where the workspace has no spectrum: its counts
     per channel bin and, where it has latents, the logarithms of the fold and of its background
     (`STEP`), of the flux at `flux_kev` (`FLUX_STEP`) and the 68% half width of the flux's
-    logarithm (`BAND_STEP`), none for a preset without a flux, then the logarithms of the latents'
-    posterior widths (`STEP`) and their correlations below the diagonal (`CORRELATION_STEP`). All
-    logarithms but those of the band are differences from the one before. `bins` has the edges of
-    each kind of channel bins, and `kind` (n,) which of them a row has.
+    logarithm (`BAND_STEP`), none for a preset without a flux. All logarithms but those of the band
+    are differences from the one before. `bins` has the edges of each kind of channel bins, and
+    `kind` (n,) which of them a row has.
     """
 
     rows: list[bytes]
     kind: Integers
     has_fold: npt.NDArray[np.bool_]
     flux_kev: Floats
-    latents: int
     bins: list[ChannelBins] = field(default_factory=list)
 
     @property
@@ -84,7 +87,6 @@ def pack_spectra(
         kind=np.zeros(len(frame), np.int64),
         has_fold=np.asarray(np.isfinite(z).all(axis=1) & (model is not None)),
         flux_kev=EnergyGrid().mid_kev[flux_energies()] if has_flux else np.zeros(0),
-        latents=z.shape[1],
     )
     covariance = latent_covariance(frame)
     library = ResponseLibrary(workspace)
@@ -106,6 +108,22 @@ def latent_covariance(frame: pd.DataFrame) -> Floats:
     return unpack(triangles_in(cells, latents))
 
 
+def quantized_covariance(covariance: Floats) -> tuple[Integers, Integers]:
+    """Quantize covariances (n, k, k): logarithms of the widths (k, n), and correlations.
+
+    The widths are in units of `STEP`, `NO_ERRORS` where a covariance is unknown; the correlations
+    below the diagonal, row by row, (k (k - 1) / 2, n), in units of `CORRELATION_STEP`.
+    """
+    variance = np.nan_to_num(np.diagonal(covariance, axis1=1, axis2=2))
+    std = np.clip(np.sqrt(np.maximum(variance, 0.0)), *_STD_RANGE)
+    correlation = np.nan_to_num(covariance) / (std[:, :, None] * std[:, None, :])
+    below = np.tril_indices(covariance.shape[1], -1)
+    steps = np.rint(np.clip(correlation, -1, 1)[:, below[0], below[1]] / CORRELATION_STEP)
+    widths = np.rint(np.log(std) / STEP).astype(np.int64)
+    widths[~np.isfinite(covariance).all(axis=(1, 2))] = NO_ERRORS
+    return widths.T, steps.astype(np.int64).T
+
+
 def flux_energies() -> Integers:
     """Return the bins of the energy grid at which a page has the flux: evenly in the logarithm."""
     middle = EnergyGrid().mid_kev
@@ -124,7 +142,8 @@ def _pack_batch(
 ) -> None:
     batch = SpectraBatch.from_table(table, library)
     z, covariance = posterior
-    predicted = None if model is None else _predict(model, batch, z, covariance)
+    predicted = None if model is None else predict(model, batch, z, covariance)
+    counts, others = ([], []) if predicted is None else _quantized(predicted)
     for i, row in enumerate(rows):
         bins = batch.bins[batch.response_index[i]]
         key = bins.lo_kev.tobytes(), bins.hi_kev.tobytes()
@@ -135,41 +154,48 @@ def _pack_batch(
         n = len(bins)
         parts = [batch.counts[i, :n].astype(np.int64)]
         if predicted is not None and spectra.has_fold[row]:
-            parts += [part[i, :n] for part in predicted.counts]
-            parts += [part[i] for part in predicted.others]
+            parts += [part[i, :n] for part in counts]
+            parts += [part[i] for part in others]
         spectra.rows[row] = varints(np.concatenate(parts))
 
 
 @dataclass(frozen=True)
-class _Predicted:
-    """Hold quantized predictions: those per channel bin (n, 256) each, and the others (n, ...)."""
+class Predicted:
+    """Hold what a model predicts of n spectra.
 
-    counts: list[Integers]
-    others: list[Integers]
+    `fold` and `background` (n, 256) are counts per channel bin; `flux` (n, points), in
+    photon/cm2/s/keV, is at the energies `flux_energies`, and `band` (n, points) the 68% half width
+    of its logarithm; both have no points for a preset without a flux.
+    """
+
+    fold: npt.NDArray[np.floating[Any]]
+    background: npt.NDArray[np.floating[Any]]
+    flux: npt.NDArray[np.floating[Any]]
+    band: npt.NDArray[np.floating[Any]]
 
 
-def _predict(model: Model, batch: SpectraBatch, z: Floats, covariance: Floats) -> _Predicted:
+def predict(model: Model, batch: SpectraBatch, z: Floats, covariance: Floats) -> Predicted:
+    """Predict spectra from latents `z` (n, k) with `covariance` (n, k, k)."""
     safe = np.nan_to_num(z)
     fold = model.reconstruct(batch, safe)
-    counts = [logarithms(part, STEP, LEAST_COUNTS) for part in (fold.total, fold.background)]
-    others = []
-    if fold.flux is not None:
-        chosen = flux_energies()
-        source = (fold.total - fold.background).sum(axis=1)
-        band = _flux_scatter(model, batch, safe, covariance, source)[:, chosen]
-        others.append(logarithms(fold.flux[:, chosen], FLUX_STEP, LEAST_FLUX))
-        others.append(np.rint(np.clip(band, 0, 50) / BAND_STEP).astype(np.int64))
-    others += _quantized_covariance(covariance)
-    return _Predicted(counts, others)
+    if fold.flux is None:
+        nothing = np.zeros((len(z), 0))
+        return Predicted(fold.total, fold.background, nothing, nothing)
+    chosen = flux_energies()
+    source = (fold.total - fold.background).sum(axis=1)
+    band = _flux_scatter(model, batch, safe, covariance, source)[:, chosen]
+    return Predicted(fold.total, fold.background, fold.flux[:, chosen], band)
 
 
-def _quantized_covariance(covariance: Floats) -> list[Integers]:
-    variance = np.nan_to_num(np.diagonal(covariance, axis1=1, axis2=2))
-    std = np.sqrt(np.maximum(variance, _LEAST_STD**2))
-    correlation = np.nan_to_num(covariance) / (std[:, :, None] * std[:, None, :])
-    below = np.tril_indices(covariance.shape[1], -1)
-    steps = np.rint(np.clip(correlation, -1, 1)[:, below[0], below[1]] / CORRELATION_STEP)
-    return [logarithms(std, STEP, _LEAST_STD), steps.astype(np.int64)]
+def _quantized(predicted: Predicted) -> tuple[list[Integers], list[Integers]]:
+    """Quantize predictions: those per channel bin, and the others."""
+    counts = [
+        logarithms(part, STEP, LEAST_COUNTS) for part in (predicted.fold, predicted.background)
+    ]
+    if not predicted.flux.shape[1]:
+        return counts, []
+    band = np.rint(np.clip(predicted.band, 0, 50) / BAND_STEP).astype(np.int64)
+    return counts, [logarithms(predicted.flux, FLUX_STEP, LEAST_FLUX), band]
 
 
 @torch.no_grad()

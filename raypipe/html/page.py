@@ -39,6 +39,7 @@ sub { line-height: 0; }
 .lead { color: var(--soft); margin: 0; }
 .note { color: var(--soft); font-size: .9rem; }
 nav { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: 1.2rem 0 0; font-size: .9rem; }
+a { color: var(--accent); text-underline-offset: .2em; }
 nav a { color: var(--soft); text-underline-offset: .2em; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: 1rem;
   margin: 1.8rem 0 0; }
@@ -124,6 +125,20 @@ def cards(items: Iterable[tuple[str, str, str]]) -> Html:
     return Html(f'<div class="cards">{"".join(inner)}</div>')
 
 
+def bullets(sentences: Iterable[str]) -> Html:
+    """Return a list of sentences."""
+    return Html(f"<ul>{''.join(f'<li>{typeset(each)}</li>' for each in sentences)}</ul>")
+
+
+def page_link(text: str, address: str) -> Html:
+    """Return a paragraph that leads to another page."""
+    return Html(f"<p>{_linked(text, address)}</p>")
+
+
+def _linked(text: object, address: str) -> Html:
+    return Html(f'<a href="{escape(address)}">{typeset(text)}</a>')
+
+
 def block(*parts: Html) -> Html:
     """Group parts that stay together in a grid."""
     return Html(f"<div>{join(parts)}</div>")
@@ -135,10 +150,17 @@ def grid(parts: Iterable[Html]) -> Html:
 
 
 def figure(
-    drawing: Figure, caption: str, *, title: str = "", subtitle: str = "", wide: bool = False
+    drawing: Figure,
+    caption: str,
+    *,
+    title: str = "",
+    subtitle: str = "",
+    wide: bool = False,
+    link: str = "",
 ) -> Html:
-    """Inline a drawing, with a caption that explains it."""
-    head = f"<h3>{escape(title)}</h3>" if title else ""
+    """Inline a drawing, with a caption that explains it; its title leads to the page `link`."""
+    named = _linked(title, link) if link else escape(title)
+    head = f"<h3>{named}</h3>" if title else ""
     head += f'<p class="sub">{escape(subtitle)}</p>' if subtitle else ""
     foot = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return Html(f"<figure{_class('wide' if wide else '')}>{head}{svg(drawing)}{foot}</figure>")
@@ -188,10 +210,11 @@ def table(
     )
 
 
-def text_cell(text: object, small: str = "", wide: bool = False) -> Html:
-    """Return a cell of text, with a remark in small print."""
+def text_cell(text: object, small: str = "", wide: bool = False, link: str = "") -> Html:
+    """Return a cell of text, which may lead to the page `link`, with a remark in small print."""
+    shown = _linked(text, link) if link else escape(text)
     remark = f"<br><small>{escape(small)}</small>" if small else ""
-    return Html(f'<td class="text{" wide" if wide else ""}">{escape(text)}{remark}</td>')
+    return Html(f'<td class="text{" wide" if wide else ""}">{shown}{remark}</td>')
 
 
 def word_cell(text: object, right: bool = False) -> Html:

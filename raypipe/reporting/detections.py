@@ -11,12 +11,9 @@ import pandas as pd
 from raypipe.catalog.classes import most_probable
 from raypipe.catalog.hardness import hardness_ratios, has_band_counts
 from raypipe.evaluation.selection import has_latents
-from raypipe.evaluation.validation import sources_of
 from raypipe.html.page import (
     Html,
     block,
-    cards,
-    count_of,
     grid,
     heading,
     join,
@@ -27,9 +24,11 @@ from raypipe.html.page import (
     word_cell,
 )
 from raypipe.model.card import describe_classes
+from raypipe.reporting.glance import detection_address, least_chance
 from raypipe.reporting.report_data import SIGMAS, ReportData
+from raypipe.searching.batched_gaussians import Rows
 from raypipe.searching.causes import known_causes
-from raypipe.searching.strangest import BADLY_FIT, RANKINGS, UNUSUAL_CHANCE, format_chance
+from raypipe.searching.strangest import RANKINGS, UNUSUAL_CHANCE, format_chance
 from raypipe.store.layout import catalog_folder
 
 DETECTIONS_SHOWN = 50
@@ -38,19 +37,16 @@ DETECTIONS_SHOWN = 50
 UNUSUAL_SHOWN = 10
 """Rows of each ranking of unusual detections."""
 
-EXPLAINED_SIGMAS = 3.0
-"""Significance of a bad fit up to which a spectrum counts as explained."""
-
 _NOT_MEASURED = "not measured"
 
 
 def detections_section(report_data: ReportData) -> Html:
-    """Tabulate the detections, with the headline figures above and the origin of classes below."""
+    """Tabulate the detections, with the origin of classes below."""
     catalog = report_data.catalog
     if catalog.empty:
         return paragraph("The catalog has no detections: all of the manifest are rejects.")
     shown = order_of_interest(report_data)[:DETECTIONS_SHOWN]
-    parts = [cards(_headlines(report_data)), _detection_table(report_data, shown)]
+    parts = [_detection_table(report_data, shown)]
     order = "unusual ones first, then the others by their counts"
     if len(shown) < len(catalog):
         folder = catalog_folder(report_data.release, report_data.model_id)
@@ -85,7 +81,7 @@ def unusual_section(report_data: ReportData) -> Html:
             block(
                 heading(title),
                 paragraph(f"{remark[:1].upper()}{remark[1:]}", "note"),
-                _unusual_table(report_data.catalog.iloc[rows], ranking, found.chance[rows]),
+                _unusual_table(report_data, rows, ranking),
             )
         )
     note = (
@@ -99,33 +95,10 @@ def unusual_section(report_data: ReportData) -> Html:
 
 def order_of_interest(report_data: ReportData) -> list[int]:
     """Order the rows of the catalog: unusual ones by their chance, then the others by counts."""
-    chance = _least_chance(report_data)
+    chance = least_chance(report_data)
     counts = report_data.catalog["total_counts"].to_numpy(dtype=np.float64, na_value=0.0)
     is_unusual = chance < UNUSUAL_CHANCE
     return [int(row) for row in np.lexsort((-counts, np.where(is_unusual, chance, 1.0)))]
-
-
-def _least_chance(report_data: ReportData) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return the smaller chance of the rankings, (n,); 1 without a significance."""
-    chances = [np.nan_to_num(s.chance, nan=1.0) for s in report_data.significances.values()]
-    return np.asarray(np.min(chances, axis=0))
-
-
-def _headlines(report_data: ReportData) -> list[tuple[str, str, str]]:
-    catalog = report_data.catalog
-    sources = len(set(sources_of(catalog).tolist()))
-    unusual = int((_least_chance(report_data) < UNUSUAL_CHANCE).sum())
-    items = [
-        ("Detections", f"{len(catalog):,}", f"of {count_of(sources, 'source')}"),
-        ("Unusual", f"{unusual:,}", f"chance below {UNUSUAL_CHANCE:g}: far or badly fit"),
-    ]
-    misfit = catalog[SIGMAS[BADLY_FIT]].to_numpy(dtype=np.float64)
-    misfit = misfit[np.isfinite(misfit)]
-    if len(misfit):
-        share = f"{(misfit < EXPLAINED_SIGMAS).mean():.0%}"
-        note = f"misfit below {EXPLAINED_SIGMAS:g} σ"
-        items.append(("Explained by the model", share, note))
-    return items
 
 
 def _detection_table(report_data: ReportData, chosen: list[int]) -> Html:
@@ -134,7 +107,9 @@ def _detection_table(report_data: ReportData, chosen: list[int]) -> Html:
     columns = {
         "detection": [
             text_cell(
-                row["detection_id"], remarks(row, ("name", "telescope", "instrument", "flags"))
+                row["detection_id"],
+                remarks(row, ("name", "telescope", "instrument", "flags")),
+                link=detection_address(report_data, row["detection_id"]),
             )
             for _, row in rows.iterrows()
         ],
@@ -198,11 +173,17 @@ def _class_notes(report_data: ReportData) -> list[Html]:
     return parts
 
 
-def _unusual_table(rows: pd.DataFrame, ranking: str, chance: Any) -> Html:
+def _unusual_table(report_data: ReportData, chosen: Rows, ranking: str) -> Html:
+    rows = report_data.catalog.iloc[chosen]
+    chance = report_data.significances[ranking].chance[chosen]
     causes = known_causes(rows)
     cells = (
         [
-            text_cell(row["detection_id"], remarks(row)),
+            text_cell(
+                row["detection_id"],
+                remarks(row),
+                link=detection_address(report_data, row["detection_id"]),
+            ),
             number_cell(row["total_counts"], ",.0f"),
             number_cell(row[SIGMAS[ranking]], ".1f"),
             word_cell(format_chance(chance[i]), right=True),

@@ -13,7 +13,7 @@ from raypipe._version import __version__
 from raypipe.config import Config
 from raypipe.evaluation.evaluated_catalog import choose_catalog
 from raypipe.html.page import Html, count_of, page, section
-from raypipe.reporting import detections, scores, sections, study
+from raypipe.reporting import detections, glance, scores, sections, study
 from raypipe.reporting.report_data import ReportData, gather_report_data
 from raypipe.store.layout import report_name
 from raypipe.store.workspace import Workspace
@@ -22,6 +22,7 @@ from raypipe.verb import Call, verb
 log = logging.getLogger(__name__)
 
 SECTIONS = (
+    ("glance", "At a glance", glance.glance_section),
     ("detections", "Detections", detections.detections_section),
     ("unusual", "Unusual detections", detections.unusual_section),
     ("spectra", "Spectra and their reconstructions", sections.spectra_section),
@@ -49,7 +50,8 @@ def report(
 
     `model` is the id of a model with a catalog of the release, or the path of its bundle. The page
     has metrics if `evaluate` has run, reconstructions if the workspace has the model's bundle and
-    the spectra, and labels from `labels` or from the catalog. Raises UsageError for labels that
+    the spectra, and labels from `labels` or from the catalog; its detections lead to the explorer
+    if that has been written before. Raises UsageError for labels that
     match no detection, and if there is no such catalog.
     """
     store, settings = call.workspace, call.config

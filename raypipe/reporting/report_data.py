@@ -25,7 +25,7 @@ from raypipe.searching.strangest import (
     Significances,
     measure_significances,
 )
-from raypipe.store.layout import model_folder, rejects_folder
+from raypipe.store.layout import explorer_name, model_folder, rejects_folder, report_name
 from raypipe.store.manifest import read_manifest_summary
 from raypipe.store.parts import count_rows
 from raypipe.store.publication import published_models
@@ -69,7 +69,10 @@ class LatentMap:
 
 @dataclass(frozen=True)
 class ReportData:
-    """Hold the data of a report; what the workspace lacks is None or empty."""
+    """Hold the data of a report; what the workspace lacks is None or empty.
+
+    `explorer` is the address of the catalog's explorer, relative to the report.
+    """
 
     release: str
     model_id: str
@@ -86,6 +89,7 @@ class ReportData:
     examples: list[Example]
     worst: list[Example]
     latent_map: LatentMap
+    explorer: str = ""
 
 
 def gather_report_data(
@@ -121,6 +125,7 @@ def gather_report_data(
         examples=_read_examples(store, release, explained.iloc[chosen], model),
         worst=_read_examples(store, release, explained.iloc[worst], model),
         latent_map=map_latents(catalog, settings.seed),
+        explorer=_explorer_address(store, release, model_id),
     )
 
 
@@ -213,6 +218,12 @@ def _training_records(store: Workspace, evaluated: EvaluatedCatalog) -> dict[str
         if other not in records and store.exists(file):
             records[other] = store.read_object(file, {})
     return records
+
+
+def _explorer_address(store: Workspace, release: str, model_id: str) -> str:
+    name = explorer_name(release, model_id)
+    up = "../" * report_name(release, model_id).count("/")
+    return f"{up}{name}" if store.exists(name) else ""
 
 
 def _rejects(store: Workspace, release: str) -> pd.DataFrame:

@@ -24,8 +24,8 @@ from raypipe.html.page import (
 )
 from raypipe.reporting import figures
 from raypipe.reporting.classes import MOST_CLASSES
+from raypipe.reporting.correlations import QUANTITY_LABELS
 from raypipe.reporting.report_data import ReportData
-from raypipe.reporting.sections import QUANTITY_LABELS
 
 LOWER, HIGHER = "lower", "higher"
 

@@ -10,8 +10,7 @@ import pandas as pd
 
 from raypipe.catalog.hardness import hardness_ratios, has_band_counts
 from raypipe.display.spectrum_figure import spectrum_figure
-from raypipe.evaluation.regression import regression_targets
-from raypipe.evaluation.selection import has_latents, latent_columns, latents_of
+from raypipe.evaluation.selection import has_latents, latent_columns
 from raypipe.evaluation.validation import sources_of
 from raypipe.html.page import (
     Html,
@@ -31,28 +30,17 @@ from raypipe.html.page import (
 )
 from raypipe.reporting import figures
 from raypipe.reporting.classes import MOST_CLASSES
+from raypipe.reporting.correlations import MIN_CORRELATION_ROWS, rank_correlations
 from raypipe.reporting.detections import remarks
+from raypipe.reporting.glance import detection_address
 from raypipe.reporting.report_data import SHOW_ALL_ROWS, SIGMAS, Example, ReportData
 from raypipe.searching.strangest import BADLY_FIT
 
 REJECT_REASONS_SHOWN = 30
 """Most rows of the table of rejects."""
 
-MIN_CORRELATION_ROWS = 30
-"""Fewest detections for which the page shows rank correlations."""
-
 MAX_NAMED_POINTS = 20
 """Points of the latent map carry their names if there are at most this many."""
-
-QUANTITY_LABELS = {
-    "log_nh": "log N_H",
-    "photon_index": "photon index",
-    "log_kt": "log kT",
-    "hard_ms": "hardness m/s",
-    "hard_hm": "hardness h/m",
-    "hard_hs": "hardness h/s",
-}
-"""Names of quantities on the page."""
 
 
 def spectra_section(report_data: ReportData) -> Html:
@@ -78,7 +66,10 @@ def spectra_section(report_data: ReportData) -> Html:
         "misfit is the significance with which the Cash statistic exceeds its expectation: above "
         "about 3 σ the model misses more than the noise does."
     )
-    parts = [paragraph(intro), grid(_example(example) for example in report_data.examples)]
+    parts = [
+        paragraph(intro),
+        grid(_example(report_data, example) for example in report_data.examples),
+    ]
     if report_data.worst:
         latents = len(latent_columns(report_data.catalog))
         parts += [
@@ -87,7 +78,7 @@ def spectra_section(report_data: ReportData) -> Html:
                 f"The largest misfits of the catalog: {latents} latents are not enough for these "
                 "spectra, or the data are not as the model expects."
             ),
-            grid(_example(example) for example in report_data.worst),
+            grid(_example(report_data, example) for example in report_data.worst),
         ]
     return join(parts)
 
@@ -106,6 +97,7 @@ def latents_section(report_data: ReportData) -> Html:
             by_class
             + "neighbors have similar spectra. Only distances have a meaning, not the axes.",
             title="By class" if labeled else "The detections",
+            link=report_data.explorer,
         )
     ]
     if has_band_counts(rows):
@@ -118,6 +110,7 @@ def latents_section(report_data: ReportData) -> Html:
                 "The same map colored by hardness ratio: a smooth gradient means that the latents "
                 "contain the overall slope of the spectrum.",
                 title="By hardness",
+                link=report_data.explorer,
             )
         )
     if labeled and len(rows) > SHOW_ALL_ROWS:
@@ -230,7 +223,7 @@ def training_section(report_data: ReportData) -> Html:
     return grid(parts)
 
 
-def _example(example: Example) -> Html:
+def _example(report_data: ReportData, example: Example) -> Html:
     row = example.row
     parts = [
         remarks(row),
@@ -239,30 +232,20 @@ def _example(example: Example) -> Html:
     ]
     subtitle = " · ".join(part for part in parts if part)
     drawing = spectrum_figure(example.spectrum)
-    return figure(drawing, "", title=str(row["detection_id"]), subtitle=subtitle)
+    link = detection_address(report_data, row["detection_id"])
+    return figure(drawing, "", title=str(row["detection_id"]), subtitle=subtitle, link=link)
 
 
 def _correlations(catalog: pd.DataFrame) -> Html:
-    latents = pd.DataFrame(latents_of(catalog), columns=latent_columns(catalog))
-    quantities = {"log counts": np.log10(np.maximum(catalog["total_counts"].to_numpy(float), 1))}
-    for name, target in regression_targets(catalog).items():
-        if target is not None and np.isfinite(target.values).sum() >= MIN_CORRELATION_ROWS:
-            quantities[QUANTITY_LABELS[name]] = target.values
-    values = np.array(
-        [[_rank_correlation(z, q) for _, z in latents.items()] for q in quantities.values()]
-    )
+    found = rank_correlations(catalog)
     return figure(
-        figures.correlation_map(values, list(quantities), latent_columns(catalog)),
+        figures.correlation_map(found.to_numpy(), list(found.index), list(found.columns)),
         "Rank correlation of each latent with measured or true quantities, for all detections. In "
         "a cell of strong color, the latent alone orders detections by that quantity. The first "
         "row should be faint: latents describe the shape of a spectrum, not its brightness.",
         title="Correlations of the latents",
         wide=True,
     )
-
-
-def _rank_correlation(latent: pd.Series[Any], quantity: npt.NDArray[np.float64]) -> float:
-    return float(latent.corr(pd.Series(quantity), method="spearman"))
 
 
 def _rejects(rejects: pd.DataFrame) -> Html:

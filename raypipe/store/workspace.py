@@ -247,11 +247,30 @@ class Workspace:
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """Read a Parquet file; if `columns` are given, read those of them that it has.
 
-        Like the four methods that follow, raises RaypipeError if the file does not exist or is
+        Like the six methods that follow, raises RaypipeError if the file does not exist or is
         damaged.
         """
         with self._parquet(name) as file:
             return read_checked(file, columns)
+
+    def locate_row(self, name: str, row: int) -> tuple[int, int]:
+        """Return the row group of a Parquet file that has a row, and the row's place in it."""
+        with self._parquet(name) as file:
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                if row < rows:
+                    return group, row
+                row -= rows
+        raise IndexError(f"{self.absolute_uri(name)}: there are {row} rows fewer")
+
+    def read_row_group(self, name: str, group: int, columns: list[str]) -> pa.Table:
+        """Read those of the columns that the file has, in one of its row groups."""
+        with self._parquet(name) as file:
+            known = [column for column in columns if column in file.schema_arrow.names]
+            table = file.read_row_group(group, columns=known)
+            if table.num_rows != file.metadata.row_group(group).num_rows:
+                raise DamagedError(f"only {table.num_rows} rows of row group {group} could be read")
+            return table
 
     def read_schema(self, name: str) -> pa.Schema:
         """Read the names and types of the columns of a Parquet file from its footer."""

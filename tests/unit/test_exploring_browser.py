@@ -5,23 +5,32 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 import pytest
+from astropy.io.votable import parse
 
 import raypipe
+from raypipe.catalog.added_columns import write_added
 from raypipe.display.spectrum_figure import group_bins
 from raypipe.evaluation.selection import read_spectra
 from raypipe.model.bundle import Model, load_model
+from raypipe.searching.batched_gaussians import Posteriors
+from raypipe.searching.neighbors import Posterior, nearest
 from raypipe.spectra.batch import SpectraBatch
 from raypipe.spectra.responses import ResponseLibrary
 from raypipe.store.layout import model_folder, part_name, spectra_folder
+from raypipe.store.publication import detections_of, require_publication
 from tests.chromium import Page, chromium_page
 from tests.unit.synthetic_workspace import NASTY_NAME, RELEASE, Synthetic, make_workspace
 
@@ -42,7 +51,14 @@ PIXELS = """
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
-    return make_workspace(tmp_path_factory.mktemp("w"), detections=80, classes=CLASSES)
+    made = make_workspace(tmp_path_factory.mktemp("w"), detections=80, classes=CLASSES)
+    publication = require_publication(made.workspace, RELEASE, made.models[0])
+    ids = detections_of(made.workspace, publication)["detection_id"]
+    groups = pa.array([None if i == 3 else i % 5 for i in range(80)], pa.int32())
+    shares = pa.array(np.linspace(0, 1, 80), pa.float32())
+    added = pa.table({"detection_id": ids, "cluster": groups, "p_cluster": shares})
+    write_added(made.workspace, publication, "cluster", added, {})
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +90,34 @@ def page(browser: Page) -> Page:
     return browser
 
 
-def _choose(page: Page, element: str, text: str) -> None:
+def saved(make: str, rows: str) -> str:
+    """Return the code that makes the file of some rows."""
+    return f"explorer.catalog.records({rows}).then((each) => {make}(each, explorer.columns, 'x'))"
+
+
+def hover(page: Page, place: npt.NDArray[np.float64], row: int) -> None:
+    """Move the pointer about a point until the page shows it; a busy page drops movements."""
+    for i in range(40):
+        page.move(place[0] + 0.4 * (i % 2), place[1])
+        with suppress(AssertionError):
+            page.wait(f"explorer.drawn === {row}", 0.5)
+            return
+    raise AssertionError(f"{row} is not shown; {page.errors}")
+
+
+def select_by(page: Page, tool: str, *places: tuple[float, float]) -> None:
+    """Drag a tool of the map through some places until it has selected more than one point."""
+    activate = f"explorer.models('map').toolbar.tools.find((t) => t.type === '{tool}').active"
+    page.run(f"{activate} = true")
+    for _ in range(5):
+        page.drag(*places)
+        with suppress(AssertionError):
+            page.wait("explorer.selection.length > 1", 5)
+            break
+    page.run(f"{activate} = false")
+
+
+def choose(page: Page, element: str, text: str) -> None:
     """Choose the option of a select element that begins with a text."""
     page.run(
         f"""(() => {{ const s = document.querySelector({element!r});
@@ -102,8 +145,7 @@ def test_the_spectrum_is_that_of_the_detection_under_the_pointer(
     apart = np.hypot(*(pixels[:, None] - pixels[None]).transpose(2, 0, 1))
     np.fill_diagonal(apart, np.inf)
     for row in np.argsort(-apart.min(axis=1))[:3]:
-        page.move(*pixels[row])
-        page.wait(f"explorer.drawn === {row}", 20)
+        hover(page, pixels[row], int(row))
         _assert_spectrum(page, int(row), made, model, catalog)
 
 
@@ -140,9 +182,9 @@ def _assert_spectrum(
 
 
 def test_the_ellipse_is_that_of_the_covariance(page: Page, catalog: pd.DataFrame) -> None:
-    _choose(page, "#map-choice", "two latents")
-    _choose(page, "#x-latent", "z2")
-    _choose(page, "#y-latent", "z5")
+    choose(page, "#map-choice", "two latents")
+    choose(page, "#x-latent", "z2")
+    choose(page, "#y-latent", "z5")
     page.run("explorer.show(30)")
     got = page.run("explorer.variance()")
     triangle = np.array(catalog["z_cov"].iloc[30])
@@ -151,7 +193,7 @@ def test_the_ellipse_is_that_of_the_covariance(page: Page, catalog: pd.DataFrame
     assert got[0] == pytest.approx(at[2, 2], rel=0.02)
     assert got[1] == pytest.approx(at[5, 2], rel=0.02, abs=tolerance)
     assert got[2] == pytest.approx(at[5, 5], rel=0.02)
-    _choose(page, "#map-choice", "t-SNE")
+    choose(page, "#map-choice", "t-SNE")
 
 
 def _along(corners: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -168,26 +210,85 @@ def test_box_and_lasso_select_the_names_inside(
 ) -> None:
     pixels = np.array(page.run(PIXELS))
     (left, top), (right, bottom) = np.quantile(pixels, [0.3, 0.7], axis=0) + 0.37
-    activate = f"explorer.models('map').toolbar.tools.find((t) => t.type === '{tool}').active"
-    page.run(f"{activate} = true")
     corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
-    page.drag(*(_along(corners) if tool == "LassoSelectTool" else [corners[0], corners[2]]))
+    select_by(page, tool, *(_along(corners) if tool == "LassoSelectTool" else corners[::2]))
     inside = ((pixels > [left, top]) & (pixels < [right, bottom])).all(axis=1)
     page.wait(f"explorer.selection.length === {inside.sum()}", 10)
     assert 3 < inside.sum() < 60
-    text = page.run("selectionCsv(explorer.selection, explorer)")
+    text = page.run(saved("csvText", "explorer.selection"))
     rows = list(csv.DictReader(io.StringIO(text)))
     chosen = catalog[inside]
     assert sorted(each["detection_id"] for each in rows) == sorted(chosen["detection_id"])
     assert sorted(each["name"] for each in rows) == sorted(chosen["name"])
     shown = page.run("document.querySelectorAll('#table-body tr').length")
     assert shown == inside.sum()
-    page.run(f"{activate} = false")
+
+
+def test_the_selection_is_saved_as_votable(page: Page, catalog: pd.DataFrame) -> None:
+    text = page.run(saved("votableText", "[0, 2, 41]"))
+    votable = parse(io.BytesIO(text.encode()), verify="exception").get_first_table()
+    table = votable.to_table()
+    chosen = catalog.iloc[[0, 2, 41]]
+    assert list(table["name"]) == list(chosen["name"])
+    assert list(table["class"]) == list(chosen["class"])
+    assert np.allclose(table["total_counts"], chosen["total_counts"])
+    assert np.allclose(table["z3"], chosen["z3"], rtol=1e-4)
+    assert str(table["exposure_s"].unit) == "s"
+    ucds = {field.name: field.ucd for field in votable.fields}
+    assert ucds["ra"] == "pos.eq.ra;meta.main"
+    assert ucds["total_counts"] == "phot.count"
+
+
+def test_look_alikes_are_those_of_search(page: Page, catalog: pd.DataFrame) -> None:
+    z = catalog[[f"z{i}" for i in range(8)]].to_numpy(np.float32).T
+    triangles = np.stack(catalog["z_cov"].to_list()).astype(np.float32).T
+    known = Posteriors(z, triangles)
+    page.run("explorer.select([12])")
+    page.run("document.getElementById('alike-number').value = 8")
+    page.run("document.getElementById('find-alike').click()")
+    page.wait("document.querySelectorAll('#alike button').length === 8", 20)
+    query = Posterior(z[:, 12].astype(float), known.covariance[12])
+    expected = nearest(query, known, 8, np.array([12]))
+    assert page.run("explorer.similar") == expected.rows.tolist()
+    found = page.run("explorer.catalog.similar([12], 8)")
+    assert np.allclose([each["overlap"] for each in found], expected.log_overlap, atol=0.1)
+    assert np.allclose([each["distance"] for each in found], expected.distance, rtol=0.02)
+    page.run("document.getElementById('select-alike').click()")
+    page.wait("explorer.selection.length === 8", 20)
+    both = page.run("explorer.catalog.similar([12, 30], 79)")
+    assert not {12, 30} & {each["row"] for each in both}
+    alone = page.run("explorer.catalog.similar([30], 79)")
+    overlap = {each["row"]: each["overlap"] for each in found}
+    for each in alone:
+        overlap[each["row"]] = max(overlap.get(each["row"], -np.inf), each["overlap"])
+    assert both[0]["overlap"] == max(v for row, v in overlap.items() if row not in (12, 30))
+
+
+def test_links_lead_to_the_position_and_nothing_is_asked_before(page: Page) -> None:
+    page.run("explorer.select([41])")
+    page.wait("explorer.drawn === 41", 20)
+    links = dict(
+        page.run("[...document.querySelectorAll('#links a')].map((a) => [a.textContent, a.href])")
+    )
+    assert list(links) == ["SIMBAD", "NED", "ESASky", "CSC", "spectrum (tar)"]
+    assert all(re.findall(r"-?\d+\.\d{6}", links[name]) == ["10.000000", "-5.000000"]
+               for name in ("SIMBAD", "NED", "ESASky", "CSC"))  # fmt: skip
+    products = "41.0.1/spectrum/b,41.0.1/arf/b,41.0.1/rmf/b"
+    assert links["spectrum (tar)"].endswith(f"retrieve?version=cur&packageset={products}")
+    assert page.run("document.querySelectorAll('iframe').length") == 0
+    assert not any("aladin" in url for url in page.requests)
+    page.run("document.querySelector('#aladin-buttons button').click()")
+    address = urlsplit(page.run("document.querySelector('iframe').src"))
+    assert address.netloc == "aladin.cds.unistra.fr"
+    asked = {"target": ["10.000000 -5.000000"], "fov": ["0.1"]}
+    assert parse_qs(address.query) == asked | {"survey": ["cxc.harvard.edu/P/cda/hips/allsky/rgb"]}
+    page.run("explorer.show(3)")
+    page.wait("document.querySelectorAll('iframe').length === 0", 20)
 
 
 def test_filters_keep_ranges_and_words(page: Page, catalog: pd.DataFrame) -> None:
     page.run("document.getElementById('add-filter').click()")
-    _choose(page, ".filter select", "total_counts")
+    choose(page, ".filter select", "total_counts")
     page.run(
         """(() => { const low = document.querySelector(".filter input");
         low.value = "1000"; low.dispatchEvent(new Event("input")); })()"""
@@ -195,7 +296,7 @@ def test_filters_keep_ranges_and_words(page: Page, catalog: pd.DataFrame) -> Non
     bright = (catalog["total_counts"] >= 1000).to_numpy()
     assert page.run("explorer.models('kept').booleans") == bright.tolist()
     page.run("document.getElementById('add-filter').click()")
-    _choose(page, ".filter:last-child select", "class")
+    choose(page, ".filter:last-child select", "class")
     page.run("document.querySelector('.filter:last-child input').click()")
     first = sorted(CLASSES)[0]
     both = bright & (catalog["class"] != first).to_numpy()
@@ -208,17 +309,35 @@ def test_points_are_colored_by_any_column(page: Page, catalog: pd.DataFrame) -> 
         found = page.run("[...explorer.models('points').data.value]")
         return np.array([np.nan if each is None else each for each in found], float)
 
-    _choose(page, "#color-choice", "weekday")
+    choose(page, "#color-choice", "weekday")
     assert np.allclose(values(), np.arange(80) % 7)
     assert page.run("[explorer.models('colors').low, explorer.models('colors').high]") == [0, 6]
-    _choose(page, "#color-choice", "total_counts")
+    choose(page, "#color-choice", "total_counts")
     counts = catalog["total_counts"].to_numpy(float)
     order = np.argsort(counts, kind="stable")
     assert (np.diff(values()[order]) >= 0).all()
-    _choose(page, "#color-choice", "class")
+    choose(page, "#color-choice", "class")
     shapes = page.run("[...explorer.models('points').data.shape]")
     pairs = set(zip(catalog["class"], shapes, values(), strict=True))
     assert len(pairs) == len(CLASSES) == len({shape for _, shape, _ in pairs})
+
+
+def test_points_are_colored_and_filtered_by_columns_of_other_verbs(page: Page) -> None:
+    choose(page, "#color-choice", "cluster")
+    found = page.run("[...explorer.models('points').data.value]")
+    assert found[:3] + found[4:] == [i % 5 for i in range(80) if i != 3]
+    assert found[3] is None  # NaN
+    choose(page, "#color-choice", "p_cluster")
+    shown = page.run("[...explorer.models('points').data.value]")
+    assert np.allclose(shown, np.linspace(0, 1, 80), rtol=1e-4)
+    page.run("document.getElementById('add-filter').click()")
+    choose(page, ".filter select", "cluster")
+    page.run(
+        """(() => { document.querySelectorAll(".filter input").forEach((each) => {
+        each.value = "2"; each.dispatchEvent(new Event("input")); }); })()"""
+    )
+    kept = page.run("explorer.models('kept').booleans")
+    assert np.flatnonzero(kept).tolist() == [i for i in range(80) if i % 5 == 2]
 
 
 def test_size_follows_the_counts(page: Page, catalog: pd.DataFrame) -> None:
@@ -248,13 +367,17 @@ def test_search_finds(page: Page, text: str, radius: float, rows: list[int]) -> 
         document.getElementById("radius").value = {radius};
         document.getElementById("search-form").requestSubmit(); }})()"""
     )
+    number = "document.querySelectorAll('#found button').length"
+    page.wait(f"{number} === {len(rows)} && explorer.selection.length === {len(rows)}", 20)
     assert sorted(page.run("explorer.selection")) == rows
-    number = page.run("document.querySelectorAll('#found button').length")
-    assert number == len(rows)
+    assert page.run("document.getElementById('found-count').textContent").startswith(
+        f"{len(rows)} detection"
+    )
 
 
 def test_the_strangest_are_a_click_away(page: Page, catalog: pd.DataFrame) -> None:
     page.run("document.querySelector('#strangest button').click()")
+    page.wait("explorer.selection.length === 1", 20)
     rows = page.run("explorer.selection")
     assert rows == [page.run("explorer.packed.strangest[0].rows[0][0]")]
     page.wait(f"explorer.drawn === {rows[0]}", 20)
@@ -271,16 +394,16 @@ def test_detections_of_a_source_are_joined(page: Page, catalog: pd.DataFrame) ->
 
 
 def test_names_and_classes_do_not_run(page: Page) -> None:
-    page.run("explorer.pick(0)")
+    page.run("explorer.select([0])")
     page.wait("explorer.drawn === 0", 20)
     assert page.run("document.getElementById('shown-name').textContent") == NASTY_NAME
-    _choose(page, "#color-choice", "class")
+    choose(page, "#color-choice", "class")
     page.run("document.getElementById('add-filter').click()")
-    _choose(page, ".filter select", "class")
+    choose(page, ".filter select", "class")
     assert HOSTILE in page.run("document.getElementById('legend').textContent")
     assert page.run("document.querySelectorAll('main img, main script').length") == 0
     assert page.run("typeof window.harmed") == "undefined"
-    text = page.run("selectionCsv([0, 2], explorer)")
+    text = page.run(saved("csvText", "[0, 2]"))
     assert "'=1+1" in text
     assert page.errors == []
 
@@ -295,6 +418,15 @@ def test_every_control_is_reached_by_the_keyboard(page: Page) -> None:
     page.call("Input.dispatchKeyEvent", type="keyDown", windowsVirtualKeyCode=13, **key)
     page.call("Input.dispatchKeyEvent", type="keyUp", windowsVirtualKeyCode=13, **key)
     page.wait(f"explorer.drawn !== {before}", 20)
+
+
+def test_an_address_leads_to_a_detection(page: Page) -> None:
+    page.run("location.hash = '#detection=' + encodeURIComponent('sim:4.0.1')")
+    page.wait("explorer.drawn === 4", 20)
+    assert page.run("explorer.selection") == [4]
+    page.run("location.hash = '#detection=none'")
+    assert page.run("explorer.follow().then(() => explorer.selection)") == [4]
+    page.run("location.hash = ''")
 
 
 def test_the_theme_changes(page: Page) -> None:

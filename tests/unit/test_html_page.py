@@ -156,10 +156,36 @@ def test_a_small_unlabeled_catalog_shows_every_detection(tmp_path: Path) -> None
     assert "no row has a class" in page
 
 
-def test_the_page_opens_with_a_table_of_the_detections(full_page: str) -> None:
+def test_the_page_opens_with_what_went_in_what_came_out_and_what_was_found(
+    full_page: str,
+) -> None:
+    opening = full_page[full_page.index("<section") : full_page.index('id="detections"')]
+    text = " ".join("".join(outline_of(f"{opening}></section>").text).split())
+    assert "120 spectraof 61 sources, release sim, by CHANDRA ACIS; 1 more could not be" in text
+    assert "8 latents with their errors" in text
+    assert "probabilities of 8 classes" in text
+    assert len(re.findall("<li>", opening)) == 3
+    assert re.search(r"8 latents explain \d+\.\d% of the spectra", text)
+    assert "have a balanced accuracy of" in text
+    assert opening.count("<figure") == 3
+    assert "href" not in opening
+
+
+def test_detections_lead_to_the_explorer(tmp_path: Path) -> None:
+    made = make_workspace(tmp_path, detections=60)
+    raypipe.explore(made.workspace)
+    page = Path(report(str(tmp_path)))
+    addresses = set(re.findall(r'href="([^"#]+)#detection=([^"]+)"', page.read_text()))
+    assert len(addresses) > 50
+    assert {name for name, _ in addresses} == {"../../explorer/sim/folded-test.html"}
+    assert (page.parent / "../../explorer/sim/folded-test.html").exists()
+    assert ("../../explorer/sim/folded-test.html", "sim%3A30.0.1") in addresses
+
+
+def test_the_table_of_the_detections_follows(full_page: str) -> None:
     opening = full_page[full_page.index('id="detections"') : full_page.index('id="unusual"')]
     assert full_page.index("<section") < full_page.index('id="detections"')
-    assert full_page.count("<section", 0, full_page.index('id="unusual"')) == 2
+    assert full_page.count("<section", 0, full_page.index('id="unusual"')) == 3
     for title in ("counts", "hardness", "label", "likely class", "p", "unusual"):
         assert re.search(f"<th[^>]*>{title}</th>", opening), title
     rows = opening[opening.index("<tbody>") : opening.index("</tbody>")]

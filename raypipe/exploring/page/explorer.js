@@ -1,16 +1,16 @@
 // Tie figures, data and controls together. Bokeh draws; this sets the data of its sources.
 "use strict";
 
-class Explorer {
-  constructor(packed, data, columns, models) {
-    Object.assign(this, { packed, data, columns, models, filters: [], shown: null, drawn: 0 });
-    this.spectra = new Spectra(packed.spectra, data.kind, data.hasFold, data.exposure);
-    this.kept = new Array(packed.n).fill(true);
-    this.latents = columns.filter((each) => /^z\d+$/.test(each.name));
-  }
+const MOST_QUERIES = 20;
+const MARK_AFTER_MS = 80;
 
-  title(row) {
-    return this.data.names[row] ?? this.data.ids[row];
+class Explorer {
+  constructor(packed, catalog, models) {
+    Object.assign(this, { packed, catalog, models, columns: catalog.columns, filters: [] });
+    Object.assign(this, { n: packed.n, shown: null, drawn: null, point: null, record: null });
+    this.kept = new Array(this.n).fill(true);
+    this.latents = this.columns.filter((each) => /^z\d+$/.test(each.name));
+    this.plane = packed.served ? new Shaded(this) : new Glyphs(this);
   }
 
   column(name) {
@@ -18,39 +18,41 @@ class Explorer {
   }
 
   get selection() {
-    return Array.from(this.models("points").selected.indices);
+    return this.plane.selection;
+  }
+
+  /** Select rows, and show the first of them. */
+  async select(rows) {
+    this.plane.select(rows);
+    if (rows.length) await this.show(rows[0]);
   }
 
   // -- places of the points --
 
-  place() {
-    const map = $("map-choice").value, sky = this.data.sky[$("sky-choice").value];
-    const n = this.packed.n, points = this.models("points");
+  async place() {
+    const map = $("map-choice").value;
     this.pair = map === "latents" ? [Number($("x-latent").value), Number($("y-latent").value)] : null;
     $("pair").hidden = !this.pair;
-    let x, y;
-    if (this.pair) {
-      [x, y] = this.pair.map((i) => this.latents[i].values);
-      this.nameAxes(...this.pair.map((i) => this.latents[i].name));
-      $("map-note").textContent = "";
-    } else {
-      const chosen = this.data.maps[map];
-      [x, y] = [chosen.places.subarray(0, n), chosen.places.subarray(n)];
-      this.nameAxes(`${chosen.name} 1`, `${chosen.name} 2`);
-      const kept = chosen.kept === null ? "" : ` It keeps ${(100 * chosen.kept).toFixed(0)}% of the 15 nearest neighbors in latent space.`;
-      $("map-note").textContent = `Map: ${chosen.method}.${kept}`;
-    }
-    const [sx, sy] = [sky.places.subarray(0, n), sky.places.subarray(n)];
-    this.places = { map: [x, y], sky: [sx, sy] };
-    const from = (values) => Float64Array.from(values);
-    points.data = { ...points.data, x: from(x), y: from(y), sx: from(sx), sy: from(sy) };
+    const sky = await this.catalog.sky($("sky-choice").value);
+    const placed = this.pair ? await this.latentPair() : await this.catalog.map(Number(map));
+    const names = placed.names ?? [1, 2].map((i) => `${placed.name} ${i}`);
+    this.nameAxes(...names);
+    const kept = placed.kept === null ? "" : ` It keeps ${(100 * placed.kept).toFixed(0)}% of the 15 nearest neighbors in latent space.`;
+    $("map-note").textContent = this.pair ? "" : `Map: ${placed.method}.${kept}`;
+    this.places = { map: [placed.x, placed.y], sky: [sky.x, sky.y] };
     const labels = sky.labels;
     this.models("sky_labels").data = {
       x: labels.map((each) => each[0]), y: labels.map((each) => each[1]), text: labels.map((each) => each[2]),
     };
-    fitRange(this.models("map"), x, y);
-    this.join();
-    this.mark();
+    fitRange(this.models("map"), placed.x, placed.y);
+    this.plane.place(placed, sky);
+    await this.join();
+    await this.mark();
+  }
+
+  async latentPair() {
+    const [x, y] = this.pair.map((i) => this.latents[i]);
+    return { x: await this.catalog.values(x), y: await this.catalog.values(y), names: [x.name, y.name] };
   }
 
   nameAxes(x, y) {
@@ -59,40 +61,41 @@ class Explorer {
     figure.left[0].axis_label = y;
   }
 
-  join() {
+  async join() {
+    const sources = $("joined").checked ? await this.catalog.sources() : null;
     for (const name of ["map", "sky"]) {
       const [x, y] = this.places[name];
       const nothing = { x0: [], y0: [], x1: [], y1: [] };
-      this.models(`${name}_joins`).data = $("joined").checked ? joins(this.data.sources, x, y, this.kept) : nothing;
+      this.models(`${name}_joins`).data = sources ? joins(sources, x, y, this.kept) : nothing;
     }
   }
 
   // -- color, size, filter --
 
-  color() {
+  async color() {
     this.colored = this.columns[$("color-choice").value];
+    await this.catalog.values(this.colored);
     const dark = document.documentElement.dataset.theme === "dark";
     const color = this.colored.categories ? colorWords(this.colored) : colorNumbers(this.colored, this.packed.palette, dark);
-    const mapper = this.models("colors"), points = this.models("points");
-    mapper.setv({ palette: color.palette, low: color.low, high: color.high });
-    const counts = this.column("total_counts")?.values;
-    const bySize = $("sized").checked && counts;
-    const base = this.packed.n > 20000 ? 3 : this.packed.n > 2000 ? 4.5 : 6;
-    const size = Float64Array.from({ length: this.packed.n }, (_, i) =>
-      bySize ? Math.min(26, base * (0.5 + 0.45 * Math.log10(1 + counts[i]))) : base * 1.4,
+    this.models("colors").setv({ palette: color.palette, low: color.low, high: color.high });
+    const counts = $("sized").checked && this.column("total_counts");
+    if (counts) await this.catalog.values(counts);
+    const base = this.n > 20000 ? 3 : this.n > 2000 ? 4.5 : 6;
+    const size = Float64Array.from({ length: this.n }, (_, i) =>
+      counts ? Math.min(26, base * (0.5 + 0.45 * Math.log10(1 + counts.values[i]))) : base * 1.4,
     );
-    points.data = { ...points.data, value: color.values, shape: color.shapes, size };
+    await this.plane.paint(color, size);
     drawLegend(color, this.colored);
     $("color-about").textContent = this.colored.about;
-    this.selected();
+    await this.selected();
   }
 
-  filter() {
-    this.kept = passing(this.packed.n, this.filters);
-    this.models("kept").booleans = this.kept;
+  async filter() {
+    this.kept = passing(this.n, this.filters);
+    this.plane.filter(this.kept);
     const number = this.kept.filter(Boolean).length;
-    $("filter-count").textContent = `${number.toLocaleString("en-US")} of ${this.packed.n.toLocaleString("en-US")} detections pass.`;
-    if (this.places) this.join();
+    $("filter-count").textContent = `${number.toLocaleString("en-US")} of ${this.n.toLocaleString("en-US")} detections pass.`;
+    if (this.places) await this.join();
   }
 
   // -- one detection --
@@ -101,22 +104,18 @@ class Explorer {
     if (rows.length && $("follow").checked) this.show(rows[0]);
   }
 
-  /** Select a row alone, and show it. */
-  pick(row) {
-    this.models("points").selected.indices = [row];
-    this.show(row);
-  }
-
   async show(row) {
     if (row === this.shown) return;
     this.shown = row;
     const began = performance.now();
-    const spectrum = await this.spectra.get(row);
+    const [point, [record]] = await Promise.all([this.catalog.point(row), this.catalog.records([row])]);
     if (row !== this.shown) return;
-    this.spectrum = spectrum;
-    describeRow(row, this);
+    Object.assign(this, { point, record, spectrum: point.spectrum });
+    describeRecord(record, this);
     this.draw();
-    this.mark();
+    // To mark the point, all points are painted again: wait until the pointer rests.
+    clearTimeout(this.marking);
+    this.marking = setTimeout(() => this.mark(), MARK_AFTER_MS);
     this.drawn = row;
     this.milliseconds = performance.now() - began;
   }
@@ -151,41 +150,66 @@ class Explorer {
   }
 
   variance() {
-    const n = this.packed.n, row = this.shown;
-    if (!this.pair) {
-      const ellipses = this.data.maps[$("map-choice").value].ellipses;
-      return [0, 1, 2].map((k) => ellipses[k * n + row]);
-    }
-    const { std, correlation } = this.spectrum ?? {};
-    if (!std) return [NaN, NaN, NaN];
-    const [i, j] = this.pair, [low, high] = [Math.min(i, j), Math.max(i, j)];
-    const rho = i === j ? 1 : correlation[(high * (high - 1)) / 2 + low];
-    return [std[i] ** 2, rho * std[i] * std[j], std[j] ** 2];
+    if (!this.pair) return this.point?.ellipses[$("map-choice").value] ?? [NaN, NaN, NaN];
+    const at = (i, j) => this.point?.triangle[(Math.max(i, j) * (Math.max(i, j) + 1)) / 2 + Math.min(i, j)] ?? NaN;
+    const [i, j] = this.pair;
+    return [at(i, i), at(i, j), at(j, j)];
   }
 
-  selected() {
+  // -- selection --
+
+  async selected() {
     const rows = this.selection;
-    fillTable(rows, this);
-    if (rows.length) this.show(rows.includes(this.shown) ? this.shown : rows[0]);
+    await fillTable(rows, this);
+    if (rows.length) await this.show(rows.includes(this.shown) ? this.shown : rows[0]);
   }
 
   /** Show the next or the previous row of the selection, or of all rows that pass the filters. */
-  step(by) {
+  async step(by) {
     const rows = this.selection.length > 1 ? this.selection : [...this.kept.keys()].filter((i) => this.kept[i]);
     if (!rows.length) return;
     const place = rows.indexOf(this.shown);
-    this.show(rows[(place + by + rows.length) % rows.length]);
+    await this.show(rows[(place + by + rows.length) % rows.length]);
   }
 
-  search() {
-    const { rows, how } = findRows($("search").value, Number($("radius").value), this.data);
+  /** Show the detection that the page's address names: #detection=ID. */
+  async follow() {
+    const wanted = new URLSearchParams(location.hash.slice(1)).get("detection");
+    if (!wanted) return;
+    const { rows } = await this.catalog.find(wanted, 0);
+    const records = await this.catalog.records(rows);
+    const found = records.find((each) => each.id === wanted);
+    if (found) await this.select([found.row]);
+  }
+
+  async search() {
+    const { rows, how } = await this.catalog.find($("search").value, Number($("radius").value));
     const number = rows.length.toLocaleString("en-US");
     $("found-count").textContent = how && `${rows.length === 1 ? "1 detection" : `${number} detections`} found ${how}.`;
-    listRows($("found"), rows, this);
-    if (rows.length) {
-      this.models("points").selected.indices = rows;
-      this.show(rows[0]);
-    }
+    await listRows($("found"), rows, this);
+    await this.select(rows);
+  }
+
+  /** List the detections most similar to the selection. */
+  async alike() {
+    const queries = this.selection.slice(0, MOST_QUERIES);
+    const found = await this.catalog.similar(queries, Number($("alike-number").value));
+    this.similar = found.map((each) => each.row);
+    const left = this.selection.length - queries.length;
+    const which = left ? `the first ${MOST_QUERIES} of the selection` : "the selection";
+    $("alike-about").textContent = found.length
+      ? `Detections whose posteriors of the latents overlap most with one of ${which}, the best first, with their distance in units of both errors.`
+      : "The selection has no latents: there is nothing to compare.";
+    const remarks = found.map((each) => `${each.distance.toFixed(1)} σ`);
+    await listRows($("alike"), this.similar, this, remarks);
+    $("select-alike").hidden = !found.length;
+  }
+
+  async save(kind) {
+    const records = await this.catalog.records(this.selection);
+    const make = kind === "csv" ? csvText : votableText;
+    const type = kind === "csv" ? "text/csv" : "application/x-votable+xml";
+    saveFile(`${this.packed.file}.${kind}`, make(records, this.columns, this.packed.file), type);
   }
 
   // -- theme --
@@ -217,9 +241,9 @@ class Explorer {
 
   // -- controls --
 
-  connect() {
+  async connect() {
     fillOptions($("map-choice"), [
-      ...this.data.maps.map((each, i) => [i, each.name]),
+      ...this.packed.maps.map((each, i) => [i, each.name]),
       ...(this.latents.length > 1 ? [["latents", "two latents"]] : []),
     ]);
     for (const [id, start] of [["x-latent", 0], ["y-latent", 1]]) {
@@ -240,16 +264,24 @@ class Explorer {
     });
     on("next", "click", () => this.step(1));
     on("previous", "click", () => this.step(-1));
-    on("clear", "click", () => (this.models("points").selected.indices = []));
-    on("save-csv", "click", () => saveFile(`${this.packed.file}.csv`, selectionCsv(this.selection, this)));
+    on("clear", "click", () => this.plane.select([]));
+    on("save-csv", "click", () => this.save("csv"));
+    on("save-votable", "click", () => this.save("vot"));
+    on("find-alike", "click", () => this.alike());
+    on("select-alike", "click", () => this.select(this.similar));
+    SURVEYS.forEach(([name, survey]) => {
+      const button = element("button", { type: "button" }, `Aladin Lite: ${name}`);
+      button.addEventListener("click", () => openAladin($("aladin"), this.record, survey));
+      $("aladin-buttons").append(button, " ");
+    });
     on("theme", "click", () => this.theme(document.documentElement.dataset.theme !== "dark"));
-    this.packed.strangest.forEach((ranking) => {
+    for (const ranking of this.packed.strangest) {
       const list = element("ol", {});
       const chances = ranking.rows.map((each) => `chance ${each[1]}`);
-      listRows(list, ranking.rows.map((each) => each[0]), this, chances);
+      await listRows(list, ranking.rows.map((each) => each[0]), this, chances);
       const about = element("p", { className: "soft" }, ranking.about);
       $("strangest").append(element("div", {}, element("h3", {}, ranking.name), about, list));
-    });
+    }
   }
 }
 
@@ -266,43 +298,23 @@ function fitRange(figure, x, y) {
   }
 }
 
-async function readColumn(each) {
-  return { ...each, values: await floats(each.data) };
-}
-
-async function readData(packed) {
-  const columns = await Promise.all(packed.columns.map(readColumn));
-  const texts = JSON.parse(new TextDecoder().decode(await inflate(packed.texts)));
-  const sky = {};
-  for (const [frame, each] of Object.entries(packed.sky)) {
-    sky[frame] = { places: await floats(each.places), labels: each.labels };
-  }
-  const maps = [];
-  for (const each of packed.maps) {
-    maps.push({ ...each, places: await floats(each.places), ellipses: await floats(each.ellipses) });
-  }
-  const data = {
-    ...texts, sky, maps,
-    ra: await doubles(packed.ra), dec: await doubles(packed.dec),
-    sources: await doubles(packed.sources), exposure: await floats(packed.exposure),
-    kind: await doubles(packed.spectra.kind), hasFold: await doubles(packed.spectra.has_fold),
-  };
-  return [data, columns];
-}
-
 async function start() {
   const packed = JSON.parse($("data").textContent);
-  const [data, columns] = await readData(packed);
+  const catalog = packed.served ? new Served(packed) : await Embedded.read(packed);
   while (!(globalThis.Bokeh?.documents[0]?.is_idle)) await new Promise((done) => setTimeout(done, 20));
   const models = (name) => Bokeh.documents[0].get_model_by_name(name);
-  const explorer = (window.explorer = new Explorer(packed, data, columns, models));
-  explorer.connect();
+  const explorer = (window.explorer = new Explorer(packed, catalog, models));
+  await explorer.connect();
+  if (packed.served) new Samp(explorer);
   explorer.theme(matchMedia("(prefers-color-scheme: dark)").matches);
-  explorer.filter();
-  explorer.place();
-  explorer.color();
-  const brightest = explorer.column("total_counts")?.values;
+  await explorer.filter();
+  await explorer.place();
+  await explorer.color();
+  const counts = explorer.column("total_counts");
+  const brightest = counts && (await catalog.values(counts));
   await explorer.show(brightest ? brightest.indexOf(Math.max(...sorted(brightest).slice(-1))) : 0);
+  addEventListener("hashchange", () => explorer.follow());
+  await explorer.follow();
   document.documentElement.dataset.ready = "true";
 }
 

@@ -19,9 +19,8 @@ function format(value) {
   return text.replace("-", "−");
 }
 
-/** Return the value of a column in a row as it is shown. */
-function shownValue(column, row) {
-  const value = column.values[row];
+/** Return a value of a column as it is shown. */
+function shownValue(column, value) {
   if (!column.categories) return format(value);
   return value >= 0 ? column.categories[value] : "–";
 }
@@ -35,48 +34,40 @@ function fillOptions(select, options) {
 }
 
 /** List detections as buttons that show one each; `remarks` stand behind. */
-function listRows(place, rows, explorer, remarks = []) {
+async function listRows(place, rows, explorer, remarks = []) {
+  const records = await explorer.catalog.records(rows.slice(0, ROWS_SHOWN));
   place.replaceChildren(
-    ...rows.slice(0, ROWS_SHOWN).map((row, i) => {
-      const button = element("button", { type: "button", className: "row" }, explorer.title(row));
-      button.addEventListener("click", () => explorer.pick(row));
+    ...records.map((record, i) => {
+      const button = element("button", { type: "button", className: "row" }, record.name ?? record.id);
+      button.addEventListener("click", () => explorer.select([record.row]));
       return element("li", {}, button, remarks[i] ? ` ${remarks[i]}` : "");
     }),
   );
 }
 
-/** Write what is known of a row beside its spectrum, with links to it elsewhere. */
-function describeRow(row, explorer) {
-  $("shown-name").textContent = explorer.title(row);
-  $("shown-id").textContent = explorer.data.ids[row];
+/** Write what is known of a detection beside its spectrum, with links to it elsewhere. */
+function describeRecord(record, explorer) {
+  $("shown-name").textContent = record.name ?? record.id;
+  $("shown-id").textContent = record.id;
   const facts = explorer.columns
-    .filter((each) => !/^(z\d+|split|flags)/.test(each.name))
-    .filter((each) => !Number.isNaN(each.values[row]))
-    .map((each) => [
-      element("dt", { title: each.about }, label(each)),
-      element("dd", {}, shownValue(each, row)),
+    .map((column, i) => [column, record.values[i]])
+    .filter(([column, value]) => !/^(z\d+|split|flags)/.test(column.name) && Number.isFinite(value))
+    .map(([column, value]) => [
+      element("dt", { title: column.about }, label(column)),
+      element("dd", {}, shownValue(column, value)),
     ]);
   $("facts").replaceChildren(...facts.flat());
-  const [ra, dec] = [explorer.data.ra[row], explorer.data.dec[row]];
+  const { ra, dec } = record;
   const known = Number.isFinite(ra) && Number.isFinite(dec);
   $("position").textContent = known ? `${ra.toFixed(5)}° ${dec < 0 ? "−" : "+"}${Math.abs(dec).toFixed(5)}° (ICRS)` : "no position";
-  const links = known ? linksOut(ra, dec) : [];
+  const links = known ? linksOut(record, explorer.packed.package) : [];
   $("links").replaceChildren(
-    ...links.map(([name, href]) =>
-      element("a", { href, target: "_blank", rel: "noopener noreferrer" }, name),
+    ...links.map(([name, href, title]) =>
+      element("a", { href, title, target: "_blank", rel: "noopener noreferrer" }, name),
     ),
   );
-}
-
-/** Return pages about a position, deg; nothing is loaded before the reader follows one. */
-function linksOut(ra, dec) {
-  const at = `${ra.toFixed(6)} ${dec.toFixed(6)}`;
-  const place = encodeURIComponent(at);
-  return [
-    ["SIMBAD", `https://simbad.cds.unistra.fr/simbad/sim-coo?Coord=${place}&Radius=5&Radius.unit=arcsec`],
-    ["ESASky", `https://sky.esa.int/esasky/?target=${place}&fov=0.1`],
-    ["NED", `https://ned.ipac.caltech.edu/conesearch?search_type=Near%20Position%20Search&coordinates=${encodeURIComponent(`${ra.toFixed(6)}d ${dec.toFixed(6)}d`)}&radius=0.1`],
-  ];
+  for (const button of $("aladin-buttons").children) button.disabled = !known;
+  $("aladin").replaceChildren();
 }
 
 /** Write the legend of the colors. */
@@ -113,8 +104,10 @@ function filterControls(explorer, changed) {
   const values = element("span", { className: "values" });
   const remove = element("button", { type: "button" }, "remove");
   const row = element("div", { className: "filter" }, choice, values, remove);
-  function fill() {
-    Object.assign(filter, { column: explorer.columns[choice.value], low: null, high: null, words: null });
+  async function fill() {
+    const column = explorer.columns[choice.value];
+    await explorer.catalog.values(column);
+    Object.assign(filter, { column, low: null, high: null, words: null });
     values.replaceChildren(...(filter.column.categories ? words() : limits()));
     changed();
   }
@@ -155,46 +148,26 @@ function filterControls(explorer, changed) {
 }
 
 /** List the selection as a table of its first rows. */
-function fillTable(rows, explorer) {
+async function fillTable(rows, explorer) {
+  const records = await explorer.catalog.records(rows.slice(0, ROWS_SHOWN));
   const wanted = ["total_counts", "likely_class", "class", "far_sigmas", "fit_sigmas"];
   const columns = [...new Set([explorer.colored, ...wanted.map((name) => explorer.column(name))])].filter(Boolean);
   const heads = ["name", "RA (deg)", "Dec (deg)", ...columns.map(label)];
   $("table-head").replaceChildren(...heads.map((text) => element("th", { scope: "col" }, text)));
-  const { ra, dec } = explorer.data;
+  const degrees = (value) => value?.toFixed(5).replace("-", "−") ?? "–";
   $("table-body").replaceChildren(
-    ...rows.slice(0, ROWS_SHOWN).map((row) => {
-      const button = element("button", { type: "button", className: "row" }, explorer.title(row));
-      button.addEventListener("click", () => explorer.show(row));
-      const cells = [ra[row].toFixed(5), dec[row].toFixed(5).replace("-", "−")];
-      cells.push(...columns.map((each) => shownValue(each, row)));
+    ...records.map((record) => {
+      const button = element("button", { type: "button", className: "row" }, record.name ?? record.id);
+      button.addEventListener("click", () => explorer.show(record.row));
+      const cells = [degrees(record.ra), degrees(record.dec)];
+      cells.push(...columns.map((each) => shownValue(each, record.values[explorer.columns.indexOf(each)])));
       return element("tr", {}, element("td", {}, button), ...cells.map((text) => element("td", {}, text)));
     }),
   );
   const number = rows.length.toLocaleString("en-US");
-  const some = rows.length > ROWS_SHOWN ? `; the first ${ROWS_SHOWN} are below, the CSV has all` : "";
+  const some = rows.length > ROWS_SHOWN ? `; the first ${ROWS_SHOWN} are below, the files have all` : "";
   $("selection-count").textContent = rows.length
     ? `${number} selected${some}.`
     : "Nothing is selected: use lasso or box on map or sky, a click, or the search.";
-  for (const id of ["save-csv", "clear"]) $(id).disabled = !rows.length;
-}
-
-/** Return the selection as CSV, all columns. */
-function selectionCsv(rows, explorer) {
-  const { ids, names, ra, dec } = explorer.data;
-  const heads = ["name", "detection_id", "ra", "dec", ...explorer.columns.map((each) => each.name)];
-  const lines = rows.map((row) => [
-    names[row], ids[row], ra[row], dec[row],
-    ...explorer.columns.map((each) => {
-      const value = each.values[row];
-      return each.categories ? (each.categories[value] ?? null) : Number(value.toPrecision(6));
-    }),
-  ]);
-  return [heads, ...lines].map((line) => line.map(csvCell).join(",")).join("\r\n") + "\r\n";
-}
-
-function saveFile(name, text) {
-  const link = element("a", { download: name });
-  link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+  for (const id of ["save-csv", "save-votable", "clear", "find-alike"]) $(id).disabled = !rows.length;
 }

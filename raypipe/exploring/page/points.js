@@ -128,9 +128,20 @@ function joins(sources, x, y, kept) {
   return found;
 }
 
-/** Return a cell of CSV; text that a spreadsheet would take for a formula gets an apostrophe. */
-function csvCell(value) {
-  const text = value === null || value === undefined || Number.isNaN(value) ? "" : String(value);
-  const safe = typeof value === "string" && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
-  return /[",\n\r]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+/** Return the rows inside a polygon, of those kept: a ray to the right crosses it an odd number of times. */
+function rowsInside(corners, x, y, kept) {
+  const [left, right] = [Math.min, Math.max].map((f) => f(...corners.map((each) => each[0])));
+  const [low, high] = [Math.min, Math.max].map((f) => f(...corners.map((each) => each[1])));
+  const rows = [];
+  for (let row = 0; row < x.length; row++) {
+    const [px, py] = [x[row], y[row]];
+    if (!kept[row] || !(px >= left && px <= right && py >= low && py <= high)) continue;
+    let inside = false;
+    for (let i = 0, j = corners.length - 1; i < corners.length; j = i++) {
+      const [[xi, yi], [xj, yj]] = [corners[i], corners[j]];
+      if (yi > py !== yj > py && px < ((xj - xi) * (py - yi)) / (yj - yi) + xi) inside = !inside;
+    }
+    if (inside) rows.push(row);
+  }
+  return rows;
 }

@@ -19,6 +19,14 @@ async function floats(text) {
   return new Float32Array(bytes.buffer);
 }
 
+/** Unpack integers of `packed_shorts`, whose bytes lie apart likewise. */
+async function shorts(text) {
+  const planes = await inflate(text);
+  const n = planes.length / 2;
+  const low = planes.subarray(0, n), high = planes.subarray(n);
+  return Int16Array.from(low, (byte, i) => (high[i] << 8) | byte);
+}
+
 async function doubles(text) {
   return new Float64Array((await inflate(text)).buffer);
 }
@@ -79,8 +87,6 @@ class Spectra {
     found.fluxKev = p.flux_kev;
     found.flux = exponentials(take(p.flux_kev.length), p.flux_step);
     found.band = take(p.flux_kev.length).map((each) => each * p.band_step);
-    found.std = exponentials(take(p.latents), p.step);
-    found.correlation = values.slice(at).map((each) => each * p.correlation_step);
     return found;
   }
 }

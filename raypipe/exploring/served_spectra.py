@@ -1,0 +1,81 @@
+"""Read single spectra from the parts of a release, and predict them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raypipe.exploring.spectra import flux_energies, predict
+from raypipe.model.bundle import Model
+from raypipe.spectra.batch import SpectraBatch
+from raypipe.spectra.decoding import COLUMNS
+from raypipe.spectra.grid import EnergyGrid
+from raypipe.spectra.responses import ResponseLibrary
+from raypipe.store.layout import part_name, spectra_folder
+from raypipe.store.workspace import Workspace
+
+Floats = npt.NDArray[np.float64]
+
+_GROUPS_KEPT = 16
+
+
+class SpectraOfParts:
+    """Give the spectrum of a detection, from the row group of its part that holds it."""
+
+    def __init__(self, store: Workspace, release: str, model: Model | None) -> None:
+        self.store, self.release, self.model = store, release, model
+        self.library = ResponseLibrary(store)
+
+    def spectrum(
+        self, part: int, detection_id: str, z: Floats, covariance: Floats
+    ) -> dict[str, Any] | None:
+        """Return the spectrum of a detection as the page draws it, None if there is none.
+
+        `z` (1, k) and `covariance` (1, k, k) are those of its latents; without finite latents, or
+        without a model, the spectrum has counts alone.
+        """
+        row = self._row(part, detection_id)
+        if row is None:
+            return None
+        batch = SpectraBatch.from_table(row, self.library)
+        bins = batch.bins[batch.response_index[0]]
+        n = len(bins)
+        found: dict[str, Any] = {
+            "lo": bins.lo_kev.tolist(),
+            "hi": bins.hi_kev.tolist(),
+            "exposure": float(row["exposure_s"][0].as_py() or np.nan),
+            "counts": batch.counts[0, :n].tolist(),
+        }
+        if self.model is None or not np.isfinite(z).all():
+            return found
+        predicted = predict(self.model, batch, z, covariance)
+        return found | {
+            "fold": predicted.fold[0, :n].tolist(),
+            "background": predicted.background[0, :n].tolist(),
+            "fluxKev": EnergyGrid().mid_kev[flux_energies()].tolist(),
+            "flux": predicted.flux[0].tolist(),
+            "band": predicted.band[0].tolist(),
+        }
+
+    def _row(self, part: int, detection_id: str) -> pa.Table | None:
+        name = part_name(spectra_folder(self.release), part)
+        place = pc.index(self._ids(name), pa.scalar(detection_id, pa.string())).as_py()
+        if place < 0:
+            return None
+        group, within = self.store.locate_row(name, place)
+        return self._group(name, group).slice(within, 1)
+
+    @lru_cache(maxsize=256)  # noqa: B019  # One reader lives as long as the process.
+    def _ids(self, name: str) -> pa.ChunkedArray:
+        if not self.store.exists(name):
+            return pa.chunked_array([], pa.string())
+        return self.store.read_table(name, ["detection_id"])["detection_id"].cast(pa.string())
+
+    @lru_cache(maxsize=_GROUPS_KEPT)  # noqa: B019
+    def _group(self, name: str, group: int) -> pa.Table:
+        return self.store.read_row_group(name, group, COLUMNS)
