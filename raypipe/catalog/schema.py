@@ -64,6 +64,8 @@ _COLUMNS = {
     "dec": Column("deg", "pos.eq.dec;meta.main", "declination, ICRS"),
     "class": Column("", "src.class", "class label from the input table"),
     "exposure_s": Column("s", "time.duration;obs.exposure", "exposure"),
+    "mjd_start": Column("d", "time.start;obs", "start of the observation, MJD in TT"),
+    "mjd_stop": Column("d", "time.end;obs", "end of the observation, MJD in TT"),
     "background_scale": Column("", "arith.factor", "scale from background to source region"),
     "telescope": Column("", "meta.id;instr.tel", "telescope, TELESCOP in the file's header"),
     "instrument": Column("", "meta.id;instr", "instrument, INSTRUME in the file's header"),

@@ -22,6 +22,7 @@ from raypipe.identity import source_keys
 from raypipe.model.bundle import Model
 from raypipe.spectra.batch import SpectraBatch
 from raypipe.spectra.responses import ResponseLibrary
+from raypipe.spectra.schema import SPECTRUM_COLUMNS
 from raypipe.store.fingerprints import FINGERPRINT
 from raypipe.store.layout import catalog_folder, part_name, spectra_folder
 from raypipe.store.workspace import Workspace
@@ -159,10 +160,13 @@ def _sources(spectra: pa.Table) -> np.ndarray:
 
 
 def _name_part(spectra: pa.Table, release: str, part: int, model: Model, recipe: str) -> Wanted:
-    """Name a part by its manifest's rows, its spectra and the recipe."""
+    """Name a part by its manifest's rows, its spectra and their columns, and the recipe."""
     rows = spectra.select(["detection_id", "content_sha256"]).to_pydict()
-    manifest = (spectra.schema.metadata or {}).get(FINGERPRINT.encode(), b"").decode()
-    text = json.dumps([rows, manifest, recipe])
+    metadata = spectra.schema.metadata or {}
+    made_from = [
+        metadata.get(key.encode(), b"").decode() for key in (FINGERPRINT, SPECTRUM_COLUMNS)
+    ]
+    text = json.dumps([rows, made_from, recipe])
     made_of = hashlib.sha256(text.encode()).hexdigest()[:16]
     folder = catalog_folder(release, model.model_id)
     return Wanted(f"{folder}/part-{part:05d}-{made_of}.parquet", int(spectra.num_rows))

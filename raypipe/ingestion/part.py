@@ -20,7 +20,7 @@ from raypipe.spectra.responses import ResponseLibrary
 from raypipe.spectra.schema import (
     CHIP_RMFS,
     DUPLICATE,
-    GRID,
+    FORMAT,
     MOST_REASON,
     REJECT_FIELDS,
     RMF,
@@ -69,7 +69,7 @@ def ingest_part(workspace: Workspace, release: str, part: int, config: IngestCon
     metadata = {
         FINGERPRINT: manifest_fingerprint(manifest),
         "raypipe_version": __version__,
-        **GRID,
+        **FORMAT,
         RMF: config.rmf,
         CHIP_RMFS: chips.to_json(),
     }
