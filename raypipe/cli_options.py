@@ -53,6 +53,9 @@ OPTIONS = {
     "arf": Option("ARF file of that spectrum", metavar="FILE"),
     "background": Option("background file of that spectrum", metavar="FILE"),
     "base": Option("earlier release to reuse; default: the only other one"),
+    "by": Option(
+        "join --catalog by position on the sky; default: by id or name", choices=("position",)
+    ),
     "catalog": Option("join the columns and class labels of this table"),
     "cluster": Option("Ray cluster launcher file with prices; default: cluster.yaml"),
     "detection": Option("find detections similar to this one", metavar="ID"),
