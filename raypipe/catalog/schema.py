@@ -34,7 +34,7 @@ _ESS_MIN = 10.0
 PARTLY_MEASURED = "partly_measured"
 """Flag of a source with both measured detections and detections that could not be measured."""
 
-_LEFT_OUT = {
+LEFT_OUT = {
     "counts",
     "background_counts",
     "background_scale_by_bin",
@@ -42,6 +42,7 @@ _LEFT_OUT = {
     "pha_sha256",
     "content_sha256",
 }
+"""Columns of the table of spectra that the catalog does not have."""
 _IDENTITY = ["detection_id", "obsid", "obi", "region_id", "name", "ra", "dec"]
 
 
@@ -192,7 +193,7 @@ def catalog_table(
     brought = [
         name
         for name in spectra.column_names
-        if name not in _IDENTITY and name not in _LEFT_OUT and name != "flags"
+        if name not in _IDENTITY and name not in LEFT_OUT and name != "flags"
     ]
     taken = {name.lower() for name in own}
     taken |= {name.lower() for name in brought if re.fullmatch(_LATENT, name.lower())}
