@@ -10,6 +10,7 @@ from typing import Any
 from raypipe.catalog.added_columns import TableName
 from raypipe.config import Config
 from raypipe.errors import UsageError
+from raypipe.exporting.coverage import moc_name, write_moc
 from raypipe.exporting.export_page import describe_export
 from raypipe.exporting.export_summary import Written, claim, record, summarize
 from raypipe.exporting.export_target import (
@@ -52,11 +53,12 @@ def export(
     """Write the detections of a catalog, or its sources, in a format and return the file's URI.
 
     `format` is fits, votable, hats or parquet; all have the same rows and numbers, except that HATS
-    lacks the rows without a position. The file goes to `exports/<release>/<model_id>/` of the
-    workspace, or to the folder `out`, with a README.md and an index.html that describe it. With
-    `out` the workspace need not be writable; it then keeps no record of the run. Raises UsageError
-    for an unknown format, if there is no catalog, if hats is needed and not installed, and if `out`
-    is a folder of the workspace's own files or holds files that no export wrote.
+    lacks the rows without a position, and has the detections of each source nested in its row. The
+    file goes to `exports/<release>/<model_id>/` of the workspace, or to the folder `out`, with a
+    README.md and an index.html that describe it, a CITATION.cff, and a map of its coverage (MOC).
+    With `out` the workspace need not be writable; it then keeps no record of the run. Raises
+    UsageError for an unknown format, if there is no catalog, if hats is needed and not installed,
+    and if `out` is a folder of the workspace's own files or holds files that no export wrote.
     """
     workspace, settings = call.workspace, call.config
     if format not in FORMATS:
@@ -71,18 +73,22 @@ def export(
     destination = Workspace(home if out is None else out)
     if out is not None:
         refuse_own_folders(workspace, destination)
-        claim(destination, name)
+        claim(destination, name, moc_name(table))
 
     def write(publication: Publication) -> Written:
         content = Content.of(workspace, publication, table)
         with draft_folder(destination) as folder:
             left_out = _write(content, format, folder / name, settings)
-            written = Written.of(content, format, name, left_out)
+            moc = moc_name(table)
+            has_moc = write_moc(content, folder / moc)
+            written = Written.of(content, format, name, left_out, moc if has_moc else "")
             # Write the record first: a run that is killed after it can be repeated, but a file that
             # is in no record would be taken for somebody else's.
             files = record(destination, written)
             publish = publish_folder if format == "hats" else publish_file
             publish(destination, folder / name, name)
+            if has_moc:
+                publish_file(destination, folder / moc, moc)
         describe_export(destination, summarize(workspace, publication, files))
         return written
 
