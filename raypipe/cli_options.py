@@ -14,7 +14,7 @@ from typing import Any
 
 import raypipe
 from raypipe.config import PRESET_BINS
-from raypipe.exporting.formats import FORMATS
+from raypipe.exporting.formats import FORMATS, RESPONSES
 
 VERBS = {
     "simulate": "simulate a survey as FITS products",
@@ -61,7 +61,7 @@ OPTIONS = {
     "detection": Option("find detections similar to this one", metavar="ID"),
     "detections": Option("predict for this number of detections; default: all in the manifest"),
     "first": Option("release with a catalog"),
-    "format": Option("format of the file", choices=FORMATS),
+    "format": Option("format; ogip writes the responses", choices=(*FORMATS, RESPONSES)),
     "k": Option("number of results"),
     "labels": Option("table with class labels and true parameters"),
     "model": Option(

@@ -14,17 +14,19 @@ from raypipe.exporting.coverage import moc_name, write_moc
 from raypipe.exporting.export_page import describe_export
 from raypipe.exporting.export_summary import Written, claim, record, summarize
 from raypipe.exporting.export_target import (
+    EXPORTS,
     draft_folder,
     publish_file,
     publish_folder,
     refuse_own_folders,
 )
-from raypipe.exporting.formats import FORMATS
+from raypipe.exporting.formats import FORMATS, RESPONSES
 from raypipe.exporting.formats.content import Content
 from raypipe.exporting.formats.fits import write_fits
 from raypipe.exporting.formats.hats import require_hats, write_hats
 from raypipe.exporting.formats.parquet import write_parquet
 from raypipe.exporting.formats.votable import write_votable
+from raypipe.exporting.response_files import TABLE, write_responses
 from raypipe.model.choice import choose_model
 from raypipe.store.layout import exports_folder
 from raypipe.store.manifest import choose_release
@@ -35,6 +37,7 @@ from raypipe.verb import Call, verb
 log = logging.getLogger(__name__)
 
 _FILES = {"fits": write_fits, "votable": write_votable, "parquet": write_parquet}
+_RESPONSES = "responses-ogip"
 _ENDINGS = {"fits": ".fits", "votable": ".vot", "parquet": ".parquet", "hats": "-hats"}
 
 
@@ -56,16 +59,23 @@ def export(
     lacks the rows without a position, and has the detections of each source nested in its row. The
     file goes to `exports/<release>/<model_id>/` of the workspace, or to the folder `out`, with a
     README.md and an index.html that describe it, a CITATION.cff, and a map of its coverage (MOC).
+    The format ogip writes the responses of the release as RMF files instead of a table
+    (`response_files`), to a folder `responses-ogip`.
+
     With `out` the workspace need not be writable; it then keeps no record of the run. Raises
     UsageError for an unknown format, if there is no catalog, if hats is needed and not installed,
     and if `out` is a folder of the workspace's own files or holds files that no export wrote.
     """
     workspace, settings = call.workspace, call.config
-    if format not in FORMATS:
-        raise UsageError(f"format {format!r}: expected one of {', '.join(FORMATS)}")
+    if format not in (*FORMATS, RESPONSES):
+        raise UsageError(f"format {format!r}: expected one of {', '.join((*FORMATS, RESPONSES))}")
     if format == "hats":
         require_hats()
     release = choose_release(workspace, release)
+    if format == RESPONSES:
+        if sources or model is not None:
+            raise UsageError(f"--format {RESPONSES} writes responses: leave out --sources, --model")
+        return _export_responses(call, workspace, release, out)
     model_id = choose_model(workspace, release, model)
     table: TableName = "sources" if sources else "detections"
     name = f"{table}{_ENDINGS[format]}"
@@ -99,6 +109,28 @@ def export(
         log.warning("export: %s: %s", name, note)
     log.info("export: %d %s in %s", written.rows, table, destination.absolute_uri(name))
     return destination.absolute_uri(name)
+
+
+def _export_responses(
+    call: Call, workspace: Workspace, release: str, out: str | Path | None
+) -> str:
+    """Write the responses of a release to a folder and return its URI."""
+    home = workspace.absolute_uri(f"{EXPORTS}/{release}")
+    destination = Workspace(home if out is None else out)
+    if out is not None:
+        refuse_own_folders(workspace, destination)
+    if destination.files(_RESPONSES) and not destination.exists(f"{_RESPONSES}/{TABLE}"):
+        raise UsageError(
+            f"{destination.absolute_uri(_RESPONSES)}: no export wrote this folder; move it away, "
+            "or choose another one by --out"
+        )
+    with call.recorded(optional=out is not None) as figures, draft_folder(destination) as folder:
+        (folder / _RESPONSES).mkdir()
+        number = write_responses(workspace, release, folder / _RESPONSES)
+        publish_folder(destination, folder / _RESPONSES, _RESPONSES)
+        figures.update({"file": _RESPONSES, "responses": number})
+    log.info("export: %d responses in %s", number, destination.absolute_uri(_RESPONSES))
+    return destination.absolute_uri(_RESPONSES)
 
 
 def _write(content: Content, format: str, path: Path, settings: Config) -> int:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from raypipe.config import Config, IngestConfig
-from raypipe.ingestion.chip_rmfs import chip_rmfs_name, choose_chip_rmfs
+from raypipe.ingestion.chip_rmfs import choose_chip_rmfs
 from raypipe.ingestion.fetch import Fetcher
 from raypipe.ingestion.part import copy_part, ingest_part
 from raypipe.ingestion.progress import parts_to_ingest
 from raypipe.ray_session import map_parts, ray_session, tasks_for
 from raypipe.spectra.responses import FOLDER as RESPONSES
+from raypipe.spectra.responses import chip_rmfs_name
 from raypipe.store.layout import rejects_folder, spectra_folder
 from raypipe.store.lease import exclusive
 from raypipe.store.manifest import choose_release

@@ -11,8 +11,9 @@ from raypipe.config import IngestConfig
 from raypipe.discovery.columns import manifest_rows
 from raypipe.discovery.manifest import write_manifest
 from raypipe.errors import RaypipeError
-from raypipe.ingestion.chip_rmfs import ChipRmfs, chip_rmfs_name
+from raypipe.ingestion.chip_rmfs import ChipRmfs
 from raypipe.ingestion.progress import is_done, parts_to_ingest
+from raypipe.spectra.responses import chip_rmfs_name
 from raypipe.spectra.schema import CHIP_RMFS, DUPLICATE, FORMAT, RMF, SPECTRUM_COLUMNS
 from raypipe.store.fingerprints import FINGERPRINT
 from raypipe.store.layout import part_name
