@@ -15,7 +15,7 @@ from typing import Any, get_args
 import raypipe
 from raypipe.config import PRESET_BINS
 from raypipe.config_cluster import ClusterMethod
-from raypipe.exporting.formats import FORMATS
+from raypipe.exporting.formats import FORMATS, RESPONSES
 
 VERBS = {
     "simulate": "simulate a survey as FITS products",
@@ -56,6 +56,9 @@ OPTIONS = {
     "arf": Option("ARF file of that spectrum", metavar="FILE"),
     "background": Option("background file of that spectrum", metavar="FILE"),
     "base": Option("earlier release to reuse; default: the only other one"),
+    "by": Option(
+        "join --catalog by position on the sky; default: by id or name", choices=("position",)
+    ),
     "catalog": Option("join the columns and class labels of this table"),
     "compare": Option(
         "measure nothing, but say which figures of run 2 are better or worse than those of run 1; "
@@ -72,7 +75,7 @@ OPTIONS = {
     "detection": Option("find detections similar to this one", metavar="ID"),
     "detections": Option("predict for this number of detections; default: all in the manifest"),
     "first": Option("release with a catalog"),
-    "format": Option("format of the file", choices=FORMATS),
+    "format": Option("format; ogip writes the responses", choices=(*FORMATS, RESPONSES)),
     "host": Option("serve at this address of the machine; default: 127.0.0.1", metavar="ADDRESS"),
     "k": Option("number of results"),
     "labels": Option("table with class labels and true parameters"),

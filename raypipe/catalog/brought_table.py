@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 from raypipe.archive.positions import bad_value, is_missing, positions_in_degrees
 from raypipe.catalog.column_names import CLASS_COLUMNS, PREFIX, column_names, free_name
 from raypipe.catalog.reserved import is_reserved
-from raypipe.catalog.user_table import read_columns, typed
+from raypipe.catalog.text_table import typed
+from raypipe.catalog.user_table import read_columns
 from raypipe.errors import UsageError
 from raypipe.redaction import printable
 from raypipe.store.addresses import Address, local_file, shown
@@ -43,7 +44,7 @@ def read_catalog(address: Address) -> pa.Table:
 
 
 def read_catalog_file(file: Path, where: str) -> pa.Table:
-    """Read a catalog with one value per column and row: Parquet, CSV, FITS or VOTable.
+    """Read a catalog with one value per column and row, in any format of `read_columns`.
 
     `where` names the file in messages. Class labels are returned as `class`, positions in degrees,
     `obsid`, `obi` and `region_id` as integers; columns of arrays are left out. Columns are renamed
@@ -58,7 +59,7 @@ def read_catalog_file(file: Path, where: str) -> pa.Table:
     except Exception as error:
         reason = printable(str(error).replace(str(file), where), 500)
         raise UsageError(
-            f"{where}: not a readable Parquet, CSV, FITS or VOTable catalog ({reason})"
+            f"{where}: not a readable Parquet, CSV, TSV, FITS, VOTable or ECSV catalog ({reason})"
         ) from error
     if columns.left_out:
         log.info(
@@ -135,6 +136,9 @@ def _names(name: str, column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
         column = _whole_numbers(name, column, where, f"a {name}: expected text or a whole number")
     texts = pc.utf8_trim_whitespace(column.cast(pa.large_string()))
     texts = pc.replace_substring_regex(texts, r"^([+-]?\d+)\.0*$", r"\1")
+    if name == "name":
+        texts = pc.replace_substring_regex(texts, r"\s+", " ")
+        texts = pc.replace_substring_regex(texts, r"^(2CXO) ?J", r"\1 J")
     return pc.if_else(pc.equal(texts, ""), pa.scalar(None, texts.type), texts)
 
 

@@ -36,7 +36,7 @@ _ESS_MIN = 10.0
 PARTLY_MEASURED = "partly_measured"
 """Flag of a source with both measured detections and detections that could not be measured."""
 
-_LEFT_OUT = {
+LEFT_OUT = {
     "counts",
     "background_counts",
     "background_scale_by_bin",
@@ -44,6 +44,7 @@ _LEFT_OUT = {
     "pha_sha256",
     "content_sha256",
 }
+"""Columns of the table of spectra that the catalog does not have."""
 _IDENTITY = ["detection_id", "obsid", "obi", "region_id", "name", "ra", "dec"]
 
 
@@ -66,6 +67,8 @@ _COLUMNS = {
     "dec": Column("deg", "pos.eq.dec;meta.main", "declination, ICRS"),
     "class": Column("", "src.class", "class label from the input table"),
     "exposure_s": Column("s", "time.duration;obs.exposure", "exposure"),
+    "mjd_start": Column("d", "time.start;obs", "start of the observation, MJD in TT"),
+    "mjd_stop": Column("d", "time.end;obs", "end of the observation, MJD in TT"),
     "background_scale": Column("", "arith.factor", "scale from background to source region"),
     "telescope": Column("", "meta.id;instr.tel", "telescope, TELESCOP in the file's header"),
     "instrument": Column("", "meta.id;instr", "instrument, INSTRUME in the file's header"),
@@ -198,7 +201,7 @@ def catalog_table(
     brought = [
         name
         for name in spectra.column_names
-        if name not in _IDENTITY and name not in _LEFT_OUT and name != "flags"
+        if name not in _IDENTITY and name not in LEFT_OUT and name != "flags"
     ]
     taken = {name.lower() for name in own}
     taken |= {name.lower() for name in brought if re.fullmatch(_LATENT, name.lower())}

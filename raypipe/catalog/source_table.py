@@ -54,7 +54,7 @@ def source_tables(
     have = set(detections.column_names)
     names = [name for name in source_columns(model.config.model.latents) if name in have]
     detections = detections.select(names)
-    order, starts = _by_source(detections)
+    order, starts = by_source(detections)
     ends = np.append(starts, len(order))[1:]
     for first in range(0, max(len(starts), 1), _SOURCES_AT_ONCE):
         here = slice(first, first + _SOURCES_AT_ONCE)
@@ -92,8 +92,11 @@ def _sources(
     return described(columns)
 
 
-def _by_source(detections: pa.Table) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return an order with the detections of each source together, and where each source begins."""
+def by_source(detections: pa.Table) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return an order with the detections of each source together, and where each source begins.
+
+    Sources are in the order of the table of sources. Needs the columns `detection_id` and `name`.
+    """
     ids, names = (detections[name].cast(pa.large_string()) for name in ("detection_id", "name"))
     # A detection without a name is grouped by its own id.
     named = pc.fill_null(pc.greater(pc.utf8_length(names), 0), False)

@@ -1,11 +1,13 @@
-"""Read tables of users into columns of Arrow: Parquet, CSV, FITS, VOTable, and others by astropy.
+"""Read tables of users into columns of Arrow, in any format that people have.
+
+These are Parquet, CSV, tab-separated values (CSCview, VizieR), FITS, VOTable, ECSV, and whatever
+else astropy recognizes.
 
 Integers stay integers even if some rows have none, so that 64-bit identifiers keep their digits.
 """
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
@@ -15,9 +17,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from raypipe.catalog.text_table import is_tab_separated, read_text
 from raypipe.errors import UsageError
 from raypipe.store.parquet import require_plain
 
@@ -27,15 +29,16 @@ PARQUET = frozenset({".parquet", ".pq"})
 _VOTABLE = frozenset({".vot", ".votable", ".xml"})
 _FITS = frozenset({".fits", ".fit", ".fts"})
 _CSV = frozenset({".csv"})
+_TSV = frozenset({".tsv", ".tab"})
+_ECSV = frozenset({".ecsv"})
 _MAGIC_BYTES = 64
-_MAGIC = {b"PAR1": PARQUET, b"SIMPLE  =": _FITS, b"<?xml": _VOTABLE, b"<VOTABLE": _VOTABLE}
-_CSV_BLOCK = 64 << 20
-"""Bytes of CSV that are read at once; no row may be longer."""
-
-_CSV_COLUMNS = 10_000
-_EXACT_DIGITS = 15
-"""Largest number of characters, with the sign, of an integer that a float always holds exactly."""
-
+_MAGIC = {
+    b"PAR1": PARQUET,
+    b"SIMPLE  =": _FITS,
+    b"<?xml": _VOTABLE,
+    b"<VOTABLE": _VOTABLE,
+    b"# %ECSV": _ECSV,
+}
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 _KEPT = (
     pa.types.is_boolean,
@@ -46,10 +49,6 @@ _KEPT = (
     pa.types.is_date,
     pa.types.is_timestamp,
 )
-
-_CSV_NULLS = (
-    "", "NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "None",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,17 +67,17 @@ class Columns:
 
 
 def read_columns(file: Path, as_text: Sequence[str] = ()) -> Columns:
-    """Read the columns of a table; those of a CSV file named in `as_text` stay text.
+    """Read the columns of a table; those of a text file named in `as_text` stay text.
 
-    Raises UsageError for a CSV row with another number of values than the header; other errors are
-    those of the libraries that read the file.
+    Raises UsageError for a row of text with another number of values than the header; other errors
+    are those of the libraries that read the file.
     """
     endings = _endings(file)
     units: list[str] | None = None
     if endings & PARQUET:
         names, columns = _read_parquet(file)
-    elif endings & _CSV:
-        names, columns = _read_csv(file, as_text)
+    elif endings & (_CSV | _TSV):
+        names, columns, units = read_text(file, as_text, "\t" if endings & _TSV else ",")
     else:
         names, columns, units = _read_with_astropy(file, endings)
     plain = [None if column is None else _plain(column) for column in columns]
@@ -92,14 +91,19 @@ def read_columns(file: Path, as_text: Sequence[str] = ()) -> Columns:
 
 
 def _endings(file: Path) -> Set[str]:
-    """Return the endings of a file's name, or those of its format, by its first bytes."""
+    """Return the endings of a file's name, or those of its format, by its first bytes.
+
+    ECSV is also saved with the ending .csv or .txt, and tab-separated values with any.
+    """
     endings = {suffix.lower() for suffix in file.suffixes}
-    if not endings & (PARQUET | _CSV | _VOTABLE | _FITS):
-        with file.open("rb") as content:
+    if not endings & (PARQUET | _VOTABLE | _FITS):
+        with pa.input_stream(str(file), compression="detect") as content:
             start = content.read(_MAGIC_BYTES).lstrip()
         for magic, kind in _MAGIC.items():
             if start.startswith(magic):
                 return kind
+        if not endings & (_CSV | _TSV | _ECSV) and is_tab_separated(file):
+            return _TSV
     return endings
 
 
@@ -122,74 +126,6 @@ def _read_parquet(file: Path) -> tuple[list[str], list[pa.ChunkedArray | None]]:
     return [names[i] for i in places], columns
 
 
-def _read_csv(file: Path, as_text: Sequence[str]) -> tuple[list[str], list[pa.ChunkedArray | None]]:
-    """Read all values as text first, so that all rows of a column determine its type."""
-    bad: list[pacsv.InvalidRow] = []
-
-    def note(row: pacsv.InvalidRow) -> str:
-        bad.append(row)
-        return "skip"
-
-    with pa.input_stream(str(file), compression="detect") as stream:
-        table = pacsv.read_csv(
-            stream,
-            pacsv.ReadOptions(
-                autogenerate_column_names=True, block_size=_CSV_BLOCK, use_threads=False
-            ),
-            pacsv.ParseOptions(newlines_in_values=True, invalid_row_handler=note),
-            pacsv.ConvertOptions(column_types={f"f{i}": pa.string() for i in range(_CSV_COLUMNS)}),
-        )
-    if bad:
-        row = bad[0]
-        raise UsageError(
-            f"line {_line_of(row.text, file)} has {row.actual_columns} values, the header "
-            f"{row.expected_columns}: a comma too many or too few shifts all values behind it"
-        )
-    names = [str(column[0]) for column in table.columns]
-    texts = [_without_nulls_of_csv(column) for column in table.slice(1).columns]
-    return names, [
-        text if name.strip().lower() in as_text else typed(text)
-        for name, text in zip(names, texts, strict=True)
-    ]
-
-
-def _line_of(row: str, file: Path) -> int:
-    """Return the number of the line on which the first row with this text begins, from 1."""
-    start = row.split("\n")[0].rstrip("\r")
-    with pa.input_stream(str(file), compression="detect") as stream:
-        lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace")
-        return next((i for i, line in enumerate(lines, 1) if line.rstrip("\r\n") == start), 0)
-
-
-def _without_nulls_of_csv(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    missing = pc.is_in(pc.utf8_trim_whitespace(column), value_set=pa.array(_CSV_NULLS))
-    return pc.if_else(missing, pa.scalar(None, pa.string()), column)
-
-
-def typed(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Convert text to integers, floats or truth values if all of it can be.
-
-    A column with an integer beyond 64 bits stays text, which keeps its digits. So does one with a
-    number that begins with a needless zero (007): it is an identifier.
-    """
-    texts = pc.utf8_trim_whitespace(column)
-    if pc.any(pc.match_substring_regex(texts, r"^[+-]?0\d+$")).as_py():
-        return column
-    numbers = pc.utf8_ltrim(texts, "+")
-    are_whole = pc.match_substring_regex(texts, r"^[+-]?\d+$")
-    kinds = [pa.bool_()]
-    if pc.all(are_whole).as_py():
-        kinds = [pa.int64()]
-    elif not pc.any(pc.and_(are_whole, pc.greater(pc.utf8_length(texts), _EXACT_DIGITS))).as_py():
-        kinds = [pa.float64(), pa.bool_()]
-    for kind in kinds:
-        try:
-            return (texts if kind == pa.bool_() else numbers).cast(kind)
-        except pa.ArrowInvalid:
-            continue
-    return column
-
-
 def _read_with_astropy(
     file: Path, endings: Set[str]
 ) -> tuple[list[str], list[pa.ChunkedArray | None], list[str]]:
@@ -209,7 +145,7 @@ def _read_with_astropy(
             names = _number_columns(tables[0].header)
             table = Table.read(tables[0])
     else:
-        table = Table.read(file)
+        table = Table.read(file, format="ascii.ecsv") if endings & _ECSV else Table.read(file)
         names = table.colnames
     columns = [table[name] for name in table.colnames]
     units = [str(getattr(column, "unit", None) or "") for column in columns]

@@ -14,6 +14,7 @@ from raypipe.catalog.brought_table import JOIN_KEYS, key_texts, renamed
 from raypipe.catalog.column_names import free_name
 from raypipe.catalog.reserved import is_reserved
 from raypipe.discovery.header_identity import CATALOG
+from raypipe.discovery.position_key import SEPARATION, PositionKey, rows_of_others
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.identity import OWN_FILE
 from raypipe.redaction import printable
@@ -29,28 +30,43 @@ class CatalogJoin:
     The first of `JOIN_KEYS` that matches any detection is used, so all detections are looked at
     before columns are added to any. If several rows of the catalog are of one detection, the first
     is used. Columns that identify the detections are combined (`_with_columns`); other columns of
-    the catalog are renamed if the detections have one of that name. Raises UsageError if the
-    catalog lacks the columns of all keys, RaypipeError for a column whose name is reserved.
+    the catalog are renamed if the detections have one of that name. With `radius_arcsec`, rows are
+    joined by position instead: the nearest within that radius (`PositionKey`); its distance is the
+    column `separation_arcsec`. Raises UsageError if the catalog lacks the columns of all keys,
+    RaypipeError for a column whose name is reserved.
     """
 
-    def __init__(self, catalog: pa.Table) -> None:
+    def __init__(self, catalog: pa.Table, radius_arcsec: float | None = None) -> None:
         known = set(catalog.column_names)
-        if not any(set(key) <= known for key in JOIN_KEYS):
+        self._radius = radius_arcsec
+        if radius_arcsec is None and not any(set(key) <= known for key in JOIN_KEYS):
             raise UsageError(
                 "the catalog has neither " + ", nor ".join(map(" and ".join, JOIN_KEYS))
             )
         if reserved := [name for name in catalog.column_names if is_reserved(name)]:
             raise RaypipeError(f"a catalog cannot fill the columns {', '.join(reserved)}")
         self._catalog = catalog
-        self._keys = [_Key(catalog, key) for key in JOIN_KEYS if set(key) <= known]
+        self._keys: list[Key | PositionKey]
+        if radius_arcsec is not None:
+            self._keys = [PositionKey(catalog, radius_arcsec)]
+            self._catalog = rows_of_others(catalog)
+        else:
+            self._keys = [Key(catalog, key) for key in JOIN_KEYS if set(key) <= known]
         self._detections = 0
         self._columns = pa.table({})
         self._place = np.array([], dtype=np.int64)
 
     @property
     def fingerprint(self) -> str:
-        """Return a hash of the catalog's columns and values."""
-        return part_fingerprint(self._catalog.schema, row_hashes(self._catalog))
+        """Return a hash of the catalog's columns and values, and of the way to join it."""
+        own = part_fingerprint(self._catalog.schema, row_hashes(self._catalog))
+        return own if self._radius is None else f"{own} within {self._radius!r}"
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """Return the figures of a join by position, empty for other joins."""
+        (key,) = self._keys
+        return key.summary() if isinstance(key, PositionKey) else {}
 
     @property
     def renamed(self) -> dict[str, str]:
@@ -79,8 +95,7 @@ class CatalogJoin:
                 f"no row of the catalog is a detection of --source, neither by {tried}; correct "
                 "the catalog or leave it out"
             )
-        self._keys = found
-        (key,) = found
+        (key,) = self._keys = found
         log.info(
             "catalog: %d of %d detections found by %s",
             key.found,
@@ -93,6 +108,8 @@ class CatalogJoin:
                 key.repeats,
                 " and ".join(key.names),
             )
+        if isinstance(key, PositionKey):
+            key.report()
         self._catalog = _beside(self._catalog, set(filled), set(known))
         self._columns = self._catalog.take(pa.array(key.rows[key.wanted])).combine_chunks()
         self._place = np.cumsum(key.wanted) - 1
@@ -104,6 +121,8 @@ class CatalogJoin:
             absent = places < 0
             rows = np.where(absent, 0, self._place[places]) if len(self._place) else places
             new = self._columns.take(pa.array(rows, mask=absent))
+            if isinstance(key, PositionKey):
+                detections = detections.append_column(SEPARATION, key.separations(detections))
             detections = _with_columns(detections, new)
         return detections
 
@@ -164,7 +183,7 @@ def _with_columns(detections: pa.Table, given: pa.Table) -> pa.Table:
     return detections
 
 
-class _Key:
+class Key:
     """Look up the rows of a catalog by one key.
 
     `rows` are the rows with distinct keys, and `wanted` those of them that are among the `found`
@@ -190,6 +209,7 @@ class _Key:
         return f"{names} (the catalog has {shown[0]}, the detections have {shown[1]})"
 
     def look(self, detections: pa.Table) -> None:
+        """Note which rows of the catalog these detections need."""
         places = self.places(detections)
         self.wanted[places[places >= 0]] = True
         self.found += int((places >= 0).sum())

@@ -20,6 +20,7 @@ from raypipe.discovery.account import Account
 from raypipe.discovery.catalog_join import CatalogJoin
 from raypipe.discovery.columns import manifest_rows
 from raypipe.discovery.folder import detections
+from raypipe.discovery.header_positions import with_positions
 from raypipe.discovery.manifest import write_manifest
 from raypipe.discovery.own_ids import manifest_source, published_ids
 from raypipe.discovery.release import choose_release_name, is_survey
@@ -34,6 +35,9 @@ from raypipe.verb import Call, verb
 
 log = logging.getLogger(__name__)
 
+POSITION = "position"
+"""Value of `by` that joins a catalog by position on the sky."""
+
 
 @verb
 def discover(
@@ -43,6 +47,8 @@ def discover(
     source: str,
     where: str | None = None,
     catalog: str | Path | None = None,
+    by: str | None = None,
+    radius: float = 1.0,
     release: str | None = None,
     config: Config | Mapping[str, Any] | str | Path | None = None,
 ) -> dict[str, Any]:
@@ -50,7 +56,9 @@ def discover(
 
     `source` is a folder or s3:// prefix, which is searched with all its subfolders, or the name of
     a release of the archive (csc2.1), of which `where`, an ADQL condition, selects a part. The
-    columns and class labels of the table `catalog` are joined to the detections. `release` names
+    columns and class labels of the table `catalog` are joined to the detections, by detection_id,
+    observation and region, or name; with `by="position"`, the nearest of its rows within `radius`
+    arcsec is joined, and its distance is the column `separation_arcsec`. `release` names
     the manifest; by default it is the name of the archive's release, that of a simulated survey
     (survey.json), or the name of the folder. Apart from the catalog, memory does not grow with the
     number of files.
@@ -62,16 +70,23 @@ def discover(
     workspace, settings = call.workspace, call.config
     if where is not None and not is_release_name(source):
         raise UsageError(f"--where chooses from a release of the archive (csc2.1), not {source}")
+    if by not in (None, POSITION):
+        raise UsageError(f"--by {by}: expected {POSITION}; without it, a catalog is joined by name")
     release = choose_release_name(source, release, settings.discover)
+    join = None
+    if catalog is not None:
+        join = CatalogJoin(read_catalog(catalog), radius if by == POSITION else None)
     with (
         call.recorded() as figures,
         exclusive(workspace, f"discover-{release}", [manifest_folder(release)]),
         stage("discover", release) as progress,
     ):
         if is_release_name(source):
-            summary = _from_archive(workspace, source, release, where, catalog, settings.discover)
+            summary = _from_archive(workspace, source, release, where, join, settings.discover)
         else:
-            summary = _from_files(workspace, Workspace(source), release, catalog, settings.discover)
+            summary = _from_files(
+                workspace, Workspace(source), release, join, by == POSITION, settings.discover
+            )
         progress.add("rows", summary["rows"])
         figures.update(summary)
     log.info("discover: %d detections of %s in %s", summary["rows"], release, source)
@@ -83,12 +98,11 @@ def _from_archive(
     source: str,
     release: str,
     where: str | None,
-    catalog: str | Path | None,
+    join: CatalogJoin | None,
     settings: DiscoverConfig,
 ) -> dict[str, Any]:
     """Write the manifest of a release of the archive; keep its pages until it is complete."""
     pages = release_pages(workspace, source, release, where, settings)
-    join = CatalogJoin(read_catalog(catalog)) if catalog is not None else None
     recipe = [pages.question, join and join.fingerprint, settings.part_rows, __version__]
     made_of = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
     summary = find_manifest(workspace, release, made_of)
@@ -119,7 +133,8 @@ def _from_files(
     workspace: Workspace,
     folder: Workspace,
     release: str,
-    catalog: str | Path | None,
+    join: CatalogJoin | None,
+    by_position: bool,
     settings: DiscoverConfig,
 ) -> dict[str, Any]:
     """Write the manifest of the files that a folder holds now."""
@@ -129,7 +144,6 @@ def _from_files(
             "release %s is that of %s, and becomes that of %s; --release NAME keeps both",
             *(release, earlier, source),
         )
-    join = CatalogJoin(read_catalog(catalog)) if catalog is not None else None
     remove_leftovers(workspace, release)
     account = Account()
     extra: dict[str, Any] = {SIMULATED: True} if is_survey(folder) else {}
@@ -137,7 +151,9 @@ def _from_files(
     def tables() -> Iterator[pa.Table]:
         published = published_ids(workspace, release, earlier or source)
         try:
-            yield from map(manifest_rows, detections(folder, release, scratch, account, published))
+            for table in detections(folder, release, scratch, account, published):
+                rows = manifest_rows(table)
+                yield with_positions(folder, rows) if by_position else rows
         finally:
             account.report()
         extra.update(account.summary())

@@ -94,6 +94,7 @@ def write_manifest(
         **({"made_of": made_of} if made_of else {}),
         **(extra or {}),
         **({"renamed": join.renamed} if join and join.renamed else {}),
+        **({"joined_by_position": join.summary} if join and join.summary else {}),
     }
     workspace.write_json(summary_name(release), summary)
     return summary

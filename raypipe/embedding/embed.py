@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 _READERS = 16
 _DETECTIONS = "detections"
 """Key of the table of sources' metadata with the number of detections it was made of."""
+_COPIED_HERE = 64
+"""Most parts that are copied by the driver: each takes a fraction of a second."""
 _ROUNDS = 3
 """How many times a run makes parts whose spectra keep changing before it gives up."""
 
@@ -120,11 +122,13 @@ def _make_parts(
     """
     parts, todo = _look(workspace, release, model, settings.embed)
     log.info("embed: %s on %s, %d parts to do", model.model_id, release, len(todo))
-    work: dict[str, Any] = {}
+    work = _copy_parts(workspace, release, model, settings.embed, len(parts), todo, there)
+    if work:
+        parts, todo = _look(workspace, release, model, settings.embed)
     for number in range(1, _ROUNDS + 1):
         if not todo:
             return parts, work
-        if work:
+        if number > 1:
             log.warning("embed: the spectra of %d parts have changed meanwhile", len(todo))
         with ray_session(settings.ray), without_restart_warning():
             task = _Task(workspace, release, len(parts), uri, settings.embed)
@@ -137,6 +141,36 @@ def _make_parts(
             "they were embedded; wait until raypipe ingest has ended and run the same command again"
         )
     return parts, work
+
+
+def _copy_parts(
+    workspace: Workspace,
+    release: str,
+    model: Model,
+    config: EmbedConfig,
+    parts: int,
+    todo: list[int],
+    there: set[str],
+) -> dict[str, Any]:
+    """Make parts whose spectra are all measured already, without Ray, whose start takes longer.
+
+    Returns the figures of the work, empty if there was none; adds the files it wrote to `there`.
+    More than a few parts are left to the workers.
+    """
+    if not 0 < len(todo) <= _COPIED_HERE:
+        return {}
+    encoder = PartEncoder(workspace, release, parts, model, config)
+    copied = []
+    with stage("copy", release) as told:
+        for outcome in map(encoder.copy, todo):
+            if outcome is not None:
+                copied.append(outcome.name)
+                told.add("kept", outcome.kept)
+    if not copied:
+        return {}
+    there.update(copied)
+    log.info("embed: %d detections measured before", told.totals["kept"])
+    return {"copied": told.figures()}
 
 
 def _look(

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from raypipe.store.layout import catalog_folder
@@ -18,17 +15,11 @@ from raypipe.store.workspace import Workspace
 RECIPE = "recipe_sha256"
 """Metadata key of a catalog part: a hash of everything beside spectra that determines its rows."""
 ROW_KEYS = "row_keys"
-"""Metadata key of a catalog part: the `row_keys` of its rows, a JSON list."""
+"""Metadata key of a catalog part: `CONTENT` of the spectra of its rows, a JSON list."""
+CONTENT = "content_sha256"
+"""Column of spectra with the hash of everything that a model sees of a detection."""
 
-_KEY_LENGTH = 16
 _PART = re.compile(r"/part-(\d+)-\w+\.parquet$")
-
-
-def row_keys(spectra: pa.Table, sources: npt.NDArray[np.int64]) -> list[str]:
-    """Return hashes of the inputs of each row: its spectrum, and the key of its source, (n,)."""
-    contents = spectra["content_sha256"].to_pylist()
-    texts = (f"{one}|{other}" for one, other in zip(contents, sources, strict=True))
-    return [hashlib.sha256(text.encode()).hexdigest()[:_KEY_LENGTH] for text in texts]
 
 
 @dataclass(frozen=True)
@@ -65,6 +56,10 @@ class RowCache:
                 common = min(parts, len(publication.parts))
                 for part in range(parts):
                     self._names[part] += publication.parts[part % common :: common]
+
+    def has(self, part: int) -> bool:
+        """Tell whether any part of a catalog may hold rows of a part."""
+        return bool(self._names.get(part))
 
     def of(self, part: int) -> CachedRows:
         """Return the rows of a part that were measured with the same recipe."""

@@ -10,20 +10,23 @@ from typing import Any
 from raypipe.catalog.added_columns import TableName
 from raypipe.config import Config
 from raypipe.errors import UsageError
+from raypipe.exporting.coverage import moc_name, write_moc
 from raypipe.exporting.export_page import describe_export
 from raypipe.exporting.export_summary import Written, claim, record, summarize
 from raypipe.exporting.export_target import (
+    EXPORTS,
     draft_folder,
     publish_file,
     publish_folder,
     refuse_own_folders,
 )
-from raypipe.exporting.formats import FORMATS
+from raypipe.exporting.formats import FORMATS, RESPONSES
 from raypipe.exporting.formats.content import Content
 from raypipe.exporting.formats.fits import write_fits
 from raypipe.exporting.formats.hats import require_hats, write_hats
 from raypipe.exporting.formats.parquet import write_parquet
 from raypipe.exporting.formats.votable import write_votable
+from raypipe.exporting.response_files import TABLE, write_responses
 from raypipe.model.choice import choose_model
 from raypipe.store.layout import exports_folder
 from raypipe.store.manifest import choose_release
@@ -34,6 +37,7 @@ from raypipe.verb import Call, verb
 log = logging.getLogger(__name__)
 
 _FILES = {"fits": write_fits, "votable": write_votable, "parquet": write_parquet}
+_RESPONSES = "responses-ogip"
 _ENDINGS = {"fits": ".fits", "votable": ".vot", "parquet": ".parquet", "hats": "-hats"}
 
 
@@ -52,18 +56,26 @@ def export(
     """Write the detections of a catalog, or its sources, in a format and return the file's URI.
 
     `format` is fits, votable, hats or parquet; all have the same rows and numbers, except that HATS
-    lacks the rows without a position. The file goes to `exports/<release>/<model_id>/` of the
-    workspace, or to the folder `out`, with a README.md and an index.html that describe it. With
-    `out` the workspace need not be writable; it then keeps no record of the run. Raises UsageError
-    for an unknown format, if there is no catalog, if hats is needed and not installed, and if `out`
-    is a folder of the workspace's own files or holds files that no export wrote.
+    lacks the rows without a position, and has the detections of each source nested in its row. The
+    file goes to `exports/<release>/<model_id>/` of the workspace, or to the folder `out`, with a
+    README.md and an index.html that describe it, a CITATION.cff, and a map of its coverage (MOC).
+    The format ogip writes the responses of the release as RMF files instead of a table
+    (`response_files`), to a folder `responses-ogip`.
+
+    With `out` the workspace need not be writable; it then keeps no record of the run. Raises
+    UsageError for an unknown format, if there is no catalog, if hats is needed and not installed,
+    and if `out` is a folder of the workspace's own files or holds files that no export wrote.
     """
     workspace, settings = call.workspace, call.config
-    if format not in FORMATS:
-        raise UsageError(f"format {format!r}: expected one of {', '.join(FORMATS)}")
+    if format not in (*FORMATS, RESPONSES):
+        raise UsageError(f"format {format!r}: expected one of {', '.join((*FORMATS, RESPONSES))}")
     if format == "hats":
         require_hats()
     release = choose_release(workspace, release)
+    if format == RESPONSES:
+        if sources or model is not None:
+            raise UsageError(f"--format {RESPONSES} writes responses: leave out --sources, --model")
+        return _export_responses(call, workspace, release, out)
     model_id = choose_model(workspace, release, model)
     table: TableName = "sources" if sources else "detections"
     name = f"{table}{_ENDINGS[format]}"
@@ -71,18 +83,22 @@ def export(
     destination = Workspace(home if out is None else out)
     if out is not None:
         refuse_own_folders(workspace, destination)
-        claim(destination, name)
+        claim(destination, name, moc_name(table))
 
     def write(publication: Publication) -> Written:
         content = Content.of(workspace, publication, table)
         with draft_folder(destination) as folder:
             left_out = _write(content, format, folder / name, settings)
-            written = Written.of(content, format, name, left_out)
+            moc = moc_name(table)
+            has_moc = write_moc(content, folder / moc)
+            written = Written.of(content, format, name, left_out, moc if has_moc else "")
             # Write the record first: a run that is killed after it can be repeated, but a file that
             # is in no record would be taken for somebody else's.
             files = record(destination, written)
             publish = publish_folder if format == "hats" else publish_file
             publish(destination, folder / name, name)
+            if has_moc:
+                publish_file(destination, folder / moc, moc)
         describe_export(destination, summarize(workspace, publication, files))
         return written
 
@@ -93,6 +109,28 @@ def export(
         log.warning("export: %s: %s", name, note)
     log.info("export: %d %s in %s", written.rows, table, destination.absolute_uri(name))
     return destination.absolute_uri(name)
+
+
+def _export_responses(
+    call: Call, workspace: Workspace, release: str, out: str | Path | None
+) -> str:
+    """Write the responses of a release to a folder and return its URI."""
+    home = workspace.absolute_uri(f"{EXPORTS}/{release}")
+    destination = Workspace(home if out is None else out)
+    if out is not None:
+        refuse_own_folders(workspace, destination)
+    if destination.files(_RESPONSES) and not destination.exists(f"{_RESPONSES}/{TABLE}"):
+        raise UsageError(
+            f"{destination.absolute_uri(_RESPONSES)}: no export wrote this folder; move it away, "
+            "or choose another one by --out"
+        )
+    with call.recorded(optional=out is not None) as figures, draft_folder(destination) as folder:
+        (folder / _RESPONSES).mkdir()
+        number = write_responses(workspace, release, folder / _RESPONSES)
+        publish_folder(destination, folder / _RESPONSES, _RESPONSES)
+        figures.update({"file": _RESPONSES, "responses": number})
+    log.info("export: %d responses in %s", number, destination.absolute_uri(_RESPONSES))
+    return destination.absolute_uri(_RESPONSES)
 
 
 def _write(content: Content, format: str, path: Path, settings: Config) -> int:

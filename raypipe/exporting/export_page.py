@@ -1,4 +1,4 @@
-"""Write README.md and index.html beside exports: their origin, how to open and cite them."""
+"""Write README.md, index.html and CITATION.cff beside exports: origin, opening, citing."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 
 from raypipe._version import __version__
+from raypipe.exporting.citation import FILE as CITATION_FILE
+from raypipe.exporting.citation import METHOD, citation_file
 from raypipe.exporting.export_summary import Summary, TableSummary, Written
-from raypipe.exporting.formats.content import CITATION
 from raypipe.html.page import (
     Html,
     cards,
@@ -41,6 +42,7 @@ _OPENERS = {
     ),
     "hats": (
         ("LSDB", 'lsdb.open_catalog("{0}").cone_search(ra=10.7, dec=41.3, radius_arcsec=600)'),
+        ("LSDB", 'lsdb.open_catalog("{0}")  # or its URL on a web server or in a bucket'),
         ("pandas", 'pandas.read_parquet("{0}/dataset")'),
     ),
 }
@@ -49,14 +51,13 @@ _NULLS = (
     "All formats have the same numbers. A missing value is NaN, TNULL or empty text in FITS, and "
     "null or NaN in the others. FITS escapes characters beyond ASCII, such as \\xe9."
 )
-_CITE = (
-    "Please cite raypipe (CITATION.cff of its repository) and the method it builds on: "
-    f"Pinciroli Vago, Martínez-Galarza, Amato (2025), {CITATION}."
-)
+_CITE = f"Please cite raypipe and the method it builds on: {METHOD}. CITATION.cff lists them."
 
 
 def describe_export(destination: Workspace, summary: Summary) -> None:
-    """Write README.md and index.html beside the exports."""
+    """Write README.md, index.html and CITATION.cff beside the exports."""
+    citation = citation_file(summary.publication, summary.origin)
+    destination.write_bytes(CITATION_FILE, citation.encode())
     destination.write_bytes("README.md", readme(summary).encode())
     destination.write_bytes("index.html", index_page(summary).encode())
 
@@ -84,7 +85,8 @@ def readme(summary: Summary) -> str:
         parts += [f"### {title}", _rows(("", "detections", "sources"), counts)]
     for name, own_table in summary.tables.items():
         parts += [f"## Columns of the {name}", _rows(_COLUMN_HEADERS, own_table.columns)]
-    parts += ["## Citing", _CITE]
+    origin = summary.origin
+    parts += ["## Citing", _CITE, "## Data, license and acknowledgment", origin.data, origin.terms]
     return "\n\n".join(parts) + "\n"
 
 
@@ -113,7 +115,17 @@ def index_page(summary: Summary) -> Html:
         ("counts", "Counts", section("counts", "Counts", *map(_count_table, _counts(summary)))),
         ("columns", "Columns", _column_section(summary.tables)),
         ("made", "What made it", section("made", "What made it", table(("", "", ""), facts))),
-        ("cite", "Citing", section("cite", "Citing", paragraph(_CITE))),
+        (
+            "cite",
+            "Citing",
+            section(
+                "cite",
+                "Citing",
+                paragraph(_CITE),
+                heading("Data, license and acknowledgment"),
+                paragraph(f"{summary.origin.data} {summary.origin.terms}"),
+            ),
+        ),
     ]
     sections[0] = ("files", "Files", join([numbers, sections[0][2]]))
     return page(_title(summary), _lead(summary), sections, f"Written by raypipe {__version__}.")
@@ -131,11 +143,12 @@ def _lead(summary: Summary) -> str:
 
 
 def _file_row(written: Written) -> tuple[str, str, str, str]:
+    notes = [*([f"coverage in {written.moc}"] if written.moc else []), *written.notes]
     return (
         written.name,
         f"{written.rows:,}",
         str(written.facts["publication"]),
-        "; ".join(written.notes),
+        "; ".join(notes),
     )
 
 

@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raypipe.errors import RaypipeError, UsageError
+from raypipe.exporting.citation import Origin
 from raypipe.exporting.formats.content import Content, Fact, is_vector
+from raypipe.identity import OWN_FILE
+from raypipe.store.manifest import is_simulated
 from raypipe.store.publication import Publication
 from raypipe.store.workspace import MissingFileError, Workspace
 
@@ -28,10 +32,13 @@ class Written:
     rows_left_out: int
     columns_left_out: tuple[str, ...]
     facts: Mapping[str, str | int]
+    moc: str = ""
 
     @classmethod
-    def of(cls, content: Content, format: str, name: str, rows_left_out: int) -> Written:
-        """Describe content that was written."""
+    def of(
+        cls, content: Content, format: str, name: str, rows_left_out: int, moc: str = ""
+    ) -> Written:
+        """Describe content that was written; `moc` is the file with its coverage."""
         return cls(
             name=name,
             format=format,
@@ -40,6 +47,7 @@ class Written:
             rows_left_out=rows_left_out,
             columns_left_out=content.left_out,
             facts={fact.name: fact.value for fact in content.facts},
+            moc=moc,
         )
 
     @property
@@ -74,14 +82,15 @@ class Summary:
     facts: list[Fact]
     files: list[Written]
     tables: Mapping[str, TableSummary]
+    origin: Origin
 
 
-def claim(destination: Workspace, name: str) -> None:
-    """Make sure that an export may write its files into `destination`.
+def claim(destination: Workspace, name: str, moc: str) -> None:
+    """Make sure that an export may write its files, `name` and `moc`, into `destination`.
 
     A folder of exports has a record of them. An export may replace these files, the record,
-    README.md and index.html. Raises UsageError, and changes nothing, for a folder with files but
-    without a record, and if a file of the export's name exists that is not in the record.
+    README.md, index.html and CITATION.cff. Raises UsageError, and changes nothing, for a folder
+    with files but without a record, and if one of its files exists that is not in the record.
     """
     names = [*destination.files(""), *destination.folders("")]
     taken = {name.lstrip("/") for name in names if not name.startswith(".")}
@@ -93,11 +102,13 @@ def claim(destination: Workspace, name: str) -> None:
             f"{where}: has {_some(taken)} and no exports; choose an empty folder or a new one "
             "by --out"
         )
-    if name in taken - {one.name for one in _read_record(destination)}:
-        raise UsageError(
-            f"{destination.absolute_uri(name)}: no export wrote this file; move it away, or choose "
-            "another folder by --out"
-        )
+    known = {each for one in _read_record(destination) for each in (one.name, one.moc)}
+    for each in (name, moc):
+        if each in taken - known:
+            raise UsageError(
+                f"{destination.absolute_uri(each)}: no export wrote this file; move it away, or "
+                "choose another folder by --out"
+            )
 
 
 def record(destination: Workspace, new: Written) -> list[Written]:
@@ -117,7 +128,17 @@ def summarize(workspace: Workspace, publication: Publication, files: list[Writte
         facts=contents[0].facts,
         files=files,
         tables={content.table: _summarize_table(content) for content in contents},
+        origin=_origin(workspace, contents[0]),
     )
+
+
+def _origin(workspace: Workspace, detections: Content) -> Origin:
+    """Count the detections by what their spectra are."""
+    own = 0
+    for table in detections.tables(["detection_id"]):
+        own += int(pc.sum(pc.starts_with(table["detection_id"], OWN_FILE)).as_py() or 0)
+    simulated = is_simulated(workspace, detections.publication.release)
+    return Origin(simulated, csc=detections.rows - own, own=own)
 
 
 def _read_record(destination: Workspace) -> list[Written]:

@@ -22,10 +22,10 @@ from raypipe.spectra.redistribution import (
     in_broad_band,
     put_rmf_on_grid,
 )
-from raypipe.spectra.responses import FOLDER, ResponseLibrary
+from raypipe.spectra.responses import ResponseLibrary, chip_rmfs_name
 from raypipe.store.layout import manifest_folder, part_name
 from raypipe.store.manifest import read_manifest_summary
-from raypipe.store.workspace import Workspace, check_name
+from raypipe.store.workspace import Workspace
 
 T = TypeVar("T")
 
@@ -75,11 +75,6 @@ class _Candidate:
 
     detection_id: str
     rmf: GriddedResponse
-
-
-def chip_rmfs_name(release: str) -> str:
-    """Name the file that records the RMF chosen for each zone."""
-    return f"{FOLDER}/chips/{check_name(release, 'release')}.json"
 
 
 def load_chip_rmfs(workspace: Workspace, release: str) -> ChipRmfs:

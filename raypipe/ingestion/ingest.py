@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from raypipe.config import Config, IngestConfig
-from raypipe.ingestion.chip_rmfs import chip_rmfs_name, choose_chip_rmfs
+from raypipe.ingestion.chip_rmfs import choose_chip_rmfs
 from raypipe.ingestion.fetch import Fetcher
-from raypipe.ingestion.part import ingest_part
+from raypipe.ingestion.part import copy_part, ingest_part
 from raypipe.ingestion.progress import parts_to_ingest
 from raypipe.ray_session import map_parts, ray_session, tasks_for
 from raypipe.spectra.responses import FOLDER as RESPONSES
+from raypipe.spectra.responses import chip_rmfs_name
 from raypipe.store.layout import rejects_folder, spectra_folder
 from raypipe.store.lease import exclusive
 from raypipe.store.manifest import choose_release
@@ -24,6 +25,9 @@ from raypipe.telemetry import Stage, stage
 from raypipe.verb import Call, verb
 
 log = logging.getLogger(__name__)
+
+_COPIED_HERE = 64
+"""Most parts that are copied by the driver: each takes a fraction of a second."""
 
 
 @verb
@@ -52,6 +56,8 @@ def ingest(
         todo = parts_to_ingest(workspace, release, settings.ingest)
         log.info("ingest: %d of %d parts to do", len(todo), parts)
         choosing = _must_choose(workspace, release, settings.ingest, bool(todo))
+        if not choosing:
+            todo = _copy_parts(workspace, release, todo, settings.ingest)
         if todo or choosing:
             with ray_session(settings.ray):
                 figures["work"] = _run(workspace, release, todo, choosing, settings)
@@ -60,6 +66,22 @@ def ingest(
         check_totals(workspace, release, totals)
     log.info("ingest: %(manifest)d detections = %(spectra)d spectra + %(rejects)d rejects", totals)
     return totals
+
+
+def _copy_parts(
+    workspace: Workspace, release: str, parts: list[int], config: IngestConfig
+) -> list[int]:
+    """Make parts whose rows are all published already, without Ray, whose start takes longer.
+
+    Returns the parts that are still to do. More than a few parts are left to the workers.
+    """
+    if len(parts) > _COPIED_HERE:
+        return parts
+    outcomes = {part: copy_part(workspace, release, part, config) for part in parts}
+    copied = [outcome.kept for outcome in outcomes.values() if outcome is not None]
+    if copied:
+        log.info("ingest: %d detections of %d parts kept", sum(copied), len(copied))
+    return [part for part, outcome in outcomes.items() if outcome is None]
 
 
 def _must_choose(workspace: Workspace, release: str, config: IngestConfig, needed: bool) -> bool:

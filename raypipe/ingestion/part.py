@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from raypipe._version import __version__
 from raypipe.config import IngestConfig
+from raypipe.http.client import Traffic
 from raypipe.ingestion.chip_rmfs import chip_rmfs_for
 from raypipe.ingestion.reader import OF_FILES, Reader
 from raypipe.ingestion.row_cache import ROW_KEYS, RowCache, cached_rejects, cached_spectra, row_key
@@ -20,7 +21,8 @@ from raypipe.spectra.responses import ResponseLibrary
 from raypipe.spectra.schema import (
     CHIP_RMFS,
     DUPLICATE,
-    GRID,
+    FORMAT,
+    FROM_MANIFEST,
     MOST_REASON,
     REJECT_FIELDS,
     RMF,
@@ -29,6 +31,9 @@ from raypipe.spectra.schema import (
 from raypipe.store.fingerprints import FINGERPRINT, manifest_fingerprint
 from raypipe.store.layout import manifest_folder, part_name, rejects_folder, spectra_folder
 from raypipe.store.workspace import Workspace
+
+_READ = ["detection_id", *OF_FILES, *FROM_MANIFEST]
+"""Columns of the manifest that say what to read."""
 
 _IDENTITY = ["detection_id", "obsid", "obi", "region_id", "name", "ra", "dec"]
 
@@ -62,58 +67,86 @@ def ingest_part(workspace: Workspace, release: str, part: int, config: IngestCon
     earlier run has published are copied, except rejects that are worth another try. Rejects are
     published first, spectra last.
     """
-    manifest = workspace.read_table(part_name(manifest_folder(release), part))
-    rows = manifest.to_pylist()
-    keys = [row_key(row) for row in rows]
-    chips = chip_rmfs_for(workspace, release, config)
-    metadata = {
-        FINGERPRINT: manifest_fingerprint(manifest),
-        "raypipe_version": __version__,
-        **GRID,
-        RMF: config.rmf,
-        CHIP_RMFS: chips.to_json(),
-    }
-    spectra = _Rows(SPECTRUM_FIELDS)
-    rejects = _Rows(REJECT_FIELDS)
-    for index, reject in _duplicates(rows).items():
-        rejects.add(index, reject)
-    todo = [index for index in range(len(rows)) if index not in rejects]
-    spectra.keep(todo, keys, cached_spectra(workspace, release, part, metadata, chips))
-    todo = [index for index in todo if index not in spectra]
-    rejects.keep(todo, keys, cached_rejects(workspace, release, part, metadata, config))
-    todo = [index for index in todo if index not in rejects]
-
-    reader = Reader(ResponseLibrary(workspace), chips, config)
-    for row in reader.read_all([(index, rows[index]) for index in todo]):
+    work = _Work(workspace, release, part, config)
+    reader = Reader(ResponseLibrary(workspace), work.chips, config)
+    for row in reader.read_all([(index, work.rows[index]) for index in work.todo]):
         if row.spectrum is not None:
-            spectra.add(row.index, row.spectrum)
+            work.spectra.add(row.index, row.spectrum)
         else:
-            rejects.add(row.index, row.reject or {})
+            work.rejects.add(row.index, row.reject or {})
+    return work.publish(reader.fetcher.traffic)
 
-    own = manifest.drop_columns([name for name in OF_FILES if name in manifest.column_names])
-    identity = manifest.select([name for name in _IDENTITY if name in manifest.column_names])
-    reject_table = rejects.beside(identity)
-    for folder, table, indices in (
-        (rejects_folder(release), reject_table, rejects.indices()),
-        (spectra_folder(release), spectra.beside(own), spectra.indices()),
-    ):
-        row_keys = {ROW_KEYS: json.dumps([keys[index] for index in indices])}
-        workspace.write_table(part_name(folder, part), table, metadata | row_keys)
-    traffic = reader.fetcher.traffic
-    return Outcome(
-        part=part,
-        spectra=len(spectra.indices()),
-        rejects=reject_table.num_rows,
-        retryable=sum(reject_table["retryable"].to_pylist()),
-        rejected=_tally(reject_table),
-        kept=len(rows) - len(todo),
-        requests=traffic.requests,
-        retries=traffic.retries,
-        bytes_read=traffic.bytes_read,
-        connected_s=traffic.connected_s,
-        rmfs=traffic.rmfs,
-        rmf_bytes=traffic.rmf_bytes,
-    )
+
+def copy_part(
+    workspace: Workspace, release: str, part: int, config: IngestConfig
+) -> Outcome | None:
+    """Make a part from rows that are all published already, as `ingest_part` does.
+
+    Returns None, and writes nothing, if a file has to be read.
+    """
+    name = part_name(spectra_folder(release), part)
+    if not workspace.exists(name) or ROW_KEYS not in workspace.read_metadata(name):
+        return None
+    work = _Work(workspace, release, part, config)
+    return None if work.todo else work.publish(Traffic())
+
+
+class _Work:
+    """Hold the rows of a part: those that are published already, and the others, `todo`."""
+
+    def __init__(self, workspace: Workspace, release: str, part: int, config: IngestConfig) -> None:
+        self._workspace, self._release, self._part = workspace, release, part
+        self._manifest = workspace.read_table(part_name(manifest_folder(release), part))
+        columns = [name for name in _READ if name in self._manifest.column_names]
+        self.rows = self._manifest.select(columns).to_pylist()
+        self._keys = [row_key(row) for row in self.rows]
+        self.chips = chip_rmfs_for(workspace, release, config)
+        self._metadata = {
+            FINGERPRINT: manifest_fingerprint(self._manifest),
+            "raypipe_version": __version__,
+            **FORMAT,
+            RMF: config.rmf,
+            CHIP_RMFS: self.chips.to_json(),
+        }
+        self.spectra = _Rows(SPECTRUM_FIELDS)
+        self.rejects = _Rows(REJECT_FIELDS)
+        for index, reject in _duplicates(self.rows).items():
+            self.rejects.add(index, reject)
+        todo = [index for index in range(len(self.rows)) if index not in self.rejects]
+        spectra = cached_spectra(workspace, release, part, self._metadata, self.chips)
+        self.spectra.keep(todo, self._keys, spectra)
+        todo = [index for index in todo if index not in self.spectra]
+        rejects = cached_rejects(workspace, release, part, self._metadata, config)
+        self.rejects.keep(todo, self._keys, rejects)
+        self.todo = [index for index in todo if index not in self.rejects]
+
+    def publish(self, traffic: Traffic) -> Outcome:
+        """Publish the rejects, then the spectra, and count them."""
+        manifest, spectra, rejects = self._manifest, self.spectra, self.rejects
+        own = manifest.drop_columns([name for name in OF_FILES if name in manifest.column_names])
+        identity = manifest.select([name for name in _IDENTITY if name in manifest.column_names])
+        reject_table = rejects.beside(identity)
+        for folder, table, indices in (
+            (rejects_folder(self._release), reject_table, rejects.indices()),
+            (spectra_folder(self._release), spectra.beside(own), spectra.indices()),
+        ):
+            row_keys = {ROW_KEYS: json.dumps([self._keys[index] for index in indices])}
+            metadata = self._metadata | row_keys
+            self._workspace.write_table(part_name(folder, self._part), table, metadata)
+        return Outcome(
+            part=self._part,
+            spectra=len(spectra.indices()),
+            rejects=reject_table.num_rows,
+            retryable=sum(reject_table["retryable"].to_pylist()),
+            rejected=_tally(reject_table),
+            kept=len(self.rows) - len(self.todo),
+            requests=traffic.requests,
+            retries=traffic.retries,
+            bytes_read=traffic.bytes_read,
+            connected_s=traffic.connected_s,
+            rmfs=traffic.rmfs,
+            rmf_bytes=traffic.rmf_bytes,
+        )
 
 
 def _tally(rejects: pa.Table) -> dict[str, dict[str, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raypipe.config import IngestConfig
 from raypipe.ingestion.chip_rmfs import chip_rmfs_for
-from raypipe.spectra.schema import CHIP_RMFS, DUPLICATE, RMF, is_on_grid
+from raypipe.spectra.schema import CHIP_RMFS, DUPLICATE, RMF, has_format
 from raypipe.store.layout import part_name, rejects_folder
 from raypipe.store.parts import (
     count_parts,
@@ -38,7 +38,7 @@ def _is_done(
     state = look_at_part(workspace, release, part)
     if not state.is_current or state.metadata.get(RMF) != config.rmf:
         return False
-    if not is_on_grid(state.metadata):
+    if not has_format(state.metadata):
         return False
     if state.metadata.get(CHIP_RMFS) != choice:
         return False

@@ -170,6 +170,7 @@ class Reader:
 
     def _measure(self, detection: _Detection) -> dict[str, Any]:
         """Compute the columns of the spectra table for a detection."""
+        assert detection.pha is not None
         spectrum = _assemble(detection)
         if detection.rmf_id is None:
             raise missing_response(spectrum, "RMF", "RESPFILE")
@@ -182,6 +183,7 @@ class Reader:
         return {
             **{key: printable(str(value)) for key, value in named.items()},
             "exposure_s": gridded.exposure_s,
+            **detection.pha.times._asdict(),
             "counts": gridded.counts,
             "background_counts": gridded.background_counts,
             "background_scale": gridded.background_scale,

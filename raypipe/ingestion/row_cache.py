@@ -13,7 +13,7 @@ import pyarrow as pa
 from raypipe.config import IngestConfig
 from raypipe.ingestion.chip_rmfs import ChipRmfs
 from raypipe.ingestion.reader import OF_FILES
-from raypipe.spectra.schema import CHIP_RMFS, DUPLICATE, GRID, REJECT_FIELDS, RMF, SPECTRUM_FIELDS
+from raypipe.spectra.schema import CHIP_RMFS, DUPLICATE, FORMAT, REJECT_FIELDS, RMF, SPECTRUM_FIELDS
 from raypipe.store.layout import part_name, rejects_folder, spectra_folder
 from raypipe.store.workspace import Workspace
 
@@ -40,13 +40,13 @@ def row_key(row: Mapping[str, Any]) -> str:
 def cached_spectra(
     workspace: Workspace, release: str, part: int, metadata: Mapping[str, str], chips: ChipRmfs
 ) -> RowCache:
-    """Return the spectra of a part whose grids and kind of RMF are those in `metadata`.
+    """Return the spectra of a part whose format and kind of RMF are those in `metadata`.
 
     Spectra are left out if their RMF is not the one that `chips` gives them. So are all spectra of
     parts without a record of their RMFs, which were made before numbers were checked.
     """
     name = part_name(spectra_folder(release), part)
-    same = [*GRID, RMF]
+    same = [*FORMAT, RMF]
     cached = _load(workspace, name, SPECTRUM_FIELDS, metadata, same)
     if not cached.rows:
         return cached
@@ -70,7 +70,9 @@ def cached_rejects(
     if not workspace.exists(part_name(spectra_folder(release), part)):
         return _nothing(pa.schema(REJECT_FIELDS))
     name = part_name(rejects_folder(release), part)
-    cached = _load(workspace, name, REJECT_FIELDS, metadata, [*GRID, "raypipe_version", CHIP_RMFS])
+    cached = _load(
+        workspace, name, REJECT_FIELDS, metadata, [*FORMAT, "raypipe_version", CHIP_RMFS]
+    )
     settled = [
         config.retry_rejects == "retryable" and not retryable and stage != DUPLICATE
         for retryable, stage in zip(

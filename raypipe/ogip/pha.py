@@ -5,8 +5,8 @@ Source: OGIP memo OGIP/92-007, "The OGIP Spectral File Format", and its addendum
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ from raypipe.ogip.notes import (
     Note,
 )
 from raypipe.ogip.table import Table
+from raypipe.ogip.times import UNKNOWN_TIMES, Times, observation_times
 
 MAX_FLAG = 2**15 - 1
 """Largest QUALITY or GROUPING, which OGIP defines as 16-bit integers."""
@@ -56,7 +57,7 @@ class Pha:
     `backfile`, `ancrfile`, `respfile`: file names as the header gives them, None for "none";
     `header`: the keywords of the HDU; `warnings`: notes on what is odd in this block, each
     with its code (`raypipe.ogip.notes`); `assumed`: those of BACKSCAL and AREASCAL that the file
-    lacks, which are taken as 1.
+    lacks, which are taken as 1; `times`: start and stop of the observation, MJD in TT.
     """
 
     channels: Integers
@@ -73,6 +74,7 @@ class Pha:
     header: Mapping[str, Any]
     warnings: tuple[Note, ...]
     assumed: frozenset[str] = frozenset()
+    times: Times = UNKNOWN_TIMES
 
 
 def read_pha(source: Source, *, name: str | None = None) -> Pha:
@@ -94,10 +96,18 @@ def read_pha(source: Source, *, name: str | None = None) -> Pha:
     backgrounds = [hdu for hdu in found if hdu.text("HDUCLAS2") == "BKG"]
     totals = [hdu for hdu in found if hdu.text("HDUCLAS2") != "BKG"]
     if not totals:
-        return _read_block(backgrounds[0], hdus[0], _surplus("backgrounds", backgrounds))
+        pha = _read_block(backgrounds[0], hdus[0], _surplus("backgrounds", backgrounds))
+        return replace(pha, times=_times(backgrounds[0], hdus))
     surplus = _surplus("spectra", totals) + _surplus("backgrounds", backgrounds)
     background = _read_block(backgrounds[0], hdus[0]) if backgrounds else None
-    return _read_block(totals[0], hdus[0], surplus, background)
+    pha = _read_block(totals[0], hdus[0], surplus, background)
+    return replace(pha, times=_times(totals[0], hdus))
+
+
+def _times(block: Hdu, hdus: Sequence[Hdu]) -> Times:
+    """Read the times of the observation from the block, the primary HDU and the time intervals."""
+    intervals = [hdu for hdu in hdus[1:] if hdu.text("HDUCLAS1") == "GTI"]
+    return observation_times([hdu.header for hdu in (block, hdus[0], *intervals[:1])])
 
 
 def _surplus(kind: str, found: list[Hdu]) -> list[Note]:

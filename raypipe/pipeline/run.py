@@ -47,6 +47,8 @@ def run(
     source: str,
     where: str | None = None,
     catalog: str | Path | None = None,
+    by: str | None = None,
+    radius: float = 1.0,
     labels: str | Path | None = None,
     release: str | None = None,
     model: str | None = None,
@@ -55,8 +57,9 @@ def run(
 ) -> dict[str, Any]:
     """Run the full pipeline on a source of data, up to the latent catalog and the report.
 
-    `source` and `where` are those of `discover`. For the source "simulated", `run` first simulates
-    a survey in the folder `survey` of the workspace and uses its true classes as labels.
+    `source`, `where`, `catalog`, `by` and `radius` are those of `discover`. For the source
+    "simulated", `run` first simulates a survey in the folder `survey` of the workspace and uses its
+    true classes as labels.
 
     The spectra are embedded with `model`, the id or path of a trained bundle; by default with the
     newest model of the workspace, or with the model in the box if it has none. With `train`, `run`
@@ -77,7 +80,14 @@ def run(
         source = _simulated_survey(workspace, settings)
         catalog = labels = Path(source) / "truth.parquet"
     found = discover(
-        workspace, source=source, where=where, catalog=catalog, release=release, config=settings
+        workspace,
+        source=source,
+        where=where,
+        catalog=catalog,
+        by=by,
+        radius=radius,
+        release=release,
+        config=settings,
     )
     release = str(found["release"])
     with ray_session(settings.ray):

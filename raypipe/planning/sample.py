@@ -19,12 +19,13 @@ import ray
 
 from raypipe.archive.products import is_product_uri
 from raypipe.config import Config
-from raypipe.ingestion.chip_rmfs import chip_rmfs_name, choose_chip_rmfs, load_chip_rmfs
+from raypipe.ingestion.chip_rmfs import choose_chip_rmfs, load_chip_rmfs
 from raypipe.ingestion.fetch import Fetcher
 from raypipe.ingestion.part import ingest_part
 from raypipe.planning.barrier import Barrier
 from raypipe.planning.processes import Use, own_peak_bytes, tree_use
 from raypipe.spectra.responses import FOLDER as RESPONSES
+from raypipe.spectra.responses import chip_rmfs_name
 from raypipe.store.layout import manifest_folder, part_name, rejects_folder, spectra_folder
 from raypipe.store.manifest import read_manifest_summary
 from raypipe.store.workspace import Workspace

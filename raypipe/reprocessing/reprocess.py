@@ -36,18 +36,20 @@ def reprocess(
     base: str | None = None,
     where: str | None = None,
     catalog: str | Path | None = None,
+    by: str | None = None,
+    radius: float = 1.0,
     model: str | None = None,
     config: Config | Mapping[str, Any] | str | Path | None = None,
 ) -> dict[str, Any]:
     """Make the latent catalog of a new release from an earlier one's; returns a summary.
 
-    `source`, `where` and `catalog` are those of `discover`. Detections whose files have the same
-    names and sizes as in `base`, by default the only other release with a catalog, are carried
-    over; new and changed ones are fetched and embedded; vanished ones are listed. The catalog is
-    the one that `ingest` and `embed` would make of all files. The change of each detection is
-    recorded in W/changes/<release>. `model` is the id of the model to use, by default that of the
-    base's newest catalog. The same command completes an interrupted run, and does nothing if
-    nothing changed. Raises UsageError if there is no such base.
+    `source`, `where`, `catalog`, `by` and `radius` are those of `discover`. Detections whose files
+    have the same names and sizes as in `base`, by default the only other release with a catalog,
+    are carried over; new and changed ones are fetched and embedded; vanished ones are listed. The
+    catalog is the one that `ingest` and `embed` would make of all files. The change of each
+    detection is recorded in W/changes/<release>. `model` is the id of the model to use, by default
+    that of the base's newest catalog. The same command completes an interrupted run, and does
+    nothing if nothing changed. Raises UsageError if there is no such base.
     """
     workspace, settings = call.workspace, call.config
     check_name(release, "release")
@@ -60,6 +62,8 @@ def reprocess(
             source=source,
             where=where,
             catalog=catalog,
+            by=by,
+            radius=radius,
             release=release,
             config=settings,
         )

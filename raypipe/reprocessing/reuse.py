@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from raypipe.ingestion.chip_rmfs import chip_rmfs_name
 from raypipe.ingestion.reader import OF_FILES, URIS
 from raypipe.ingestion.row_cache import ROW_KEYS, row_key
 from raypipe.redaction import printable, redact
 from raypipe.reprocessing.changes import SAME, Row, by_detection, compare_rows
-from raypipe.spectra.schema import REJECT_FIELDS, SPECTRUM_FIELDS, is_on_grid
+from raypipe.spectra.responses import chip_rmfs_name
+from raypipe.spectra.schema import REJECT_FIELDS, SPECTRUM_FIELDS, has_format
 from raypipe.store.fingerprints import FINGERPRINT
 from raypipe.store.layout import manifest_folder, part_name, rejects_folder, spectra_folder
 from raypipe.store.workspace import Workspace
@@ -95,7 +95,7 @@ class _Held:
             if not workspace.exists(name):
                 continue
             metadata = workspace.read_metadata(name)
-            if not is_on_grid(metadata):
+            if not has_format(metadata):
                 continue
             if self._metadata and not _same_settings(metadata, self._metadata):
                 continue

@@ -21,7 +21,15 @@ from raypipe.simulation.fits_template import (
     table_cards,
 )
 from raypipe.simulation.instrument import Instrument
-from raypipe.simulation.products import Row, class_cards, gzipped, mission_cards
+from raypipe.simulation.products import (
+    Row,
+    class_cards,
+    clock_cards,
+    clock_start,
+    clock_values,
+    gzipped,
+    mission_cards,
+)
 
 FILE_PREFIX = "file:"
 """Beginning of a detection_id that is made from a file's name."""
@@ -61,11 +69,13 @@ def mission_pha(
     """Return the gzipped PHA of a source region, or that of its background region."""
     primary, table = _templates(instrument, is_background)
     names = mission_names(instrument, row)
+    start = clock_start(instrument, row)
     common: dict[str, Value] = {
         "OBJECT": str(row["name"]),
         "OBS_ID": str(row["obsid"]),
         "RA_OBJ": float(row["ra"]),
         "DEC_OBJ": float(row["dec"]),
+        **clock_values(start, start + float(row["exposure_s"])),
         "EXPOSURE": float(row["exposure_s"]),
         "BACKSCAL": float(row["background_backscal" if is_background else "backscal"]),
     }
@@ -97,6 +107,7 @@ def _templates(
         ("RA_OBJ", 0.0, "[deg] position of the source"),
         ("DEC_OBJ", 0.0, "[deg] position of the source"),
         ("EQUINOX", 2000.0, ""),
+        *clock_cards(),
         ("EXPOSURE", 0.0, "[s] exposure time"),
         ("CHANTYPE", "PI", "channel type"),
         ("DETCHANS", channels, "number of channels"),

@@ -38,6 +38,7 @@ MJD_REFERENCE = 50814.0
 """Zero point of Chandra's clock, 1998-01-01."""
 MJD_2000 = 51544.0
 SECONDS_PER_DAY = 86400.0
+GOLDEN_RATIO = 0.6180339887498949
 
 SPECTRUM_DTYPE = np.dtype(
     [("CHANNEL", ">i4"), ("PI", ">f8"), ("COUNTS", ">i4"), ("COUNT_RATE", ">f8")]
@@ -81,13 +82,14 @@ def pha_file(
     primary, total, gti, background = _pha_templates(instrument)
     exposure = float(row["exposure_s"])
     on_time = exposure / DEAD_TIME_CORRECTION
-    start = clock_start(instrument.year)
+    start = clock_start(instrument, row)
+    clock = clock_values(start, start + on_time)
     identity = _identity(row)
     timing: dict[str, Value] = {
         "EXPOSURE": exposure,
         "LIVETIME": exposure,
         "ONTIME": on_time,
-        "TSTOP": start + on_time,
+        **clock,
     }
     pha = _csc_name(row, "pha3").plain
     source_header = total.render(
@@ -111,9 +113,9 @@ def pha_file(
     )
     interval = np.array([(start, start + on_time)], dtype=GTI_DTYPE)
     return gzipped(
-        primary.render(identity)
+        primary.render(identity | clock)
         + table_bytes(source_header, _spectrum(counts, exposure))
-        + table_bytes(gti.render({"TSTOP": start + on_time}), interval)
+        + table_bytes(gti.render(clock), interval)
         + table_bytes(background_header, _spectrum(background_counts, exposure))
     )
 
@@ -186,9 +188,42 @@ def rmf_file(instrument: Instrument) -> bytes:
     )
 
 
-def clock_start(year: float) -> float:
-    """Return the time on Chandra's clock, s, at which an instrument's observations start."""
-    return round((_mjd(year) - MJD_REFERENCE) * SECONDS_PER_DAY, 3)
+def clock_start(instrument: Instrument, row: Row) -> float:
+    """Return the time on the clock, s, at which the observation of a detection starts.
+
+    Observations are spread over the instrument's year by their numbers.
+    """
+    share = float(row["obsid"]) * GOLDEN_RATIO % 1.0
+    return round((_mjd(instrument.year + share) - MJD_REFERENCE) * SECONDS_PER_DAY, 3)
+
+
+def clock_values(start: float, stop: float) -> dict[str, Value]:
+    """Return the values of `clock_cards` for an observation."""
+    return {
+        "TSTART": start,
+        "TSTOP": stop,
+        "DATE-OBS": _date(start),
+        "DATE-END": _date(stop),
+    }
+
+
+def clock_cards() -> list[Card]:
+    """Return the cards that date an observation; `clock_values` has their values."""
+    return [
+        ("DATE-OBS", "", "observation start date, TT"),
+        ("DATE-END", "", "observation end date, TT"),
+        ("MJDREF", MJD_REFERENCE, "zero point of times"),
+        ("TIMEZERO", 0.0, "clock correction"),
+        ("TIMESYS", "TT", "time system"),
+        ("TIMEUNIT", "s", ""),
+        ("TSTART", 0.0, "observation start time"),
+        ("TSTOP", 0.0, "observation end time"),
+    ]
+
+
+def _date(clock: float) -> str:
+    date = datetime(1858, 11, 17) + timedelta(days=MJD_REFERENCE, seconds=clock)
+    return date.isoformat(timespec="seconds")
 
 
 def _mjd(year: float) -> float:
@@ -264,11 +299,9 @@ def _identity_cards() -> list[Card]:
 
 
 def mission_cards(instrument: Instrument) -> list[Card]:
-    """Return the cards for telescope and instrument; for ACIS also those of Chandra's clock."""
+    """Return the cards for telescope and instrument."""
     if not instrument.is_acis:
         return _other_mission_cards(instrument)
-    mjd = _mjd(instrument.year)
-    date = datetime(1858, 11, 17) + timedelta(days=mjd)
     return [
         ("ORIGIN", "raypipe", "a simulated product"),
         ("CREATOR", f"raypipe {__version__}", "tool that created this output"),
@@ -279,11 +312,6 @@ def mission_cards(instrument: Instrument) -> list[Card]:
         ("GRATING", "NONE", "grating"),
         ("FILTER", "NONE", "filter"),
         ("RESPNAME", instrument.name, "instrument model of the simulation"),
-        ("DATE-OBS", date.isoformat(timespec="seconds"), "observation start date"),
-        ("MJDREF", MJD_REFERENCE, "zero point of times"),
-        ("TIMESYS", "TT", "time system"),
-        ("TIMEUNIT", "s", ""),
-        ("TSTART", clock_start(instrument.year), "observation start time"),
     ]
 
 
@@ -311,13 +339,13 @@ def _pha_templates(
     instrument: Instrument,
 ) -> tuple[HeaderTemplate, HeaderTemplate, HeaderTemplate, HeaderTemplate]:
     mission = mission_cards(instrument)
-    primary = HeaderTemplate([*primary_cards(), *mission, *_identity_cards()])
+    primary = HeaderTemplate([*primary_cards(), *mission, *clock_cards(), *_identity_cards()])
     gti = HeaderTemplate(
         [
             *table_cards("GTI", GTI_DTYPE, 1, units={"START": "s", "STOP": "s"}),
             *class_cards("GTI", "STANDARD", version="1.0.0"),
             *mission,
-            ("TSTOP", 0.0, "observation end time"),
+            *clock_cards(),
         ]
     )
     return (
@@ -344,7 +372,7 @@ def _spectrum_cards(
         *mission,
         *_identity_cards(),
         *_chip_cards(instrument),
-        ("TSTOP", 0.0, "observation end time"),
+        *clock_cards(),
         ("ONTIME", 0.0, "[s] sum of GTIs"),
         ("LIVETIME", 0.0, "[s] live time"),
         ("EXPOSURE", 0.0, "[s] exposure time"),

@@ -14,12 +14,17 @@ from raypipe.spectra.channel_bins import MOST_BINS, ChannelBins
 from raypipe.spectra.grid import EnergyGrid
 from raypipe.spectra.redistribution import GriddedResponse
 from raypipe.store.layout import mend_of
-from raypipe.store.workspace import Workspace
+from raypipe.store.workspace import Workspace, check_name
 
 FOLDER = "responses"
 
 _BINS = "channel_bins"
 """Key of a file's metadata with the channel bins, JSON."""
+
+
+def chip_rmfs_name(release: str) -> str:
+    """Name the file that records the RMF chosen for each zone of chips."""
+    return f"{FOLDER}/chips/{check_name(release, 'release')}.json"
 
 
 class ResponseLibrary:

@@ -15,6 +15,8 @@ SPECTRUM_FIELDS = [
     pa.field("telescope", pa.string()),
     pa.field("instrument", pa.string()),
     pa.field("exposure_s", pa.float64()),
+    pa.field("mjd_start", pa.float64()),
+    pa.field("mjd_stop", pa.float64()),
     pa.field("counts", pa.list_(pa.int32())),
     pa.field("background_counts", pa.list_(pa.int32())),
     pa.field("background_scale", pa.float64()),
@@ -53,13 +55,18 @@ RMF = "rmf"
 CHIP_RMFS = "chip_rmfs"
 """Key of a spectra part's metadata with the `rmf_id` of each zone that it was made with, JSON."""
 
-GRID = {
+SPECTRUM_COLUMNS = "spectrum_columns"
+"""Key of a spectra part's metadata with the names of `SPECTRUM_FIELDS`, JSON."""
+
+FORMAT = {
     "energy_edges_kev": json.dumps(EnergyGrid().edges_kev.round(6).tolist()),
     "channel_bins": json.dumps([MOST_BINS, BAND_KEV, CALIBRATED_KEV, BINS_PER_FWHM]),
+    SPECTRUM_COLUMNS: json.dumps([field.name for field in SPECTRUM_FIELDS]),
 }
-"""Metadata of a spectra part: the energy grid, and the rule of channel bins, it was made with."""
+"""Metadata of a spectra part: the energy grid, the rule of channel bins, and the columns that it
+was made with."""
 
 
-def is_on_grid(metadata: Mapping[str, str]) -> bool:
-    """Tell whether a part with this metadata has the current energy grid and channel bins."""
-    return all(metadata.get(key) == value for key, value in GRID.items())
+def has_format(metadata: Mapping[str, str]) -> bool:
+    """Tell whether a part with this metadata has the current grid, channel bins and columns."""
+    return all(metadata.get(key) == value for key, value in FORMAT.items())

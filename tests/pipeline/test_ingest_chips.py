@@ -12,10 +12,11 @@ import pytest
 from raypipe.config import IngestConfig
 from raypipe.discovery.discover import discover
 from raypipe.discovery.manifest import write_manifest
-from raypipe.ingestion.chip_rmfs import chip_rmfs_name, choose_chip_rmfs, load_chip_rmfs
+from raypipe.ingestion.chip_rmfs import choose_chip_rmfs, load_chip_rmfs
 from raypipe.ingestion.ingest import ingest
 from raypipe.ingestion.part import ingest_part
 from raypipe.ingestion.progress import is_done
+from raypipe.spectra.responses import chip_rmfs_name
 from raypipe.spectra.schema import CHIP_RMFS
 from raypipe.store.layout import part_name, spectra_folder
 from raypipe.store.workspace import Workspace

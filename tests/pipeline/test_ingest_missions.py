@@ -68,6 +68,18 @@ def test_every_telescope_becomes_rows(
     assert bands.filter(like="counts_h").notna().all(axis=None)
 
 
+def test_rows_say_when_they_were_observed(
+    missions: tuple[Workspace, pd.DataFrame, pd.DataFrame], shared_data: Path
+) -> None:
+    _, spectra, _ = missions
+    assert not spectra[["mjd_start", "mjd_stop"]].isna().any(axis=None)
+    for detection_id, row in spectra.iterrows():
+        name = _names(shared_data)[str(detection_id)]
+        assert 49402 < row.mjd_start < 58494, name
+        lasted_s = (row.mjd_stop - row.mjd_start) * 86400.0
+        assert row.exposure_s < lasted_s < 110_000, "gaps between the intervals count, too"
+
+
 def set_of(telescope: str, instrument: str, flags: str) -> tuple[str, str, set[str]]:
     return telescope, instrument, set(flags.split("|"))
 

@@ -14,12 +14,12 @@ from astropy.io import fits
 
 from raypipe.config import IngestConfig
 from raypipe.discovery.discover import discover
-from raypipe.ingestion.chip_rmfs import chip_rmfs_name, choose_chip_rmfs, load_chip_rmfs
+from raypipe.ingestion.chip_rmfs import choose_chip_rmfs, load_chip_rmfs
 from raypipe.ingestion.ingest import ingest
 from raypipe.ingestion.part import ingest_part
 from raypipe.simulation.simulate import simulate
 from raypipe.spectra.redistribution import GriddedResponse
-from raypipe.spectra.responses import ResponseLibrary
+from raypipe.spectra.responses import ResponseLibrary, chip_rmfs_name
 from raypipe.store.workspace import Workspace
 
 DETECTIONS = 24

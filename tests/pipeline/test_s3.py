@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import lsdb
 import pyarrow as pa
 import pytest
 from hats.io.validation import is_valid_catalog
@@ -244,6 +245,22 @@ def test_a_release_into_a_bucket(bucket: Any) -> None:
         assert len(server.requests) == asked
     assert len(manifest(workspace)) == len(archive.truth)
     assert Workspace(workspace).folders("manifest") == ["csc2.1"]
+
+
+def test_hats_in_a_bucket_opens_by_url(bucket: Any, tmp_path: Path) -> None:
+    """As a public bucket is read: over HTTP, without credentials and without an S3 library."""
+    made = make_workspace(tmp_path / "w", 24)
+    out = f"s3://{BUCKET}/shared"
+    raypipe.export(made.workspace, format="hats", sources=True, out=out)
+    url = f"{bucket.meta.endpoint_url}/{BUCKET}/shared/sources-hats"
+    rows = lsdb.open_catalog(url).compute()
+    sources = raypipe.open_sources(made.workspace)
+    assert sorted(rows["best_detection_id"]) == sorted(sources["best_detection_id"])
+    assert rows["detections"].map(len).sum() == 24
+    names = {
+        each["Key"] for each in bucket.list_objects_v2(Bucket=BUCKET, Prefix="shared/")["Contents"]
+    }
+    assert {"shared/sources-moc.fits", "shared/CITATION.cff", "shared/README.md"} <= names
 
 
 def test_an_export_in_a_bucket_is_replaced_whole(

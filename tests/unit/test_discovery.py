@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from astropy.coordinates import SkyCoord
 from astropy.table import Table
 from hypothesis import given
 from hypothesis import strategies as st
 
 from raypipe.catalog.brought_table import read_catalog
+from raypipe.catalog.sky_index import SkyIndex
 from raypipe.discovery.catalog_join import CatalogJoin
 from raypipe.discovery.columns import ColumnTypes, manifest_rows
 from raypipe.discovery.discover import discover
@@ -21,6 +23,8 @@ from raypipe.discovery.own_ids import own_ids
 from raypipe.discovery.release import folder_release
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.identity import stem
+from raypipe.ogip import read_spectrum
+from raypipe.ogip.regions import region_position
 from raypipe.store.layout import manifest_folder
 from raypipe.store.manifest import choose_release, read_manifest_summary
 from raypipe.store.workspace import Workspace, check_name
@@ -401,3 +405,81 @@ def test_another_folder_of_the_same_name_is_said(
         discover(tmp_path / "w", source=str(tmp_path / place / "s"))
     was, now = tmp_path / "a" / "s", tmp_path / "b" / "s"
     assert f"release s is that of {was}, and becomes that of {now}; --release NAME" in caplog.text
+
+
+def test_a_catalog_joins_by_position_with_its_distance(tmp_path: Path, shared_data: Path) -> None:
+    """Real CSC files, whose positions are in their headers, and another survey's table."""
+    files = [
+        path
+        for path in (shared_data / "csc").glob("acis*pha3*")
+        if path.name[5:10] in ("01575", "04487", "04938")
+    ]
+    places = {path.name: region_position(read_spectrum(path).header) for path in files}
+    known = sorted((name, place) for name, place in places.items() if place is not None)
+    # Each row lies 0.5 arcsec north of a detection; the first detection has another, 0.9 to its
+    # south, and the last row lies 3 arcsec from its detection.
+    offsets = [0.5] * (len(known) - 1) + [3.0]
+    rows = [
+        (name, ra, dec + off / 3600) for (name, (ra, dec)), off in zip(known, offsets, strict=True)
+    ]
+    rows.append(("other", known[0][1][0], known[0][1][1] - 0.9 / 3600))
+    table = pd.DataFrame(rows, columns=["name", "ra", "dec"])
+    table["obsid"] = range(9000, 9000 + len(table))
+    table["kind"] = [f"kind {name}" for name in table["name"]]
+    table.to_csv(tmp_path / "t.csv", index=False)
+    w = Workspace(tmp_path / "w")
+    source, catalog = str(shared_data / "csc"), tmp_path / "t.csv"
+    summary = discover(w, source=source, catalog=catalog, by="position", radius=1.0, release="r")
+    assert summary["joined_by_position"] == {
+        "radius_arcsec": 1.0,
+        "found": len(known) - 1,
+        "ambiguous": 1,
+        "median_separation_arcsec": 0.5,
+    }
+    found = w.read_folder(manifest_folder("r")).to_pandas().set_index("pha_uri")
+    for (name, (ra, dec)), offset in zip(known, offsets, strict=True):
+        (row,) = (row for uri, row in found.iterrows() if str(uri).endswith(name))
+        assert (row["ra"], row["dec"]) == pytest.approx((ra, dec), abs=1e-9), "not the catalog's"
+        assert row["obsid"] < 9000
+        if offset > 1.0:
+            assert pd.isna(row["separation_arcsec"])
+            assert pd.isna(row["kind"])
+            continue
+        assert row["separation_arcsec"] == pytest.approx(0.5, abs=1e-4)
+        assert row["kind"] == f"kind {name}"
+        assert row["name"] == name
+        assert row["catalog_ra"] == pytest.approx(ra, abs=1e-9)
+        assert row["catalog_obsid"] >= 9000
+
+
+def test_what_a_join_by_position_cannot_do_is_a_usage_error(tmp_path: Path) -> None:
+    detections = manifest_rows(_table(detection_id=["a", "b"], ra=[10.0, None], dec=[-5.0, None]))
+    with pytest.raises(UsageError, match="no columns ra and dec, which --by position needs"):
+        CatalogJoin(_table(name=["A"]), 1.0)
+    with pytest.raises(UsageError, match="--radius -1: expected arcseconds"):
+        CatalogJoin(_table(ra=[10.0], dec=[5.0]), -1.0)
+    join = CatalogJoin(_table(ra=[10.0], dec=[5.0]), 1.0)
+    join.look(detections)
+    with pytest.raises(
+        UsageError, match=r"position within 1 arcsec \(1 detections have a position"
+    ):
+        join.settle(set())
+    with pytest.raises(UsageError, match="--by name: expected position"):
+        discover(tmp_path, source=str(tmp_path), by="name")
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_the_nearest_position_is_that_of_astropy(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    center = rng.uniform((0.0, -90.0), (360.0, 90.0))
+    near = center + rng.normal(0.0, 3.0, (40, 2)) / 3600.0
+    near[:, 0], near[:, 1] = near[:, 0] % 360.0, near[:, 1].clip(-90.0, 90.0)
+    ra, dec = near.T
+    found = SkyIndex(ra[:25], dec[:25]).nearest(ra[25:], dec[25:], 2.0)
+    ours, theirs = (SkyCoord(ra[part], dec[part], unit="deg") for part in np.s_[25:, :25])
+    separations = ours[:, None].separation(theirs[None]).arcsec
+    within = separations.min(1) <= 2.0
+    assert (found.places[within] == separations.argmin(1)[within]).all()
+    assert (found.places[~within] == -1).all()
+    assert found.separation_arcsec[within] == pytest.approx(separations.min(1)[within], abs=1e-5)
+    assert (found.is_ambiguous == ((separations <= 2.0).sum(1) > 1)).all()

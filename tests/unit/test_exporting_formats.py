@@ -139,7 +139,9 @@ def read_parquet(path: Path) -> list[Row]:
 def read_hats(path: Path) -> list[Row]:
     frame = lsdb.open_catalog(path).compute().reset_index(drop=True)
     table = pa.Table.from_pandas(pd.DataFrame(frame), preserve_index=False)
-    return rows_of_arrow(table.drop_columns(["_healpix_29"] * ("_healpix_29" in frame)))
+    return rows_of_arrow(
+        table.drop_columns([n for n in ("_healpix_29", "detections") if n in frame])
+    )
 
 
 READERS: dict[str, Callable[[Path], list[Row]]] = {

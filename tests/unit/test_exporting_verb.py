@@ -45,9 +45,11 @@ def test_the_command_line_writes_where_it_is_told(
     assert json.loads(capsys.readouterr().out) == {"export": f"{out}/sources.fits"}
     assert len(Table.read(out / "sources.fits")) == 9
     assert sorted(p.name for p in out.iterdir()) == [
+        "CITATION.cff",
         "README.md",
         "exports.json",
         "index.html",
+        "sources-moc.fits",
         "sources.fits",
     ]
 

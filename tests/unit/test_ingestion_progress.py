@@ -11,9 +11,10 @@ from raypipe.config import IngestConfig
 from raypipe.discovery.columns import manifest_rows
 from raypipe.discovery.manifest import write_manifest
 from raypipe.errors import RaypipeError
-from raypipe.ingestion.chip_rmfs import ChipRmfs, chip_rmfs_name
+from raypipe.ingestion.chip_rmfs import ChipRmfs
 from raypipe.ingestion.progress import is_done, parts_to_ingest
-from raypipe.spectra.schema import CHIP_RMFS, DUPLICATE, GRID, RMF
+from raypipe.spectra.responses import chip_rmfs_name
+from raypipe.spectra.schema import CHIP_RMFS, DUPLICATE, FORMAT, RMF, SPECTRUM_COLUMNS
 from raypipe.store.fingerprints import FINGERPRINT
 from raypipe.store.layout import part_name
 from raypipe.store.parts import count_rows, require_ingested
@@ -31,7 +32,11 @@ def publish(workspace: Workspace, part: int, rejected: int = 0, stage: str = "re
     """A part's spectra and rejects, with the metadata that ingestion gives them."""
     rows = workspace.read_table(manifest_part(part))
     fingerprint = workspace.read_metadata(manifest_part(part))[FINGERPRINT]
-    made_of = {FINGERPRINT: fingerprint, RMF: CONFIG.rmf, CHIP_RMFS: ChipRmfs({}).to_json()} | GRID
+    made_of = {
+        FINGERPRINT: fingerprint,
+        RMF: CONFIG.rmf,
+        CHIP_RMFS: ChipRmfs({}).to_json(),
+    } | FORMAT
     retryable = stage == "fetch"
     rejects = pa.table({"retryable": [retryable] * rejected, "stage": [stage] * rejected})
     workspace.write_table(part_name("rejects/r", part), rejects, made_of)
@@ -74,6 +79,13 @@ def test_a_part_on_another_energy_grid_is_to_do(workspace: Workspace) -> None:
     metadata = workspace.read_metadata(name) | {"energy_edges_kev": "[0.3, 9.3]"}
     workspace.write_table(name, workspace.read_table(name), metadata)
     assert parts_to_ingest(workspace, "r", CONFIG) == [3]
+
+
+def test_a_part_without_the_present_columns_is_to_do(workspace: Workspace) -> None:
+    name = part_name("spectra/r", 5)
+    metadata = workspace.read_metadata(name) | {SPECTRUM_COLUMNS: '["counts"]'}
+    workspace.write_table(name, workspace.read_table(name), metadata)
+    assert parts_to_ingest(workspace, "r", CONFIG) == [5]
 
 
 def test_rejects_worth_another_try_are_to_do(workspace: Workspace) -> None:

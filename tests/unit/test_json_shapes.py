@@ -13,7 +13,8 @@ import pytest
 
 from raypipe import cli
 from raypipe.errors import RaypipeError
-from raypipe.ingestion.chip_rmfs import chip_rmfs_name, load_chip_rmfs
+from raypipe.ingestion.chip_rmfs import load_chip_rmfs
+from raypipe.spectra.responses import chip_rmfs_name
 from raypipe.store.lease import exclusive
 from raypipe.store.publication import find_publication, read_detections
 from raypipe.store.workspace import Workspace

@@ -72,6 +72,15 @@ def spectra_of(folder: Path) -> dict[str, Path]:
     return found
 
 
+def test_observations_of_all_telescopes_are_dated(folder: Path) -> None:
+    for path in spectra_of(folder).values():
+        times, exposure_s = read_pha(path).times, read_pha(path).exposure_s
+        assert times.mjd_start is not None
+        assert times.mjd_stop is not None
+        lasted_s = (times.mjd_stop - times.mjd_start) * 86400.0
+        assert exposure_s * 0.9999 <= lasted_s <= exposure_s * 1.02
+
+
 def test_an_index_pairs_files_whose_headers_do_not(instruments: dict[str, Instrument]) -> None:
     missions = {name: each.mission for name, each in instruments.items() if not each.is_acis}
     assert missions == {

@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
+from astropy.time import Time
 
 from raypipe.cli import BAD_USAGE, main
 from raypipe.discovery.discover import discover
 from raypipe.errors import UsageError
-from raypipe.ogip import read_spectrum
+from raypipe.ogip import read_pha, read_spectrum
 from raypipe.physics.energy import ERG_PER_KEV, EnergyGrid
 from raypipe.simulation import draw_survey, simulate
 from raypipe.simulation.fits_template import card
@@ -46,6 +47,26 @@ def test_every_detection_has_its_three_files_and_nothing_is_left_over(folder: Pa
         for kind in ("pha3", "arf3", "rmf3")
     }
     assert {path.name for path in folder.iterdir()} == {*expected, "truth.parquet", "survey.json"}
+
+
+def test_observations_are_dated(folder: Path) -> None:
+    survey = draw_survey(DETECTIONS, seed=5)
+    starts = set()
+    for i in range(DETECTIONS):
+        path = product(folder, i + 1, "pha3")
+        times = read_pha(path).times
+        assert times.mjd_start is not None
+        assert times.mjd_stop is not None
+        instrument = survey.instruments[survey.instrument[i]]
+        years = 2000.0 + (times.mjd_start - 51544.0) / 365.25
+        assert instrument.year <= years <= instrument.year + 1.0
+        on_time_s = survey.table["exposure_s"][i] / 0.987
+        assert (times.mjd_stop - times.mjd_start) * 86400.0 == pytest.approx(on_time_s, abs=1e-3)
+        header = fits.getheader(path, 1)
+        for key, mjd in (("DATE-OBS", times.mjd_start), ("DATE-END", times.mjd_stop)):
+            assert Time(header[key], scale="tt").mjd == pytest.approx(mjd, abs=1.01 / 86400.0)
+        starts.add(times.mjd_start)
+    assert len(starts) == DETECTIONS, "observations of a year begin at different times"
 
 
 def test_the_reader_reads_what_was_drawn(folder: Path) -> None:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from raypipe._version import __version__
 from raypipe.errors import UsageError
 from raypipe.exporting.formats.content import CITATION, Content
+from raypipe.exporting.formats.nested import NestedDetections
 from raypipe.exporting.formats.packing import measure
 from raypipe.exporting.formats.parquet import voparquet_metadata
 from raypipe.store.hash_partitioner import BUCKETS, HashPartitioner
@@ -49,6 +50,9 @@ def require_hats() -> None:
 def write_hats(content: Content, folder: Path, partition_rows: int) -> int:
     """Write the table as a HATS catalog and return the number of rows that it lacks.
 
+    Rows of sources have their detections in a nested column (`nested.NESTED`), which the VOTable in
+    the metadata cannot describe.
+
     A partition has at most `partition_rows` rows, or those of one pixel of order 7 if these are
     more. Raises UsageError if hats is not installed, or if no row has a position.
     """
@@ -64,14 +68,19 @@ def write_hats(content: Content, folder: Path, partition_rows: int) -> int:
     pixels, place = _align(histogram, partition_rows)
     index = pa.field("_healpix_29", pa.int64(), nullable=False)
     schema = content.schema.insert(0, index)
-    schema = schema.with_metadata(voparquet_metadata(content, schema, measure(content)))
+    metadata = voparquet_metadata(content, schema, measure(content))
+    tables = content.tables()
+    if content.table == "sources":
+        nested = NestedDetections.of(content)
+        schema, tables = schema.append(nested.field), nested.beside(tables)
+    schema = schema.with_metadata(metadata)
     scratch = folder / ".scratch"
     partitioner = HashPartitioner(scratch)
-    for table in content.tables():
+    for table in tables:
         placed = _with_index(table, index)
         partitioner.add(placed, place[_coarser(placed, _ORDER)].astype(np.uint64))
-    for tables in partitioner.shares(BUCKETS):
-        rows = pa.concat_tables(tables) if tables else pa.table({})
+    for share in partitioner.shares(BUCKETS):
+        rows = pa.concat_tables(share) if share else pa.table({})
         if rows.num_rows:
             _write_partitions(rows.sort_by("_healpix_29"), pixels, place, schema, folder)
     shutil.rmtree(scratch, ignore_errors=True)
