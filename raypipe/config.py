@@ -1,6 +1,7 @@
 """Define every setting once, with its type, default, limits and description.
 
-The settings of model, training and tuning are defined in `raypipe.config_training`.
+The settings of model, training and tuning are defined in `raypipe.config_training`, those of
+alignment in `raypipe.config_align`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import Field, model_validator
 
+from raypipe.config_align import AlignConfig
 from raypipe.config_training import (
     PRESET_BINS,
     ModelConfig,
@@ -23,6 +25,7 @@ from raypipe.redaction import redact_text
 
 __all__ = [
     "PRESET_BINS",
+    "AlignConfig",
     "ClassScheme",
     "Config",
     "DiscoverConfig",
@@ -311,6 +314,7 @@ class Config(Section):
     export: ExportConfig = ExportConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportConfig = ReportConfig()
+    align: AlignConfig = AlignConfig()
     plan: PlanConfig = PlanConfig()
     ray: RayConfig = RayConfig()
 
