@@ -36,7 +36,6 @@ import torch
 
 from benchmarks.processes import watch
 from benchmarks.surveys import replicate
-from raypipe.cluster import ray_session
 from raypipe.config import Config, EmbedConfig, RayConfig
 from raypipe.config_toml import load_config
 from raypipe.discovery.discover import discover
@@ -46,6 +45,7 @@ from raypipe.ingestion.ingest import ingest
 from raypipe.model.bundle import Model, load_model
 from raypipe.model.features import prepare
 from raypipe.model.statistics import cash
+from raypipe.ray_session import ray_session
 from raypipe.simulation.simulate import simulate
 from raypipe.spectra.batch import SpectraBatch
 from raypipe.spectra.responses import ResponseLibrary

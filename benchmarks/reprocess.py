@@ -23,8 +23,8 @@ import numpy as np
 
 import raypipe
 from benchmarks.surveys import make_survey
-from raypipe.cluster import ray_session
 from raypipe.config import Config, RayConfig
+from raypipe.ray_session import ray_session
 from raypipe.store.workspace import Workspace
 
 FIRST, NEXT = "r1", "r2"

@@ -40,7 +40,6 @@ import ray
 from benchmarks import embed as embedding
 from benchmarks import throughput
 from benchmarks.surveys import make_survey
-from raypipe.cluster import TASKS_A_SLOT, map_parts, ray_session
 from raypipe.config import Config, EmbedConfig, RayConfig
 from raypipe.config_toml import load_config
 from raypipe.discovery.discover import discover
@@ -48,6 +47,7 @@ from raypipe.embedding.embed import embed
 from raypipe.ingestion.ingest import ingest
 from raypipe.planning.processes import tree_use
 from raypipe.private_apis import object_store_bytes
+from raypipe.ray_session import TASKS_A_SLOT, map_parts, ray_session
 from raypipe.store.manifest import choose_release
 from raypipe.store.workspace import Workspace
 

@@ -26,13 +26,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from benchmarks.processes import cpu_s_of
 from benchmarks.surveys import make_survey
-from raypipe.cluster import ray_session
 from raypipe.config import Config, IngestConfig, RayConfig
 from raypipe.ingestion.chip_rmfs import load_chip_rmfs
 from raypipe.ingestion.ingest import ingest
 from raypipe.ingestion.part import ingest_part
 from raypipe.ingestion.reader import Reader
 from raypipe.ogip import read_arf, read_pha
+from raypipe.ray_session import ray_session
 from raypipe.spectra.responses import ResponseLibrary
 from raypipe.store.layout import manifest_folder, part_name, rejects_folder, spectra_folder
 from raypipe.store.manifest import choose_release

@@ -38,13 +38,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 from benchmarks.surveys import make_survey
-from raypipe.cluster import ray_session
 from raypipe.config import Config
 from raypipe.config_toml import load_config
 from raypipe.ingestion.ingest import ingest
 from raypipe.model.count_splitting import thin
 from raypipe.model.features import Batch
 from raypipe.model.presets import build
+from raypipe.ray_session import ray_session
 from raypipe.spectra.grid import EnergyGrid
 from raypipe.store.layout import model_folder
 from raypipe.store.manifest import choose_release

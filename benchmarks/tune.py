@@ -32,7 +32,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from raypipe.cluster import ray_session
 from raypipe.config import Config, RayConfig
 from raypipe.config_toml import load_config
 from raypipe.discovery.discover import discover
@@ -40,6 +39,7 @@ from raypipe.identity import hash_names, without_release
 from raypipe.ingestion.ingest import ingest
 from raypipe.model.bundle import load_model
 from raypipe.model.holdout_cash import unseen_cash
+from raypipe.ray_session import ray_session
 from raypipe.simulation.simulate import simulate
 from raypipe.store.workspace import Workspace
 from raypipe.training.batch_streams import ResidentStream

@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
+from raypipe.catalog.added_columns import read_whole
 from raypipe.catalog.reserved import is_reserved
 from raypipe.model.choice import choose_model
 from raypipe.store.manifest import choose_release
-from raypipe.store.publication import read_detections, read_sources
 from raypipe.store.workspace import Workspace
 
 _NULLABLE = {
@@ -36,12 +36,13 @@ def open_catalog(
     """Read the latent catalog of a release by a model, with one row per detection.
 
     By default, read the workspace's only release and its newest catalog. If `columns` are given,
-    read those of them that the catalog has. All rows belong to the same publication. Columns that
-    raypipe measured have numpy types; columns of integers and booleans from other catalogs have the
-    nullable types of pandas (Int64, boolean) if values are missing. Raises UsageError if there is
-    no such catalog.
+    read those of them that the catalog has. Columns that verbs such as `cluster` have added are
+    among them; if the catalog has changed since, a warning says to run the verb again, and they are
+    left out. All rows belong to the same publication. Columns that raypipe measured have numpy
+    types; columns of integers and booleans from other catalogs have the nullable types of pandas
+    (Int64, boolean) if values are missing. Raises UsageError if there is no such catalog.
     """
-    return _frame(read_detections(*_chosen(workspace, release, model), columns))
+    return _frame(read_whole(*_chosen(workspace, release, model), "detections", columns))
 
 
 def open_sources(
@@ -55,7 +56,7 @@ def open_sources(
 
     Arguments and types are those of `open_catalog`.
     """
-    return _frame(read_sources(*_chosen(workspace, release, model), columns))
+    return _frame(read_whole(*_chosen(workspace, release, model), "sources", columns))
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:

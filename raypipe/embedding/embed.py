@@ -18,12 +18,12 @@ from ray.data import ActorPoolStrategy
 
 from raypipe._version import __version__
 from raypipe.catalog.source_table import source_columns, source_tables
-from raypipe.cluster import joins_cluster, map_parts, ray_session, without_restart_warning
 from raypipe.config import Config, EmbedConfig
 from raypipe.embedding.part import PartEncoder, Wanted, wanted_part
 from raypipe.errors import BusyError
 from raypipe.model.bundle import Model, load_model
 from raypipe.model.choice import adopt_model, resolve_model
+from raypipe.ray_session import joins_cluster, map_parts, ray_session, without_restart_warning
 from raypipe.store.layout import catalog_folder, model_folder, sources_folder
 from raypipe.store.lease import exclusive
 from raypipe.store.manifest import choose_release

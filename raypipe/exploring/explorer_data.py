@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from raypipe.catalog.added_columns import read_whole
 from raypipe.catalog.classes import catalog_classes, most_probable
 from raypipe.catalog.hardness import hardness_ratios, has_band_counts
 from raypipe.evaluation.evaluated_catalog import EvaluatedCatalog
@@ -18,7 +19,6 @@ from raypipe.exploring.columns import ChosenColumns, choose_columns, join_table
 from raypipe.exploring.latent_maps import LatentMap, make_maps
 from raypipe.exploring.spectra import PackedSpectra, latent_covariance, pack_spectra
 from raypipe.searching.strangest import BADLY_FIT, FAR, Significances, measure_significances
-from raypipe.store.publication import read_detections
 from raypipe.store.workspace import Workspace
 
 MOST_ROWS = 50_000
@@ -61,7 +61,7 @@ def gather_explorer_data(
 ) -> ExplorerData:
     """Read a catalog, join the user's table, draw a sample, and read the spectra of its rows."""
     release, model_id, model = evaluated.release, evaluated.model_id, evaluated.model
-    frame = read_detections(store, release, model_id).to_pandas()
+    frame = read_whole(store, release, model_id).to_pandas()
     population = None if model is None else model.population
     found = measure_significances(frame, population)
     frame = frame.assign(**{SIGMAS[ranking]: each.sigmas for ranking, each in found.items()})

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from raypipe.catalog.added_columns import TableName
 from raypipe.config import Config
 from raypipe.errors import UsageError
 from raypipe.exporting.export_page import describe_export
@@ -18,7 +19,7 @@ from raypipe.exporting.export_target import (
     refuse_own_folders,
 )
 from raypipe.exporting.formats import FORMATS
-from raypipe.exporting.formats.content import Content, TableName
+from raypipe.exporting.formats.content import Content
 from raypipe.exporting.formats.fits import write_fits
 from raypipe.exporting.formats.hats import require_hats, write_hats
 from raypipe.exporting.formats.parquet import write_parquet

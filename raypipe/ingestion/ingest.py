@@ -8,12 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from raypipe.cluster import map_parts, ray_session, tasks_for
 from raypipe.config import Config, IngestConfig
 from raypipe.ingestion.chip_rmfs import chip_rmfs_name, choose_chip_rmfs
 from raypipe.ingestion.fetch import Fetcher
 from raypipe.ingestion.part import ingest_part
 from raypipe.ingestion.progress import parts_to_ingest
+from raypipe.ray_session import map_parts, ray_session, tasks_for
 from raypipe.spectra.responses import FOLDER as RESPONSES
 from raypipe.store.layout import rejects_folder, spectra_folder
 from raypipe.store.lease import exclusive

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from raypipe._version import __version__
-from raypipe.cluster import ray_session
 from raypipe.config import Config
 from raypipe.discovery.discover import discover
 from raypipe.embedding.embed import embed
@@ -18,6 +17,7 @@ from raypipe.evaluation.labels import read_labels
 from raypipe.evaluation.summary import headlines
 from raypipe.ingestion.ingest import ingest
 from raypipe.model.choice import resolve_model
+from raypipe.ray_session import ray_session
 from raypipe.reporting.report import report
 from raypipe.simulation.simulate import SURVEY_FILE, simulate
 from raypipe.store.layout import catalog_folder, evaluation_folder

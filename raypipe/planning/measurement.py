@@ -14,13 +14,13 @@ import pyarrow as pa
 import ray
 
 from raypipe.archive.products import is_product_uri
-from raypipe.cluster import map_parts, ray_session
 from raypipe.config import Config, IngestConfig
 from raypipe.errors import RaypipeError
 from raypipe.ingestion.fetch import is_remote
 from raypipe.planning.barrier import Barrier
 from raypipe.planning.processes import Use, tree_use
 from raypipe.planning.sample import SampleTask, TaskMeasure, count_packaged
+from raypipe.ray_session import map_parts, ray_session
 
 _LEAST_PIECE = 50
 """Smallest number of detections per task for which its measures are meaningful."""

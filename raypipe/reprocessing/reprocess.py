@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raypipe.cluster import map_parts, ray_session, tasks_for
 from raypipe.config import Config
 from raypipe.discovery.discover import discover
 from raypipe.embedding.embed import embed
 from raypipe.errors import UsageError
 from raypipe.ingestion.ingest import ingest
 from raypipe.model.choice import choose_model
+from raypipe.ray_session import map_parts, ray_session, tasks_for
 from raypipe.reprocessing.changes import CHANGED, NEW, SAME, VANISHED
 from raypipe.reprocessing.reuse import groups, reuse_chip_rmfs, reuse_group
 from raypipe.store.layout import changes_folder, part_name

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from raypipe.catalog.added_columns import AddedColumns
 from raypipe.catalog.classes import catalog_classes, most_probable
 from raypipe.catalog.hardness import hardness_ratios, has_band_counts
 from raypipe.errors import RaypipeError
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 _ABOUT = ("detection_id", "best_detection_id", "name", "ra", "dec", "class", "total_counts")
 _FIT = ("cash", "cash_expected", "fit_zscore", "anomaly_score", "n_detections")
 _BANDS = tuple(f"{kind}_{band}" for kind in ("counts", "background_counts") for band in "smh")
-_WANTED = frozenset({*_ABOUT, *_FIT, *_BANDS, *CAUSE_COLUMNS})
+_WANTED = frozenset({*_ABOUT, "cluster", *_FIT, *_BANDS, *CAUSE_COLUMNS})
 _READERS = 8
 
 
@@ -69,7 +70,7 @@ class SearchedRows:
         (h - s) / (h + s) of net counts, and `causes` are those of `raypipe.searching.causes`.
         """
         found = self.table.take(pa.array(rows)).to_pandas()
-        described = found[[name for name in _ABOUT if name in found]].copy()
+        described = found[[name for name in (*_ABOUT, "cluster") if name in found]].copy()
         if self.classes:
             likely = most_probable(found, self.classes)
             described["likely_class"], described["p_likely_class"] = (
@@ -86,7 +87,8 @@ def read_detection_rows(workspace: Workspace, release: str, model_id: str) -> Se
     classes = catalog_classes(workspace, release, model_id)
 
     def read(published: Publication) -> SearchedRows:
-        return _read(workspace, list(published.parts), classes)
+        added = AddedColumns.of(workspace, published, "detections", "warn")
+        return _read(workspace, list(published.parts), classes, added)
 
     return read_published(workspace, release, model_id, read)
 
@@ -96,16 +98,20 @@ def read_source_rows(workspace: Workspace, release: str, model_id: str) -> Searc
     classes = catalog_classes(workspace, release, model_id)
 
     def read(published: Publication) -> SearchedRows:
-        return _read(workspace, [published.sources], classes)
+        added = AddedColumns.of(workspace, published, "sources", "warn")
+        return _read(workspace, [published.sources], classes, added)
 
     return read_published(workspace, release, model_id, read)
 
 
-def _read(workspace: Workspace, files: list[str], classes: tuple[str, ...]) -> SearchedRows:
+def _read(
+    workspace: Workspace, files: list[str], classes: tuple[str, ...], added: AddedColumns
+) -> SearchedRows:
     with ThreadPoolExecutor(_READERS) as pool:
         sizes = list(pool.map(workspace.count_rows, files))
         schemas = list(pool.map(workspace.read_schema, files))
-        known = list(dict.fromkeys(name for schema in schemas for name in schema.names))
+        joined = [added.join_schema(schema) for schema in schemas]
+        known = list(dict.fromkeys(name for schema in joined for name in schema.names))
         if "z_cov" not in known:
             raise RaypipeError(
                 f"{workspace.absolute_uri(files[0])} has no errors of latents (column z_cov): an "
@@ -123,6 +129,7 @@ def _read(workspace: Workspace, files: list[str], classes: tuple[str, ...]) -> S
 
         def one(number: int) -> pa.Table:
             table = workspace.read_table(files[number], columns)
+            table = added.join(table, part=number, columns=described)
             here = slice(starts[number], starts[number + 1])
             for i in range(latents):
                 z[i, here] = table[f"z{i}"].to_numpy()

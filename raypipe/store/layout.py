@@ -33,6 +33,11 @@ def catalog_folder(release: str, model_id: str) -> str:
     return f"catalog/{release}/{model_id}"
 
 
+def columns_folder(release: str, model_id: str, verb: str) -> str:
+    """Name the folder of the columns that a verb has added to a catalog."""
+    return f"columns/{release}/{model_id}/{verb}"
+
+
 def changes_folder(release: str) -> str:
     """Name the folder that records how each detection differs from an earlier release."""
     return f"changes/{release}"
@@ -74,9 +79,9 @@ def explorer_name(release: str, model_id: str) -> str:
 
 
 OWN_FOLDERS = (
-    *("manifest", "spectra", "rejects", "responses", "models", "catalog", "sources", "exports"),
-    *("evaluation", "reports", "explorer", "tuning", "checkpoints", "changes", "comparisons"),
-    *("locks", "runs"),
+    *("manifest", "spectra", "rejects", "responses", "models", "catalog", "sources", "columns"),
+    *("exports", "evaluation", "reports", "explorer", "tuning", "checkpoints", "changes"),
+    *("comparisons", "locks", "runs"),
 )
 """Top folders of a workspace that raypipe's verbs fill; docs/layout.md describes them."""
 
@@ -90,6 +95,7 @@ _MAKE_AGAIN = {
     "metrics.json": "restore it from a copy, or delete the model's folder and train it again",
     "catalog": "delete it and run raypipe embed again",
     "sources": "delete it and run raypipe embed again",
+    "columns": "delete its folder and run the verb of that name again",
     "evaluation": "delete it and run raypipe evaluate again",
     "comparisons": "delete it and run raypipe compare again",
     "locks": "delete it if no other run is at work on this workspace",

@@ -3,6 +3,9 @@
 The name of a part depends on its content, so that a file never changes. A numbered list names the
 parts that form the catalog; the list with the highest number is valid. To publish means to create
 the next list, which only one of several writers can do.
+
+Columns that a verb adds to a catalog are published in the same way, each verb's in a list of its
+own; `raypipe.catalog.added_columns` writes and reads them.
 """
 
 from __future__ import annotations
@@ -11,15 +14,15 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from raypipe._version import __version__
 from raypipe.errors import RaypipeError
-from raypipe.store.layout import catalog_folder
+from raypipe.store.layout import catalog_folder, columns_folder
 from raypipe.store.workspace import Workspace
 
 _LIST = re.compile(r"/published-(\d{5})\.json$")
@@ -38,16 +41,23 @@ _FIELDS = {
 }
 """Fields of a list, and their types in JSON."""
 
+_ADDED_FIELDS = {"verb": str, "catalog": str, "others": list, "about": dict}
+"""Further fields of a list of added columns; catalogs of earlier versions lack them."""
+
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Publication:
-    """Describe one publication of a catalog.
+    """Describe one publication of a catalog, or of the columns that a verb has added to one.
 
     `parts` and `sources` are names of files in the workspace: the parts have one row per detection,
     the other file has one row per source. `fingerprint` is a hash of everything that they were made
     from.
+
+    Of added columns, `verb` made them from the catalog with the fingerprint `catalog`, by the
+    settings `about`; `sources` is empty if sources have no such columns, and `others` are further
+    tables of the verb.
     """
 
     release: str
@@ -60,35 +70,47 @@ class Publication:
     fingerprint: str
     raypipe_version: str = __version__
     published: str = ""
+    verb: str = ""
+    catalog: str = ""
+    others: tuple[str, ...] = ()
+    about: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def name(self) -> str:
         """Return the name of the list."""
-        folder = catalog_folder(self.release, self.model_id)
+        folder = _folder(self.release, self.model_id, self.verb)
         return f"{folder}/published-{self.number:05d}.json"
 
     @property
     def files(self) -> set[str]:
-        """Return the names of all files of the catalog."""
-        return {*self.parts, self.sources}
+        """Return the names of all files of the publication."""
+        return {*self.parts, *self.others, self.sources} - {""}
 
 
 class PublishedMeanwhileError(RaypipeError):
     """Report that another run has published a different catalog since this run began."""
 
 
-def find_publication(workspace: Workspace, release: str, model_id: str) -> Publication | None:
-    """Return the valid publication of a release by a model, None if there is none."""
-    names = workspace.files(catalog_folder(release, model_id), ".json")
+def find_publication(
+    workspace: Workspace, release: str, model_id: str, verb: str = ""
+) -> Publication | None:
+    """Return the valid publication of a release by a model, None if there is none.
+
+    It is that of the catalog or, if a verb is given, of the columns that the verb has added.
+    """
+    names = workspace.files(_folder(release, model_id, verb), ".json")
     lists = [name for name in names if _LIST.search(name)]
     if not lists:
         return None
     content = workspace.read_object(lists[-1], _FIELDS)
-    parts = tuple(content["parts"])
-    if not parts or not all(isinstance(part, str) for part in parts):
+    for name in content.keys() & _ADDED_FIELDS.keys():
+        if not isinstance(content[name], _ADDED_FIELDS[name]):
+            raise workspace.unexpected(lists[-1], f"its field {name} has the wrong type")
+    parts, others = tuple(content["parts"]), tuple(content.get("others", ()))
+    if not parts or not all(isinstance(name, str) for name in (*parts, *others)):
         raise workspace.unexpected(lists[-1], "not the list of a catalog (no names of parts)")
     try:
-        found = Publication(**content | {"parts": parts})
+        found = Publication(**content | {"parts": parts, "others": others})
     except TypeError as error:
         raise workspace.unexpected(lists[-1], f"not the list of a catalog ({error})") from error
     if found.name != lists[-1]:
@@ -158,13 +180,9 @@ def read_detections(
 ) -> pa.Table:
     """Read the rows of all detections, in order of parts; raises RaypipeError without a catalog."""
 
-    def read(publication: Publication) -> pa.Table:
-        with ThreadPoolExecutor(8) as pool:
-            tables = pool.map(lambda name: workspace.read_table(name, columns), publication.parts)
-            table = pa.concat_tables(tables, promote_options="permissive")
-        return _whole(workspace, publication, table, publication.rows)
-
-    return read_published(workspace, release, model_id, read)
+    return read_published(
+        workspace, release, model_id, lambda found: detections_of(workspace, found, columns)
+    )
 
 
 def read_sources(
@@ -172,11 +190,31 @@ def read_sources(
 ) -> pa.Table:
     """Read the rows of all sources; raises RaypipeError without a catalog."""
 
-    def read(publication: Publication) -> pa.Table:
-        table = workspace.read_table(publication.sources, columns)
-        return _whole(workspace, publication, table, publication.source_rows)
+    return read_published(
+        workspace, release, model_id, lambda found: sources_of(workspace, found, columns)
+    )
 
-    return read_published(workspace, release, model_id, read)
+
+def detections_of(
+    workspace: Workspace, publication: Publication, columns: list[str] | None = None
+) -> pa.Table:
+    """Read the rows of all detections of one publication, in order of parts."""
+    with ThreadPoolExecutor(8) as pool:
+        tables = pool.map(lambda name: workspace.read_table(name, columns), publication.parts)
+        table = pa.concat_tables(tables, promote_options="permissive")
+    return _whole(workspace, publication, table, publication.rows)
+
+
+def sources_of(
+    workspace: Workspace, publication: Publication, columns: list[str] | None = None
+) -> pa.Table:
+    """Read the rows of all sources of one publication."""
+    table = workspace.read_table(publication.sources, columns)
+    return _whole(workspace, publication, table, publication.source_rows)
+
+
+def _folder(release: str, model_id: str, verb: str) -> str:
+    return columns_folder(release, model_id, verb) if verb else catalog_folder(release, model_id)
 
 
 def _whole(workspace: Workspace, publication: Publication, table: pa.Table, rows: int) -> pa.Table:
@@ -191,8 +229,8 @@ def _create(workspace: Workspace, new: Publication) -> Publication:
     data = (json.dumps(asdict(new), indent=1) + "\n").encode()
     if workspace.create_bytes(new.name, data):
         return new
-    other = require_publication(workspace, new.release, new.model_id)
-    if other.fingerprint == new.fingerprint and other.files == new.files:
+    other = find_publication(workspace, new.release, new.model_id, new.verb)
+    if other and other.fingerprint == new.fingerprint and other.files == new.files:
         return other
     raise PublishedMeanwhileError(
         f"{workspace.absolute_uri(new.name)}: another run has published a different catalog "

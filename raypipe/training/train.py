@@ -19,9 +19,9 @@ from ray.train import UserCallback
 from ray.train.torch import TorchTrainer
 
 from raypipe._version import __version__
-from raypipe.cluster import own_errors, ray_session, require_resources, tell_device
 from raypipe.config import Config, TrainConfig
 from raypipe.config_toml import load_config
+from raypipe.ray_session import own_errors, ray_session, require_resources, tell_device
 from raypipe.store.layout import model_folder
 from raypipe.store.lease import exclusive
 from raypipe.store.manifest import choose_release

@@ -15,10 +15,10 @@ import ray
 from ray import tune as ray_tune
 
 from raypipe._version import __version__
-from raypipe.cluster import ray_session, require_dashboard, require_resources
 from raypipe.config import Config
 from raypipe.config_toml import load_config
 from raypipe.errors import RaypipeError
+from raypipe.ray_session import ray_session, require_dashboard, require_resources
 from raypipe.store.layout import model_folder, tuning_folder
 from raypipe.store.lease import exclusive
 from raypipe.store.manifest import choose_release

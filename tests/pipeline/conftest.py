@@ -9,11 +9,11 @@ import pyarrow as pa
 import pytest
 import ray
 
-from raypipe.cluster import ray_session
 from raypipe.config import IngestConfig, RayConfig
 from raypipe.discovery.discover import discover
 from raypipe.ingestion.ingest import ingest
 from raypipe.ingestion.part import ingest_part
+from raypipe.ray_session import ray_session
 from raypipe.simulation.simulate import simulate
 from raypipe.store.workspace import Workspace
 from tests.pipeline.fetching import DETECTIONS, RELEASE

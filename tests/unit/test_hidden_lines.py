@@ -10,8 +10,8 @@ import threading
 
 import pytest
 
-from raypipe.cluster import without_restart_warning
 from raypipe.logs import hide_lines
+from raypipe.ray_session import without_restart_warning
 
 WARNING = (
     b"[2026-11-27 02:38:23,812 E 25807 25807] core_worker.cc:2465: Actor with class name: "

@@ -7,18 +7,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Literal
 
 import pyarrow as pa
 
 from raypipe._version import __version__
+from raypipe.catalog.added_columns import KEYS, AddedColumns, TableName
 from raypipe.catalog.schema import CLASS_UCD, brought_field, described_field
 from raypipe.errors import RaypipeError
 from raypipe.store.layout import model_folder
 from raypipe.store.publication import Publication
 from raypipe.store.workspace import Workspace
-
-TableName = Literal["detections", "sources"]
 
 CITATION = "arXiv:2510.14102"
 """Publication on which the method of the catalog builds."""
@@ -54,7 +52,8 @@ class Fact:
 class Content:
     """Represent a table of one publication in the types that every format has.
 
-    Fields of `schema` have unit, UCD and description. Boolean columns with nulls become 0 and 1,
+    Fields of `schema` have unit, UCD and description; columns that verbs have `added` to the
+    catalog are among them. Boolean columns with nulls become 0 and 1,
     because FITS readers take such nulls for false. `left_out` are columns of nested values, which
     no table of the Virtual Observatory can hold.
     """
@@ -64,12 +63,19 @@ class Content:
     table: TableName
     schema: pa.Schema
     left_out: tuple[str, ...]
+    added: AddedColumns
 
     @classmethod
     def of(cls, workspace: Workspace, publication: Publication, table: TableName) -> Content:
-        """Describe the content of a publication from its schemas, and find booleans with nulls."""
+        """Describe the content of a publication from its schemas, and find booleans with nulls.
+
+        Columns added to an earlier state of the catalog are left out with a warning.
+        """
         names = _files(publication, table)
-        schemas = [workspace.read_schema(name).remove_metadata() for name in names]
+        added = AddedColumns.of(workspace, publication, table, stale="warn")
+        schemas = [
+            added.join_schema(workspace.read_schema(name).remove_metadata()) for name in names
+        ]
         bare = [pa.schema([field.remove_metadata() for field in schema]) for schema in schemas]
         united = pa.unify_schemas(bare, promote_options="permissive")
         unsure = _truth_with_nulls(workspace, names, united)
@@ -86,6 +92,7 @@ class Content:
             table=table,
             schema=pa.schema([_field(name, kind, known[name]) for name, kind in fields if kind]),
             left_out=tuple(name for name, kind in fields if kind is None),
+            added=added,
         )
 
     @property
@@ -118,10 +125,13 @@ class Content:
         Raises RaypipeError if a file is missing or its types do not fit those of the others, and if
         the number of rows is not the published one.
         """
-        wanted = [field for field in self.schema if columns is None or field.name in columns]
-        schema, rows = pa.schema(wanted), 0
-        for name in _files(self.publication, self.table):
-            table = self.workspace.read_table(name, schema.names)
+        chosen = [field for field in self.schema if columns is None or field.name in columns]
+        schema, rows = pa.schema(chosen), 0
+        wanted = [KEYS[self.table], *schema.names]
+        for part, name in enumerate(_files(self.publication, self.table)):
+            needed = self.added.needed(self.workspace.read_schema(name), wanted)
+            table = self.workspace.read_table(name, needed)
+            table = self.added.join(table, part=part, columns=schema.names)
             rows += table.num_rows
             for start in range(0, table.num_rows, _BATCH_ROWS):
                 yield _cast(table.slice(start, _BATCH_ROWS), schema, name)

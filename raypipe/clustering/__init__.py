@@ -1,0 +1,1 @@
+"""Find clusters of detections without labels, and add them to the catalog."""
