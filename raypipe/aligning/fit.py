@@ -110,9 +110,7 @@ def fit(
             "validation_loss": _validation_loss(network, validation, config),
         }
         if not math.isfinite(entry["validation_loss"]):
-            raise RaypipeError(
-                "the loss of the alignment is not finite; lower align.learning_rate"
-            )
+            raise RaypipeError("the loss of the alignment is not finite; lower align.learning_rate")
         fitted.history.append(entry)
         if tell is not None:
             tell(entry)

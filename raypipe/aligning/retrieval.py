@@ -109,9 +109,9 @@ def _cca(x: Floats, y: Floats, test_x: Floats, test_y: Floats) -> Floats:
             variates = _Canonical.fit(x[kept], y[kept], ridge)
             held.append((variates, x[~kept][:1000], y[~kept][:1000]))
         for size in sorted({1, 2, 3, 4, 6, 8, 12, 16, most} & set(range(1, most + 1))):
-            rank = np.mean([np.median(ranks(v.similarity(a, b, size))) / len(a) for v, a, b in held])
-            if rank < best_rank:
-                best, best_rank = (size, ridge), float(rank)
+            found = [np.median(ranks(each.similarity(a, b, size))) / len(a) for each, a, b in held]
+            if np.mean(found) < best_rank:
+                best, best_rank = (size, ridge), float(np.mean(found))
     size, ridge = best
     return _Canonical.fit(x, y, ridge).similarity(test_x, test_y, size)
 

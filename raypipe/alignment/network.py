@@ -102,6 +102,9 @@ class Aligner(nn.Module):
     `center` and `spread` (2 latents,) standardize the features of spectra.
     """
 
+    center: Tensor
+    spread: Tensor
+
     def __init__(self, latents: int, view: ViewScale, config: AlignConfig) -> None:
         super().__init__()
         self.latents, self.view_scale = latents, view

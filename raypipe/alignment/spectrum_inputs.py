@@ -60,7 +60,7 @@ def read_posteriors(table: pa.Table) -> tuple[LatentPosteriors, npt.NDArray[np.b
     """
     latents = sum(f"z{i}" in table.column_names for i in range(64))
     z = _numbers(table, latents, "z{}")
-    known = np.isfinite(z).all(axis=1)
+    known = np.asarray(np.isfinite(z).all(axis=1))
     covariance = np.zeros((len(z), latents, latents))
     if "z_cov" in table.column_names:
         covariance = unpack(triangles_of(table["z_cov"]).astype(np.float64))

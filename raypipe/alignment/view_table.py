@@ -132,8 +132,11 @@ class _Reader:
         made, left_out = [], []
         names = dict.fromkeys([*self.single, *self.lists])
         if "class" in names:  # the name that the table has for it says the same
-            names = {name: None for name in names if self.single.get(name) is not
-                     self.single["class"] or name == "class"}
+            names = {
+                name: None
+                for name in names
+                if self.single.get(name) is not self.single["class"] or name == "class"
+            }
         for name in names:
             try:
                 column = self._one(name)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -113,7 +114,7 @@ class ViewScale:
     def slices(self) -> list[slice]:
         """Return the place of each column among the inputs."""
         ends = np.cumsum([0, *(column.size for column in self.columns)])
-        return [slice(int(a), int(b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        return [slice(int(begin), int(end)) for begin, end in pairwise(ends)]
 
     def transform(self, columns: Sequence[ViewColumn]) -> ViewInputs:
         """Scale columns, which are those of the fit in the same order."""
@@ -149,10 +150,7 @@ class ViewScale:
         """Read what `as_json` and `tensors` wrote; raises LookupError or ValueError if damaged."""
         columns = []
         for place, each in enumerate(described["columns"]):
-            mine = {
-                name: tensors[f"view.{place}.{name}"]
-                for name in _TENSORS[each["kind"]]
-            }
+            mine = {name: tensors[f"view.{place}.{name}"] for name in _TENSORS[each["kind"]]}
             column = ScaledColumn(
                 str(each["name"]), each["kind"], int(each["size"]), mine, tuple(each["categories"])
             )
