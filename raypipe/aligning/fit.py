@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from raypipe.aligning.pairs import Pairs, Rows, view_tensors
+from raypipe.aligning.pairs import Pairs, Rows
+from raypipe.alignment.bundle import view_tensors
 from raypipe.alignment.losses import LOSSES
 from raypipe.alignment.network import Aligner
 from raypipe.alignment.views import ViewScale

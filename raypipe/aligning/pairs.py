@@ -9,7 +9,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from raypipe.alignment.network import ViewTensors
 from raypipe.alignment.spectrum_inputs import LatentPosteriors
 from raypipe.alignment.views import ViewInputs
 
@@ -79,13 +78,3 @@ class Pairs:
         source, group = self.source[rows], self.group[self.place[rows]]
         same = source[:, None] == source[None, :]
         return torch.from_numpy(same | (group[:, None] == group[None, :]))
-
-
-def view_tensors(view: ViewInputs) -> ViewTensors:
-    """Convert scaled views to tensors."""
-    return ViewTensors(
-        torch.from_numpy(np.ascontiguousarray(view.values)),
-        torch.from_numpy(view.known),
-        None if view.curves is None else torch.from_numpy(view.curves),
-        None if view.points is None else torch.from_numpy(view.points),
-    )

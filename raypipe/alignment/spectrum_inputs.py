@@ -67,9 +67,8 @@ def read_posteriors(table: pa.Table) -> tuple[LatentPosteriors, npt.NDArray[np.b
         covariance[~np.isfinite(covariance).all(axis=(1, 2))] = 0.0
     if "z0_sd" in table.column_names:
         mean, width = _numbers(table, latents, "z{}_mean"), _numbers(table, latents, "z{}_sd")
-        drawn = np.isfinite(mean).all(axis=1) & np.isfinite(width).all(axis=1)
         old = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
-        drawn &= (old > 0).all(axis=1)
+        drawn = np.asarray((np.isfinite(mean) & np.isfinite(width) & (old > 0)).all(axis=1))
         ratio = np.where(drawn[:, None], width / np.where(old > 0, old, 1.0), 1.0)
         covariance *= ratio[:, :, None] * ratio[:, None, :]
         z = np.where(drawn[:, None], mean, z)
