@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from raypipe._version import __version__
 
 if TYPE_CHECKING:
+    from raypipe.aligning.align import align as align
     from raypipe.catalog.open import open_catalog as open_catalog
     from raypipe.catalog.open import open_sources as open_sources
     from raypipe.config import Config as Config
@@ -47,6 +48,7 @@ _HOMES = {
     "RaypipeError": "raypipe.errors",
     "Spectrum": "raypipe.ogip",
     "UsageError": "raypipe.errors",
+    "align": "raypipe.aligning.align",
     "compare": "raypipe.reprocessing.compare",
     "describe": "raypipe.describing.describe",
     "discover": "raypipe.discovery.discover",

@@ -29,8 +29,10 @@ DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 _LOADS = {
     **dict.fromkeys(("discover", "plan", "ingest"), "Ray"),
     **dict.fromkeys(("train", "tune", "embed", "run", "reprocess"), "Ray and PyTorch"),
+    "align": "PyTorch",
     **dict.fromkeys(
-        ("evaluate", "report", "explore", "export", "describe", "search", "compare"), "PyTorch"
+        ("evaluate", "report", "explore", "export", "describe", "search", "compare"),
+        "PyTorch",
     ),
 }
 """Libraries that a verb imports before it works, which takes seconds."""
@@ -142,6 +144,10 @@ def _answer(verb: str, result: Any, config: Config, options: argparse.Namespace)
             return config.model_dump(include={section} if section else None)
         case "settings":
             return result.rstrip()
+        case "align" if not options.json:
+            from raypipe.alignment.card import metrics_table
+
+            return f"{result['alignment_id']}\n{metrics_table(result)}"
         case "evaluate" if not options.json:
             return result["summary"]
         case "plan" if not options.json:

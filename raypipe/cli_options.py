@@ -25,6 +25,7 @@ VERBS = {
     "tune": "search for the settings that explain the spectra best",
     "embed": "write the latent catalog of a release",
     "evaluate": "measure the quality of the latents",
+    "align": "align spectra with a second view of their sources",
     "report": "write an HTML report on a catalog",
     "explore": "write an HTML page to explore a catalog, with its spectra",
     "export": "write a catalog in a format that other tools open",
@@ -55,11 +56,19 @@ OPTIONS = {
     "base": Option("earlier release to reuse; default: the only other one"),
     "catalog": Option("join the columns and class labels of this table"),
     "cluster": Option("Ray cluster launcher file with prices; default: cluster.yaml"),
+    "columns": Option(
+        "columns of the view, and light curves as TIMES:RATES; default: all that can be used",
+        metavar="NAME,...",
+    ),
     "detection": Option("find detections similar to this one", metavar="ID"),
     "detections": Option("predict for this number of detections; default: all in the manifest"),
     "first": Option("release with a catalog"),
     "format": Option("format of the file", choices=FORMATS),
     "k": Option("number of results"),
+    "key": Option(
+        "join rows by this; default: the first that matches",
+        choices=("name", "detection_id", "position"),
+    ),
     "labels": Option("table with class labels and true parameters"),
     "model": Option(
         "id of a model, or folder of a bundle; default: the workspace's, else the one in the box"
@@ -88,6 +97,10 @@ OPTIONS = {
     "spectra": Option("PHA files, with ARF and RMF beside them or given", metavar="FILE"),
     "sources": Option("export sources instead of detections"),
     "strangest": Option("list the detections that the model explains worst"),
+    "text_encoder": Option(
+        "read columns of text with this encoder, a folder of the sentence-transformers layout",
+        metavar="FOLDER",
+    ),
     "train": Option("train a model on these spectra, and embed them with it"),
     "trials": Option("number of trials"),
     "visits": Option("observations of each source, by different telescopes"),
@@ -108,6 +121,7 @@ SPECIAL_OPTIONS = {
     ("simulate", "detections"): Option("number of detections"),
     ("simulate", "out"): Option("folder to write the survey to"),
     ("simulate", "seed"): Option("seed for all random draws"),
+    ("align", "with_"): Option("table with the second view", metavar="TABLE"),
     ("describe", "model"): Option(
         "folder of a model bundle; default: the model that ships with raypipe"
     ),

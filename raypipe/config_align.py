@@ -19,13 +19,18 @@ class AlignConfig(Section):
     )
     dimensions: int = Field(16, ge=2, le=256, description="Dimensions of the shared space.")
     width: int = Field(128, ge=8, le=1024, description="Width of the hidden layers.")
-    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout in the hidden layers.")
+    dropout: float = Field(0.2, ge=0, lt=1, description="Dropout in the hidden layers.")
     posterior_noise: float = Field(
-        1.0,
+        0.3,
         ge=0,
         le=1,
         description="Width of the draws from each detection's posterior that training sees, in "
-        "units of its errors; 0 shows the mean alone.",
+        "units of its errors: 1 draws from the posterior itself, 0 shows its mean alone.",
+    )
+    targets: list[str] = Field(
+        default=[],
+        description="Columns of the catalog, numbers or classes, for which to measure what the "
+        "shared space adds to latents and view.",
     )
     translation: float = Field(
         0.3, ge=0, description="Weight of predicting either side from the other, in the loss."

@@ -20,6 +20,7 @@ import pyarrow as pa
 from raypipe.catalog.column_names import free_name
 from raypipe.catalog.csc_columns import CAME_ALONG
 from raypipe.catalog.physics_columns import FIT_COLUMNS, PHYSICS_COLUMNS
+from raypipe.catalog.shared_columns import SHARED_PATTERNS
 from raypipe.model.covariance import triangles_in
 from raypipe.redaction import printable
 from raypipe.store.manifest import ORIGINAL_NAME
@@ -128,6 +129,7 @@ _PATTERNS = {
     r"background_counts_([usmhb])": Column(
         "ct", "phot.count;instr.background", "background-region counts in the CSC {0} band"
     ),
+    **{pattern: Column(*parts) for pattern, parts in SHARED_PATTERNS.items()},
 }
 
 
