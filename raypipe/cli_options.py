@@ -70,6 +70,11 @@ OPTIONS = {
         choices=("name", "detection_id", "position"),
     ),
     "labels": Option("table with class labels and true parameters"),
+    "like_view": Option(
+        "find detections similar to a row of the aligned table: its name, detection_id or #N, or "
+        "values as JSON",
+        metavar="ROW",
+    ),
     "model": Option(
         "id of a model, or folder of a bundle; default: the workspace's, else the one in the box"
     ),
@@ -97,10 +102,15 @@ OPTIONS = {
     "spectra": Option("PHA files, with ARF and RMF beside them or given", metavar="FILE"),
     "sources": Option("export sources instead of detections"),
     "strangest": Option("list the detections that the model explains worst"),
+    "text": Option(
+        "find detections similar to this text, by the text encoder of the alignment",
+        metavar="TEXT",
+    ),
     "text_encoder": Option(
         "read columns of text with this encoder, a folder of the sentence-transformers layout",
         metavar="FOLDER",
     ),
+    "to_view": Option("find rows of the aligned table instead of detections"),
     "train": Option("train a model on these spectra, and embed them with it"),
     "trials": Option("number of trials"),
     "visits": Option("observations of each source, by different telescopes"),
@@ -144,7 +154,7 @@ _TYPES = {"int": int, "float": float}
 POSITIONAL = {"first", "second", "section", "spectra"}
 REPEATED = {"responses"}
 """Options that may be given several times; the function gets a list."""
-EXACTLY_ONE = {"search": ("detection", "name", "pha", "strangest")}
+EXACTLY_ONE = {"search": ("detection", "name", "pha", "strangest", "like_view", "text")}
 """Options of a verb that exclude each other, and one of which is required."""
 
 

@@ -29,8 +29,8 @@ class AlignConfig(Section):
     )
     targets: list[str] = Field(
         default=[],
-        description="Columns of the catalog, numbers or classes, for which to measure what the "
-        "shared space adds to latents and view.",
+        description="Columns of the catalog, or of the table outside the view, for which to "
+        "measure what the shared space adds to latents and view: numbers or classes.",
     )
     translation: float = Field(
         0.3, ge=0, description="Weight of predicting either side from the other, in the loss."

@@ -37,6 +37,7 @@ from raypipe.catalog.added_columns import find_added, write_added
 from raypipe.config import Config
 from raypipe.errors import UsageError
 from raypipe.model.choice import choose_model
+from raypipe.store.addresses import Address
 from raypipe.store.layout import alignment_folder
 from raypipe.store.lease import exclusive
 from raypipe.store.manifest import choose_release
@@ -100,7 +101,9 @@ def align(
         if _is_made(store, about.alignment_id):
             made = load_alignment(store.absolute_uri(alignment_folder(about.alignment_id)))
         else:
-            made = _make(call, about, pairs, scale, division, _targets(call.config, rows, data))
+            made = _make(
+                call, about, pairs, scale, division, _targets(call.config, rows, data, with_)
+            )
             save_alignment(made, store)
         _add_columns(store, catalog, made, data, table, settings)
         figures |= {"alignment_id": about.alignment_id, **made.metrics["retrieval"]["to_view"]}
@@ -244,18 +247,30 @@ def _add_columns(
     )
 
 
-def _targets(config: Config, rows: pa.Table, data: AlignData) -> dict[str, npt.NDArray[Any]]:
-    """Return the values of the targets for the paired detections."""
+def _targets(
+    config: Config, rows: pa.Table, data: AlignData, with_: Address
+) -> dict[str, npt.NDArray[Any]]:
+    """Return the values of the targets for the paired detections: from the catalog, or the table.
+
+    Raises UsageError for a column that neither has, and for one of the view itself.
+    """
     names = config.align.targets
-    if missing := [name for name in names if name not in rows.column_names]:
-        raise UsageError(f"align.targets: the catalog has no column {', '.join(missing)}")
-    frame = rows.select(["detection_id", *names]).to_pandas().set_index("detection_id")
-    frame = frame.loc[data.detection_ids.take(pa.array(data.paired)).to_pylist()]
+    if seen := [column.name for column in data.columns if column.name in names]:
+        raise UsageError(
+            f"align.targets: {', '.join(seen)} is in the view, which would predict itself; leave "
+            "it out of --columns"
+        )
     found: dict[str, npt.NDArray[Any]] = {}
-    for name in names:
+    own = [name for name in names if name in rows.column_names]
+    frame = rows.select(["detection_id", *own]).to_pandas().set_index("detection_id")
+    frame = frame.loc[data.detection_ids.take(pa.array(data.paired)).to_pylist()]
+    for name in own:
         column = frame[name]
         if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
             found[name] = column.to_numpy(np.float64, na_value=np.nan)
         else:
             found[name] = np.array([None if pd.isna(v) else str(v) for v in column], dtype=object)
+    if others := [name for name in names if name not in own]:
+        for column in read_view_table(with_, others).columns:
+            found[column.name] = column.values[data.place[data.paired]]
     return found
