@@ -335,17 +335,17 @@ def _caption(row: pd.Series[Any]) -> str:
         "apec": "a thermal plasma of {apec_kt:.1f} keV with emission lines",
     }
     statistics = {name: row[f"{name}_stat"] for name in fits if np.isfinite(row[f"{name}_stat"])}
-    text = f"A {what}"
+    text = f"{'An' if what[0] in 'aeiou' else 'A'} {what}"
     if statistics:
         best = min(statistics, key=lambda name: statistics[name])
         nh = row[f"{best}_nh"]
-        text = f"{_absorption(nh)} {what}".capitalize() if np.isfinite(nh) else text
+        text = f"{_absorption(nh)} {what}" if np.isfinite(nh) else text
         text += f" whose spectrum is {fits[best].format(**row.to_dict())}"
     if row["var_inter_prob"] > 0.99:
         text += ", variable between observations"
     if row["var_intra_prob"] > 0.99:
         text += ", variable within an observation"
-    return text.replace("(agn)", "(AGN)") + "."
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _absorption(nh_1e20: float) -> str:

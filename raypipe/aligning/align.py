@@ -96,14 +96,13 @@ def align(
         return _metrics_of(store, about.alignment_id)
     division = divide(data.sources[data.paired], call.config.align)
     pairs, scale = make_pairs(data, division, call.config.align)
+    targets = _targets(call.config, rows, data, with_)
     lock = exclusive(store, f"align-{release}-{model_id}", _folders(about))
     with call.recorded() as figures, lock:
         if _is_made(store, about.alignment_id):
             made = load_alignment(store.absolute_uri(alignment_folder(about.alignment_id)))
         else:
-            made = _make(
-                call, about, pairs, scale, division, _targets(call.config, rows, data, with_)
-            )
+            made = _make(call, about, pairs, scale, division, targets)
             save_alignment(made, store)
         _add_columns(store, catalog, made, data, table, settings)
         figures |= {"alignment_id": about.alignment_id, **made.metrics["retrieval"]["to_view"]}

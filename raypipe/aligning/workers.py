@@ -77,7 +77,7 @@ def _fit_on_ray(
         answers.shutdown()
     workspace.delete_folder(folder)
     network = Aligner(train.posteriors.mean.shape[1], scale, config)
-    network.load_state_dict({key: torch.from_numpy(v) for key, v in answer["state"].items()})
+    network.load_state_dict({key: torch.from_numpy(v.copy()) for key, v in answer["state"].items()})
     network.eval()
     return Fitted(network, answer["history"], answer["best_epoch"])
 
