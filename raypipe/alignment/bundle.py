@@ -41,6 +41,7 @@ Floats = npt.NDArray[np.float64]
 FORMAT = 1
 WEIGHTS = "align.safetensors"
 _MAX_WEIGHTS_BYTES = 1 << 28
+_MOST_LATENTS = 64
 _ROWS_AT_ONCE = 8192
 
 
@@ -200,7 +201,7 @@ def load_alignment(path: str | os.PathLike[str]) -> Alignment:
         require_finite(tensors)
         config = load_config(settings=tomllib.loads(config_bytes.decode()))
         view = ViewScale.read(header["view"], tensors)
-        network = Aligner(int(header["latents"]), view, config.align)
+        network = Aligner(_latents_of(header), view, config.align)
         network.load_state_dict(_weights(tensors))
         about = About(**header["about"] | {"texts": tuple(header["about"]["texts"])})
         check_name(about.alignment_id, "alignment")
@@ -208,6 +209,14 @@ def load_alignment(path: str | os.PathLike[str]) -> Alignment:
         raise RaypipeError(f"{where}: not a whole alignment ({error}); {again}") from error
     network.eval()
     return Alignment(about, config, network, bundle.read_object("metrics.json", {}))
+
+
+def _latents_of(header: Mapping[str, Any]) -> int:
+    """Read the number of latents; raises ValueError before a network of any size is built."""
+    latents = int(header["latents"])
+    if not 0 < latents <= _MOST_LATENTS:
+        raise ValueError(f"{latents} latents; expected 1 to {_MOST_LATENTS}")
+    return latents
 
 
 def _weights(tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, torch.Tensor]:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import raypipe
@@ -22,6 +23,7 @@ from raypipe.alignment.translation import predict_spectra
 from raypipe.cli import main
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.model.bundle import load_model
+from raypipe.model.integrity import DESCRIPTION, HASH, bundle_hash
 from raypipe.store.publication import read_detections, require_publication
 from raypipe.store.workspace import Workspace
 from tests.unit.synthetic_workspace import RELEASE, Synthetic, make_workspace, publish_table
@@ -156,11 +158,23 @@ def _without_hash(folder: Path) -> None:
     save_file(load_file(folder / "align.safetensors"), folder / "align.safetensors")
 
 
+def _any_size(folder: Path) -> None:
+    """Ask for a network of a hundred million latents, with a hash that fits."""
+    tensors = load_file(folder / "align.safetensors")
+    with safe_open(folder / "align.safetensors", "numpy") as opened:
+        description = opened.metadata()[DESCRIPTION].replace('"latents": 8', '"latents": 100000000')
+    config = (folder / "config.toml").read_bytes()
+    metadata = {DESCRIPTION: description, HASH: bundle_hash(description, config, tensors)}
+    save_file(tensors, folder / "align.safetensors", metadata)
+
+
 def _gone(folder: Path) -> None:
     (folder / "align.safetensors").unlink()
 
 
-@pytest.mark.parametrize("harm", [_flip, _cut, _config, _other_file, _without_hash, _gone])
+@pytest.mark.parametrize(
+    "harm", [_flip, _cut, _config, _other_file, _without_hash, _any_size, _gone]
+)
 def test_a_damaged_bundle_is_refused(
     synthetic: Synthetic, aligned: dict[str, Any], tmp_path: Path, harm: Callable[[Path], None]
 ) -> None:
