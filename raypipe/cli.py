@@ -31,7 +31,7 @@ _LOADS = {
     **dict.fromkeys(("train", "tune", "embed", "run", "reprocess"), "Ray and PyTorch"),
     "align": "PyTorch",
     **dict.fromkeys(
-        ("evaluate", "report", "explore", "export", "describe", "search", "compare"),
+        ("cluster", "evaluate", "report", "explore", "export", "describe", "search", "compare"),
         "PyTorch",
     ),
 }

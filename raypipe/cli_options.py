@@ -10,10 +10,11 @@ import ast
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import raypipe
 from raypipe.config import PRESET_BINS
+from raypipe.config_cluster import ClusterMethod
 from raypipe.exporting.formats import FORMATS
 
 VERBS = {
@@ -24,6 +25,7 @@ VERBS = {
     "train": "train an autoencoder on the spectra of a release",
     "tune": "search for the settings that explain the spectra best",
     "embed": "write the latent catalog of a release",
+    "cluster": "find clusters of detections, as columns of the catalog",
     "evaluate": "measure the quality of the latents",
     "align": "align spectra with a second view of their sources",
     "report": "write an HTML report on a catalog",
@@ -60,6 +62,7 @@ OPTIONS = {
         "columns of the view, and light curves as TIMES:RATES; default: all that can be used",
         metavar="NAME,...",
     ),
+    "clusters": Option("number of clusters; default: chosen by the data", metavar="N"),
     "detection": Option("find detections similar to this one", metavar="ID"),
     "detections": Option("predict for this number of detections; default: all in the manifest"),
     "first": Option("release with a catalog"),
@@ -75,6 +78,7 @@ OPTIONS = {
         "values as JSON",
         metavar="ROW",
     ),
+    "method": Option("how clusters are found", choices=get_args(ClusterMethod)),
     "model": Option(
         "id of a model, or folder of a bundle; default: the workspace's, else the one in the box"
     ),
@@ -88,6 +92,9 @@ OPTIONS = {
         metavar="FILE",
     ),
     "preset": Option("recipe for model and loss", choices=tuple(PRESET_BINS)),
+    "previous": Option(
+        "release whose clusters keep their numbers; default: the newest that has clusters"
+    ),
     "radius": Option("join by position within this distance, arcsec; default: 1"),
     "release": Option("release to work on; default: the only one"),
     "responses": Option(
