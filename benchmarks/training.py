@@ -38,6 +38,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 from benchmarks.surveys import make_survey
+from raypipe.catalog.split import TRAIN, VALIDATION
 from raypipe.config import Config
 from raypipe.config_toml import load_config
 from raypipe.ingestion.ingest import ingest
@@ -52,7 +53,6 @@ from raypipe.store.workspace import Workspace
 from raypipe.training.compact import CompactSpectra
 from raypipe.training.data import read_roster
 from raypipe.training.reading import PartReader
-from raypipe.training.split import TRAIN, VALIDATION
 from raypipe.training.train import train
 
 CPU = torch.device("cpu")

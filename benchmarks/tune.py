@@ -32,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from raypipe.catalog.split import TEST, VALIDATION
 from raypipe.config import Config, RayConfig
 from raypipe.config_toml import load_config
 from raypipe.discovery.discover import discover
@@ -45,7 +46,6 @@ from raypipe.store.workspace import Workspace
 from raypipe.training.batch_streams import ResidentStream
 from raypipe.training.data import read_roster
 from raypipe.training.reading import PartReader
-from raypipe.training.split import TEST, VALIDATION
 from raypipe.training.train import make_model
 from raypipe.tuning.records import Record, Records
 from raypipe.tuning.space import read_space

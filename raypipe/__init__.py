@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from raypipe._version import __version__
 
 if TYPE_CHECKING:
+    from raypipe.aligning.align import align as align
     from raypipe.catalog.open import open_catalog as open_catalog
     from raypipe.catalog.open import open_clusters as open_clusters
     from raypipe.catalog.open import open_sources as open_sources
@@ -50,6 +51,7 @@ _HOMES = {
     "RaypipeError": "raypipe.errors",
     "Spectrum": "raypipe.ogip",
     "UsageError": "raypipe.errors",
+    "align": "raypipe.aligning.align",
     "cluster": "raypipe.clustering.cluster",
     "classify": "raypipe.classifying.classify",
     "compare": "raypipe.reprocessing.compare",

@@ -145,6 +145,10 @@ def _answer(verb: str, result: Any, config: Config, options: argparse.Namespace)
             from raypipe.evaluation.compare_runs import comparison_text
 
             return comparison_text(result)
+        case "align" if not options.json:
+            from raypipe.alignment.card import metrics_table
+
+            return f"{result['alignment_id']}\n{metrics_table(result)}"
         case "evaluate" if not options.json:
             return result["summary"]
         case "classify" if not options.json:

@@ -28,6 +28,7 @@ VERBS = {
     "cluster": "find clusters of detections, as columns of the catalog",
     "classify": "add calibrated class probabilities, learned from labelled sources",
     "evaluate": "measure the quality of the latents",
+    "align": "align spectra with a second view of their sources",
     "report": "write an HTML report on a catalog",
     "explore": "write an HTML page to explore a catalog, with its spectra",
     "export": "write a catalog in a format that other tools open",
@@ -66,6 +67,10 @@ OPTIONS = {
         metavar=("RUN1", "RUN2"),
     ),
     "cluster": Option("Ray cluster launcher file with prices; default: cluster.yaml"),
+    "columns": Option(
+        "columns of the view, and light curves as TIMES:RATES; default: all that can be used",
+        metavar="NAME,...",
+    ),
     "clusters": Option("number of clusters; default: chosen by the data", metavar="N"),
     "classifier": Option("use this classifier of the same model, and train none", metavar="FILE"),
     "context": Option(
@@ -78,7 +83,16 @@ OPTIONS = {
     "format": Option("format; ogip writes the responses", choices=(*FORMATS, RESPONSES)),
     "host": Option("serve at this address of the machine; default: 127.0.0.1", metavar="ADDRESS"),
     "k": Option("number of results"),
+    "key": Option(
+        "join rows by this; default: the first that matches",
+        choices=("name", "detection_id", "position"),
+    ),
     "labels": Option("table with class labels and true parameters"),
+    "like_view": Option(
+        "find detections similar to a row of the aligned table: its name, detection_id or #N, or "
+        "values as JSON",
+        metavar="ROW",
+    ),
     "method": Option("how clusters are found", choices=get_args(ClusterMethod)),
     "model": Option(
         "id of a model, or folder of a bundle; default: the workspace's, else the one in the box"
@@ -112,6 +126,15 @@ OPTIONS = {
     "serve": Option("serve a page of all detections until Ctrl-C, instead of writing a file"),
     "sources": Option("export sources instead of detections"),
     "strangest": Option("list the detections that the model explains worst"),
+    "text": Option(
+        "find detections similar to this text, by the text encoder of the alignment",
+        metavar="TEXT",
+    ),
+    "text_encoder": Option(
+        "read columns of text with this encoder, a folder of the sentence-transformers layout",
+        metavar="FOLDER",
+    ),
+    "to_view": Option("find rows of the aligned table instead of detections"),
     "train": Option("train a model on these spectra, and embed them with it"),
     "study": Option("also ask all questions of the study; takes minutes"),
     "trials": Option("number of trials"),
@@ -137,6 +160,7 @@ SPECIAL_OPTIONS = {
         "table of real detections that a survey was drawn from, or of the catalog's own: fluxes, "
         "fits and variability for the questions of the study"
     ),
+    ("align", "with_"): Option("table with the second view", metavar="TABLE"),
     ("describe", "model"): Option(
         "folder of a model bundle; default: the model that ships with raypipe"
     ),
@@ -161,7 +185,7 @@ PAIRS = {"compare"}
 """Options that take two values."""
 REPEATED = {"responses"}
 """Options that may be given several times; the function gets a list."""
-EXACTLY_ONE = {"search": ("detection", "name", "pha", "strangest")}
+EXACTLY_ONE = {"search": ("detection", "name", "pha", "strangest", "like_view", "text")}
 """Options of a verb that exclude each other, and one of which is required."""
 
 

@@ -1,7 +1,7 @@
 """Define every setting once, with its type, default, limits and description.
 
 The settings of model, training and tuning are defined in `raypipe.config_training`, those of
-clusters in `raypipe.config_cluster`.
+alignment in `raypipe.config_align`, those of clusters in `raypipe.config_cluster`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import Field, model_validator
 
+from raypipe.config_align import AlignConfig
 from raypipe.config_classify import ClassifyConfig
 from raypipe.config_cluster import ClusterConfig
 from raypipe.config_training import (
@@ -26,6 +27,7 @@ from raypipe.redaction import redact_text
 
 __all__ = [
     "PRESET_BINS",
+    "AlignConfig",
     "ClassScheme",
     "ClassifyConfig",
     "ClusterConfig",
@@ -339,6 +341,7 @@ class Config(Section):
     classify: ClassifyConfig = ClassifyConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportConfig = ReportConfig()
+    align: AlignConfig = AlignConfig()
     plan: PlanConfig = PlanConfig()
     ray: RayConfig = RayConfig()
 

@@ -17,6 +17,7 @@ from torch.nn import functional
 from benchmarks.latents.responses import GRID
 from benchmarks.latents.samples import Sample
 from benchmarks.latents.surveys import VALIDATION_SHARE, Survey, code_of, digest
+from raypipe.catalog.split import VALIDATION, assign_splits
 from raypipe.config import Config, ModelConfig
 from raypipe.identity import source_keys
 from raypipe.model import (
@@ -41,7 +42,6 @@ from raypipe.model.presets import Folded, Paper, Preset, build
 from raypipe.training import learner
 from raypipe.training.batch_streams import ResidentStream
 from raypipe.training.learner import Learner
-from raypipe.training.split import VALIDATION, assign_splits
 
 log = logging.getLogger("benchmarks.latents")
 

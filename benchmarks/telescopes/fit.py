@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from benchmarks.latents.samples import Sample, load
 from benchmarks.telescopes.network import compact, load_network
+from raypipe.catalog.split import VALIDATION, assign_splits
 from raypipe.config import Config
 from raypipe.config_toml import load_config
 from raypipe.identity import source_keys
@@ -25,7 +26,6 @@ from raypipe.spectra.grid import EnergyGrid
 from raypipe.training.batch_streams import ResidentStream
 from raypipe.training.learner import Learner
 from raypipe.training.precision import adapt, choose_arithmetic
-from raypipe.training.split import VALIDATION, assign_splits
 
 log = logging.getLogger("benchmarks.telescopes")
 

@@ -22,6 +22,7 @@ from raypipe.catalog.cluster_columns import CLUSTER_COLUMNS, CLUSTER_PATTERNS
 from raypipe.catalog.column_names import free_name
 from raypipe.catalog.csc_columns import CAME_ALONG
 from raypipe.catalog.physics_columns import FIT_COLUMNS, PHYSICS_COLUMNS
+from raypipe.catalog.shared_columns import SHARED_PATTERNS
 from raypipe.model.covariance import triangles_in
 from raypipe.redaction import printable
 from raypipe.store.manifest import ORIGINAL_NAME
@@ -139,6 +140,7 @@ _PATTERNS = {
     r"background_counts_([usmhb])": Column(
         "ct", "phot.count;instr.background", "background-region counts in the CSC {0} band"
     ),
+    **{pattern: Column(*parts) for pattern, parts in SHARED_PATTERNS.items()},
 }
 
 

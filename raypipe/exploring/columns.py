@@ -13,14 +13,11 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from raypipe.catalog.brought_table import JOIN_KEYS, key_texts, read_catalog
+from raypipe.catalog.brought_table import JOIN_KEYS, read_catalog
 from raypipe.catalog.column_names import free_name
+from raypipe.catalog.matching import matched_rows
 from raypipe.catalog.schema import describe
-from raypipe.errors import UsageError
-from raypipe.exploring.sky import separation_match
 from raypipe.store.addresses import shown
-
-Floats = npt.NDArray[np.float64]
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +105,7 @@ def join_table(
     file = shown(path)
     table = read_catalog(path)
     other = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
-    places, how = _matched(frame, other, radius_arcsec, file)
+    places, how = matched_rows(frame, other, radius_arcsec, file)
     taken = {str(name).lower() for name in frame}
     joined, added = frame.copy(), set()
     for name in (str(each) for each in other.columns if str(each) not in _KEYS):
@@ -131,51 +128,8 @@ def rows_in_table(
     Several rows of the table may be the same. Raises UsageError as `join_table` does otherwise.
     """
     other = read_catalog(path).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
-    places, _ = _matched(frame, other, radius_arcsec, shown(path), repeated=True)
+    places, _ = matched_rows(frame, other, radius_arcsec, shown(path), repeated=True)
     return np.flatnonzero(places >= 0).astype(np.int64)
-
-
-def _matched(
-    frame: pd.DataFrame,
-    other: pd.DataFrame,
-    radius_arcsec: float,
-    file: str,
-    repeated: bool = False,
-) -> tuple[npt.NDArray[np.int64], str]:
-    for key in (list(each) for each in JOIN_KEYS):
-        if not set(key) <= set(frame) & set(other):
-            continue
-        left, right = key_texts(frame[key]), key_texts(other[key])
-        if not (right.isin(left) & (right != "")).any():
-            continue
-        twice = right[right.duplicated() & right.isin(left) & (right != "")]
-        if len(twice) and not repeated:
-            raise UsageError(
-                f"{file}: several rows have the same {', '.join(key)}, for instance "
-                f"{twice[0]}; keep one of them"
-            )
-        unique = ~right.duplicated()
-        rows = np.flatnonzero(unique)
-        found = right[unique].get_indexer(left)
-        known = (found >= 0) & (left != "")
-        return np.where(known, rows[np.maximum(found, 0)], -1).astype(np.int64), ", ".join(key)
-    if {"ra", "dec"} <= set(frame) & set(other):
-        mine, theirs = _positions(frame), _positions(other)
-        places, _ = separation_match(*mine, *theirs, radius_arcsec)
-        if (places >= 0).any():
-            return places, f"position, the nearest within {radius_arcsec:g} arcsec"
-    raise UsageError(
-        f"{file}: no row matches a detection of the catalog, neither by detection_id, nor by "
-        f"obsid, obi and region_id, nor by name, nor by position within {radius_arcsec:g} arcsec"
-    )
-
-
-def _positions(frame: pd.DataFrame) -> tuple[Floats, Floats]:
-    ra, dec = (
-        pd.to_numeric(frame[name]).to_numpy(dtype=np.float64, na_value=np.nan)
-        for name in ("ra", "dec")
-    )
-    return ra, dec
 
 
 def column_order(name: str, brought: set[str]) -> tuple[int, int, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from astropy import units
 from astropy.coordinates import SkyCoord
 from matplotlib.projections.geo import AitoffAxes
 
@@ -67,25 +66,3 @@ def axis_labels(frame: str) -> list[tuple[float, float, str]]:
     labels = [(float(x), float(y), text) for (x, y), text in zip(along, texts, strict=True)]
     signs = [f"{each:+.0f}°".replace("-", "\u2212") for each in heights]
     return labels + [(float(x), float(y), text) for (x, y), text in zip(up, signs, strict=True)]
-
-
-def separation_match(
-    ra: Floats, dec: Floats, other_ra: Floats, other_dec: Floats, radius_arcsec: float
-) -> tuple[npt.NDArray[np.int64], Floats]:
-    """Return for each position the nearest other within the radius, -1 if none, and its distance.
-
-    All are ICRS, deg; distances (n,) are in arcsec, NaN without a match.
-    """
-    found = np.full(len(ra), -1, np.int64)
-    distance = np.full(len(ra), np.nan)
-    mine = np.flatnonzero(np.isfinite(ra) & np.isfinite(dec))
-    theirs = np.flatnonzero(np.isfinite(other_ra) & np.isfinite(other_dec))
-    if not len(mine) or not len(theirs):
-        return found, distance
-    left = SkyCoord(ra[mine], dec[mine], unit="deg")
-    right = SkyCoord(other_ra[theirs], other_dec[theirs], unit="deg")
-    nearest, angle, _ = left.match_to_catalog_sky(right)
-    near = np.asarray(angle.to_value(units.arcsec)) <= radius_arcsec
-    found[mine[near]] = theirs[np.asarray(nearest)[near]]
-    distance[mine[near]] = angle.to_value(units.arcsec)[near]
-    return found, distance

@@ -38,7 +38,14 @@ from raypipe.model.encode import (
 from raypipe.model.flux_answers import density_of, flux_frame
 from raypipe.model.flux_density import FluxDensity, at_resolution
 from raypipe.model.inputs import SpectrumOrPath, identity_of, latents_in, read_all
-from raypipe.model.integrity import bundle_hash, require_finite, require_population
+from raypipe.model.integrity import (
+    DESCRIPTION,
+    HASH,
+    bundle_hash,
+    require_finite,
+    require_population,
+    safetensors_metadata,
+)
 from raypipe.model.latent_population import Population
 from raypipe.model.presets import Folded, Paper, build
 from raypipe.ogip import Spectrum
@@ -53,8 +60,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FORMAT = 2
-_DESCRIPTION, _HASH = "raypipe", "raypipe_sha256"
-"""Keys in the metadata of the weights file."""
 _MAX_WEIGHTS_BYTES = 1 << 30
 _POPULATION_ARRAYS = (
     "weights",
@@ -298,7 +303,7 @@ def save_model(model: Model, workspace: Workspace, folder: str) -> None:
     workspace.write_bytes(f"{folder}/config.toml", config)
     workspace.write_json(f"{folder}/metrics.json", model.metrics)
     workspace.write_bytes(f"{folder}/README.md", model_card(model).encode())
-    metadata = {_DESCRIPTION: description, _HASH: bundle_hash(description, config, tensors)}
+    metadata = {DESCRIPTION: description, HASH: bundle_hash(description, config, tensors)}
     weights = save_tensors(tensors, metadata=metadata)
     workspace.write_bytes(f"{folder}/model.safetensors", weights)
 
@@ -325,9 +330,9 @@ def load_model(path: str | os.PathLike[str] | None = None) -> Model:
     config_bytes = bundle.read_bytes("config.toml")
     try:
         tensors = load_tensors(data)
-        metadata = _safetensors_metadata(data)
+        metadata = safetensors_metadata(data)
         _require_unchanged(metadata, config_bytes, tensors, where)
-        header = json.loads(metadata[_DESCRIPTION])
+        header = json.loads(metadata[DESCRIPTION])
         if header["format"] != FORMAT:
             raise RaypipeError(
                 f"{where}: a model of format {header['format']}, this version of raypipe reads "
@@ -382,9 +387,9 @@ def _require_unchanged(
     metadata: dict[str, str], config: bytes, tensors: dict[str, npt.NDArray[Any]], where: str
 ) -> None:
     """Raise RaypipeError if a bundle does not have the hash with which it was saved."""
-    if _HASH not in metadata:
+    if HASH not in metadata:
         log.info("%s: saved without a hash, so a change since then cannot be detected", where)
-    elif metadata[_HASH] != bundle_hash(metadata[_DESCRIPTION], config, tensors):
+    elif metadata[HASH] != bundle_hash(metadata[DESCRIPTION], config, tensors):
         raise RaypipeError(
             f"{where}: it, or config.toml beside it, has changed since the model was saved; "
             "restore both from a copy, or delete the folder and train the model again"
@@ -396,11 +401,3 @@ def _grid_as_json(grid: EnergyGrid) -> dict[str, Any]:
     low, high = (float(edge) for edge in grid.edges_kev[[0, -1]])
     divisions = [list(each) for each in grid.divisions]
     return {"low_kev": low, "high_kev": high, "n_energy": grid.n_energy, "divisions": divisions}
-
-
-def _safetensors_metadata(data: bytes) -> dict[str, str]:
-    length = int.from_bytes(data[:8], "little")
-    if length > min(len(data) - 8, 1 << 24):
-        raise ValueError("its header is longer than the file")
-    metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-    return {str(key): str(value) for key, value in metadata.items()}

@@ -8,6 +8,7 @@ the description, the configuration, and the name, type, shape and values of ever
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,9 @@ import numpy.typing as npt
 from raypipe.model.latent_population import Population
 
 Array = npt.NDArray[Any]
+
+DESCRIPTION, HASH = "raypipe", "raypipe_sha256"
+"""Keys in the metadata of a weights file."""
 
 
 def bundle_hash(description: str, config: bytes, tensors: Mapping[str, Array]) -> str:
@@ -28,6 +32,15 @@ def bundle_hash(description: str, config: bytes, tensors: Mapping[str, Array]) -
         digest.update(f"{name} {values.dtype.str} {values.shape}\n".encode())
         digest.update(np.ascontiguousarray(values).data)
     return digest.hexdigest()
+
+
+def safetensors_metadata(data: bytes) -> dict[str, str]:
+    """Read the metadata in the header of a safetensors file; raises ValueError if it is cut off."""
+    length = int.from_bytes(data[:8], "little")
+    if length > min(len(data) - 8, 1 << 24):
+        raise ValueError("its header is longer than the file")
+    metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    return {str(key): str(value) for key, value in metadata.items()}
 
 
 def require_finite(tensors: Mapping[str, Array]) -> None:

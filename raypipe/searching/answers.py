@@ -28,6 +28,9 @@ class _Shown:
 
 _COLUMNS = {
     "rank": _Shown(),
+    "text": _Shown(),
+    "view": _Shown(),
+    "row": _Shown(form="d", meaning="row of the aligned table, from 1"),
     "file": _Shown(),
     "detection_id": _Shown("detection"),
     "name": _Shown(),
@@ -43,6 +46,12 @@ _COLUMNS = {
         form="+.2f",
         meaning="(h - s) / (h + s) of net counts, h 2-7 keV, s 0.5-1.2 keV: -1 is soft, 1 hard",
     ),
+    "detections": _Shown(form="d", meaning="detections of the catalog joined to that row"),
+    "summary": _Shown("values", meaning="what that row says, shortened"),
+    "similarity": _Shown(
+        form=".3f", meaning="cosine in the space shared with the aligned table; it sets the rank"
+    ),
+    "is_own": _Shown("own", meaning="whether it is of the source of that row"),
     "log_overlap": _Shown(
         "ln overlap",
         ".2f",
@@ -109,6 +118,8 @@ def answer_text(answer: pd.DataFrame) -> str:
             rows = answer[answer["ranking"] == ranking]
             parts.append(f"{ranking}: {RANKINGS[ranking]}\n{remark}\n\n{_table(rows)}")
     else:
+        if searched.get("found") == "views":
+            among = f"{searched['views']:,} rows of {searched['table']}"
         parts = [_query(answer.attrs["query"]), f"most similar of {among}"]
         parts.append(_table(answer))
     return "\n\n".join(filter(None, [*parts, _legend(answer)]))
@@ -180,7 +191,7 @@ def _meaning(name: str) -> str:
 def _cell(name: str, value: Any) -> str:
     if not _has_value(value):
         return ""
-    if name == "beyond_chance":
+    if name in ("beyond_chance", "is_own"):
         return "yes" if value else "no"
     if name == "chance":
         return format_chance(value)

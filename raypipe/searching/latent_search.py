@@ -98,9 +98,17 @@ class LatentSearch:
 
         Other detections of the same source may be among them. Raises UsageError for an unknown id.
         """
-        row = _only(self.detections, "detection_id", detection_id, "detection")
-        description = self.detections.describe_row(int(row[0]))
-        return self._like(self.detections.posterior(int(row[0])), description, k, row)
+        row = self.row_of_detection(detection_id)
+        description = self.detections.describe_row(row)
+        return self._like(self.detections.posterior(row), description, k, np.array([row]))
+
+    def row_of_detection(self, detection_id: str) -> int:
+        """Return the row of a detection; raises UsageError for an unknown id."""
+        return int(_only(self.detections, "detection_id", detection_id, "detection")[0])
+
+    def row_of_source(self, name: str) -> int:
+        """Return the row of a source; raises UsageError for an unknown name."""
+        return int(_only(self.sources, "name", name, "source")[0])
 
     def like_source(self, name: str, k: int = 10) -> pd.DataFrame:
         """Find the k detections most similar to a source, whose own detections are left out.
@@ -122,10 +130,10 @@ class LatentSearch:
             found = read_detections(self.workspace, self.release, self.model_id, columns)
             if reason := why_unnamed(name, found):
                 raise UsageError(reason)
-        row = _only(self.sources, "name", name, "source")
-        description = self.sources.describe_row(int(row[0]))
+        row = self.row_of_source(name)
+        description = self.sources.describe_row(row)
         own = rows_of(self.detections.table["name"], name)
-        return self._like(self.sources.posterior(int(row[0])), description, k, own)
+        return self._like(self.sources.posterior(row), description, k, own)
 
     def like_spectrum(self, spectrum: Spectrum | SpectrumFiles, k: int = 10) -> pd.DataFrame:
         """Find the k detections most similar to your spectrum, measured with the catalog's model.
@@ -147,7 +155,7 @@ class LatentSearch:
         whether any detection is unusual. Known causes are reported; no detection is left out
         because of them.
         """
-        _require_positive(k)
+        require_positive(k)
         rows = self.detections
         score, zscore = rows.column("anomaly_score"), rows.column("fit_zscore")
         far = far_sigmas(rows.posteriors, self.model.population)
@@ -182,7 +190,7 @@ class LatentSearch:
     def _like(
         self, posterior: Posterior, description: dict[str, Any], k: int, excluded: Rows
     ) -> pd.DataFrame:
-        _require_positive(k)
+        require_positive(k)
         found = nearest(posterior, self.detections.posteriors, k, excluded)
         answer = self.detections.describe(
             found.rows,
@@ -221,7 +229,8 @@ def open_search(
     )
 
 
-def _require_positive(k: int) -> None:
+def require_positive(k: int) -> None:
+    """Raise UsageError unless the number of results is at least 1."""
     if k < 1:
         raise UsageError(f"-k {k}: must be at least 1")
 

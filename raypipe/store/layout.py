@@ -38,6 +38,11 @@ def columns_folder(release: str, model_id: str, verb: str) -> str:
     return f"columns/{release}/{model_id}/{verb}"
 
 
+def alignment_folder(alignment_id: str) -> str:
+    """Name the folder of an alignment's bundle."""
+    return f"alignments/{alignment_id}"
+
+
 def changes_folder(release: str) -> str:
     """Name the folder that records how each detection differs from an earlier release."""
     return f"changes/{release}"
@@ -81,7 +86,7 @@ def explorer_name(release: str, model_id: str) -> str:
 OWN_FOLDERS = (
     *("manifest", "spectra", "rejects", "responses", "models", "catalog", "sources", "columns"),
     *("exports", "evaluation", "reports", "explorer", "tuning", "checkpoints", "changes"),
-    *("comparisons", "locks", "runs"),
+    *("alignments", "comparisons", "locks", "runs"),
 )
 """Top folders of a workspace that raypipe's verbs fill; docs/layout.md describes them."""
 
@@ -95,6 +100,7 @@ _MAKE_AGAIN = {
     "metrics.json": "restore it from a copy, or delete the model's folder and train it again",
     "catalog": "delete it and run raypipe embed again",
     "sources": "delete it and run raypipe embed again",
+    "alignments": "delete the alignment's folder and run raypipe align again",
     "columns": "delete its folder and run the verb of that name again",
     "evaluation": "delete it and run raypipe evaluate again",
     "comparisons": "delete it and run raypipe compare again",

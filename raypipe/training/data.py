@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raypipe.catalog.split import TEST, TRAIN, VALIDATION, assign_splits
 from raypipe.config import TrainConfig
 from raypipe.errors import RaypipeError
 from raypipe.identity import source_keys
@@ -21,7 +22,6 @@ from raypipe.spectra.gridding import NO_COUNTS
 from raypipe.store.layout import spectra_folder
 from raypipe.store.parts import require_ingested
 from raypipe.store.workspace import Workspace
-from raypipe.training.split import TEST, TRAIN, VALIDATION, assign_splits
 
 log = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ from ray.util.queue import Queue
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from raypipe.catalog.split import TRAIN, VALIDATION
 from raypipe.config import Config
 from raypipe.config_toml import load_config
 from raypipe.model.bundle import Model, save_model
@@ -35,7 +36,6 @@ from raypipe.training.learner import Learner
 from raypipe.training.malloc import keep_freed_memory
 from raypipe.training.precision import adapt, choose_arithmetic
 from raypipe.training.reading import PartReader, Rows
-from raypipe.training.split import TRAIN, VALIDATION
 from raypipe.training.steps import StepPlan
 from raypipe.training.trained_on import describe_training_spectra
 

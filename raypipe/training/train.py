@@ -19,6 +19,7 @@ from ray.train import UserCallback
 from ray.train.torch import TorchTrainer
 
 from raypipe._version import __version__
+from raypipe.catalog.split import TRAIN
 from raypipe.config import Config, TrainConfig
 from raypipe.config_toml import load_config
 from raypipe.ray_session import own_errors, ray_session, require_resources, tell_device
@@ -32,7 +33,6 @@ from raypipe.training.data import Roster, read_roster
 from raypipe.training.events import event_log
 from raypipe.training.loop import train_worker
 from raypipe.training.progress import news_of
-from raypipe.training.split import TRAIN
 from raypipe.verb import Call, verb
 
 log = logging.getLogger(__name__)

@@ -9,11 +9,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raypipe.catalog.split import TRAIN
 from raypipe.model.training_record import TrainedOn
 from raypipe.store.manifest import is_simulated
 from raypipe.store.workspace import Workspace
 from raypipe.training.data import Roster
-from raypipe.training.split import TRAIN
 
 _COLUMNS = ["telescope", "instrument", "rmf_id"]
 

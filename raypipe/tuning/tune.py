@@ -15,6 +15,7 @@ import ray
 from ray import tune as ray_tune
 
 from raypipe._version import __version__
+from raypipe.catalog.split import TRAIN
 from raypipe.config import Config
 from raypipe.config_toml import load_config
 from raypipe.errors import RaypipeError
@@ -25,7 +26,6 @@ from raypipe.store.manifest import choose_release
 from raypipe.store.run_record import made_by
 from raypipe.store.workspace import Workspace
 from raypipe.training.data import Roster, read_roster
-from raypipe.training.split import TRAIN
 from raypipe.training.train import EXECUTION, make_model, resources_of, with_preset
 from raypipe.tuning.figure import parallel_coordinates
 from raypipe.tuning.records import CASH, Record, Records, best_of, records_of

@@ -13,6 +13,7 @@ import torch
 
 from raypipe.catalog.schema import catalog_table
 from raypipe.catalog.source_table import source_tables
+from raypipe.catalog.split import TEST, TRAIN, VALIDATION, assign_splits
 from raypipe.config import Config
 from raypipe.config_toml import load_config
 from raypipe.discovery.manifest import write_manifest
@@ -35,7 +36,6 @@ from raypipe.store.layout import (
 )
 from raypipe.store.publication import Publication, find_publication, publish
 from raypipe.store.workspace import Workspace
-from raypipe.training.split import TEST, TRAIN, VALIDATION, assign_splits
 
 RELEASE = "sim"
 CLASSES = ["AGN", "CV", "HM-STAR", "HMXB", "LM-STAR", "LMXB", "NS", "YSO"]

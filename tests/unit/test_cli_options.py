@@ -104,7 +104,8 @@ def test_a_search_takes_exactly_one_query(
     assert ended.value.code == 2
     said = capsys.readouterr().err
     assert "not allowed with argument" in said if given else "one of the arguments" in said
-    assert all(f"--{name}" in said for name in EXACTLY_ONE["search"])
+    words = [name.replace("_", "-") for name in EXACTLY_ONE["search"]]
+    assert all(f"--{word}" in said for word in words)
 
 
 def _called_with(

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import raypipe
+from raypipe.catalog.matching import separation_match
 from raypipe.cli import main
 from raypipe.errors import UsageError
 from raypipe.exploring.columns import choose_columns, join_table
@@ -18,7 +19,7 @@ from raypipe.exploring.explorer_data import draw_sample
 from raypipe.exploring.explorer_page import json_in_html
 from raypipe.exploring.latent_maps import kept_neighbors, make_maps
 from raypipe.exploring.packing import logarithms, varints
-from raypipe.exploring.sky import aitoff, separation_match, sky_positions
+from raypipe.exploring.sky import aitoff, sky_positions
 from raypipe.exploring.spectra import _flux_scatter, latent_covariance
 from raypipe.model.bundle import load_model
 from raypipe.spectra.batch import SpectraBatch

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import raypipe
+from raypipe.catalog.split import assign_splits
 from raypipe.config import Config
 from raypipe.config_toml import load_config
 from raypipe.errors import RaypipeError
@@ -21,7 +22,6 @@ from raypipe.model.latent_population import Population
 from raypipe.model.presets import build
 from raypipe.spectra.grid import EnergyGrid
 from raypipe.store.workspace import Workspace
-from raypipe.training.split import assign_splits
 from tests.unit.model_spectra import power_laws
 
 DATA = Path(__file__).parents[1] / "data"

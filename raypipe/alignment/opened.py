@@ -1,0 +1,173 @@
+"""Open the alignment of a catalog as it was published: its bundle, and the rows of its view."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from raypipe.alignment.bundle import Alignment, load_alignment
+from raypipe.alignment.text_encoder import read_text_encoder
+from raypipe.alignment.view_table import MOST_ELEMENTS, ViewColumn
+from raypipe.alignment.views import ViewInputs
+from raypipe.catalog.added_columns import added_to, read_added_table
+from raypipe.errors import RaypipeError, UsageError
+from raypipe.redaction import printable
+from raypipe.spectra.decoding import vectors
+from raypipe.store.layout import alignment_folder
+from raypipe.store.publication import Publication
+from raypipe.store.workspace import Workspace
+
+Float32 = npt.NDArray[np.float32]
+
+VERB, VIEW = "align", "view"
+"""Name under which the columns are added to a catalog, and name of the table of the view."""
+
+
+@dataclass(frozen=True)
+class OpenedAlignment:
+    """Hold an alignment with the rows of its view.
+
+    `rows` has a row per row of the user's table that has values: `row` (its number, from 1), the
+    keys that the table has, and `summary`, its values in words; `shared` (rows, dimensions) are
+    its unit vectors.
+    """
+
+    alignment: Alignment
+    rows: pa.Table
+    shared: Float32
+
+    def find_row(self, called: str) -> int:
+        """Return the row of the view with this key, or with the number N if called "#N".
+
+        Raises UsageError if there is none.
+        """
+        if called.startswith("#") and called[1:].isdecimal():
+            found = np.flatnonzero(self.rows["row"].to_numpy() == int(called[1:]))
+            if len(found):
+                return int(found[0])
+        for key in ("name", "detection_id"):
+            if key in self.rows.column_names:
+                names = np.array(self.rows[key].to_pylist(), dtype=object)
+                if len(found := np.flatnonzero(names == called)):
+                    return int(found[0])
+        raise UsageError(
+            f"{printable(called, 80)}: {self.alignment.about.table} has no row of this name; give "
+            "a name, a detection_id, or #N for its row of number N"
+        )
+
+    def embed_values(self, text: str) -> Float32:
+        """Map values of a view, given as JSON, into the shared space: a unit vector (dimensions,).
+
+        They are a list of numbers, if the view is one vector, or an object with values by the
+        names of columns; columns that it lacks are missing. Raises UsageError for other text.
+        """
+        return self.alignment.embed_views(self.inputs_of(_values_in(text)))[0]
+
+    def embed_text(self, text: str) -> Float32:
+        """Map a text into the shared space; raises UsageError if the view has no texts."""
+        texts = self.alignment.about.texts
+        if not texts:
+            raise UsageError(
+                f"{self.alignment.about.alignment_id} has no texts: name a --text-encoder and a "
+                "column of texts to raypipe align"
+            )
+        return self.alignment.embed_views(self.inputs_of({texts[0]: text}))[0]
+
+    def inputs_of(self, values: Any) -> ViewInputs:
+        """Scale the values of one row of a view: a list, or a mapping from names of columns."""
+        about, columns = self.alignment.about, self.alignment.view.columns
+        if isinstance(values, list):
+            if len(columns) != 1 or columns[0].kind != "vector":
+                names = ", ".join(column.name for column in columns)
+                raise UsageError(f'a view of {names}: give values as {{"column": value, ...}}')
+            values = {columns[0].name: values}
+        if unknown := set(values) - {column.name for column in columns}:
+            names = ", ".join(column.name for column in columns)
+            raise UsageError(f"the view has no column {', '.join(sorted(unknown))}; it has {names}")
+        if not values:
+            raise UsageError("give the value of at least one column of the view")
+        made = []
+        for column in columns:
+            kind = "text" if column.name in about.texts else column.kind
+            made.append(_one_row(column.name, kind, column.size, values.get(column.name)))
+        is_text = any(c.kind == "text" and c.values[0] is not None for c in made)
+        encoder = read_text_encoder(about.text_encoder) if is_text else None
+        if encoder is None:
+            # Without a text there is nothing to encode: its vector is missing.
+            made = [
+                _one_row(c.name, "vector", s.size, None) if c.kind == "text" else c
+                for c, s in zip(made, columns, strict=True)
+            ]
+        return self.alignment.inputs_of(made, encoder)
+
+
+def open_alignment(workspace: Workspace, catalog: Publication) -> OpenedAlignment:
+    """Open the alignment whose columns were added to a catalog.
+
+    Raises UsageError if there is none, RaypipeError if the catalog has changed since.
+    """
+    found = [added for added in added_to(workspace, catalog, "refuse") if added.verb == VERB]
+    if not found:
+        raise UsageError(
+            f"{workspace.uri} {catalog.release}: no view is aligned with the catalog by "
+            f"{catalog.model_id}; run raypipe align"
+        )
+    name = str(found[0].about.get("alignment_id", ""))
+    alignment = load_alignment(workspace.absolute_uri(alignment_folder(name)))
+    rows = read_added_table(workspace, found[0], VIEW)
+    shared = np.asarray(vectors(rows["shared"]), np.float32)
+    if shared.shape != (rows.num_rows, alignment.dimensions):
+        raise RaypipeError(
+            f"{workspace.absolute_uri(found[0].name)}: its view does not fit {name}; run raypipe "
+            "align again"
+        )
+    return OpenedAlignment(alignment, rows.drop_columns(["shared"]), shared)
+
+
+def _values_in(text: str) -> list[Any] | Mapping[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{printable(text, 80)}: neither a key nor JSON ({error})") from error
+    if not isinstance(found, list | dict):
+        raise UsageError(f"{printable(text, 80)}: expected a list of numbers, or an object")
+    return found
+
+
+def _one_row(name: str, kind: str, size: int, value: Any) -> ViewColumn:
+    """Make a column of one row; raises UsageError for a value of another kind than the column."""
+    try:
+        if kind == "number":
+            values: npt.NDArray[Any] = np.array([np.nan if value is None else float(value)])
+            if value is not None and not np.isfinite(values).all():
+                raise ValueError("not finite")
+        elif kind in ("category", "text"):
+            if value is not None and not isinstance(value, str):
+                raise ValueError("expected text")
+            values = np.array([value], dtype=object)
+        elif kind == "vector":
+            row = np.full(size, np.nan) if value is None else np.array(value, dtype=np.float64)
+            if row.shape != (size,) or (value is not None and not np.isfinite(row).all()):
+                raise ValueError(f"expected {size} finite numbers")
+            values = row.astype(np.float32)[None]
+        else:
+            values = np.full(1, None, dtype=object)
+            values[0] = None if value is None else _curve(value)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"column {name}: {printable(str(value), 80)}: {error}") from error
+    return ViewColumn(name, kind, values)  # type: ignore[arg-type]
+
+
+def _curve(value: Any) -> npt.NDArray[np.float64]:
+    curve = np.array(value, dtype=np.float64)
+    if curve.ndim != 2 or len(curve) != 2 or not 0 < curve.shape[1] <= MOST_ELEMENTS:
+        raise ValueError("expected two lists of equal length: times and rates")
+    if not np.isfinite(curve).all():
+        raise ValueError("not finite")
+    return curve[:, np.argsort(curve[0], kind="stable")]

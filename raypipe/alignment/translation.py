@@ -1,0 +1,114 @@
+"""Predict the view of a spectrum, and the spectrum of a view, with errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from raypipe.alignment.bundle import Alignment, view_tensors
+from raypipe.alignment.spectrum_inputs import LatentPosteriors
+from raypipe.alignment.views import ScaledColumn, ViewInputs, from_scores
+from raypipe.errors import UsageError
+from raypipe.model.bundle import Model
+from raypipe.model.presets import Folded
+from raypipe.model.weighted_quantiles import ONE_SIGMA
+
+Floats = npt.NDArray[np.float64]
+
+NORM_KEV = 0.5, 7.0
+"""Band in which the photon flux of a predicted spectrum is 1."""
+_ROWS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class PredictedSpectra:
+    """Hold photon flux densities predicted from views, with a band of 68%.
+
+    `energy_kev` (n_energy,); `value` (the median), `lolim` and `hilim` (n, n_energy), per keV, in
+    units of the photon flux in 0.5-7 keV. The view does not say how bright the detection is.
+    """
+
+    energy_kev: Floats
+    value: Floats
+    lolim: Floats
+    hilim: Floats
+
+
+def view_scores(made: Alignment, posteriors: LatentPosteriors) -> tuple[Floats, Floats]:
+    """Predict the scaled inputs of the views of spectra: means and widths, (n, inputs) each."""
+    features = torch.from_numpy(posteriors.features())
+    with torch.no_grad():
+        hidden = made.network.embed_spectra(features)[0]
+        mean, log_width = made.network.predict_view(hidden)
+    return mean.double().numpy(), np.exp(log_width.double().numpy())
+
+
+def predict_views(made: Alignment, posteriors: LatentPosteriors) -> pd.DataFrame:
+    """Predict numbers and categories of the views of spectra, one row per spectrum.
+
+    A number has its median, with 68% limits <name>_lolim and <name>_hilim; a category has its most
+    probable word, with its probability <name>_p. Vectors and light curves are not predicted.
+    """
+    mean, width = view_scores(made, posteriors)
+    found: dict[str, npt.NDArray[np.generic]] = {}
+    for column, place in zip(made.view.columns, made.view.slices(), strict=True):
+        if column.kind == "number":
+            found |= _number(column, mean[:, place.start], width[:, place.start])
+        elif column.kind == "category":
+            logits = mean[:, place]
+            share = np.exp(logits - logits.max(axis=1, keepdims=True))
+            share /= share.sum(axis=1, keepdims=True)
+            best = share.argmax(axis=1)
+            found[column.name] = np.array(column.categories, dtype=object)[best]
+            found[f"{column.name}_p"] = share[np.arange(len(best)), best]
+    return pd.DataFrame(found)
+
+
+def predict_latents(made: Alignment, view: ViewInputs) -> tuple[Floats, Floats]:
+    """Predict the latents of views: means (n, latents) and covariances (n, latents, latents)."""
+    with torch.no_grad():
+        hidden = made.network.embed_views(view_tensors(view))[0]
+        mean, factor = made.network.predict_latents(hidden)
+        covariance = torch.cholesky_inverse(factor.double())
+    return mean.double().numpy(), covariance.numpy()
+
+
+def predict_spectra(
+    made: Alignment, view: ViewInputs, model: Model, draws: int = 256, seed: int = 0
+) -> PredictedSpectra:
+    """Predict the spectra of views as flux densities of draws from the predicted latents.
+
+    Raises UsageError for another model than that of the aligned catalog, and for preset paper.
+    """
+    network = model.network
+    if model.model_id != made.about.model_id:
+        raise UsageError(f"the alignment is with {made.about.model_id}, not with {model.model_id}")
+    if not isinstance(network, Folded):
+        raise UsageError(f"{model.model_id}: preset {model.preset} has no flux; use folded")
+    mean, covariance = predict_latents(made, view)
+    root = np.linalg.cholesky(covariance)
+    noise = np.random.default_rng(seed).standard_normal((len(mean), draws, mean.shape[1]))
+    z = (mean[:, None] + np.einsum("nij,ndj->ndi", root, noise)).astype(np.float32)
+    energy = model.grid.mid_kev
+    inside = (energy >= NORM_KEV[0]) & (energy < NORM_KEV[1])
+    widths = np.diff(model.grid.edges_kev)
+    limits = np.empty((3, len(mean), len(energy)))
+    with torch.no_grad():
+        for row in range(len(mean)):
+            flux = torch.exp(network.log_shape(torch.from_numpy(z[row]))).double().numpy()
+            flux /= (flux * widths * inside).sum(axis=1, keepdims=True)
+            limits[:, row] = np.quantile(flux, ONE_SIGMA, axis=0)
+    low, middle, high = limits
+    return PredictedSpectra(energy, middle, low, high)
+
+
+def _number(column: ScaledColumn, mean: Floats, width: Floats) -> dict[str, Floats]:
+    return {
+        column.name: from_scores(column, mean),
+        f"{column.name}_lolim": from_scores(column, mean - width),
+        f"{column.name}_hilim": from_scores(column, mean + width),
+    }
