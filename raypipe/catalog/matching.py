@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from raypipe.catalog.brought_table import JOIN_KEYS, key_texts
+from raypipe.catalog.sky_index import SkyIndex
 from raypipe.errors import UsageError
 
 Floats = npt.NDArray[np.float64]
@@ -29,8 +30,8 @@ def matched_rows(
 
     Rows are matched by detection_id, by obsid, obi and region_id, by name, else by position: the
     nearest within the radius. `key` restricts that to detection_id, name or position. Raises
-    UsageError, which names `file`, if no row matches, and, unless rows of `other` may be `repeated`,
-    if several have the same key; the first of them is returned.
+    UsageError, which names `file`, if no row matches. If several rows of `other` have the same key,
+    it raises UsageError, too, or, if `repeated`, returns the first of them.
     """
     by_name = [names for names in JOIN_KEYS if key in (None, names[0])]
     for names in map(list, by_name):
@@ -51,7 +52,8 @@ def matched_rows(
         known = (found >= 0) & (left != "")
         return np.where(known, rows[np.maximum(found, 0)], -1).astype(np.int64), ", ".join(names)
     if key in (None, POSITION) and {"ra", "dec"} <= set(frame) & set(other):
-        places, _ = separation_match(*_positions(frame), *_positions(other), radius_arcsec)
+        index = SkyIndex(*_positions(other))
+        places = index.nearest(*_positions(frame), radius_arcsec).places
         if (places >= 0).any():
             return places, f"position, the nearest within {radius_arcsec:g} arcsec"
     raise UsageError(
@@ -73,28 +75,3 @@ def _positions(frame: pd.DataFrame) -> tuple[Floats, Floats]:
         for name in ("ra", "dec")
     )
     return ra, dec
-
-
-def separation_match(
-    ra: Floats, dec: Floats, other_ra: Floats, other_dec: Floats, radius_arcsec: float
-) -> tuple[npt.NDArray[np.int64], Floats]:
-    """Return for each position the nearest other within the radius, -1 if none, and its distance.
-
-    All are ICRS, deg; distances (n,) are in arcsec, NaN without a match.
-    """
-    from astropy import units
-    from astropy.coordinates import SkyCoord
-
-    found = np.full(len(ra), -1, np.int64)
-    distance = np.full(len(ra), np.nan)
-    mine = np.flatnonzero(np.isfinite(ra) & np.isfinite(dec))
-    theirs = np.flatnonzero(np.isfinite(other_ra) & np.isfinite(other_dec))
-    if not len(mine) or not len(theirs):
-        return found, distance
-    left = SkyCoord(ra[mine], dec[mine], unit="deg")
-    right = SkyCoord(other_ra[theirs], other_dec[theirs], unit="deg")
-    nearest, angle, _ = left.match_to_catalog_sky(right)
-    near = np.asarray(angle.to_value(units.arcsec)) <= radius_arcsec
-    found[mine[near]] = theirs[np.asarray(nearest)[near]]
-    distance[mine[near]] = angle.to_value(units.arcsec)[near]
-    return found, distance

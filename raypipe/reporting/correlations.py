@@ -50,7 +50,7 @@ def strongest_correlation(catalog: pd.DataFrame) -> tuple[str, str, float] | Non
         return None
     row, column = np.unravel_index(strength.argmax(), strength.shape)
     value = found.to_numpy()[row, column]
-    return str(found.columns[column]), str(found.index[row]), float(value)
+    return str(found.columns[int(column)]), str(found.index[int(row)]), float(value)
 
 
 def _correlation(latent: pd.Series[float], quantity: npt.NDArray[np.float64]) -> float:

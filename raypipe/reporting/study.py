@@ -21,8 +21,8 @@ from raypipe.html.page import (
     text_cell,
 )
 from raypipe.reporting import study_figures
+from raypipe.reporting.correlations import QUANTITY_LABELS
 from raypipe.reporting.report_data import ReportData
-from raypipe.reporting.sections import QUANTITY_LABELS
 
 NOT_ASKED = (
     "The questions of the study have not been asked: run raypipe evaluate --study, with --catalog "

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import raypipe
-from raypipe.catalog.matching import separation_match
+from raypipe.catalog.sky_index import SkyIndex
 from raypipe.cli import main
 from raypipe.errors import UsageError
 from raypipe.exploring.columns import choose_columns, join_table
@@ -186,11 +186,10 @@ def test_the_sky_has_its_middles_and_its_outline() -> None:
 
 
 def test_positions_match_within_the_radius_and_across_zero() -> None:
-    found, distance = separation_match(
-        np.array([0.0001, 50.0]), np.zeros(2), np.array([359.9999, 51.0]), np.zeros(2), 1.0
-    )
-    assert found.tolist() == [0, -1]
-    assert distance[0] == pytest.approx(0.72, abs=1e-3)
+    others = SkyIndex(np.array([359.9999, 51.0]), np.zeros(2))
+    found = others.nearest(np.array([0.0001, 50.0]), np.zeros(2), 1.0)
+    assert found.places.tolist() == [0, -1]
+    assert found.separation_arcsec[0] == pytest.approx(0.72, abs=1e-3)
 
 
 def test_logarithms_are_within_half_a_step() -> None:
