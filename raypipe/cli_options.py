@@ -115,6 +115,9 @@ SPECIAL_OPTIONS = {
     ("simulate", "detections"): Option("number of detections"),
     ("simulate", "out"): Option("folder to write the survey to"),
     ("simulate", "seed"): Option("seed for all random draws"),
+    ("cluster", "plot"): Option(
+        "draw the spectra of the clusters into this .png or .svg", metavar="FILE"
+    ),
     ("describe", "model"): Option(
         "folder of a model bundle; default: the model that ships with raypipe"
     ),
