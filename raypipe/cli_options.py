@@ -161,6 +161,9 @@ SPECIAL_OPTIONS = {
         "fits and variability for the questions of the study"
     ),
     ("align", "with_"): Option("table with the second view", metavar="TABLE"),
+    ("cluster", "plot"): Option(
+        "draw the spectra of the clusters into this .png or .svg", metavar="FILE"
+    ),
     ("describe", "model"): Option(
         "folder of a model bundle; default: the model that ships with raypipe"
     ),
