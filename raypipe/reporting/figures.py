@@ -255,6 +255,31 @@ def reliability_diagram(bins: Sequence[Mapping[str, float]]) -> Figure:
 
 
 @_in_style
+def recall_bars(classes: Mapping[str, Mapping[str, Any]], coverage: float) -> Figure:
+    """Draw recall (bars) and coverage of sets (points) of each class, with their errors.
+
+    Classes without a judged source have no bar.
+    """
+    judged = {name: each for name, each in classes.items() if each["recall"] is not None}
+    figure, axes = new_figure(1.4 + 0.52 * len(judged), 3.2)
+    place = np.arange(len(judged))
+
+    def of(key: str) -> list[float]:
+        return [each[key] if each[key] is not None else np.nan for each in judged.values()]
+
+    axes.bar(place, of("recall"), width=0.62, color=SECOND, alpha=0.6)
+    axes.errorbar(place - 0.12, of("recall"), of("recall_error"), fmt="none", ecolor=INK)
+    axes.errorbar(
+        place + 0.12, of("coverage"), of("coverage_error"), fmt="o", color=ACCENT, markersize=4
+    )
+    axes.axhline(coverage, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
+    axes.set_xticks(place, list(judged), rotation=40, ha="right", rotation_mode="anchor")
+    axes.set(ylim=(0, 1.05), ylabel="share of the sources of the class")
+    light_grid(axes)
+    return figure
+
+
+@_in_style
 def correlation_map(
     correlations: FloatArray, rows: Sequence[str], columns: Sequence[str]
 ) -> Figure:

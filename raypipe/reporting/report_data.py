@@ -13,6 +13,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from raypipe.catalog.classes import catalog_classes
+from raypipe.classifying.classify import metrics_name as classified_name
 from raypipe.config import ReportConfig
 from raypipe.display.spectrum_figure import BinnedSpectrum
 from raypipe.evaluation.evaluated_catalog import EvaluatedCatalog, labeled_catalog, metrics_name
@@ -81,6 +82,7 @@ class ReportData:
     significances: dict[str, Significances]
     labels: str | None
     metrics: dict[str, Any] | None
+    classified: dict[str, Any] | None
     model: Model | None
     training: dict[str, dict[str, Any]]
     totals: dict[str, int]
@@ -117,6 +119,7 @@ def gather_report_data(
         significances=found,
         labels=label_source,
         metrics=store.read_object(metrics, {}) if store.exists(metrics) else None,
+        classified=_classified(store, release, model_id),
         model=model,
         training=_training_records(store, evaluated),
         totals=count_rows(store, release),
@@ -127,6 +130,14 @@ def gather_report_data(
         latent_map=map_latents(catalog, settings.seed),
         explorer=_explorer_address(store, release, model_id),
     )
+
+
+def _classified(store: Workspace, release: str, model_id: str) -> dict[str, Any] | None:
+    """Read the measurements of the classification of a catalog, None if it has none."""
+    name = classified_name(release, model_id)
+    if not store.exists(name):
+        return None
+    return store.read_object(name, {"classified": dict, "features": dict, "prior": dict})
 
 
 def choose_examples(catalog: pd.DataFrame, wanted: int, seed: int) -> list[int]:
