@@ -15,6 +15,7 @@ from raypipe.html.page import (
     grid,
     heading,
     join,
+    minus,
     number_cell,
     paragraph,
     table,
@@ -297,8 +298,8 @@ def _traversals(answer: Answer) -> Html:
     drawn = []
     for each in answer["directions"]:
         named = each["name"]
-        title = each["direction"] + (f": {named}" if named else "")
-        correlated = ", ".join(f"{k} {v:+.2f}" for k, v in each["correlations"].items())
+        title = each["direction"] + (f": {minus(named)}" if named else "")
+        correlated = minus(", ".join(f"{k} {v:+.2f}" for k, v in each["correlations"].items()))
         ratio = each["signal_to_noise"]
         subtitle = "" if ratio is None else f"spread over mean error {ratio:.1f}"
         picture = study_figures.traversal(answer["energy_kev"], each["curves"])

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from raypipe.display.style import INK, light_grid, new_figure, styled
+from raypipe.html.page import minus
 
 _STEP_COLORS = colormaps["coolwarm"]
-_TICKS_KEV = (0.3, 0.5, 1, 2, 5, 10)
+_TICKS_KEV = (0.5, 1, 2, 5, 10)
 _DECADES = 2.5
 """Decades below the highest curve that a figure shows."""
 
@@ -29,14 +31,19 @@ def traversal(energy_kev: Sequence[float], curves: Mapping[str, Sequence[float]]
             highest = max(highest, float(values.max()))
             place = 0.5 + 0.5 * float(step) / max(most, 1.0)
             color = INK if float(step) == 0 else _STEP_COLORS(place)
-            axes.plot(energy, values, color=color, lw=1.3, label=f"{float(step):+g}σ")
+            axes.plot(energy, values, color=color, lw=1.3, label=_label(float(step)))
         axes.set(xscale="log", yscale="log", xlabel="energy (keV)", ylabel="E × flux (arbitrary)")
         axes.set_ylim(highest / 10**_DECADES, highest * 1.5)
         axes.set_xticks(_TICKS_KEV, [f"{tick:g}" for tick in _TICKS_KEV])
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.minorticks_off()
         axes.legend(fontsize=7, ncols=2, handlelength=1.2)
         light_grid(axes)
     return figure
+
+
+def _label(step: float) -> str:
+    return minus(f"{step:+g}σ") if step else "mean"
 
 
 def formula_fronts(by_direction: Mapping[str, Mapping[str, Any]]) -> Figure:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from raypipe.cli import main
 from raypipe.errors import UsageError
 from raypipe.evaluation.compare_runs import (
     compare_metrics,
@@ -75,3 +76,22 @@ def test_what_is_no_metrics_is_refused(tmp_path: Path, content: str) -> None:
     runs = (str(tmp_path / "m.json"), str(tmp_path / "m.json"))
     with pytest.raises(UsageError, match=r"m\.json"):
         compare_runs(Workspace(tmp_path), None, runs)
+
+
+def test_the_command_line_prints_the_comparison(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(metrics(0.7, 0.2, 0.1)))
+    (tmp_path / "b.json").write_text(json.dumps(metrics(0.6, 0.2, 0.1)))
+    runs = [str(tmp_path / "a.json"), str(tmp_path / "b.json")]
+    command = ["evaluate", "--workspace", str(tmp_path / "W"), "--compare", *runs]
+    assert main(command) == 0
+    assert "worse     classification/knn/balanced_accuracy" in capsys.readouterr().out
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["figures"][0]["verdict"] == "worse"
+    assert not (tmp_path / "W").exists()
+
+
+def test_a_model_without_metrics_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        compare_runs(Workspace(tmp_path), "sim", ("folded-1", "folded-2"))
