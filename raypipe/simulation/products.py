@@ -139,7 +139,7 @@ def rmf_file(instrument: Instrument) -> bytes:
     records, heap, widest, elements = _matrix(instrument)
     channels_in_all = len(instrument.channel_energy_kev)
     first, last = instrument.first_channel, instrument.first_channel + channels_in_all - 1
-    common = mission_cards(instrument)
+    common = [*mission_cards(instrument), *epoch_cards(instrument)]
     channels: list[Card] = [
         ("CHANTYPE", "PI", "type of channels"),
         ("DETCHANS", channels_in_all, "number of detector channels"),
@@ -186,6 +186,14 @@ def rmf_file(instrument: Instrument) -> bytes:
         + table_bytes(matrix_header.render({}), records, heap)
         + table_bytes(bounds_header.render({}), bounds)
     )
+
+
+def epoch_cards(instrument: Instrument) -> list[Card]:
+    """Return the card that dates the files of a response; none for other telescopes than ACIS."""
+    if not instrument.is_acis:
+        return []
+    start = (_mjd(instrument.year) - MJD_REFERENCE) * SECONDS_PER_DAY
+    return [("DATE-OBS", _date(start), "epoch of the response")]
 
 
 def clock_start(instrument: Instrument, row: Row) -> float:
@@ -404,7 +412,7 @@ def _chip_cards(instrument: Instrument) -> list[Card]:
 
 @lru_cache(maxsize=64)
 def _arf_templates(instrument: Instrument) -> tuple[HeaderTemplate, HeaderTemplate]:
-    mission = mission_cards(instrument)
+    mission = [*mission_cards(instrument), *epoch_cards(instrument)]
     bins = len(instrument.energy_edges_kev) - 1
     units = {"ENERG_LO": "keV", "ENERG_HI": "keV", "SPECRESP": "cm**2"}
     table = HeaderTemplate(

@@ -252,15 +252,16 @@ def test_hats_in_a_bucket_opens_by_url(bucket: Any, tmp_path: Path) -> None:
     made = make_workspace(tmp_path / "w", 24)
     out = f"s3://{BUCKET}/shared"
     raypipe.export(made.workspace, format="hats", sources=True, out=out)
+    listing = bucket.list_objects_v2(Bucket=BUCKET, Prefix="shared/")["Contents"]
+    names = {each["Key"] for each in listing}
+    assert {"shared/sources-moc.fits", "shared/CITATION.cff", "shared/README.md"} <= names
+    for name in names:
+        bucket.put_object_acl(Bucket=BUCKET, Key=name, ACL="public-read")
     url = f"{bucket.meta.endpoint_url}/{BUCKET}/shared/sources-hats"
     rows = lsdb.open_catalog(url).compute()
     sources = raypipe.open_sources(made.workspace)
     assert sorted(rows["best_detection_id"]) == sorted(sources["best_detection_id"])
     assert rows["detections"].map(len).sum() == 24
-    names = {
-        each["Key"] for each in bucket.list_objects_v2(Bucket=BUCKET, Prefix="shared/")["Contents"]
-    }
-    assert {"shared/sources-moc.fits", "shared/CITATION.cff", "shared/README.md"} <= names
 
 
 def test_an_export_in_a_bucket_is_replaced_whole(
@@ -293,7 +294,7 @@ def test_an_export_in_a_bucket_is_replaced_whole(
     assert Workspace(folder).read_table("detections.parquet")["ra"].to_pylist() == [200.0] * 5
     assert {path.name for path in folder.iterdir()} == {
         *("detections.fits", "detections.vot", "detections.parquet", "detections-hats"),
-        *("README.md", "index.html", "exports.json"),
+        *("README.md", "index.html", "exports.json", "CITATION.cff", "detections-moc.fits"),
     }
 
 

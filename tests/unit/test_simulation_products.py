@@ -65,6 +65,9 @@ def test_observations_are_dated(folder: Path) -> None:
         header = fits.getheader(path, 1)
         for key, mjd in (("DATE-OBS", times.mjd_start), ("DATE-END", times.mjd_stop)):
             assert Time(header[key], scale="tt").mjd == pytest.approx(mjd, abs=1.01 / 86400.0)
+        for kind in ("arf3", "rmf3"):  # the epoch of a response, which `--responses` reads
+            epoch = fits.getheader(product(folder, i + 1, kind), 1)["DATE-OBS"]
+            assert Time(epoch).decimalyear == pytest.approx(instrument.year, abs=0.01)
         starts.add(times.mjd_start)
     assert len(starts) == DETECTIONS, "observations of a year begin at different times"
 
