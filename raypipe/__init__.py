@@ -11,6 +11,7 @@ from raypipe._version import __version__
 
 if TYPE_CHECKING:
     from raypipe.aligning.align import align as align
+    from raypipe.alignment.opened import open_alignment as open_alignment
     from raypipe.catalog.open import open_catalog as open_catalog
     from raypipe.catalog.open import open_clusters as open_clusters
     from raypipe.catalog.open import open_sources as open_sources
@@ -65,6 +66,7 @@ _HOMES = {
     "load_config": "raypipe.config_toml",
     "load_model": "raypipe.model.bundle",
     "models": "raypipe.pipeline.models",
+    "open_alignment": "raypipe.alignment.opened",
     "open_catalog": "raypipe.catalog.open",
     "open_clusters": "raypipe.catalog.open",
     "open_search": "raypipe.searching.latent_search",

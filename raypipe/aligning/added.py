@@ -10,10 +10,11 @@ import pyarrow as pa
 
 from raypipe.aligning.data import AlignData, used_columns
 from raypipe.alignment.bundle import Alignment
-from raypipe.alignment.translation import predict_views
+from raypipe.alignment.translation import predict_latents, predict_views
 from raypipe.alignment.view_table import ViewColumn, ViewTable
 from raypipe.catalog.column_names import column_names
 from raypipe.catalog.schema import described
+from raypipe.model.covariance import pack
 
 MOST_PREDICTED = 40
 """Most columns of the view whose predictions are added to the catalog."""
@@ -35,18 +36,28 @@ def shared_table(made: Alignment, data: AlignData) -> pa.Table:
 
 
 def view_table(made: Alignment, data: AlignData, table: ViewTable) -> pa.Table:
-    """Return the rows of the user's table that have values, with their shared vectors."""
+    """Return the rows of the user's table that have values.
+
+    Each has its shared vector and the latents predicted for it, with their covariance.
+    """
     columns = used_columns(data.columns, made.view)
     rows = np.flatnonzero(np.stack([column.is_known for column in columns]).any(axis=0))
-    shared = made.embed_views(made.view.transform([column.take(rows) for column in columns]))
+    inputs = made.view.transform([column.take(rows) for column in columns])
+    shared = made.embed_views(inputs)
     found: dict[str, Any] = {"row": pa.array(rows + 1)}
     for name in ("detection_id", "name", "ra", "dec"):
         if name in table.identity:
             found[name] = pa.array(table.identity[name].iloc[rows], from_pandas=True)
     found["detections"] = pa.array(np.bincount(data.place[data.paired], minlength=len(table))[rows])
     found["summary"] = pa.array(_summaries(table, rows), pa.string())
-    flat = pa.array(shared.ravel())
-    found["shared"] = pa.FixedSizeListArray.from_arrays(flat, made.dimensions)
+    mean, covariance = predict_latents(made, inputs)
+    for name, values in (
+        ("shared", shared),
+        ("predicted_z", mean.astype(np.float32)),
+        ("predicted_z_cov", pack(covariance)),
+    ):
+        flat = pa.array(np.ascontiguousarray(values).ravel())
+        found[name] = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
     return pa.table(found)
 
 

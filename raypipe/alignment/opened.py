@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,20 +14,27 @@ import pyarrow as pa
 
 from raypipe.alignment.bundle import Alignment, load_alignment
 from raypipe.alignment.text_encoder import read_text_encoder
+from raypipe.alignment.translation import PredictedSpectra, predict_latents, predict_spectra
 from raypipe.alignment.view_table import MOST_ELEMENTS, ViewColumn
 from raypipe.alignment.views import ViewInputs
 from raypipe.catalog.added_columns import added_to, read_added_table
 from raypipe.errors import RaypipeError, UsageError
+from raypipe.model.bundle import Model, load_model
+from raypipe.model.choice import choose_model
+from raypipe.model.covariance import unpack
 from raypipe.redaction import printable
 from raypipe.spectra.decoding import vectors
-from raypipe.store.layout import alignment_folder
-from raypipe.store.publication import Publication
+from raypipe.store.layout import alignment_folder, columns_folder, model_folder
+from raypipe.store.manifest import choose_release
+from raypipe.store.publication import Publication, require_publication
 from raypipe.store.workspace import Workspace
 
 Float32 = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
 
 VERB, VIEW = "align", "view"
 """Name under which the columns are added to a catalog, and name of the table of the view."""
+_VECTORS = ("shared", "predicted_z", "predicted_z_cov")
 
 
 @dataclass(frozen=True)
@@ -35,12 +43,16 @@ class OpenedAlignment:
 
     `rows` has a row per row of the user's table that has values: `row` (its number, from 1), the
     keys that the table has, and `summary`, its values in words; `shared` (rows, dimensions) are
-    its unit vectors.
+    its unit vectors. `predicted_z` (rows, latents) and `predicted_z_cov` (rows, latents, latents)
+    are the latents that the view leads to.
     """
 
+    workspace: Workspace
     alignment: Alignment
     rows: pa.Table
     shared: Float32
+    predicted_z: Floats
+    predicted_z_cov: Floats
 
     def find_row(self, called: str) -> int:
         """Return the row of the view with this key, or with the number N if called "#N".
@@ -79,6 +91,30 @@ class OpenedAlignment:
             )
         return self.alignment.embed_views(self.inputs_of({texts[0]: text}))[0]
 
+    def predict_spectrum(
+        self, view: str, model: Model | None = None, draws: int = 256
+    ) -> PredictedSpectra:
+        """Predict the spectrum of a row of the view, or of values given as JSON.
+
+        `view` is that of `raypipe search --like-view`; `model` defaults to that of the catalog.
+        Raises UsageError for another model than the catalog's, and for preset paper.
+        """
+        model = model or load_model(self.workspace.absolute_uri(self._model_folder))
+        if model.model_id != self.alignment.about.model_id:
+            raise UsageError(
+                f"the alignment is with {self.alignment.about.model_id}, not with {model.model_id}"
+            )
+        if view.lstrip().startswith(("[", "{")):
+            latents = predict_latents(self.alignment, self.inputs_of(_values_in(view)))
+        else:
+            row = self.find_row(view)
+            latents = self.predicted_z[row : row + 1], self.predicted_z_cov[row : row + 1]
+        return predict_spectra(*latents, model, draws)
+
+    @property
+    def _model_folder(self) -> str:
+        return model_folder(self.alignment.about.model_id)
+
     def inputs_of(self, values: Any) -> ViewInputs:
         """Scale the values of one row of a view: a list, or a mapping from names of columns."""
         about, columns = self.alignment.about, self.alignment.view.columns
@@ -107,27 +143,47 @@ class OpenedAlignment:
         return self.alignment.inputs_of(made, encoder)
 
 
-def open_alignment(workspace: Workspace, catalog: Publication) -> OpenedAlignment:
-    """Open the alignment whose columns were added to a catalog.
+def open_alignment(
+    workspace: str | os.PathLike[str] | Workspace,
+    *,
+    release: str | None = None,
+    model: str | None = None,
+) -> OpenedAlignment:
+    """Open the alignment whose columns were added to a catalog; arguments as in `open_catalog`.
 
     Raises UsageError if there is none, RaypipeError if the catalog has changed since.
     """
-    found = [added for added in added_to(workspace, catalog, "refuse") if added.verb == VERB]
+    store = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
+    release = choose_release(store, release)
+    model_id = choose_model(store, release, model)
+    catalog = require_publication(store, release, model_id)
+    found = [added for added in added_to(store, catalog, "refuse") if added.verb == VERB]
     if not found:
         raise UsageError(
-            f"{workspace.uri} {catalog.release}: no view is aligned with the catalog by "
-            f"{catalog.model_id}; run raypipe align"
+            f"{store.uri} {release}: no view is aligned with the catalog by {model_id}; run "
+            "raypipe align"
         )
     name = str(found[0].about.get("alignment_id", ""))
-    alignment = load_alignment(workspace.absolute_uri(alignment_folder(name)))
-    rows = read_added_table(workspace, found[0], VIEW)
-    shared = np.asarray(vectors(rows["shared"]), np.float32)
-    if shared.shape != (rows.num_rows, alignment.dimensions):
-        raise RaypipeError(
-            f"{workspace.absolute_uri(found[0].name)}: its view does not fit {name}; run raypipe "
-            "align again"
-        )
-    return OpenedAlignment(alignment, rows.drop_columns(["shared"]), shared)
+    alignment = load_alignment(store.absolute_uri(alignment_folder(name)))
+    rows = read_added_table(store, found[0], VIEW)
+    try:
+        shared, z, triangles = (np.asarray(vectors(rows[column])) for column in _VECTORS)
+        covariance = unpack(triangles.astype(np.float64))
+    except (LookupError, AttributeError, ValueError) as error:
+        raise _does_not_fit(store, found[0], name) from error
+    latents = alignment.network.latents
+    if shared.shape[1:] != (alignment.dimensions,) or covariance.shape[1:] != (latents, latents):
+        raise _does_not_fit(store, found[0], name)
+    described = rows.drop_columns(list(_VECTORS))
+    return OpenedAlignment(store, alignment, described, shared, z.astype(np.float64), covariance)
+
+
+def _does_not_fit(store: Workspace, added: Publication, name: str) -> RaypipeError:
+    folder = store.absolute_uri(columns_folder(added.release, added.model_id, VERB))
+    return RaypipeError(
+        f"{store.absolute_uri(added.name)}: its view does not fit {name}; delete {folder} and run "
+        "raypipe align again"
+    )
 
 
 def _values_in(text: str) -> list[Any] | Mapping[str, Any]:

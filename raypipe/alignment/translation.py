@@ -21,7 +21,6 @@ Floats = npt.NDArray[np.float64]
 
 NORM_KEV = 0.5, 7.0
 """Band in which the photon flux of a predicted spectrum is 1."""
-_ROWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -78,18 +77,15 @@ def predict_latents(made: Alignment, view: ViewInputs) -> tuple[Floats, Floats]:
 
 
 def predict_spectra(
-    made: Alignment, view: ViewInputs, model: Model, draws: int = 256, seed: int = 0
+    mean: Floats, covariance: Floats, model: Model, draws: int = 256, seed: int = 0
 ) -> PredictedSpectra:
-    """Predict the spectra of views as flux densities of draws from the predicted latents.
+    """Decode the predicted latents of views, (n, latents) with covariances, to flux densities.
 
-    Raises UsageError for another model than that of the aligned catalog, and for preset paper.
+    Value and limits are quantiles of draws. Raises UsageError for preset paper.
     """
     network = model.network
-    if model.model_id != made.about.model_id:
-        raise UsageError(f"the alignment is with {made.about.model_id}, not with {model.model_id}")
     if not isinstance(network, Folded):
         raise UsageError(f"{model.model_id}: preset {model.preset} has no flux; use folded")
-    mean, covariance = predict_latents(made, view)
     root = np.linalg.cholesky(covariance)
     noise = np.random.default_rng(seed).standard_normal((len(mean), draws, mean.shape[1]))
     z = (mean[:, None] + np.einsum("nij,ndj->ndi", root, noise)).astype(np.float32)

@@ -17,7 +17,6 @@ from raypipe.searching.latent_search import LatentSearch, require_positive
 from raypipe.searching.lookup import rows_of
 from raypipe.searching.neighbors import Posterior
 from raypipe.searching.query import measure_spectrum
-from raypipe.store.publication import require_publication
 
 Float32 = npt.NDArray[np.float32]
 
@@ -111,7 +110,7 @@ class ViewSearch:
 def open_view_search(latents: LatentSearch) -> ViewSearch:
     """Open the alignment of a searched catalog; raises UsageError if it has none."""
     store, release, model_id = latents.workspace, latents.release, latents.model_id
-    opened = open_alignment(store, require_publication(store, release, model_id))
+    opened = open_alignment(store, release=release, model=model_id)
     names = [f"shared_{i}" for i in range(opened.alignment.dimensions)]
     columns = ["detection_id", *names]
     table = read_whole(store, release, model_id, "detections", columns, stale="refuse").to_pandas()

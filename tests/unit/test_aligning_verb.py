@@ -17,14 +17,12 @@ from safetensors.numpy import load_file, save_file
 
 import raypipe
 from raypipe.alignment.bundle import load_alignment
-from raypipe.alignment.opened import open_alignment
 from raypipe.alignment.spectrum_inputs import read_posteriors
-from raypipe.alignment.translation import predict_spectra
 from raypipe.cli import main
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.model.bundle import load_model
 from raypipe.model.integrity import DESCRIPTION, HASH, bundle_hash
-from raypipe.store.publication import read_detections, require_publication
+from raypipe.store.publication import read_detections
 from raypipe.store.workspace import Workspace
 from tests.unit.synthetic_workspace import RELEASE, Synthetic, make_workspace, publish_table
 from tests.unit.text_encoder_folders import write_static
@@ -128,7 +126,7 @@ def test_a_bundle_comes_back_as_it_was_saved(synthetic: Synthetic, aligned: dict
     assert known.all()
     shared = catalog[[f"shared_{i}" for i in range(4)]].to_numpy()
     assert made.embed_spectra(posteriors) == pytest.approx(shared, abs=1e-6)
-    opened = open_alignment(store, require_publication(store, RELEASE, MODEL))
+    opened = raypipe.open_alignment(store)
     row = opened.rows.slice(5, 1).to_pylist()[0]
     values = {"seen": float(row["summary"].split(",")[0].split()[1])}
     assert opened.embed_values(json.dumps(values)).shape == (4,)
@@ -248,16 +246,21 @@ def test_texts_are_read_by_an_encoder_and_searched_by_words(
 
 
 def test_the_spectrum_of_a_view_has_a_band(synthetic: Synthetic, aligned: dict[str, Any]) -> None:
-    store = synthetic.workspace
-    opened = open_alignment(store, require_publication(store, RELEASE, MODEL))
-    model = load_model(store.absolute_uri(f"models/{MODEL}"))
-    view = opened.inputs_of({"seen": 0.5})
-    predicted = predict_spectra(opened.alignment, view, model, draws=64)
-    assert predicted.value.shape == (1, len(predicted.energy_kev))
+    opened = raypipe.open_alignment(synthetic.workspace)
+    row = opened.rows.slice(3, 1).to_pylist()[0]
+    predicted = opened.predict_spectrum(row["name"], draws=64)
+    energy, width = predicted.energy_kev, np.gradient(predicted.energy_kev)
+    assert predicted.value.shape == (1, len(energy))
     assert (predicted.lolim <= predicted.value).all()
-    assert (predicted.value <= predicted.hilim).all()
-    again = predict_spectra(opened.alignment, view, model, draws=64)
-    assert np.array_equal(predicted.value, again.value)
+    assert (predicted.value < predicted.hilim).any()
+    inside = (energy > 0.5) & (energy < 7)
+    assert (predicted.value[0] * width)[inside].sum() == pytest.approx(1, abs=0.2)
+    assert np.array_equal(predicted.value, opened.predict_spectrum("#4", draws=64).value)
+    assert opened.predict_spectrum('{"seen": 0.5}').value.shape == predicted.value.shape
+    other = load_model(synthetic.workspace.absolute_uri(f"models/{MODEL}"))
+    other.model_id = "another"
+    with pytest.raises(UsageError, match="not with another"):
+        opened.predict_spectrum("#4", other)
 
 
 def test_columns_of_an_earlier_catalog_are_refused_until_aligned_again(
