@@ -61,7 +61,7 @@ class _Places:
         )
 
     def moved(self, order: Tensor) -> _Places:
-        """Exchange places between temperatures: `order` (temperatures, chains) are their sources."""
+        """Exchange places between temperatures; `order` (temperatures, chains) are sources."""
         wide = order[..., None].expand_as(self.at)
         return _Places(
             self.at.gather(0, wide),
