@@ -23,7 +23,12 @@ RESTARTED = 6000.0
 With fewer counts, other starts raise the log posterior by more than 1 for one detection in 400.
 """
 _STEPS = 12
-_SPREAD = 0.7
+_NEAR = (0.5, 0.5, 0.3)
+"""Distances, in each latent, of the random places about the best solution so far.
+
+After a start from the prior's mean, random places of the prior miss a higher mode in 2.7% of
+detections with more than 10,000 counts, one random place near the best solution in 1.2%.
+"""
 _APART = 3.0
 """Distance, in units of the widths, from which two solutions are two modes."""
 _FALL_MAX = 8.0
@@ -80,9 +85,10 @@ class Modes:
 
 @torch.no_grad()
 def search(model: Folded, refined: Refined, batch: Batch, seeds: Tensor) -> Modes:
-    """Refine bright rows further, and the brightest also from the prior's mean and a random place.
+    """Refine bright rows further, and the brightest also from other places.
 
-    Rows below `BRIGHT` counts keep what `refined` found. `seeds` (n,) fix the random places.
+    These are the prior's mean, and then random places about the best solution so far. Rows below
+    `BRIGHT` counts keep what `refined` found. `seeds` (n,) fix the random places.
     """
     found = Mode.of(refined)
     has_second = torch.zeros(len(batch), dtype=torch.bool, device=seeds.device)
@@ -94,11 +100,8 @@ def search(model: Folded, refined: Refined, batch: Batch, seeds: Tensor) -> Mode
     bright = torch.nonzero(total > RESTARTED)[:, 0]
     if not len(bright):
         return Modes(found, found, has_second)
-    chosen, size = batch.take(bright), refined.z.shape[1]
-    random = _SPREAD * normal_noise(seeds[bright], 1, size, _STAGE)[:, 0].float()
-    elsewhere = (torch.zeros_like(random), random)
-    ends = [found.take(bright)]
-    ends += [Mode.of(refine(model, place, chosen, _STEPS)) for place in elsewhere]
+    chosen = batch.take(bright)
+    ends = _ends(model, found.take(bright), chosen, seeds[bright])
     heights = torch.stack([_height(model, chosen, end) for end in ends])
     best = _of_each(ends, heights.argmax(0))
     apart = torch.stack([_distance(best, end) > _APART for end in ends])
@@ -108,6 +111,22 @@ def search(model: Folded, refined: Refined, batch: Batch, seeds: Tensor) -> Mode
     second = second.where(is_second, best)
     has_second[bright] = is_second
     return Modes(found.replaced(bright, best), found.replaced(bright, second), has_second)
+
+
+def _ends(model: Folded, found: Mode, batch: Batch, seeds: Tensor) -> list[Mode]:
+    """Return the solution that was found and those that refinement finds from other places."""
+    ends, best, height = [found], found, _height(model, batch, found)
+    for stage in range(1 + len(_NEAR)):
+        if stage == 0:
+            place = torch.zeros_like(found.z)
+        else:
+            noise = normal_noise(seeds, 1, found.z.shape[1], _STAGE + stage)[:, 0].float()
+            place = best.z + _NEAR[stage - 1] * noise
+        end = Mode.of(refine(model, place, batch, _STEPS))
+        reached = _height(model, batch, end)
+        best, height = end.where(reached > height, best), torch.maximum(reached, height)
+        ends.append(end)
+    return ends
 
 
 def _height(model: Folded, batch: Batch, mode: Mode) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from raypipe.model.exact_density import ExactDensity
 from raypipe.model.features import Batch
-from raypipe.model.modes import Mode, Modes, search
+from raypipe.model.modes import BRIGHT, Mode, Modes, search
 from raypipe.model.pareto import smooth
 from raypipe.model.presets import Folded
 from raypipe.model.refine import Refined
@@ -20,10 +20,14 @@ _PROBE = 1.5
 """Distance from the maximum at which the widths of the first proposal are measured."""
 _WIDTH_RANGE = (0.4, 2.5)
 _WIDENING = 1.1
+_WIDE = 1.6
+"""Width of the draws that bright and poorly sampled rows get besides, in units of the first."""
+_WIDE_DRAWS = 3
+"""Number of these draws, in units of those wanted."""
 _ESS_WANTED = 0.25
 """Effective share of the draws below which a row gets further proposals."""
 _FURTHER = (2, 4)
-"""Draws of the second and third proposal, in units of those wanted."""
+"""Draws of the proposals that follow all draws before them, in units of those wanted."""
 _KEPT_DRAWS = 20.0
 """The covariance of earlier draws weighs as much as the former one if they are worth this many."""
 _RESAMPLING = 99
@@ -64,6 +68,11 @@ class Draws:
         freedom = (1.0 - weights.square().sum(-1, keepdim=True)).clamp_min(1e-12)
         return ((weights[..., None] * square).sum(1) / freedom).sqrt().float()
 
+    def put(self, rows: Tensor, other: Draws) -> None:
+        """Replace the rows of those indices by all rows of `other`."""
+        for name in _FIELDS:
+            getattr(self, name)[rows] = getattr(other, name)
+
 
 @torch.no_grad()
 def draw(
@@ -77,10 +86,16 @@ def draw(
 
     Latents are proposed by a split normal distribution with the axes of the covariance, and the
     amplitude from its conditional distribution given the latents (`ExactDensity`). The weights are
-    posterior over proposal, Pareto-smoothed. Where they leave an effective sample size below a
-    quarter of the draws, or where there is a second mode (`modes.search`), normal distributions
-    with mean and covariance of the draws so far propose more, all draws are weighted by the mixture
-    of the proposals (Owen & Zhou 2000), and `draws` of them are chosen with equal weights.
+    posterior over proposal, Pareto-smoothed.
+
+    Some rows get more draws. All draws of a row are weighted by the mixture of their
+    proposals (Owen & Zhou 2000), and `draws` of them are chosen with equal weights.
+    - Bright rows, and those with an effective sample size below a quarter of the draws, add draws
+      from a wider proposal: posteriors of many counts are curved, and have tails that the first
+      proposal rarely reaches.
+    - Where the effective size stays low, or where there is a second mode (`modes.search`), draws
+      come from that mode, too, and from normal distributions with mean and covariance of the draws
+      so far.
 
     Without a generator the draws depend on a row's own counts alone: up to rounding, they are the
     same in every batch.
@@ -152,13 +167,20 @@ def _draw(model: Folded, modes: Modes, batch: Batch, draws: int, seeds: Tensor) 
     first = _first_proposal(density, modes.best)
     pool = _propose(density, first, seeds, draws, stage=0)
     found = _weighted(pool)
-    weak = torch.nonzero((found.ess < _ESS_WANTED * draws) | modes.has_second)[:, 0]
-    if len(weak):
-        second = modes.second.take(weak)
-        again = _insist(density.take(weak), pool.take(weak), second, seeds[weak], draws)
-        for name in _FIELDS:
-            getattr(found, name)[weak] = getattr(again, name)
+    is_bright = batch.counts.sum(-1) > BRIGHT
+    again = torch.nonzero(is_bright | _is_weak(found, modes, draws))[:, 0]
+    if len(again):
+        density, seeds = density.take(again), seeds[again]
+        wide = first.take(again).widened(_WIDE)
+        more = _propose(density, wide, seeds, _WIDE_DRAWS * draws, stage=1)
+        pool = pool.take(again).joined(more)
+        found.put(again, _insist(density, pool, modes.take(again), seeds, draws))
     return found
+
+
+def _is_weak(found: Draws, modes: Modes, draws: int) -> Tensor:
+    """Return which rows need further proposals, (n,)."""
+    return (found.ess < _ESS_WANTED * draws) | modes.has_second
 
 
 def _first_proposal(density: ExactDensity, start: Mode) -> SplitNormal:
@@ -194,14 +216,21 @@ def _weighted(pool: _Pool) -> Draws:
     )
 
 
-def _insist(density: ExactDensity, pool: _Pool, second: Mode, seeds: Tensor, draws: int) -> Draws:
-    """Add draws at the second mode and from proposals that follow all draws; choose among them."""
-    proposal = _first_proposal(density, second)
-    pool = pool.joined(_propose(density, proposal, seeds, draws, stage=1))
-    for stage, times in enumerate(_FURTHER, 2):
+def _insist(density: ExactDensity, pool: _Pool, modes: Modes, seeds: Tensor, draws: int) -> Draws:
+    """Choose among the draws of a pool; weak rows first add more, which follow those so far."""
+    weighted = _weighted(pool)
+    found = _chosen(weighted, draws, seeds)
+    weak = torch.nonzero(_is_weak(weighted, modes, draws))[:, 0]
+    if not len(weak):
+        return found
+    density, pool, seeds = density.take(weak), pool.take(weak), seeds[weak]
+    proposal = _first_proposal(density, modes.second.take(weak))
+    pool = pool.joined(_propose(density, proposal, seeds, draws, stage=2))
+    for stage, times in enumerate(_FURTHER, 3):
         following = _following(pool)
         pool = pool.joined(_propose(density, following, seeds, times * draws, stage))
-    return _chosen(_weighted(pool), draws, seeds)
+    found.put(weak, _chosen(_weighted(pool), draws, seeds))
+    return found
 
 
 def _following(pool: _Pool) -> SplitNormal:
@@ -222,7 +251,11 @@ def _following(pool: _Pool) -> SplitNormal:
 
 
 def _chosen(pool: Draws, draws: int, seeds: Tensor) -> Draws:
-    """Choose `draws` of the weighted draws by systematic resampling, with equal weights."""
+    """Choose `draws` of the weighted draws by systematic resampling, with equal weights.
+
+    An average over the chosen draws has the variance of the weighted one, and that of the choice:
+    as if it had been independent, which is cautious, for systematic choices vary less.
+    """
     offsets = uniforms(seeds, 1, _RESAMPLING)
     # Regular steps through Sobol points would select a part of space, so their order is shuffled.
     shuffle = torch.randperm(pool.weights.shape[1], generator=torch.Generator().manual_seed(0))
@@ -238,6 +271,6 @@ def _chosen(pool: Draws, draws: int, seeds: Tensor) -> Draws:
         weights=torch.where(
             broken, torch.nan, torch.full_like(chosen, 1.0 / draws, dtype=torch.float32)
         ),
-        ess=pool.ess.clamp_max(float(draws)),
+        ess=1.0 / (1.0 / pool.ess + 1.0 / draws),
         pareto_k=pool.pareto_k,
     )

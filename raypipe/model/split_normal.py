@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -59,6 +59,10 @@ class SplitNormal:
         width = torch.where(along < 0.0, self.lower[:, None], self.upper[:, None])
         volume = torch.log(self.lengths * 0.5 * (self.lower + self.upper)).sum(-1, keepdim=True)
         return -0.5 * (along / width).square().sum(-1) - volume
+
+    def widened(self, factor: float) -> SplitNormal:
+        """Return distributions that are wider by a factor in all directions."""
+        return replace(self, upper=factor * self.upper, lower=factor * self.lower)
 
     def take(self, rows: Tensor) -> SplitNormal:
         """Select the rows of those indices."""

@@ -13,10 +13,12 @@ from scipy.stats import genpareto
 
 from raypipe.config import EmbedConfig, ModelConfig
 from raypipe.embedding.part import recipe_of
+from raypipe.model import posterior
 from raypipe.model.bundle import Model
 from raypipe.model.encode import encode_batch
 from raypipe.model.exact_density import ExactDensity
-from raypipe.model.features import prepare
+from raypipe.model.features import Batch, prepare
+from raypipe.model.modes import BRIGHT, Mode, Modes
 from raypipe.model.pareto import fit_generalized_pareto, smooth
 from raypipe.model.posterior import Draws, draw, sample
 from raypipe.model.presets import Folded
@@ -211,3 +213,49 @@ def test_a_split_normal_has_the_density_of_its_draws() -> None:
     mean = (weights * z[..., 0]).sum()
     assert float(mean) == pytest.approx(0.0, abs=0.01)
     assert float((weights * z[..., 0].square()).sum()) == pytest.approx(1.0, rel=0.02)
+
+
+class Curved:
+    """A posterior along a parabola: z0 is unit normal, z1 follows its square, the amplitude z0."""
+
+    def __init__(self, *given: object) -> None:
+        pass
+
+    def take(self, rows: torch.Tensor) -> Curved:
+        return self
+
+    def profile(self, z: torch.Tensor) -> torch.Tensor:
+        along, across = z.double().unbind(-1)
+        return -0.5 * along.square() - 0.5 * ((across - BEND * along.square()) / 0.2).square()
+
+    def with_amplitude(
+        self, z: torch.Tensor, noise: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return noise.double(), self.profile(z)
+
+
+BEND = 0.12
+
+
+def test_a_curved_posterior_of_many_counts_is_covered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the first proposal alone, intervals of 90% hold the truth in 85% of the rows."""
+    monkeypatch.setattr(posterior, "ExactDensity", Curved)
+    rows = 3000
+    rng = torch.Generator().manual_seed(3)
+    along = torch.randn(rows, generator=rng)
+    truth = BEND * along.square() + 0.2 * torch.randn(rows, generator=rng)
+    top = Mode(
+        torch.zeros(rows, 2), torch.zeros(rows, 1), torch.eye(3).double().expand(rows, 3, 3).clone()
+    )
+    top.covariance[:, 1, 1] = 0.04
+    modes = Modes(top, top, torch.zeros(rows, dtype=torch.bool))
+    batch = cast(Batch, SimpleNamespace(counts=torch.full((rows, 1), BRIGHT + 1.0)))
+    seeds = torch.arange(rows)
+
+    drawn = posterior._draw(cast(Folded, None), modes, batch, 64, seeds)
+
+    below = (drawn.weights * (drawn.z[..., 1] < truth[:, None])).sum(1)
+    rank = (drawn.ess * below + torch.rand(rows, generator=rng)) / (drawn.ess + 1.0)
+    for level in (0.5, 0.68, 0.9, 0.95):
+        covered = float(((rank - 0.5).abs() < level / 2).float().mean())
+        assert covered == pytest.approx(level, abs=0.02), level
