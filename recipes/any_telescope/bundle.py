@@ -57,7 +57,9 @@ def make_bundle(
     survey = _survey(data, folders, config.train.seed)
     z = _refined(network, survey, config.embed.refine_steps)
     keys = source_keys(survey.names, survey.names)
-    population = Population.fit(z, survey.classes, keys, REFERENCES, config.train.seed)
+    population = Population.fit(
+        z, survey.classes, keys, REFERENCES, config.train.seed, survey.names
+    )
     population = dataclasses.replace(
         population, reference_z=population.reference_z.astype(np.float32)
     )
