@@ -30,13 +30,13 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 from sklearn.cluster import HDBSCAN, KMeans
-from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_mutual_info_score
 from sklearn.mixture import GaussianMixture
 
 from raypipe import load_model
 from raypipe.catalog.added_columns import read_whole
 from raypipe.clustering.members import Members, Space, read_members
+from raypipe.evaluation.baselines import pca_representations
 from raypipe.evaluation.selection import read_spectra
 from raypipe.identity import source_keys
 from raypipe.latents.deconvolution import Likelihoods, fit_mixture
@@ -186,10 +186,6 @@ def methods(
     )
     yield "mixture, flux", lambda seed: mixture(shapes, seed)
     yield "mixture, flux and log flux_b", lambda seed: mixture(np.c_[shapes, log_flux], seed)
-    yield (
-        "mixture with errors, latents",
-        lambda seed: deconvolved(Likelihoods.of_posteriors(members.z, z_cov), seed),
-    )
     yield "mixture, latents", lambda seed: mixture(members.z, seed)
     yield "mixture, latents and log flux_b", lambda seed: mixture(np.c_[members.z, log_flux], seed)
     yield (
@@ -222,9 +218,12 @@ def methods(
     yield "mixture, 7 catalog columns", lambda seed: mixture(seven, seed)
     spectra = read_spectra(workspace, catalog.release, frame)
     if spectra is not None:
-        roots = np.sqrt(spectra.counts / spectra.counts.sum(axis=1, keepdims=True).clip(1))
-        eight = PCA(8, random_state=0).fit_transform(roots)
+        eight = pca_representations(spectra, None, 0)[1].features
         yield "mixture, PCA-8 of root counts", lambda seed: mixture(eight, seed)
+    yield (
+        "mixture with errors, latents",
+        lambda seed: deconvolved(Likelihoods.of_posteriors(members.z, z_cov), seed),
+    )
 
 
 def real_rows(file: str) -> tuple[Labelled, FloatArray]:

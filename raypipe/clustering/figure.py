@@ -86,7 +86,7 @@ def _panel(axis: Axes, row: pd.Series[Any], mean: tuple[FloatArray, FloatArray] 
     )
     axis.fill_between(energy, low, high, color=ACCENT, alpha=0.25, linewidth=0)
     axis.plot(energy, middle, color=INK, linewidth=1.2)
-    axis.set_ylim(all_clusters.max() * _LEAST * 10, all_clusters.max() * 6)
+    axis.set_ylim(all_clusters.max() * _LEAST * 10, all_clusters.max() * 20)
 
 
 def _mean(table: pd.DataFrame) -> tuple[FloatArray, FloatArray] | None:
