@@ -7,7 +7,7 @@ batches of the same size and compute the Cash statistic, without errors, refinem
 writing; (2) make and write the parts of the catalog as `embed` does, without errors and by default.
 Then `raypipe.embed` makes the catalog on a local Ray of two CPUs, which runs from the beginning:
 without errors, with errors but without refinement, and with its default settings. They take turns,
-and the and the medians count.
+and the medians count.
 
 `embed` makes catalogs of all detections and of a sixth of them: the difference is the time per
 spectrum, the rest the time to start. The spectra are copies of simulated ones. By default the model
@@ -16,6 +16,10 @@ untrained encoder.
 
 `--large` makes one catalog for each given number of detections, for instance 100000 and 1000000,
 and prints its wall time, its rows, and the peak memory of all processes together, including Ray's.
+
+`--pair N` compares `embed` by default with bare processes that write the same parts, once each for
+N detections, and prints the ratio of their speeds, with and without the time that `embed` needs to
+start its encoders. `--originals W` takes the spectra of workspace W in place of a simulated survey.
 """
 
 from __future__ import annotations
@@ -65,6 +69,8 @@ from raypipe.training.train import train
 PROCESSES = 2
 ORIGINALS, EPOCHS = 2000, 2
 SHARE = 6
+PART_ROWS = 500
+"""Rows per part of the copies."""
 WAYS = {
     "embed, no errors": {"errors": False},
     "embed, errors, no refinement": {"refine_steps": 0},
@@ -159,6 +165,29 @@ def measure_large(place: Path, originals: Workspace, model_uri: str, detections:
     )
 
 
+def measure_pair(place: Path, originals: Workspace, model_uri: str, detections: int) -> None:
+    """Print the speed of `embed` for this many detections, and its share of that without Ray."""
+    workspace = replicate(place, originals, detections)
+    release = choose_release(workspace, None)
+    with ray_session(_settings({}).ray):
+        # Both ways run once with few detections: what they import and compile is not counted.
+        few = replicate(place.with_name(f"{place.name}-few"), originals, PROCESSES * PART_ROWS)
+        start = _run_embed(few, model_uri, {})
+        links = start_loops(workspace, release, model_uri)
+        run_loops(links, BARE)
+        bare = run_loops(links, NO_RAY_DEFAULT)
+        for link in links:
+            link.send(None)
+        seconds = _run_embed(workspace, model_uri, {})
+    per_row = bare / detections
+    started = max(0.0, start - PROCESSES * PART_ROWS * per_row)
+    print(
+        f"{detections} detections: without Ray {detections / bare:.0f} spectra/s, embed "
+        f"{detections / seconds:.0f}: {bare / seconds:.0%} (target {LEAST:.0%}); "
+        f"{bare / (seconds - started):.0%} without the {started:.1f} s to start"
+    )
+
+
 def _settings(changes: dict[str, object]) -> Config:
     config = load_config(settings={"embed": changes})
     return config.model_copy(update={"ray": RayConfig(address="local", num_cpus=PROCESSES)})
@@ -222,11 +251,18 @@ def main() -> None:
     parser.add_argument("--detections", type=int, default=24_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", help="bundle to encode with")
+    parser.add_argument("--pair", type=int, help="compare both for this number of detections")
+    parser.add_argument("--originals", type=Path, help="workspace whose spectra are copied")
     parser.add_argument("--large", type=int, nargs="+", default=[], help="numbers of detections")
     options = parser.parse_args()
     print(f"load averages {os.getloadavg()} on {os.cpu_count()} CPUs")
     with tempfile.TemporaryDirectory() as place:
-        originals, model_uri = _originals(Path(place), options.model)
+        if options.originals and options.model:
+            originals, model_uri = Workspace(options.originals), options.model
+        else:
+            originals, model_uri = _originals(Path(place), options.model)
+        if options.pair:
+            measure_pair(Path(place) / "pair", originals, model_uri, options.pair)
         if options.rounds:
             few, many = (
                 replicate(Path(place) / f"w{n}", originals, n)
