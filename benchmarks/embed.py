@@ -65,7 +65,7 @@ from raypipe.training.train import train
 PROCESSES = 2
 ORIGINALS, EPOCHS = 2000, 2
 SHARE = 6
-WAYS = {
+WAYS: dict[str, dict[str, object]] = {
     "embed, no errors": {"errors": False},
     "embed, errors, no refinement": {"refine_steps": 0},
     "embed": {},
