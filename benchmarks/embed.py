@@ -29,6 +29,7 @@ import tempfile
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -65,7 +66,7 @@ from raypipe.training.train import train
 PROCESSES = 2
 ORIGINALS, EPOCHS = 2000, 2
 SHARE = 6
-WAYS: dict[str, dict[str, object]] = {
+WAYS = {
     "embed, no errors": {"errors": False},
     "embed, errors, no refinement": {"refine_steps": 0},
     "embed": {},
@@ -189,7 +190,7 @@ def run_loops(links: list[Connection], way: str) -> float:
     return time.perf_counter() - begin
 
 
-def _run_embed(workspace: Workspace, model_uri: str, changes: dict[str, object]) -> float:
+def _run_embed(workspace: Workspace, model_uri: str, changes: Any) -> float:
     """Return the wall time, s, of starting the encoders, the parts, the sources and publishing."""
     clear(workspace, model_uri)
     begin = time.perf_counter()
