@@ -48,11 +48,9 @@ FITS = ("powlaw", "_bb", "bb_", "brems", "apec")
 def make_pages(workspace: Path, detections: int) -> list[str]:
     """Make the saved pages of a release whose manifest is not yet written."""
     pages = release_pages(Workspace(workspace), RELEASE, RELEASE, None, DiscoverConfig())
-    plan = {
-        "columns": [column.name for column in COLUMNS],
-        "pages": cut_into_pages(_counts(detections), PAGE_ROWS),
-    }
-    for number, page in enumerate(plan["pages"]):
+    cut = cut_into_pages(_counts(detections), PAGE_ROWS)
+    plan = {"columns": [column.name for column in COLUMNS], "pages": cut}
+    for number, page in enumerate(cut):
         pages.workspace.write_table(part_name(pages.folder, number), _page(page))
     pages.workspace.write_json(f"{pages.folder}/plan.json", plan)
     return ["discover", "--source", RELEASE]

@@ -33,6 +33,7 @@ import tempfile
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -218,7 +219,7 @@ def run_loops(links: list[Connection], way: str) -> float:
     return time.perf_counter() - begin
 
 
-def _run_embed(workspace: Workspace, model_uri: str, changes: dict[str, object]) -> float:
+def _run_embed(workspace: Workspace, model_uri: str, changes: Any) -> float:
     """Return the wall time, s, of starting the encoders, the parts, the sources and publishing."""
     clear(workspace, model_uri)
     begin = time.perf_counter()

@@ -31,7 +31,7 @@ import torch
 from benchmarks.latents.samples import Sample, load
 from benchmarks.physical_fits import Observation, fit_best
 from benchmarks.real_spectra import MOST_COUNTS, read_folders
-from benchmarks.telescopes.fit import load_network
+from benchmarks.telescopes.network import load_network
 from raypipe import load_model
 from raypipe.model.features import prepare
 from raypipe.model.fluxes import band_fluxes, band_shares
@@ -126,10 +126,14 @@ def measure(
         columns.append(np.stack([*ends, limits]).astype(float))
         ess.append(drawn.ess.numpy().astype(float))
     names = [*BANDS_KEV, *RATIOS]
+    low, value, high, limit = np.concatenate(columns, 1)
     return Measured(
         names,
         np.stack([truth[name] for name in names], 1),
-        *np.concatenate(columns, 1),
+        low,
+        value,
+        high,
+        limit,
         ess=np.concatenate(ess),
         ms=1e3 * spent / len(spectra),
     )

@@ -100,8 +100,8 @@ def measure_output() -> None:
     """Print the bytes per spectrum for spectra of about 500 counts that all differ."""
     with tempfile.TemporaryDirectory() as place:
         survey = Path(place) / "survey"
-        bounds = {"counts_min": 0.9 * COUNTS, "counts_max": 1.1 * COUNTS}
-        simulate(survey, detections=DISTINCT, seed=2, **bounds)
+        low, high = 0.9 * COUNTS, 1.1 * COUNTS
+        simulate(survey, detections=DISTINCT, seed=2, counts_min=low, counts_max=high)
         workspace = Workspace(Path(place) / "workspace")
         discover(workspace, source=str(survey))
         ingest_survey(workspace)

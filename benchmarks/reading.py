@@ -216,7 +216,10 @@ def _line(label: str, times: Mapping[str, float], ratios: list[float]) -> None:
 
 
 def _line_of_net(stem: str, pha: Path, arf: Path, seconds: float) -> None:
-    ways = {"ours": partial(read_subtract_bin, pha, arf), "igzip": partial(decompression, pha, arf)}
+    ways: dict[str, Way] = {
+        "ours": partial(read_subtract_bin, pha, arf),
+        "igzip": partial(decompression, pha, arf),
+    }
     if (sherpa := sherpa_way(pha)) is not None:
         ways["sherpa"] = sherpa
     times = medians_ms(ways, seconds)

@@ -229,7 +229,7 @@ def plot(judged: list[Judged], file: Path) -> None:
     columns = 3
     rows = -(-len(judged) // columns)
     figure = Figure(figsize=(5.2 * columns, 3.6 * rows), layout="constrained")
-    subfigures = np.atleast_1d(figure.subfigures(rows, columns)).ravel()
+    subfigures = figure.subfigures(rows, columns, squeeze=False).ravel()
     for one, place in zip(judged, subfigures, strict=False):
         top, bottom = place.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         energy, width, counts, model, fit, background = _grouped(one)

@@ -76,9 +76,9 @@ def serve(package: Path, survey: Path, network: Path, rows: int, link: Connectio
             took["prepare"], batches = timed(prepare, parts)
             took["encode"], encoded = timed(model.encode, batches)
             pairs = list(zip(encoded, batches, strict=True))
-            took["errors alone"], _ = timed(lambda pair: refine(model, *pair, 0), pairs)
+            took["errors alone"], _ = timed(lambda pair: refine(model, pair[0], pair[1], 0), pairs)
             took["refine, with errors"], _ = timed(
-                lambda pair: refine(model, *pair, config.refine_steps), pairs
+                lambda pair: refine(model, pair[0], pair[1], config.refine_steps), pairs
             )
             took["all"], found = timed(
                 lambda part: encode_batch(model, part, config.refine_steps), parts

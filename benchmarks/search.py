@@ -16,6 +16,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -99,6 +100,10 @@ def _open(workspace: Workspace) -> tuple[LatentSearch, float, float]:
     return opened, time.perf_counter() - started, (process.memory_info().rss - before) / 1e6
 
 
+def _in_tree(tree: Any, latents: np.ndarray, row: int) -> Any:
+    return tree.query(latents[row : row + 1], k=K + 1)
+
+
 def _compare(opened: LatentSearch, queries: int) -> None:
     latents = opened.detections.posteriors.z.T.astype(np.float64)
     ids = opened.detections.table["detection_id"]
@@ -110,7 +115,7 @@ def _compare(opened: LatentSearch, queries: int) -> None:
         started = time.perf_counter()
         tree = kind(latents)
         print(f"{name} built in {time.perf_counter() - started:.1f} s")
-        ways[name] = lambda row, tree=tree: tree.query(latents[row : row + 1], k=K + 1)
+        ways[name] = partial(_in_tree, tree, latents)
     wall: dict[str, list[float]] = {name: [] for name in ways}
     processor: dict[str, list[float]] = {name: [] for name in ways}
     for row in chosen:

@@ -39,7 +39,7 @@ def draw_spectra(
     source = np.empty((n, matrices.shape[2]))
     for number in range(responses):
         source[index == number] = photons[index == number] @ matrices[number]
-    wanted = np.exp(rng.uniform(*np.log(counts), n))
+    wanted = np.exp(rng.uniform(np.log(counts[0]), np.log(counts[1]), n))
     source *= (wanted / source.sum(1))[:, None]
     width_kev = bins[0].width_kev
     background = _BACKGROUND_RATE_S * exposure_s[:, None] * width_kev / width_kev.sum()

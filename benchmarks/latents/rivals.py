@@ -27,7 +27,7 @@ from raypipe.model.encode import encode_batch, reconstruct_batch
 from raypipe.model.features import prepare
 from raypipe.model.presets import Folded, Paper
 from raypipe.model.refine import refine
-from raypipe.spectra.gridding import BANDS_KEV
+from raypipe.spectra.band_counts import BANDS_KEV
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -133,7 +133,7 @@ def save(sample: Sample, folder: Path, *, to_learn: bool = False) -> None:
         arrays["arf_cm2"] = arrays["arf_cm2"].astype(np.float16)
     else:
         arrays |= {"truth": sample.truth, "truth_background": sample.truth_background}
-    np.savez_compressed(folder / "arrays.npz", **arrays, **described)
+    np.savez_compressed(folder / "arrays.npz", allow_pickle=False, **arrays, **described)
     sample.table.to_parquet(folder / "table.parquet")
 
 
@@ -166,15 +166,8 @@ def _bins(described: dict[str, npt.NDArray[Any]]) -> tuple[ChannelBins, ...]:
     ends = np.cumsum(sizes)[:-1]
     lo, hi, fwhm = (np.split(described[f"bins_{name}"], ends) for name in _BINS[1:])
     first = np.split(described["bins_first"], np.cumsum(sizes + 1)[:-1])
+    n_channels, is_acis = described["bins_n_channels"], described["bins_is_acis"]
     return tuple(
-        ChannelBins(*parts, int(n_channels), bool(is_acis))
-        for *parts, n_channels, is_acis in zip(
-            first,
-            lo,
-            hi,
-            fwhm,
-            described["bins_n_channels"],
-            described["bins_is_acis"],
-            strict=True,
-        )
+        ChannelBins(first[n], lo[n], hi[n], fwhm[n], int(n_channels[n]), bool(is_acis[n]))
+        for n in range(len(sizes))
     )

@@ -61,8 +61,8 @@ def main() -> None:
     given.figures.mkdir(parents=True, exist_ok=True)
     figures.draw_calibration(found, given.figures / "posterior_calibration.png")
     for known in (True, False):
-        drawn = simulate(network, seen_by, given.detections // 2, seed=3, known_background=known)
-        _print_zscores(zscores(network, drawn), drawn.counts, known)
+        again = simulate(network, seen_by, given.detections // 2, seed=3, known_background=known)
+        _print_zscores(zscores(network, again), again.counts, known)
     chosen = sorted(spectra, key=lambda each: each.counts.sum())
     chosen = chosen[:: max(1, len(chosen) // _COMPARED)][-_COMPARED:]
     compared = []

@@ -28,7 +28,7 @@ from benchmarks.real_spectra import (
     row,
 )
 from benchmarks.real_spectra import judge as judge_real
-from benchmarks.telescopes.fit import Choice, load_network, telescopes_in
+from benchmarks.telescopes.fit import Choice, telescopes_in
 from benchmarks.telescopes.measures import (
     REFINE_STEPS,
     Measured,
@@ -36,6 +36,7 @@ from benchmarks.telescopes.measures import (
     measure,
     score_pairs,
 )
+from benchmarks.telescopes.network import load_network
 from raypipe.model.presets import Folded
 
 KINDS = {"encoder": 0, "refined": REFINE_STEPS}
@@ -111,13 +112,13 @@ def _pairs(network: Folded, sample: Sample) -> Iterator[Figure]:
         yield Figure(SURVEY, name, f"median, {second} against another", ratio)
     for who, pulls in (("one telescope", scores.pulls_one), ("two", scores.pulls_two)):
         name = f"pulls of differences through {who}, refined"
-        aim = {} if who == "one telescope" else {"least": 0.8, "most": 1.25}
+        least, most = (None, None) if who == "one telescope" else (0.8, 1.25)
         for which, value in (
             ("narrowest", pulls.min()),
             ("median", np.median(pulls)),
             ("widest", pulls.max()),
         ):
-            yield Figure(SURVEY, name, f"{which} latent", float(value), **aim)
+            yield Figure(SURVEY, name, f"{which} latent", float(value), least=least, most=most)
 
 
 def _guesses(network: Folded, sample: Sample) -> Iterator[Figure]:

@@ -88,7 +88,8 @@ def pairs(plan: Plan, shares: npt.NDArray[np.float64], sources: int) -> Plan:
         instruments += [one, one, other]
         if len(rows) == 3 * sources:
             break
-    counts = np.exp(rng.uniform(*np.log(PAIR_COUNTS), len(rows) // 3))
+    few, many = np.log(PAIR_COUNTS)
+    counts = np.exp(rng.uniform(few, many, len(rows) // 3))
     return observe(
         plan,
         rows,
@@ -107,7 +108,8 @@ def views(plan: Plan, shares: npt.NDArray[np.float64], sources: int) -> Plan:
     first = np.unique(plan.targets.source, return_index=True)[1]
     rows = first[(best[plan.targets.source[first]] >= SEEN_SHARE).all(axis=1)][:sources]
     chosen = [rng.choice(np.flatnonzero(telescopes == name)) for _ in rows for name in names]
-    counts = np.exp(rng.uniform(*np.log(PAIR_COUNTS), len(rows)))
+    few, many = np.log(PAIR_COUNTS)
+    counts = np.exp(rng.uniform(few, many, len(rows)))
     return observe(
         plan,
         np.repeat(rows, len(names)),

@@ -106,7 +106,7 @@ class FreshStream:
         at = rng.uniform(size=size) * cumulative[:, -1]
         instrument = np.minimum((cumulative <= at[:, None]).sum(axis=1), seen.shape[1] - 1)
         share = np.minimum(seen[np.arange(size), instrument] / SEEN_SHARE, 1.0)
-        counts = np.exp(rng.uniform(*np.log(COUNTS), size)) * share
+        counts = np.exp(rng.uniform(np.log(COUNTS[0]), np.log(COUNTS[1]), size)) * share
         return Choices(
             source,
             instrument,

@@ -82,7 +82,11 @@ class Sky:
             arrays = dict(file)
         described = json.loads(str(arrays.pop("described")))
         bins = tuple(
-            ChannelBins(*(arrays.pop(f"{name}_{number}") for name in _PARTS), channels, is_acis)
+            ChannelBins(
+                **{name: arrays.pop(f"{name}_{number}") for name in _PARTS},
+                n_channels=channels,
+                is_acis=is_acis,
+            )
             for number, (_, _, channels, is_acis) in enumerate(described)
         )
         return cls(

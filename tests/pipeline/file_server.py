@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pandas as pd
@@ -280,10 +281,17 @@ def endless(exchange: Exchange, content: bytes) -> None:
     exchange.hang_up()
 
 
+class HasUrl(Protocol):
+    """A server of which the address is known."""
+
+    @property
+    def url(self) -> str: ...
+
+
 def write_remote_manifest(
     workspace: Workspace,
     folder: Path,
-    server: FileServer,
+    server: HasUrl,
     *,
     packages: bool = False,
     limit: int | None = None,

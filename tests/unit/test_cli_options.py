@@ -152,4 +152,5 @@ def test_options_of_simulate_win_over_its_settings(monkeypatch: pytest.MonkeyPat
     given = _called_with(monkeypatch, ["simulate", "--out", "s", "--seed", "3", *settings])
     assert given == {
         "out": "s", "seed": 3, "detections": 5, "visits": 1, "counts_min": 50, "counts_max": 70,
+        "apec_dir": None,
     }  # fmt: skip
