@@ -55,7 +55,7 @@ def _beside_published(metrics: Mapping[str, Any]) -> Html:
         [
             text_cell(each.question),
             text_cell(each.published, wide=True),
-            text_cell(each.ours, wide=True),
+            text_cell(minus(each.ours), wide=True),
             text_cell(each.differs, wide=True),
         ]
         for each in beside_published(metrics)
@@ -298,7 +298,7 @@ def _traversals(answer: Answer) -> Html:
     drawn = []
     for each in answer["directions"]:
         named = each["name"]
-        title = each["direction"] + (f": {minus(named)}" if named else "")
+        title = each["direction"] + (f": {named.replace('-', '−')}" if named else "")
         correlated = minus(", ".join(f"{k} {v:+.2f}" for k, v in each["correlations"].items()))
         ratio = each["signal_to_noise"]
         subtitle = "" if ratio is None else f"spread over mean error {ratio:.1f}"
