@@ -7,7 +7,7 @@ from typing import Any
 
 from raypipe.evaluation.clustering import PUBLISHED_REFERENCE
 from raypipe.evaluation.published import beside_published, sample_of
-from raypipe.evaluation.questions.ceiling import CEILING
+from raypipe.evaluation.questions.supervised import SUPERVISED
 from raypipe.html.page import (
     Html,
     details,
@@ -106,7 +106,7 @@ def _clusters(answer: Answer) -> Html:
         rows.append([text_cell(name), *_accuracy(every), *_accuracy(compact)])
     if answer.get("supervised"):
         blank = number_cell(None)
-        row = [text_cell(CEILING), number_cell(*_with_error(answer["supervised"]))]
+        row = [text_cell(SUPERVISED), number_cell(*_with_error(answer["supervised"]))]
         rows.append([*row, blank, blank, blank])
     headers = ("", "all classes", "mutual information", "AGN / compact", "mutual information")
     first = next(iter(answer["by_representation"].values()))["all_classes"]

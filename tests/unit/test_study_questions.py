@@ -16,7 +16,6 @@ from raypipe.evaluation.baselines import (
     fits_representation,
     hardness_representation,
 )
-from raypipe.evaluation.questions.ceiling import predict_classes, predict_values
 from raypipe.evaluation.questions.clusters import judge_halves
 from raypipe.evaluation.questions.directions import informative, name_direction
 from raypipe.evaluation.questions.epochs import log_overlaps, measure_recall
@@ -25,6 +24,7 @@ from raypipe.evaluation.questions.material import Material, one_per_source
 from raypipe.evaluation.questions.quantities import predictive, score_pulls
 from raypipe.evaluation.questions.robustness import measure_robustness, slices_of
 from raypipe.evaluation.questions.sky import compare_samples, measure_sky
+from raypipe.evaluation.questions.supervised import predict_classes, predict_values
 from raypipe.evaluation.questions.time_domain import measure_time_domain, variability_of
 from raypipe.evaluation.real_rows import real_rows
 from raypipe.evaluation.validation import labeled_rows

@@ -10,8 +10,8 @@ from scipy.spatial import cKDTree
 
 from raypipe.config import EvaluateConfig
 from raypipe.evaluation.baselines import root_shares
-from raypipe.evaluation.questions.ceiling import CEILING, predict_values
 from raypipe.evaluation.questions.material import Material, unmeasured
+from raypipe.evaluation.questions.supervised import SUPERVISED, predict_values
 from raypipe.evaluation.regression import (
     MIN_ROWS,
     cross_predict_values,
@@ -26,7 +26,7 @@ from raypipe.evaluation.validation import (
     fitting_threads,
 )
 
-DRAWS = 16
+DRAWS = 8
 """Draws from the posterior of each detection."""
 
 POSTERIOR = "posterior draws"
@@ -37,7 +37,7 @@ def measure_quantities(material: Material) -> dict[str, Any]:
 
     Each of `quantities` has `definition`, `n_rows` and `by_representation`: `r2` and `mae` with
     errors over resampled sources, of boosting for representations, and of a network on whole
-    spectra for `CEILING`. Latents and posterior draws also have `pulls`, of nearest neighbors:
+    spectra for `SUPERVISED`. Latents and posterior draws also have `pulls`, of nearest neighbors:
     mean and width of (true - predicted) / spread, and the share within 1 and 2 spreads, which is
     0.68 and 0.95 if the spread of the neighbors' values is a good error.
     """
@@ -115,7 +115,7 @@ def _of_one(
         found[POSTERIOR] = score(drawn["mean"]) | {"pulls": drawn["pulls"]}
     if material.spectra is not None:
         full = root_shares(material.spectra)[rows]
-        found[CEILING] = score(predict_values(full, values, sources, settings))
+        found[SUPERVISED] = score(predict_values(full, values, sources, settings))
     return {"by_representation": found}
 
 
