@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from raypipe.evaluation.published import beside_published, sample_of
-from raypipe.evaluation.questions.ceiling import CEILING
+from raypipe.evaluation.questions.supervised import SUPERVISED
 
 Metrics = Mapping[str, Any]
 
@@ -49,6 +49,31 @@ def published(surveys: Mapping[str, Metrics]) -> str:
     return f"{samples}\n\n" + table(["", "published", *found, "what differs"], rows)
 
 
+REPRESENTED = {
+    "knn_balanced_accuracy": "classes, kNN",
+    "boosting_balanced_accuracy": "boosting",
+    "cluster_balanced_accuracy": "clusters",
+    "cluster_agn_compact_balanced_accuracy": "AGN / compact",
+    "r2_log_nh": "R2 of log N_H",
+    "r2_photon_index": "photon index",
+    "r2_log_kt": "log kT",
+    "r2_hard_ms": "hard_ms",
+    "r2_hard_hm": "hard_hm",
+    "r2_hard_hs": "hard_hs",
+}
+
+
+def representations(metrics: Metrics) -> str:
+    rows = [
+        [
+            each["representation"],
+            *(figure(each.get(key), each.get(f"{key}_error")) for key in REPRESENTED),
+        ]
+        for each in metrics["comparison"]
+    ]
+    return table(["", *REPRESENTED.values()], rows)
+
+
 def clusters(metrics: Metrics) -> str:
     rows = []
     for name, tasks in (answer(metrics, "clusters") or {})["by_representation"].items():
@@ -62,7 +87,7 @@ def clusters(metrics: Metrics) -> str:
         rows.append(row)
     if supervised := (answer(metrics, "clusters") or {}).get("supervised"):
         best = figure(supervised["balanced_accuracy"], supervised["balanced_accuracy_error"])
-        rows.append([CEILING, best, "", "", ""])
+        rows.append([SUPERVISED, best, "", "", ""])
     return table(["", "all classes", "AMI", "AGN / compact", "AMI"], rows)
 
 
@@ -219,6 +244,8 @@ def main() -> None:
         name, _, path = each.partition("=")
         surveys[name] = json.loads(Path(path).read_text("utf-8"))
     print(published(surveys))
+    for name, metrics in surveys.items():
+        print(f"\n### representations, {name}\n\n{representations(metrics)}")
     for question, writers in TABLES.items():
         for name, metrics in surveys.items():
             if answer(metrics, question):

@@ -13,6 +13,8 @@ from raypipe.evaluation.clustering import (
 
 NO_FIGURE = "no figure in its abstract"
 
+NOT_ASKED = "not measured: the question was not asked, or could not be answered"
+
 SIGNIFICANT = 0.05
 """Largest chance at which a mutual information counts as found, of as many as were tried."""
 
@@ -91,7 +93,7 @@ def _reconstruction(metrics: Mapping[str, Any]) -> Beside:
     zscore = found["fit_zscore"]
     parts = []
     if found["excess_cash_per_bin"] is not None:
-        parts.append(f"Cash per bin {found['excess_cash_per_bin']:+.4f} above the truth's")
+        parts.append(f"Cash per bin {found['excess_cash_per_bin']:+.4f} beside the truth's")
     if zscore["mean"] is not None:
         parts.append(f"z-scores of the fit {zscore['mean']:+.2f} in the mean")
     return Beside(
@@ -130,7 +132,7 @@ def _regression(metrics: Mapping[str, Any]) -> list[Beside]:
 def _time_domain(study: Mapping[str, Any]) -> Beside:
     found = (study.get("time_domain") or {}).get("quantities") or {}
     measured = {name: each for name, each in found.items() if each["reason"] is None}
-    ours = "not measured: ask evaluate --study with --catalog"
+    ours = NOT_ASKED
     if measured:
         free = [each["free"]["latents"] for each in measured.values()]
         given = [each["given_flux_and_counts"]["latents"] for each in measured.values()]
@@ -156,7 +158,7 @@ def _significant(found: list[Mapping[str, Any]]) -> int:
 def _formulas(study: Mapping[str, Any]) -> Beside:
     found = (study.get("formulas") or {}).get("by_direction") or {}
     known = {name: each for name, each in found.items() if each["reason"] is None}
-    ours = "not measured: ask evaluate --study"
+    ours = NOT_ASKED
     if known:
         best = sorted(known.items(), key=lambda pair: -pair[1]["r2"])[:MOST_NAMED]
         listed = ", ".join(f"{name} R² {each['r2']:.2f}" for name, each in best)

@@ -7,7 +7,7 @@ from typing import Any
 
 from raypipe.evaluation.clustering import PUBLISHED_REFERENCE
 from raypipe.evaluation.published import beside_published, sample_of
-from raypipe.evaluation.questions.ceiling import CEILING
+from raypipe.evaluation.questions.supervised import SUPERVISED
 from raypipe.html.page import (
     Html,
     details,
@@ -55,7 +55,7 @@ def _beside_published(metrics: Mapping[str, Any]) -> Html:
         [
             text_cell(each.question),
             text_cell(each.published, wide=True),
-            text_cell(each.ours, wide=True),
+            text_cell(minus(each.ours), wide=True),
             text_cell(each.differs, wide=True),
         ]
         for each in beside_published(metrics)
@@ -106,7 +106,7 @@ def _clusters(answer: Answer) -> Html:
         rows.append([text_cell(name), *_accuracy(every), *_accuracy(compact)])
     if answer.get("supervised"):
         blank = number_cell(None)
-        row = [text_cell(CEILING), number_cell(*_with_error(answer["supervised"]))]
+        row = [text_cell(SUPERVISED), number_cell(*_with_error(answer["supervised"]))]
         rows.append([*row, blank, blank, blank])
     headers = ("", "all classes", "mutual information", "AGN / compact", "mutual information")
     first = next(iter(answer["by_representation"].values()))["all_classes"]
@@ -298,7 +298,7 @@ def _traversals(answer: Answer) -> Html:
     drawn = []
     for each in answer["directions"]:
         named = each["name"]
-        title = each["direction"] + (f": {minus(named)}" if named else "")
+        title = each["direction"] + (f": {named.replace('-', '−')}" if named else "")
         correlated = minus(", ".join(f"{k} {v:+.2f}" for k, v in each["correlations"].items()))
         ratio = each["signal_to_noise"]
         subtitle = "" if ratio is None else f"spread over mean error {ratio:.1f}"

@@ -106,6 +106,8 @@ def test_all_questions_are_answered_and_kept(synthetic: Synthetic, tmp_path: Pat
     assert all(title in page for title, _ in ANSWERS.values())
     assert "not measured" not in page.lower()
     assert page.count("<svg") == 8 + 3 + 1
+    falling = [each["name"] for each in study["traversals"]["directions"] if each["name"]]
+    assert all(name.replace("-", "−") in page for name in falling)
     rows = {each.question: each for each in beside_published(metrics)}
     accuracy = study["clusters"]["by_representation"]["latents (folded)"]["all_classes"]
     assert rows["Clusters, eight classes"].value == accuracy["balanced_accuracy"]

@@ -16,7 +16,6 @@ from raypipe.evaluation.baselines import (
     fits_representation,
     hardness_representation,
 )
-from raypipe.evaluation.questions.ceiling import predict_classes, predict_values
 from raypipe.evaluation.questions.clusters import judge_halves
 from raypipe.evaluation.questions.directions import informative, name_direction
 from raypipe.evaluation.questions.epochs import log_overlaps, measure_recall
@@ -25,6 +24,7 @@ from raypipe.evaluation.questions.material import Material, one_per_source
 from raypipe.evaluation.questions.quantities import predictive, score_pulls
 from raypipe.evaluation.questions.robustness import measure_robustness, slices_of
 from raypipe.evaluation.questions.sky import compare_samples, measure_sky
+from raypipe.evaluation.questions.supervised import predict_classes, predict_values
 from raypipe.evaluation.questions.time_domain import measure_time_domain, variability_of
 from raypipe.evaluation.real_rows import real_rows
 from raypipe.evaluation.validation import labeled_rows
@@ -172,12 +172,11 @@ def test_clusters_that_are_classes_are_mapped_perfectly() -> None:
 def test_neighbors_of_draws_widen_the_prediction() -> None:
     rng = np.random.default_rng(0)
     truth = rng.uniform(-3, 3, 800)
-    sharp = truth[:, None, None]
-    blurred = truth[:, None, None] + rng.normal(size=(800, 8, 1))
-    train, test = np.arange(400), np.arange(400, 800)
-    mean, spread = predictive(sharp, truth, train, test, 10)
+    known, values = truth[:400, None], truth[:400]
+    sharp = truth[400:, None, None]
+    mean, spread = predictive(known, values, sharp, 10)
     assert np.abs(mean - truth[400:]).mean() < 0.05
-    _, wider = predictive(blurred, truth, train, test, 10)
+    _, wider = predictive(known, values, sharp + rng.normal(size=(400, 8, 1)), 10)
     assert wider.mean() > 5 * spread.mean()
 
 

@@ -17,8 +17,8 @@ from raypipe.evaluation.clustering import (
     map_clusters,
     merge_compact,
 )
-from raypipe.evaluation.questions.ceiling import predict_classes
 from raypipe.evaluation.questions.material import Material, unmeasured
+from raypipe.evaluation.questions.supervised import predict_classes
 from raypipe.evaluation.validation import (
     FloatArray,
     IntArray,
@@ -40,7 +40,7 @@ def measure_clusters(material: Material) -> dict[str, Any]:
     A Gaussian mixture of `components` is fitted to all rows without classes (for the second task,
     as published, to the rows of its classes). By representation and task: see `judge_halves`.
     `supervised` is the balanced accuracy of a network that was trained on whole spectra with their
-    classes, by `ceiling.predict_classes`; None without spectra.
+    classes, by `supervised.predict_classes`; None without spectra.
     """
     if not any(isinstance(each, str) for each in material.classes):
         return unmeasured("no row has a class")

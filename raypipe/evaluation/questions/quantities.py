@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.neighbors import NearestNeighbors
+from scipy.spatial import cKDTree
 
 from raypipe.config import EvaluateConfig
 from raypipe.evaluation.baselines import root_shares
-from raypipe.evaluation.questions.ceiling import CEILING, predict_values
 from raypipe.evaluation.questions.material import Material, unmeasured
+from raypipe.evaluation.questions.supervised import SUPERVISED, predict_values
 from raypipe.evaluation.regression import (
     MIN_ROWS,
     cross_predict_values,
@@ -26,7 +26,7 @@ from raypipe.evaluation.validation import (
     fitting_threads,
 )
 
-DRAWS = 16
+DRAWS = 8
 """Draws from the posterior of each detection."""
 
 POSTERIOR = "posterior draws"
@@ -37,7 +37,7 @@ def measure_quantities(material: Material) -> dict[str, Any]:
 
     Each of `quantities` has `definition`, `n_rows` and `by_representation`: `r2` and `mae` with
     errors over resampled sources, of boosting for representations, and of a network on whole
-    spectra for `CEILING`. Latents and posterior draws also have `pulls`, of nearest neighbors:
+    spectra for `SUPERVISED`. Latents and posterior draws also have `pulls`, of nearest neighbors:
     mean and width of (true - predicted) / spread, and the share within 1 and 2 spreads, which is
     0.68 and 0.95 if the spread of the neighbors' values is a good error.
     """
@@ -64,23 +64,17 @@ def measure_quantities(material: Material) -> dict[str, Any]:
 
 
 def predictive(
-    draws: FloatArray,
-    values: FloatArray,
-    train: npt.NDArray[np.int64],
-    test: npt.NDArray[np.int64],
-    neighbors: int,
+    known: FloatArray, values: FloatArray, draws: FloatArray, neighbors: int
 ) -> tuple[FloatArray, FloatArray]:
-    """Return mean and spread of the values near the draws of each test row, (test,) each.
+    """Return mean and spread of the values that the draws of each row point at, (m,) each.
 
-    `draws` (n, draws, latents) are of all rows. A draw of a test row has the values of its nearest
-    draws of training rows; those of all its draws together are the prediction.
+    `known` (n, latents) are the latents of rows with `values` (n,), `draws` (m, draws, latents) are
+    from the posteriors of others. A draw has the values of its nearest known latents; those of all
+    draws of a row together are its prediction.
     """
-    count, size = draws.shape[1:]
-    known = draws[train].reshape(-1, size)
     k = min(neighbors, len(known))
-    tree = NearestNeighbors(n_neighbors=k).fit(known)
-    near = tree.kneighbors(draws[test].reshape(-1, size), return_distance=False) // count
-    found = values[train][near].reshape(len(test), -1)
+    near = cKDTree(known).query(draws.reshape(-1, draws.shape[2]), k)[1]
+    found = values[near].reshape(len(draws), -1)
     return found.mean(axis=1), found.std(axis=1)
 
 
@@ -113,15 +107,15 @@ def _of_one(
         found[each.name] = score(predicted["boosting"])
     latents = material.latents[rows]
     found[material.representations[0].name]["pulls"] = _neighbors(
-        latents[:, None, :], values, sources, settings
+        latents, latents[:, None, :], values, sources, settings
     )["pulls"]
     if material.covariances is not None:
         draws = posterior_draws(latents, material.covariances[rows], settings.seed)
-        drawn = _neighbors(draws, values, sources, settings)
+        drawn = _neighbors(latents, draws, values, sources, settings)
         found[POSTERIOR] = score(drawn["mean"]) | {"pulls": drawn["pulls"]}
     if material.spectra is not None:
         full = root_shares(material.spectra)[rows]
-        found[CEILING] = score(predict_values(full, values, sources, settings))
+        found[SUPERVISED] = score(predict_values(full, values, sources, settings))
     return {"by_representation": found}
 
 
@@ -135,11 +129,17 @@ def posterior_draws(latents: FloatArray, covariances: FloatArray, seed: int) -> 
 
 
 def _neighbors(
-    draws: FloatArray, values: FloatArray, sources: TextArray, settings: EvaluateConfig
+    latents: FloatArray,
+    draws: FloatArray,
+    values: FloatArray,
+    sources: TextArray,
+    settings: EvaluateConfig,
 ) -> dict[str, Any]:
     mean, spread = np.empty(len(values)), np.empty(len(values))
     for train, test in value_folds(values, sources, settings):
-        mean[test], spread[test] = predictive(draws, values, train, test, settings.neighbors)
+        mean[test], spread[test] = predictive(
+            latents[train], values[train], draws[test], settings.neighbors
+        )
     return {"mean": mean, "pulls": score_pulls(values, mean, spread)}
 
 
