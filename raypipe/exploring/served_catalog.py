@@ -29,7 +29,7 @@ from raypipe.exploring.columns import (
 )
 from raypipe.exploring.explorer_data import MAP_SEED, RANKED, SIGMAS, spread, with_derived
 from raypipe.exploring.latent_maps import LatentMap, make_maps
-from raypipe.exploring.served_spectra import SpectraOfParts
+from raypipe.exploring.served_spectra import SpectraOfParts, plain
 from raypipe.exploring.sky import sky_positions
 from raypipe.model.covariance import triangles_of, unpack
 from raypipe.searching.batched_gaussians import Posteriors
@@ -243,9 +243,9 @@ class ServedCatalog:
                 "row": int(row),
                 "id": str(identifier),
                 "name": None if pd.isna(name) else str(name),
-                "ra": _or_none(ra),
-                "dec": _or_none(dec),
-                "values": [_or_none(value) for value in line],
+                "ra": plain([ra])[0],
+                "dec": plain([dec])[0],
+                "values": plain(line),
             }
             for row, identifier, name, ra, dec, line in zip(
                 wanted, frame["detection_id"], named, self._numbers("ra")[wanted],
@@ -262,9 +262,9 @@ class ServedCatalog:
         number = _part_number(self.publication.parts[part])
         ellipses = [each.ellipses(z, covariance)[0] for each in self.maps if self.measured[row]]
         return {
-            "spectrum": self.spectra.spectrum(number, identifier, z, covariance),
-            "triangle": [_or_none(value) for value in triangle],
-            "ellipses": [[_or_none(value) for value in each] for each in ellipses],
+            "spectrum": self.spectra.spectrum(number, identifier, z),
+            "triangle": plain(triangle),
+            "ellipses": [plain(each) for each in ellipses],
         }
 
     def rows_in(self, path: str | os.PathLike[str], radius_arcsec: float) -> Rows:
@@ -309,10 +309,6 @@ class ServedCatalog:
 
 def _part_number(name: str) -> int:
     return int(name.rsplit("/part-", 1)[1][:5])
-
-
-def _or_none(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def _separations_arcsec(ra: Floats, dec: Floats, ra0: float, dec0: float) -> Floats:
