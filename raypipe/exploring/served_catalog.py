@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -29,7 +30,7 @@ from raypipe.exploring.columns import (
 )
 from raypipe.exploring.explorer_data import MAP_SEED, RANKED, SIGMAS, spread, with_derived
 from raypipe.exploring.latent_maps import LatentMap, make_maps
-from raypipe.exploring.served_spectra import SpectraOfParts
+from raypipe.exploring.served_spectra import SpectraOfParts, plain
 from raypipe.exploring.sky import sky_positions
 from raypipe.model.covariance import triangles_of, unpack
 from raypipe.searching.batched_gaussians import Posteriors
@@ -47,6 +48,7 @@ _KEYS = ["detection_id", "obsid", "obi", "region_id", "name", "ra", "dec"]
 _RANKING = ["cash", "cash_expected", "fit_zscore", "anomaly_score"]
 _BANDS = [f"{kind}_{band}" for kind in ("counts", "background_counts") for band in "smh"]
 _PARTS_KEPT = 64
+_READERS = 8
 _COLUMNS_KEPT = 24
 _MOST_FOUND = 5000
 
@@ -90,6 +92,9 @@ class ServedCatalog:
             self.frame, brought, sentence = join_table(self.frame, table, radius_arcsec)
             self.notes.append(sentence)
         self._choose_columns(own, brought)
+        with ThreadPoolExecutor(_READERS) as pool:
+            sizes = list(pool.map(store.count_rows, self.publication.parts))
+        self._starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
         self.spectra = SpectraOfParts(store, self.release, evaluated.model)
 
     def __len__(self) -> int:
@@ -175,8 +180,7 @@ class ServedCatalog:
 
     @lru_cache(maxsize=_COLUMNS_KEPT)  # noqa: B019  # One catalog lives as long as the process.
     def _stored(self, name: str) -> Floats:
-        values = self._read([name])[name].to_pandas()
-        return pd.to_numeric(values).to_numpy(dtype=np.float64, na_value=np.nan)
+        return _as_floats(self._read([name])[name])
 
     def places(self, number: int) -> Floats:
         """Return the places (n, 2) on a map, NaN without latents; IndexError for unknown maps."""
@@ -243,9 +247,9 @@ class ServedCatalog:
                 "row": int(row),
                 "id": str(identifier),
                 "name": None if pd.isna(name) else str(name),
-                "ra": _or_none(ra),
-                "dec": _or_none(dec),
-                "values": [_or_none(value) for value in line],
+                "ra": plain([ra])[0],
+                "dec": plain([dec])[0],
+                "values": plain(line),
             }
             for row, identifier, name, ra, dec, line in zip(
                 wanted, frame["detection_id"], named, self._numbers("ra")[wanted],
@@ -262,21 +266,15 @@ class ServedCatalog:
         number = _part_number(self.publication.parts[part])
         ellipses = [each.ellipses(z, covariance)[0] for each in self.maps if self.measured[row]]
         return {
-            "spectrum": self.spectra.spectrum(number, identifier, z, covariance),
-            "triangle": [_or_none(value) for value in triangle],
-            "ellipses": [[_or_none(value) for value in each] for each in ellipses],
+            "spectrum": self.spectra.spectrum(number, identifier, z),
+            "triangle": plain(triangle),
+            "ellipses": [plain(each) for each in ellipses],
         }
 
     def rows_in(self, path: str | os.PathLike[str], radius_arcsec: float) -> Rows:
         """Return the rows that a user's table has, matched as by `join_table`."""
         keys = self.frame[[name for name in _KEYS if name in self.frame]]
         return rows_in_table(keys, path, radius_arcsec)
-
-    @cached_property
-    def _starts(self) -> Rows:
-        """Return the first row of each part."""
-        rows = [self.store.count_rows(name) for name in self.publication.parts]
-        return np.concatenate([[0], np.cumsum(rows)[:-1]]).astype(np.int64)
 
     @lru_cache(maxsize=_PARTS_KEPT)  # noqa: B019
     def _part(self, part: int) -> npt.NDArray[np.float64]:
@@ -292,8 +290,7 @@ class ServedCatalog:
             if each.name in self.held:
                 values[:, place] = self.held[each.name].values[here]
             elif each.name in table.column_names:
-                column = pd.to_numeric(table[each.name].to_pandas())
-                values[:, place] = column.to_numpy(dtype=np.float64, na_value=np.nan)
+                values[:, place] = _as_floats(table[each.name])
         return values
 
     def _numbers(self, name: str) -> Floats:
@@ -311,8 +308,9 @@ def _part_number(name: str) -> int:
     return int(name.rsplit("/part-", 1)[1][:5])
 
 
-def _or_none(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+def _as_floats(column: pa.ChunkedArray) -> Floats:
+    """Return a column of numbers, NaN where null."""
+    return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
 
 
 def _separations_arcsec(ra: Floats, dec: Floats, ra0: float, dec0: float) -> Floats:

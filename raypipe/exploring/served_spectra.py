@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raypipe.exploring.spectra import flux_energies, predict
+from raypipe.exploring.spectra import flux_energies
 from raypipe.model.bundle import Model
 from raypipe.spectra.batch import SpectraBatch
 from raypipe.spectra.decoding import COLUMNS
@@ -22,6 +23,9 @@ from raypipe.store.workspace import Workspace
 Floats = npt.NDArray[np.float64]
 
 _GROUPS_KEPT = 16
+_DRAWS = 64
+"""Draws from the posterior of the detection that is shown, for the band of its flux."""
+_LIMITS = ("flux", "low", "high")
 
 
 class SpectraOfParts:
@@ -31,13 +35,11 @@ class SpectraOfParts:
         self.store, self.release, self.model = store, release, model
         self.library = ResponseLibrary(store)
 
-    def spectrum(
-        self, part: int, detection_id: str, z: Floats, covariance: Floats
-    ) -> dict[str, Any] | None:
+    def spectrum(self, part: int, detection_id: str, z: Floats) -> dict[str, Any] | None:
         """Return the spectrum of a detection as the page draws it, None if there is none.
 
-        `z` (1, k) and `covariance` (1, k, k) are those of its latents; without finite latents, or
-        without a model, the spectrum has counts alone.
+        `z` (1, k) are its latents; without finite ones, or without a model, the spectrum has counts
+        alone. The flux and its 68% limits are quantiles of draws from the exact posterior.
         """
         row = self._row(part, detection_id)
         if row is None:
@@ -48,19 +50,20 @@ class SpectraOfParts:
         found: dict[str, Any] = {
             "lo": bins.lo_kev.tolist(),
             "hi": bins.hi_kev.tolist(),
-            "exposure": float(row["exposure_s"][0].as_py() or np.nan),
+            "exposure": row["exposure_s"][0].as_py(),
             "counts": batch.counts[0, :n].tolist(),
         }
         if self.model is None or not np.isfinite(z).all():
             return found
-        predicted = predict(self.model, batch, z, covariance)
-        return found | {
-            "fold": predicted.fold[0, :n].tolist(),
-            "background": predicted.background[0, :n].tolist(),
-            "fluxKev": EnergyGrid().mid_kev[flux_energies()].tolist(),
-            "flux": predicted.flux[0].tolist(),
-            "band": predicted.band[0].tolist(),
-        }
+        fold = self.model.reconstruct(batch, z)
+        found |= {"fold": plain(fold.total[0, :n]), "background": plain(fold.background[0, :n])}
+        if fold.flux is None:
+            return found | {key: [] for key in ("fluxKev", "flux", "low", "high")}
+        chosen = flux_energies()
+        density = self.model.flux_density(batch, _DRAWS)
+        limits = (density.value, density.lolim, density.hilim)
+        flux = {name: plain(each[0, chosen]) for name, each in zip(_LIMITS, limits, strict=True)}
+        return found | {"fluxKev": EnergyGrid().mid_kev[chosen].tolist(), **flux}
 
     def _row(self, part: int, detection_id: str) -> pa.Table | None:
         name = part_name(spectra_folder(self.release), part)
@@ -79,3 +82,8 @@ class SpectraOfParts:
     @lru_cache(maxsize=_GROUPS_KEPT)  # noqa: B019
     def _group(self, name: str, group: int) -> pa.Table:
         return self.store.read_row_group(name, group, COLUMNS)
+
+
+def plain(values: Iterable[float]) -> list[float | None]:
+    """Return numbers as JSON has them: None for those that are not finite."""
+    return [float(value) if np.isfinite(value) else None for value in values]

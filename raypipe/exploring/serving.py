@@ -11,7 +11,7 @@ from raypipe.exploring.samp import Samp
 from raypipe.exploring.serve import ExplorerServer
 from raypipe.exploring.served_catalog import ServedCatalog
 from raypipe.exploring.served_page import answers_from, served_page
-from raypipe.exploring.shading import require_datashader
+from raypipe.exploring.shading import require_datashader, warm_up
 from raypipe.store.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ def serve_catalog(
     if not len(catalog):
         raise UsageError(f"{store.absolute_uri()}: the catalog has no detections to explore")
     log.info("explore: placing %d detections on the maps", len(catalog))
+    warm_up()
     samp = Samp(catalog)
     try:
         answers = answers_from(catalog) | samp.answers()

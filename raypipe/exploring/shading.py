@@ -67,6 +67,14 @@ def require_datashader() -> Any:
     return datashader
 
 
+def warm_up() -> None:
+    """Draw a small image of each kind, because datashader compiles its code on first use."""
+    places, kept = np.zeros((2, 2)), np.ones(2, dtype=bool)
+    view = View((-1.0, 1.0), (-1.0, 1.0), 8, 8)
+    for words in (None, [0]):
+        draw_image(places, np.zeros(2), kept, view, Coloring(0.0, 1.0, words=words))
+
+
 def draw_image(places: Floats, values: Floats, kept: Marks, view: View, color: Coloring) -> bytes:
     """Draw points at `places` (n, 2) with `values` (n,), those `kept` (n,), as a PNG.
 

@@ -14,7 +14,9 @@ import torch
 from raypipe.evaluation.selection import BATCH_ROWS, iterate_spectra, latents_of
 from raypipe.exploring.packing import logarithms, packed_block, varints
 from raypipe.model.bundle import Model
+from raypipe.model.channel_axes import ChannelAxes
 from raypipe.model.covariance import triangles_in, unpack
+from raypipe.model.flux_density import at_resolution
 from raypipe.model.presets import Folded
 from raypipe.spectra.batch import SpectraBatch
 from raypipe.spectra.channel_bins import ChannelBins
@@ -164,8 +166,9 @@ class Predicted:
     """Hold what a model predicts of n spectra.
 
     `fold` and `background` (n, 256) are counts per channel bin; `flux` (n, points), in
-    photon/cm2/s/keV, is at the energies `flux_energies`, and `band` (n, points) the 68% half width
-    of its logarithm; both have no points for a preset without a flux.
+    photon/cm2/s/keV, is at the energies `flux_energies`, averaged at the instrument's resolution,
+    and `band` (n, points) the 68% half width of its logarithm; both have no points for a preset
+    without a flux.
     """
 
     fold: npt.NDArray[np.floating[Any]]
@@ -183,8 +186,15 @@ def predict(model: Model, batch: SpectraBatch, z: Floats, covariance: Floats) ->
         return Predicted(fold.total, fold.background, nothing, nothing)
     chosen = flux_energies()
     source = (fold.total - fold.background).sum(axis=1)
+    flux = _at_resolution(batch, fold.flux)[:, chosen]
     band = _flux_scatter(model, batch, safe, covariance, source)[:, chosen]
-    return Predicted(fold.total, fold.background, fold.flux[:, chosen], band)
+    return Predicted(fold.total, fold.background, flux, band)
+
+
+def _at_resolution(batch: SpectraBatch, flux: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Average fluxes (n, ..., n_energy) over the width of a line of each row's response."""
+    axes, index = ChannelAxes.of(batch.bins), torch.from_numpy(batch.response_index)
+    return np.asarray(at_resolution(torch.from_numpy(flux), EnergyGrid(), axes, index).numpy())
 
 
 def _quantized(predicted: Predicted) -> tuple[list[Integers], list[Integers]]:
@@ -204,10 +214,11 @@ def _flux_scatter(
 ) -> Floats:
     """Return the standard deviation of the flux's logarithm over the posterior, (n, n_energy).
 
-    It is that of the shape, by the unscented transform (Julier and Uhlmann 2004, Proc. IEEE 92,
-    401): the points z +- sqrt(k) L_j, L L^T the covariance of the k latents, each with the
-    amplitude that leaves the total of the `source` counts (n,) as it is; and that of the amplitude,
-    sqrt(counts) / source counts, added in quadrature.
+    The flux is averaged at the instrument's resolution. The deviation is that of the shape, by the
+    unscented transform (Julier and Uhlmann 2004, Proc. IEEE 92, 401): the points z +- sqrt(k) L_j,
+    L L^T the covariance of the k latents, each with the amplitude that leaves the total of the
+    `source` counts (n,) as it is; and that of the amplitude, sqrt(counts) / source counts, added in
+    quadrature.
     """
     network = model.network
     assert isinstance(network, Folded)
@@ -226,6 +237,6 @@ def _flux_scatter(
     caught = caught * np.diff(EnergyGrid().edges_kev)
     total = np.einsum("nse,ne->ns", np.exp(shapes), caught)
     logs = shapes - np.log(np.maximum(total, 1e-300))[:, :, None]
-    variance = logs.var(axis=1)
+    variance = np.log(_at_resolution(batch, np.exp(logs))).var(axis=1)
     amplitude = np.sqrt(batch.counts.sum(axis=1)) / np.maximum(source, 1.0)
     return np.asarray(np.sqrt(variance + amplitude[:, None] ** 2))

@@ -50,6 +50,8 @@ nav a { color: var(--soft); text-underline-offset: .2em; }
 .card .place { color: var(--soft); font-size: .85rem; line-height: 1.4; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(27rem, 100%), 1fr));
   gap: 1.2rem; align-items: start; margin: 1rem 0; }
+.grid.small { grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); }
+.go { font-size: 1.1rem; margin: 1.2rem 0 0; }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: .5rem;
   padding: .9rem 1rem 1rem; }
 figure.wide { grid-column: 1 / -1; }
@@ -132,7 +134,7 @@ def bullets(sentences: Iterable[str]) -> Html:
 
 def page_link(text: str, address: str) -> Html:
     """Return a paragraph that leads to another page."""
-    return Html(f"<p>{_linked(text, address)}</p>")
+    return Html(f'<p class="go">{_linked(text, address)}</p>')
 
 
 def _linked(text: object, address: str) -> Html:
@@ -144,9 +146,9 @@ def block(*parts: Html) -> Html:
     return Html(f"<div>{join(parts)}</div>")
 
 
-def grid(parts: Iterable[Html]) -> Html:
-    """Lay out figures or blocks side by side, as far as the width allows."""
-    return Html(f'<div class="grid">{join(parts)}</div>')
+def grid(parts: Iterable[Html], small: bool = False) -> Html:
+    """Lay out figures or blocks side by side, as far as the width allows; three if `small`."""
+    return Html(f'<div class="grid{" small" if small else ""}">{join(parts)}</div>')
 
 
 def figure(

@@ -48,7 +48,7 @@ def strongest_correlation(catalog: pd.DataFrame) -> tuple[str, str, float] | Non
     strength = found.abs().fillna(0.0).to_numpy()
     if not strength.any():
         return None
-    row, column = np.unravel_index(strength.argmax(), strength.shape)
+    row, column = divmod(int(strength.argmax()), strength.shape[1])
     value = found.to_numpy()[row, column]
     return str(found.columns[int(column)]), str(found.index[int(row)]), float(value)
 

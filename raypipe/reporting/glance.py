@@ -54,7 +54,7 @@ def glance_section(report_data: ReportData) -> Html:
         )
     parts += [heading("Findings"), bullets(findings(report_data)[:FINDINGS])]
     if len(report_data.catalog) > SHOW_ALL_ROWS:
-        parts.append(grid(_pictures(report_data)))
+        parts.append(grid(_pictures(report_data), small=True))
     return join(parts)
 
 
@@ -101,7 +101,8 @@ def _input(report_data: ReportData) -> tuple[str, str, str]:
 def _output(report_data: ReportData) -> tuple[str, str, str]:
     catalog = report_data.catalog
     latents = latent_columns(catalog)
-    more = ["with their errors" if "z_cov" in catalog else "which describe its shape"]
+    errors = ", with their errors" if "z_cov" in catalog else ""
+    more = [f"numbers that describe its shape{errors}"]
     if bands := [name for name in catalog if str(name) in {f"flux_{band}" for band in "usmhb"}]:
         more.append(f"fluxes in {count_of(len(bands), 'band')}")
     if fits := [name for column, name in _FIT_NAMES.items() if column in catalog]:

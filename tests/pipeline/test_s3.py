@@ -27,6 +27,8 @@ from raypipe.discovery.discover import discover
 from raypipe.discovery.files import Skipped, list_files
 from raypipe.discovery.manifest import write_manifest
 from raypipe.errors import BusyError, RaypipeError, UsageError
+from raypipe.evaluation.evaluated_catalog import choose_catalog
+from raypipe.exploring.served_catalog import ServedCatalog
 from raypipe.exporting.formats import FORMATS
 from raypipe.ingestion.fetch import read_stored
 from raypipe.model.bundle import load_model
@@ -296,6 +298,25 @@ def test_an_export_in_a_bucket_is_replaced_whole(
         *("detections.fits", "detections.vot", "detections.parquet", "detections-hats"),
         *("README.md", "index.html", "exports.json", "CITATION.cff", "detections-moc.fits"),
     }
+
+
+def test_a_catalog_in_a_bucket_is_explored(bucket: Any, tmp_path: Path) -> None:
+    made = make_workspace(tmp_path / "w", 60)
+    for path in (tmp_path / "w").rglob("*"):
+        if path.is_file():
+            key = f"explored/{path.relative_to(tmp_path / 'w')}"
+            bucket.upload_file(str(path), BUCKET, key)
+    store = Workspace(f"s3://{BUCKET}/explored")
+    uri = raypipe.explore(store)
+    assert uri == f"s3://{BUCKET}/explored/explorer/{RELEASE}/{made.models[0]}.html"
+    assert b"60 detections" in store.read_bytes(f"explorer/{RELEASE}/{made.models[0]}.html")
+    raypipe.report(store)
+    page = store.read_bytes(f"reports/{RELEASE}/{made.models[0]}.html").decode()
+    assert f"../../explorer/{RELEASE}/{made.models[0]}.html#detection=" in page
+    catalog = ServedCatalog(store, choose_catalog(store, None, None), None, 1.0)
+    local = ServedCatalog(made.workspace, choose_catalog(made.workspace, None, None), None, 1.0)
+    assert catalog.point(7) == local.point(7)
+    assert catalog.records([3, 30]) == local.records([3, 30])
 
 
 def test_clusters_are_added_to_a_catalog_in_a_bucket(

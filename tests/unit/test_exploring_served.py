@@ -34,7 +34,9 @@ from raypipe.exploring.served_page import answers_from
 from raypipe.exploring.shading import CLASS_COLORS, Coloring, View, draw_image
 from raypipe.exploring.sky import sky_positions
 from raypipe.model.bundle import load_model
-from raypipe.store.layout import model_folder
+from raypipe.spectra.batch import SpectraBatch
+from raypipe.spectra.responses import ResponseLibrary
+from raypipe.store.layout import model_folder, part_name, spectra_folder
 from raypipe.store.publication import detections_of, require_publication
 from raypipe.store.workspace import Workspace
 from tests.unit.synthetic_workspace import RELEASE, Synthetic, make_workspace
@@ -201,18 +203,26 @@ def test_a_point_is_its_spectrum(
     spectrum, n = found["spectrum"], len(expected.bins[0])
     assert spectrum["counts"] == expected.counts[0, :n].tolist()
     assert np.allclose(spectrum["fold"], expected.model_counts[0, :n], rtol=1e-4)
-    assert len(spectrum["flux"]) == len(spectrum["fluxKev"]) == len(spectrum["band"])
+    table = made.workspace.read_table(part_name(spectra_folder(RELEASE), 0)).slice(30, 1)
+    density = model.flux_density(
+        SpectraBatch.from_table(table, ResponseLibrary(made.workspace)), 64
+    )
+    assert np.allclose(
+        spectrum["flux"], np.interp(spectrum["fluxKev"], density.energy_kev, density.value[0])
+    )
+    assert (np.array(spectrum["low"]) < spectrum["flux"]).all()
+    assert (np.array(spectrum["high"]) > spectrum["flux"]).all()
     assert np.allclose(found["triangle"], frame["z_cov"].iloc[30], rtol=1e-5)
     assert len(found["ellipses"]) == 2
     assert all(each[0] > 0 and each[2] > 0 for each in found["ellipses"])
 
 
 def test_a_detection_without_a_spectrum_has_none(catalog: ServedCatalog) -> None:
-    z, covariance = catalog.z[:, [0]].T.astype(float), np.eye(8)[None]
-    assert catalog.spectra.spectrum(0, "sim:none", z, covariance) is None
-    assert catalog.spectra.spectrum(7, "sim:1.0.1", z, covariance) is None
+    z = catalog.z[:, [0]].T.astype(float)
+    assert catalog.spectra.spectrum(0, "sim:none", z) is None
+    assert catalog.spectra.spectrum(7, "sim:1.0.1", z) is None
     nothing = np.full((1, 8), np.nan)
-    found = catalog.spectra.spectrum(0, "sim:1.0.1", nothing, covariance)
+    found = catalog.spectra.spectrum(0, "sim:1.0.1", nothing)
     assert found is not None
     assert "fold" not in found
 

@@ -15,6 +15,7 @@ from raypipe.exploring.samp import Samp
 from raypipe.exploring.serve import ExplorerServer
 from raypipe.exploring.served_catalog import ServedCatalog
 from raypipe.exploring.served_page import answers_from, served_page
+from raypipe.exploring.shading import warm_up
 from raypipe.store.layout import part_name, spectra_folder
 from tests.chromium import Page, chromium_page
 from tests.unit.synthetic_workspace import RELEASE, Synthetic, make_workspace
@@ -42,6 +43,7 @@ def frame(made: Synthetic) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def server(made: Synthetic, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExplorerServer]:
     catalog = ServedCatalog(made.workspace, choose_catalog(made.workspace, None, None), None, 1.0)
+    warm_up()
     with pytest.MonkeyPatch.context() as patch:
         no_hub = tmp_path_factory.mktemp("hub") / "none"
         patch.setenv("SAMP_HUB", f"std-lockurl:{no_hub.as_uri()}")
@@ -60,7 +62,7 @@ def browser(server: ExplorerServer, tmp_path_factory: pytest.TempPathFactory) ->
     with chromium_page(tmp_path_factory.mktemp("chromium")) as page:
         page.open(server.address)
         page.wait(READY)
-        page.wait("explorer.plane.images >= 2")
+        page.wait("explorer.plane.images >= 2", 240)
         yield page
 
 

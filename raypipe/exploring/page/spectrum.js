@@ -75,8 +75,8 @@ function spectrumData(spectrum, poisson) {
       if (!inside(kev)) return;
       data.flux.x.push(kev);
       data.flux.y.push(flux);
-      data.flux.low.push(flux * Math.exp(-spectrum.band[i]));
-      data.flux.high.push(flux * Math.exp(spectrum.band[i]));
+      data.flux.low.push(spectrum.low[i]);
+      data.flux.high.push(spectrum.high[i]);
     });
   }
   const reach = Math.max(3.5, 1 + Math.max(0, ...data.residuals.value.map(Math.abs)));

@@ -86,7 +86,9 @@ class Spectra {
     found.background = exponentials(take(lo.length), p.step);
     found.fluxKev = p.flux_kev;
     found.flux = exponentials(take(p.flux_kev.length), p.flux_step);
-    found.band = take(p.flux_kev.length).map((each) => each * p.band_step);
+    const band = take(p.flux_kev.length).map((each) => Math.exp(each * p.band_step));
+    found.low = found.flux.map((each, i) => each / band[i]);
+    found.high = found.flux.map((each, i) => each * band[i]);
     return found;
   }
 }
