@@ -11,7 +11,9 @@ from raypipe._version import __version__
 
 if TYPE_CHECKING:
     from raypipe.catalog.open import open_catalog as open_catalog
+    from raypipe.catalog.open import open_clusters as open_clusters
     from raypipe.catalog.open import open_sources as open_sources
+    from raypipe.clustering.cluster import cluster as cluster
     from raypipe.config import Config as Config
     from raypipe.config_toml import load_config as load_config
     from raypipe.config_toml import settings as settings
@@ -47,6 +49,7 @@ _HOMES = {
     "RaypipeError": "raypipe.errors",
     "Spectrum": "raypipe.ogip",
     "UsageError": "raypipe.errors",
+    "cluster": "raypipe.clustering.cluster",
     "compare": "raypipe.reprocessing.compare",
     "describe": "raypipe.describing.describe",
     "discover": "raypipe.discovery.discover",
@@ -59,6 +62,7 @@ _HOMES = {
     "load_model": "raypipe.model.bundle",
     "models": "raypipe.pipeline.models",
     "open_catalog": "raypipe.catalog.open",
+    "open_clusters": "raypipe.catalog.open",
     "open_search": "raypipe.searching.latent_search",
     "open_sources": "raypipe.catalog.open",
     "plan": "raypipe.planning.plan",

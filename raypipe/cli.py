@@ -30,7 +30,8 @@ _LOADS = {
     **dict.fromkeys(("discover", "plan", "ingest"), "Ray"),
     **dict.fromkeys(("train", "tune", "embed", "run", "reprocess"), "Ray and PyTorch"),
     **dict.fromkeys(
-        ("evaluate", "report", "explore", "export", "describe", "search", "compare"), "PyTorch"
+        ("cluster", "evaluate", "report", "explore", "export", "describe", "search", "compare"),
+        "PyTorch",
     ),
 }
 """Libraries that a verb imports before it works, which takes seconds."""

@@ -1,6 +1,7 @@
 """Define every setting once, with its type, default, limits and description.
 
-The settings of model, training and tuning are defined in `raypipe.config_training`.
+The settings of model, training and tuning are defined in `raypipe.config_training`, those of
+clusters in `raypipe.config_cluster`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import Field, model_validator
 
+from raypipe.config_cluster import ClusterConfig
 from raypipe.config_training import (
     PRESET_BINS,
     ModelConfig,
@@ -24,6 +26,7 @@ from raypipe.redaction import redact_text
 __all__ = [
     "PRESET_BINS",
     "ClassScheme",
+    "ClusterConfig",
     "Config",
     "DiscoverConfig",
     "EmbedConfig",
@@ -308,6 +311,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     tune: TuneConfig = TuneConfig()
     embed: EmbedConfig = EmbedConfig()
+    cluster: ClusterConfig = ClusterConfig()
     export: ExportConfig = ExportConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportConfig = ReportConfig()

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from raypipe.catalog.cluster_columns import CLUSTER_COLUMNS, CLUSTER_PATTERNS
 from raypipe.catalog.column_names import free_name
 from raypipe.catalog.csc_columns import CAME_ALONG
 from raypipe.catalog.physics_columns import FIT_COLUMNS, PHYSICS_COLUMNS
@@ -108,7 +109,7 @@ _COLUMNS = {
     "moved": Column("", "meta.code", "whether shift_p is below 0.001"),
     "reclassified": Column("", "meta.code", "whether the most probable classes differ"),
     "source_uri": Column("", "meta.ref.uri", "file from which the spectrum was read"),
-    **{name: Column(*parts) for name, parts in PHYSICS_COLUMNS.items()},
+    **{name: Column(*parts) for name, parts in (PHYSICS_COLUMNS | CLUSTER_COLUMNS).items()},
 }
 _PROBABILITY = r"p_(.+)"
 _LATENT = r"z\d+(_err|_std|_mean|_sd)?"
@@ -126,6 +127,7 @@ _PATTERNS = {
     ),
     r"z(\d+)_mean": Column("", "stat.value;stat.mean", "mean of the posterior draws of latent {0}"),
     r"z(\d+)_sd": Column("", "stat.stdev", "standard deviation of the draws of latent {0}"),
+    **{pattern: Column(*parts) for pattern, parts in CLUSTER_PATTERNS.items()},
     _PROBABILITY: Column("", CLASS_UCD, "probability of class {0}"),
     r"counts_([usmhb])": Column("ct", "phot.count;em.X-ray", "counts in the CSC {0} band"),
     r"background_counts_([usmhb])": Column(
@@ -266,7 +268,7 @@ def brought_field(name: str, kind: pa.DataType, metadata: Mapping[bytes, bytes])
     It has the description that raypipe has for its name, except that a column p_<anything> from
     another table is not a class probability.
     """
-    is_probability = re.fullmatch(_PROBABILITY, name) is not None
+    is_probability = re.fullmatch(_PROBABILITY, name) is not None and not is_own(name)
     field = pa.field(name, kind) if is_probability else described_field(name, kind)
     original = metadata.get(ORIGINAL_NAME)
     if original is None:
