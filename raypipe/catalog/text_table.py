@@ -48,12 +48,13 @@ class _Layout:
     skipped: int
 
 
-def is_tab_separated(file: Path) -> bool:
-    """Tell whether the first line of a file that is no comment has tabs."""
+def separator_of(file: Path) -> str | None:
+    """Return the tab or comma in the first line of a file that is no comment, None without."""
     with pa.input_stream(str(file), compression="detect") as stream:
         start = stream.read(_BLOCK >> 6).decode("utf-8-sig", "replace")
     lines = (line for line in start.splitlines() if line.strip() and not line.startswith(_COMMENT))
-    return "\t" in next(lines, "") and "\0" not in start
+    first = next(lines, "") if "\0" not in start else ""
+    return next((each for each in ("\t", ",") if each in first), None)
 
 
 def read_text(file: Path, as_text: Sequence[str], delimiter: str) -> Columns:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raypipe.catalog.text_table import is_tab_separated, read_text
+from raypipe.catalog.text_table import read_text, separator_of
 from raypipe.errors import UsageError
 from raypipe.store.parquet import require_plain
 
@@ -93,7 +93,7 @@ def read_columns(file: Path, as_text: Sequence[str] = ()) -> Columns:
 def _endings(file: Path) -> Set[str]:
     """Return the endings of a file's name, or those of its format, by its first bytes.
 
-    ECSV is also saved with the ending .csv or .txt, and tab-separated values with any.
+    ECSV is also saved with the ending .csv or .txt, and other tables of text with any.
     """
     endings = {suffix.lower() for suffix in file.suffixes}
     if not endings & (PARQUET | _VOTABLE | _FITS):
@@ -102,8 +102,8 @@ def _endings(file: Path) -> Set[str]:
         for magic, kind in _MAGIC.items():
             if start.startswith(magic):
                 return kind
-        if not endings & (_CSV | _TSV | _ECSV) and is_tab_separated(file):
-            return _TSV
+        if not endings & (_CSV | _TSV | _ECSV) and (separator := separator_of(file)):
+            return _TSV if separator == "\t" else _CSV
     return endings
 
 

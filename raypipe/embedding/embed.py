@@ -133,7 +133,11 @@ def _make_parts(
         with ray_session(settings.ray), without_restart_warning():
             task = _Task(workspace, release, len(parts), uri, settings.embed)
             figures = _run_parts(task, todo, joins_cluster(settings.ray), there)
-        work["work" if number == 1 else f"work_{number}"] = figures
+        if number == 1:
+            kept = work.get("work", {}).get("kept", 0)
+            work["work"] = figures | {"kept": figures["kept"] + kept}
+        else:
+            work[f"work_{number}"] = figures
         parts, todo = _look(workspace, release, model, settings.embed)
     if todo:
         raise BusyError(
@@ -160,8 +164,11 @@ def _copy_parts(
     if not 0 < len(todo) <= _COPIED_HERE:
         return {}
     encoder = PartEncoder(workspace, release, parts, model, config)
+    todo = [part for part in todo if encoder.has_earlier(part)]
+    if not todo:
+        return {}
     copied = []
-    with stage("copy", release) as told:
+    with stage("embed", release) as told:
         for outcome in map(encoder.copy, todo):
             if outcome is not None:
                 copied.append(outcome.name)
@@ -170,7 +177,7 @@ def _copy_parts(
         return {}
     there.update(copied)
     log.info("embed: %d detections measured before", told.totals["kept"])
-    return {"copied": told.figures()}
+    return {"work": told.figures()}
 
 
 def _look(

@@ -71,12 +71,16 @@ class PartEncoder:
         self._recipe = recipe_of(model, config)
         self._cache = RowCache(workspace, release, model.model_id, parts, self._recipe)
 
+    def has_earlier(self, part: int) -> bool:
+        """Tell whether a catalog may hold rows of a part, measured now or before."""
+        return self._cache.has(part)
+
     def copy(self, part: int) -> Outcome | None:
         """Write a part from rows that are all measured already, without reading their counts.
 
         Returns None, and writes nothing, if a spectrum has to be encoded.
         """
-        if not self._cache.has(part):
+        if not self.has_earlier(part):
             return None
         name = part_name(spectra_folder(self._release), part)
         names = [each for each in self._workspace.read_schema(name).names if each not in LEFT_OUT]

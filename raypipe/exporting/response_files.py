@@ -30,7 +30,7 @@ from raypipe.store.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
-TABLE = "responses.ecsv"
+TABLE = "responses.vot"
 """File beside the responses that says where each is valid."""
 
 _READ = ["rmf_id", "telescope", "instrument", "mjd_start", "mjd_stop"]
@@ -92,7 +92,7 @@ def write_responses(workspace: Workspace, release: str, folder: Path) -> int:
         table[name].description = "MJD in TT, of the detections it serves"
     for name in ("low_kev", "high_kev"):
         table[name].unit = units.keV
-    table.write(folder / TABLE, format="ascii.ecsv")
+    table.write(folder / TABLE, format="votable")
     edges = EnergyGrid().edges_kev
     text = _README.format(
         release=release, version=__version__, table=TABLE, low=edges[0], high=edges[-1]

@@ -11,7 +11,7 @@ from typing import Any
 from raypipe.config import Config, IngestConfig
 from raypipe.ingestion.chip_rmfs import choose_chip_rmfs
 from raypipe.ingestion.fetch import Fetcher
-from raypipe.ingestion.part import copy_part, ingest_part
+from raypipe.ingestion.part import copy_part, ingest_part, is_published
 from raypipe.ingestion.progress import parts_to_ingest
 from raypipe.ray_session import map_parts, ray_session, tasks_for
 from raypipe.spectra.responses import FOLDER as RESPONSES
@@ -57,10 +57,12 @@ def ingest(
         log.info("ingest: %d of %d parts to do", len(todo), parts)
         choosing = _must_choose(workspace, release, settings.ingest, bool(todo))
         if not choosing:
-            todo = _copy_parts(workspace, release, todo, settings.ingest)
+            todo = _copy_parts(workspace, release, todo, settings.ingest, figures)
         if todo or choosing:
+            kept = figures.get("work", {}).get("kept", 0)
             with ray_session(settings.ray):
-                figures["work"] = _run(workspace, release, todo, choosing, settings)
+                work = _run(workspace, release, todo, choosing, settings)
+            figures["work"] = work | {"kept": work["kept"] + kept}
         totals = count_rows(workspace, release)
         figures.update(totals)
         check_totals(workspace, release, totals)
@@ -69,19 +71,33 @@ def ingest(
 
 
 def _copy_parts(
-    workspace: Workspace, release: str, parts: list[int], config: IngestConfig
+    workspace: Workspace,
+    release: str,
+    parts: list[int],
+    config: IngestConfig,
+    figures: dict[str, Any],
 ) -> list[int]:
     """Make parts whose rows are all published already, without Ray, whose start takes longer.
 
-    Returns the parts that are still to do. More than a few parts are left to the workers.
+    Returns the parts that are still to do, and adds what the others took to `figures`. More than a
+    few parts are left to the workers.
     """
-    if len(parts) > _COPIED_HERE:
+    published = [part for part in parts if is_published(workspace, release, part)]
+    if not 0 < len(published) <= _COPIED_HERE:
         return parts
-    outcomes = {part: copy_part(workspace, release, part, config) for part in parts}
-    copied = [outcome.kept for outcome in outcomes.values() if outcome is not None]
-    if copied:
-        log.info("ingest: %d detections of %d parts kept", sum(copied), len(copied))
-    return [part for part, outcome in outcomes.items() if outcome is None]
+    left = [part for part in parts if part not in published]
+    with stage("ingest", release) as told:
+        for part in published:
+            outcome = copy_part(workspace, release, part, config)
+            if outcome is None:
+                left.append(part)
+                continue
+            told.add("kept", outcome.kept)
+            told.reject(outcome.rejected)
+    if len(left) < len(parts):
+        figures["work"] = told.figures()
+        log.info("ingest: %d detections kept", told.totals["kept"])
+    return sorted(left)
 
 
 def _must_choose(workspace: Workspace, release: str, config: IngestConfig, needed: bool) -> bool:

@@ -77,6 +77,11 @@ def ingest_part(workspace: Workspace, release: str, part: int, config: IngestCon
     return work.publish(reader.fetcher.traffic)
 
 
+def is_published(workspace: Workspace, release: str, part: int) -> bool:
+    """Tell whether a part of spectra exists, current or not."""
+    return workspace.exists(part_name(spectra_folder(release), part))
+
+
 def copy_part(
     workspace: Workspace, release: str, part: int, config: IngestConfig
 ) -> Outcome | None:
@@ -84,9 +89,6 @@ def copy_part(
 
     Returns None, and writes nothing, if a file has to be read.
     """
-    name = part_name(spectra_folder(release), part)
-    if not workspace.exists(name) or ROW_KEYS not in workspace.read_metadata(name):
-        return None
     work = _Work(workspace, release, part, config)
     return None if work.todo else work.publish(Traffic())
 

@@ -179,6 +179,12 @@ def test_ecsv_with_another_ending_keeps_its_units(
     assert not caplog.records
 
 
+def test_commas_are_seen_whatever_the_ending(tmp_path: Path) -> None:
+    file = tmp_path / "rows.dat"
+    file.write_text("name,ra\nA,1.5\n")
+    assert read_catalog(file).to_pydict() == {"name": ["A"], "ra": [1.5]}
+
+
 def test_a_column_of_one_name_alone_is_read(tmp_path: Path) -> None:
     file = tmp_path / "one.csv"
     file.write_text("name\nA\nB\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +46,7 @@ def folder(release: Workspace) -> Path:
 def test_each_response_reads_back_and_folds_as_the_stored_one(
     release: Workspace, folder: Path
 ) -> None:
-    table = Table.read(folder / "responses.ecsv")
+    table = Table.read(folder / "responses.vot")
     spectra = release.read_folder("spectra/r").to_pandas()
     assert set(table["rmf_id"]) == set(spectra["rmf_id"])
     assert len(table) >= 6
@@ -67,13 +69,24 @@ def test_each_response_reads_back_and_folds_as_the_stored_one(
 
 def test_the_table_says_where_each_is_valid(release: Workspace, folder: Path) -> None:
     spectra = release.read_folder("spectra/r").to_pandas()
-    for row in Table.read(folder / "responses.ecsv"):
+    for row in Table.read(folder / "responses.vot"):
         served = spectra[spectra["rmf_id"] == row["rmf_id"]]
         assert row["detections"] == len(served)
         assert set(str(row["instrument"]).split()) == set(served["instrument"])
         assert row["first_mjd"] == served["mjd_start"].min()
         assert row["last_mjd"] == served["mjd_stop"].max()
     assert "NATIVE_MIN" in (folder / "README.md").read_text()
+
+
+@pytest.mark.skipif(shutil.which("stilts") is None, reason="stilts is not installed")
+def test_topcats_reader_opens_table_and_responses(folder: Path) -> None:
+    files = [folder / "responses.vot", *folder.glob("*.rmf")]
+    for file in files:
+        where = f"{file}#MATRIX" if file.suffix == ".rmf" else str(file)
+        line = ["stilts", "tpipe", f"in={where}", "omode=count"]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=True)
+        rows = EnergyGrid().n_energy if file.suffix == ".rmf" else len(files) - 1
+        assert f"rows: {rows}" in done.stdout
 
 
 def test_keywords_are_those_of_ogip(folder: Path) -> None:
