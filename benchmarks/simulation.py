@@ -15,7 +15,8 @@ import time
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from raypipe.simulation import simulate
-from raypipe.simulation.survey import BATCH, draw_batches, plan_survey
+from raypipe.simulation.survey import draw_batches
+from raypipe.simulation.survey_plan import BATCH, plan_survey
 
 
 def main() -> None:

@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RaypipeError as error:
         return _fail(error, FAILED, options)
     except KeyboardInterrupt:
-        print("raypipe: interrupted; run the same command again to continue", file=sys.stderr)
+        continues = "" if options.verb == "describe" else "; run the same command again to continue"
+        print(f"raypipe: interrupted{continues}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         return _reader_gone()

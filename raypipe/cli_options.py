@@ -153,7 +153,7 @@ SPECIAL_OPTIONS = {
 """Options whose parameter means something else in one verb, by verb and parameter."""
 
 ONLY_IN_PYTHON = {
-    "simulate": {"counts_min", "counts_max", "overwrite", "workers", "progress"},
+    "simulate": {"apec_dir", "counts_min", "counts_max", "overwrite", "workers", "progress"},
 }
 """Parameters, besides `config`, that are no options. Some are settings of the verb's section."""
 

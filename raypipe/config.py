@@ -86,6 +86,11 @@ class SimulateConfig(Section):
     )
     counts_min: float = Field(50.0, gt=0, description="Minimum number of expected source counts.")
     counts_max: float = Field(5000.0, gt=0, description="Maximum number of expected source counts.")
+    apec_dir: str | None = Field(
+        None,
+        description="Folder with the tables of AtomDB, apec_v3*_line.fits and apec_v3*_coco.fits, "
+        "for sources with plasma. Default: raypipe's own plasma.",
+    )
 
 
 class DiscoverConfig(Section):

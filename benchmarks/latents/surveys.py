@@ -26,7 +26,8 @@ from benchmarks.latents.samples import Sample, join, load, save
 from raypipe.catalog.brought_table import read_catalog
 from raypipe.simulation.background import background_rate
 from raypipe.simulation.catalog_population import COUNTS_COLUMN, best_models
-from raypipe.simulation.survey import Plan, draw_batches, plan_survey
+from raypipe.simulation.survey import draw_batches
+from raypipe.simulation.survey_plan import Plan, plan_survey
 from raypipe.spectra.batch import SpectraBatch, stack_responses
 from raypipe.spectra.channel_bins import MOST_BINS
 from raypipe.spectra.redistribution import GriddedResponse

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from benchmarks.latents.samples import save
 from benchmarks.latents.surveys import draw, observe
 from benchmarks.telescopes.fit import VALIDATION_SHARE
-from raypipe.simulation.survey import Plan, plan_survey
+from raypipe.simulation.survey_plan import Plan, plan_survey
 from raypipe.simulation.visits import SEEN_SHARE, seen_shares
 
 log = logging.getLogger("benchmarks.telescopes")

@@ -31,7 +31,14 @@ def description_json(found: Description) -> dict[str, Any]:
         "classes": _numbers(found.classes),
         "classes_from": found.classes_from,
         "neighbors": [
-            {"class": each.label, "distance": _number(each.distance), "source": each.source}
+            {
+                "name": each.name,
+                "class": each.label,
+                "distance": _number(each.distance),
+                "separation": _number(each.separation),
+                "separation_err": _number(each.separation_err),
+                "source": each.source,
+            }
             for each in found.neighbors
         ],
         "warnings": [str(each) for each in found.warnings],

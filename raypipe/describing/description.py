@@ -57,11 +57,17 @@ class Neighbor:
 
     `distance` is sqrt(d^T C^-1 d), with d the difference of the latents and C the covariance of the
     described spectrum's posterior: their separation in units of the joint error of all latents.
-    `source` is the key of its source (`raypipe.identity.source_keys`), in hexadecimal digits.
+    `separation` is |d|, and `separation_err` its standard deviation, sqrt(d^T C d) / |d|: that of
+    the posterior along d. `name` is that of its source, or its detection id if the source has none;
+    it is None for models that do not keep names. `source` is the key of the source
+    (`raypipe.identity.source_keys`), in hexadecimal digits.
     """
 
     label: str
     distance: float
+    separation: float
+    separation_err: float
+    name: str | None
     source: str
 
 
@@ -74,8 +80,9 @@ class Description:
     `best_fit` names the fit with the lowest Cash statistic, None without fits. `cash` is that of
     the latents' fold over `n_bins` channel bins, `cash_expected` and `fit_zscore` judge it as in
     the catalog. `posterior_ess` is the effective number of the draws. `classes` are probabilities,
-    whose meaning `classes_from` explains; `neighbors` are the nearest labelled training spectra,
-    nearest first. `warnings` are sentences, each with a `code`.
+    whose meaning `classes_from` explains; `neighbors` are the nearest, nearest first, of
+    `n_references` training spectra; `references` says of which kind these are. `warnings` are
+    sentences, each with a `code`.
 
     `print` shows all this as text, a notebook as a table with figures.
     """
@@ -99,6 +106,7 @@ class Description:
     classes_from: str
     neighbors: Sequence[Neighbor]
     n_references: int
+    references: str
     warnings: Sequence[Note]
     model_id: str
     evidence: Evidence = field(repr=False, compare=False)

@@ -45,13 +45,15 @@ def description_figure(found: Description) -> Figure:
     return figure
 
 
-def panel_figures(found: Description) -> list[Figure]:
-    """Draw each of the three panels as a figure, for a page."""
+def panel_figures(found: Description, *, titled: bool = True) -> list[Figure]:
+    """Draw each of the three panels as a figure, for a page, which may have its own titles."""
     figures = []
     for draw in (_draw_counts, _draw_flux, _draw_physics):
         with styled():
             figure = empty_figure(5.0, 3.9)
             draw(figure, found)
+            for axes in [] if titled else figure.axes:
+                axes.set_title("")
         figures.append(figure)
     return figures
 
@@ -165,8 +167,7 @@ def _draw_joint(axes: Axes, physics: PhysicsPosterior) -> None:
     best = physics.best
     axes.plot(*best, marker="+", color=INK, ms=8, mew=1.3)
     for axis, name in ((physics.x, "x"), (physics.y, "y")):
-        if axis.is_log:
-            getattr(axes, f"set_{name}scale")("log")
+        _scale(axes, axis, name)
         getattr(axes, f"set_{name}lim")(axis.values[0], axis.values[-1])
         getattr(axes, f"set_{name}label")(axis.label)
     _plain_ticks(axes, physics)
@@ -187,15 +188,21 @@ def _draw_marginal(
         axes.plot(axis.values, density, color=SECOND, lw=1.1)
         axes.set_xlim(axis.values[0], axis.values[-1])
         axes.set_ylim(0, None)
-    if axis.is_log:
-        (axes.set_yscale if vertical else axes.set_xscale)("log")
+    _scale(axes, axis, "y" if vertical else "x")
+
+
+def _scale(axes: Axes, axis: Axis, name: str) -> None:
+    """Draw an axis, x or y, evenly in what its values are even in."""
+    if axis.offset is not None:
+        scale = getattr(axes, f"set_{name}scale")
+        scale("function", functions=(axis.place, axis.value))
 
 
 def _plain_ticks(axes: Axes, physics: PhysicsPosterior) -> None:
     """Write ticks as plain numbers, few enough not to overlap."""
     for axis, drawn in ((physics.x, axes.xaxis), (physics.y, axes.yaxis)):
-        if axis.is_log:
-            ticks = axis.log_ticks()
+        if axis.bends:
+            ticks = axis.ticks()
             drawn.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
             drawn.set_ticks([], minor=True)
         else:

@@ -36,6 +36,7 @@ NEIGHBORS = 10
 """Number of labelled training spectra in a description."""
 DRAWS = 512
 """Draws from the posterior: one spectrum affords more than a catalog, and smooth bands."""
+_SMALLEST = 1e-12
 PARTLY_SEEN = 0.95
 """Share of a band, in the logarithm of energy, below which its flux is partly extrapolated."""
 
@@ -119,6 +120,7 @@ def describe_spectrum(
         classes_from=classes_from(model),
         neighbors=nearest_references(z, unpack(row["z_cov"][None])[0], model),
         n_references=len(population.reference_z),
+        references=kind_of_references(model),
         warnings=cautions(circumstances, model),
         model_id=model.model_id,
         evidence=Evidence(
@@ -135,14 +137,21 @@ def nearest_references(z: Floats, covariance: Floats, model: Model) -> tuple[Nei
     population = model.population
     apart = population.reference_z - z
     squares = np.einsum("rk,kl,rl->r", apart, np.linalg.inv(covariance), apart)
-    order = np.argsort(squares, kind="stable")[:NEIGHBORS]
+    nearest = np.argsort(squares, kind="stable")[:NEIGHBORS]
+    separation = np.linalg.norm(apart[nearest], axis=1)
+    along = apart[nearest] / np.maximum(separation, _SMALLEST)[:, None]
+    errors = np.sqrt(np.einsum("rk,kl,rl->r", along, covariance, along))
+    names = population.reference_names
     return tuple(
         Neighbor(
             label=population.classes[population.reference_class[row]],
             distance=float(np.sqrt(squares[row])),
+            separation=float(separation[place]),
+            separation_err=float(errors[place]),
+            name=names[row] if names else None,
             source=f"{int(population.reference_source[row]) & 0xFFFFFFFFFFFFFFFF:016x}",
         )
-        for row in order
+        for place, row in enumerate(nearest)
     )
 
 
@@ -152,14 +161,20 @@ def classes_from(model: Model) -> str:
     if not population.classes:
         return "the model was trained without class labels"
     trained_on = record_of(model).trained_on
-    kind = {True: "simulated ", False: "observed ", None: ""}[trained_on.simulated]
+    kind = kind_of_references(model)
     origin = f" of {trained_on.survey}" if trained_on.survey else ""
     return (
-        f"probabilities for a source drawn from the {len(population.reference_z):,} labelled "
-        f"{kind}spectra{origin} that {model.model_id} was trained on, with all "
-        f"{len(population.classes)} classes equally frequent; a source of another kind gets the "
-        "class that it resembles most"
+        f"probabilities for a source drawn from the {len(population.reference_z):,} {kind}{origin} "
+        f"that {model.model_id} was trained on, with all {len(population.classes)} classes equally "
+        "frequent; a source of another kind gets the class that it resembles most"
     )
+
+
+def kind_of_references(model: Model) -> str:
+    """Name the spectra that class probabilities and neighbors are from."""
+    simulated = record_of(model).trained_on.simulated
+    kind = {True: "simulated ", False: "observed ", None: ""}[simulated]
+    return f"labelled {kind}spectra"
 
 
 def _draws(network: Folded, batch: Batch, steps: int) -> Draws:

@@ -11,15 +11,18 @@ from raypipe.describing.table import cells_of, headers, numeric_columns
 from raypipe.describing.text import (
     MODEL_NAMES,
     band_title,
+    best_covered_flux,
     duration,
     flux_words,
     fold_sentence,
     instrument_of,
     interval_words,
+    likely_classes,
     neighbors_sentence,
     neighbors_title,
     parameter_title,
     physical_parameters,
+    separation,
     shown,
 )
 from raypipe.display.table import summary_table
@@ -40,36 +43,40 @@ from raypipe.html.page import (
     text_cell,
     word_cell,
 )
+from raypipe.spectra.band_counts import BANDS_KEV
 
 _CAPTIONS = (
     "Crosses: counts with 68% Poisson limits, grouped for the figure. Red: counts expected from "
     "the latents, folded through the spectrum's own response. Dashed: expected background. Below: "
     "counts minus fold in units of the root of the fold.",
-    "E² F(E) before the telescope, at its resolution. The red band holds 68% of the posterior "
-    "draws of the latents at each energy; where the background is gray, the telescope sees no "
-    "photons and the flux is extrapolated.",
-    "Posterior of the best-fitting physical model with flat priors in both parameters (in the "
-    "logarithm of a temperature), its amplitude at the best value. The cross is the best fit.",
+    "Unfolded: E² F(E) before the telescope, at its resolution. The red band holds 68% of the "
+    "posterior draws of the latents at each energy; where the background is gray, the telescope "
+    "sees no photons and the flux is extrapolated.",
+    "Regions of 68% and 95% of the posterior, its amplitude at the best value. Priors are flat on "
+    "both axes: in a photon index, in the logarithm of a temperature, and in that of N_H + 10²¹ "
+    "cm⁻². The axes hold 99.5% of each parameter. The cross is the best fit.",
 )
 
 
 def description_page(found: Description) -> Html:
     """Write the page of a description; everything that comes from files is escaped."""
     name = shown(Path(found.file).name)
-    titles = ("Counts", "Flux at the telescope", "Posterior of the physics")
+    best = found.best_fit
+    physics = "Posterior of the physics" if best is None else f"Posterior: {MODEL_NAMES[best]}"
+    titles = ("Counts and fold of the latents", "Flux at the telescope", physics)
     figures = (
         figure(drawing, caption, title=title)
-        for drawing, caption, title in zip(panel_figures(found), _CAPTIONS, titles, strict=True)
+        for drawing, caption, title in zip(
+            panel_figures(found, titled=False), _CAPTIONS, titles, strict=True
+        )
     )
-    sections = [
+    body = [
+        ("warnings", "Warnings", join([_cards(found), _warnings(found)])),
         ("figures", "Figures", section("figures", "Figures", grid(figures))),
         ("numbers", "Fluxes and fits", _numbers(found)),
         ("kind", "Kind of source", _kind(found)),
-        ("warnings", "Warnings", _warnings(found)),
     ]
     lead = f"{instrument_of(found)}, {duration(found.exposure_s)}"
-    body = [(anchor, title, html) for anchor, title, html in sections]
-    body[0] = (*body[0][:2], join([_cards(found), body[0][2]]))
     footer = f"raypipe {__version__} describe, model {found.model_id}"
     return page(name, lead, body, footer)
 
@@ -88,9 +95,9 @@ def description_fragment(found: Description) -> Html:
         rows["best physical fit"] = MODEL_NAMES.get(best, best)
         for name, interval in physical_parameters(found.fits[best]).items():
             title, unit = parameter_title(name)
-            rows[title] = f"{interval_words(interval)} {unit}".strip()
+            rows[title] = interval_words(interval, unit)
     rows["fold of the latents"] = fold_sentence(found)
-    rows["class"] = ", ".join(f"{name} {share:.2f}" for name, share in found.classes.items())
+    rows["class"] = ", ".join(f"{name} {share:.2f}" for name, share in likely_classes(found))
     rows["classes are"] = found.classes_from
     if found.neighbors:
         rows["nearest"] = neighbors_sentence(found)
@@ -117,7 +124,6 @@ def descriptions_fragment(found: Descriptions) -> Html:
 
 
 def _cards(found: Description) -> Html:
-    flux = found.fluxes.get("b")
     items = [
         (
             "counts",
@@ -125,21 +131,32 @@ def _cards(found: Description) -> Html:
             f"{found.background_share:.0%} of them expected background",
         )
     ]
-    if flux is not None:
-        value = f"< {flux.upper_limit:.2e}" if flux.upper_limit is not None else f"{flux.value:.2e}"
-        items.append(("flux, 0.5-7 keV, erg/cm2/s", value, flux_words(flux)))
+    covered = best_covered_flux(found)
+    if covered is not None:
+        band, flux = covered
+        low, high = BANDS_KEV[band]
+        items.append((f"flux, {low:g}-{high:g} keV, erg/cm2/s", *_value_and_rest(flux_words(flux))))
     best = found.best_fit
     if best is not None:
-        fitted = physical_parameters(found.fits[best])
-        for name, interval in fitted.items():
+        for name, interval in physical_parameters(found.fits[best]).items():
             title, unit = parameter_title(name)
-            words = interval_words(interval)
-            value, _, rest = words.partition(" (")
-            note = f"{unit} {'(' + rest if rest else ''} {MODEL_NAMES.get(best, best)}".strip()
-            items.append((title, value, note))
+            value, rest = _value_and_rest(interval_words(interval))
+            note = ", ".join(filter(None, [rest, MODEL_NAMES.get(best, best)]))
+            items.append((f"{title}, {unit.lstrip('× ')}" if unit else title, value, note))
     zscore = f"{found.fit_zscore:+.1f}"
     items.append(("goodness of fit, z-score", zscore, "near 0 if the fold describes the counts"))
+    likely = found.likely_class
+    if likely is not None:
+        share = f"{found.classes[likely]:.2f} in the population of the training"
+        items.append(("most probable class", shown(likely), share))
     return cards(items)
+
+
+def _value_and_rest(words: str) -> tuple[str, str]:
+    """Divide formatted words into the value and what follows: its interval, and remarks."""
+    value, space, rest = words.partition(" (")
+    inside, _, after = rest.partition(")")
+    return value, f"{inside}{after}" if space else ""
 
 
 def _numbers(found: Description) -> Html:
@@ -150,7 +167,7 @@ def _numbers(found: Description) -> Html:
     fits = []
     for name, fit in sorted(found.fits.items(), key=lambda item: item[1].stat):
         parameters = (
-            f"{title} {interval_words(interval)} {unit}".strip()
+            f"{title} {interval_words(interval, unit)}"
             for (title, unit), interval in (
                 (parameter_title(each), interval)
                 for each, interval in physical_parameters(fit).items()
@@ -180,7 +197,12 @@ def _kind(found: Description) -> Html:
         [word_cell(shown(name)), number_cell(share, ".2f")] for name, share in found.classes.items()
     ]
     neighbors = [
-        [word_cell(shown(each.label)), number_cell(each.distance, ".2f")]
+        [
+            word_cell(shown(each.name or each.source)),
+            word_cell(shown(each.label)),
+            number_cell(each.distance, ".2f"),
+            word_cell(separation(each), right=True),
+        ]
         for each in found.neighbors
     ]
     parts = [
@@ -194,7 +216,11 @@ def _kind(found: Description) -> Html:
             heading("Nearest training spectra"),
             paragraph(f"{neighbors_title(found).capitalize()}."),
             paragraph(f"{neighbors_sentence(found)}."),
-            table(["class", "distance"], neighbors, numbers=[1]),
+            table(
+                ["source", "class", "distance (errors)", "distance of the latents"],
+                neighbors,
+                numbers=[2, 3],
+            ),
         ]
     return section("kind", "Kind of source", *parts)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from raypipe.describing.description import Description, Descriptions
-from raypipe.describing.text import figures, interval_words, physical_parameters, shown
+from raypipe.describing.description import Description, Descriptions, Interval
+from raypipe.describing.text import figures, physical_parameters, shown
 
 _LONGEST_NAME = 40
+_WIDTH = 98
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ def described_text(found: Descriptions) -> str | None:
         return None
     if len(found) == 1:
         return str(described[0])
-    classes = f"class: {described[0].classes_from}"
+    classes = textwrap.fill(f"class: {described[0].classes_from}", _WIDTH, break_on_hyphens=False)
     parts = [_aligned(described), _LEGEND.strip(), _warnings(described), classes]
     return "\n\n".join(filter(None, parts))
 
@@ -82,11 +84,15 @@ def _parameters(found: Description) -> str:
     if found.best_fit is None:
         return ""
     named = physical_parameters(found.fits[found.best_fit])
-    return ", ".join(
-        f"{name.partition('_')[2]} "
-        + (figures(each.value) if math.isfinite(each.value) else interval_words(each))
-        for name, each in named.items()
-    )
+    return ", ".join(f"{name.partition('_')[2]} {_short(each)}" for name, each in named.items())
+
+
+def _short(interval: Interval) -> str:
+    """Format a value, or the limit that is left of its 68% interval."""
+    has_low, has_high = math.isfinite(interval.lolim), math.isfinite(interval.hilim)
+    if has_low == has_high:
+        return figures(interval.value) if math.isfinite(interval.value) else "-"
+    return f"<{figures(interval.hilim)}" if has_high else f">{figures(interval.lolim)}"
 
 
 def _class(found: Description) -> str:
@@ -112,7 +118,7 @@ _COLUMNS = (
 _LEGEND = """
 flux b     energy flux in 0.5-7 keV, or its 90% upper limit after <
 error      half of the 68% interval, relative to the flux
-best fit   physical model with the lowest Cash statistic, and its parameters
+best fit   physical model with the lowest Cash statistic, and its parameters, or their 68% limits
 z-score    goodness of fit of the latents' fold: far above 3 it does not describe the counts
 """
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from raypipe.describing.description import Description, Fit, Flux, Interval
+from raypipe.describing.description import Description, Fit, Flux, Interval, Neighbor
 from raypipe.redaction import printable, redact_text
 from raypipe.spectra.band_counts import BANDS_KEV
 
@@ -21,7 +21,7 @@ MODEL_NAMES = {
 """Each physical model in words."""
 
 _PARAMETERS = {
-    "nh": ("N_H", "10²⁰ cm⁻²"),
+    "nh": ("N_H", "× 10²⁰ cm⁻²"),
     "gamma": ("photon index", ""),
     "kt": ("kT", "keV"),
     "abund": ("abundance", "solar"),
@@ -32,6 +32,9 @@ _WIDTH = 98
 _MAX_NAME = 120
 _CLASSES_SHOWN = 4
 _LEAST_SHOWN = 0.02
+_FIGURES, _MOST_FIGURES = 3, 6
+ALIKE = 3.0
+"""Distance in units of the errors within which latents are alike."""
 
 
 def description_text(found: Description) -> str:
@@ -97,29 +100,39 @@ def parameter_title(name: str) -> tuple[str, str]:
     return _PARAMETERS.get(name.partition("_")[2], (name, ""))
 
 
-def interval_words(interval: Interval) -> str:
-    """Format a value with its 68% interval, or the limit that remains if an end is not known.
+def interval_words(interval: Interval, unit: str = "") -> str:
+    """Format a value with its 68% interval and unit, or the limit that is left of it.
 
     An end is not known where the statistic does not rise enough before a limit of the parameter.
     """
     value, low, high = interval.value, interval.lolim, interval.hilim
     has_low, has_high = math.isfinite(low), math.isfinite(high)
+    after = f" {unit}" if unit else ""
     if has_low and has_high:
-        return f"{figures(value)} ({figures(low)} to {figures(high)})"
+        width = 0.5 * (high - low)
+        shown_value, shown_low, shown_high = (figures(each, width) for each in (value, low, high))
+        return f"{shown_value} ({shown_low} to {shown_high}){after}"
     if has_high:
-        return f"< {figures(high)} (68%, best {figures(value)})"
+        return f"< {figures(high)}{after} (68%, best {figures(value)})"
     if has_low:
-        return f"> {figures(low)} (68%, best {figures(value)})"
-    return f"{figures(value)} (not determined)" if math.isfinite(value) else "not determined"
+        return f"> {figures(low)}{after} (68%, best {figures(value)})"
+    return f"{figures(value)}{after} (not determined)" if math.isfinite(value) else "not determined"
 
 
-def figures(value: float) -> str:
-    """Format a number with three figures, without a power of ten where it is readable so."""
-    if value != 0 and not 1e-3 <= abs(value) < 1e5:
-        return f"{value:.2e}"
+def figures(value: float, error: float = math.inf) -> str:
+    """Format a number without a power of ten where it is readable so.
+
+    It has three figures, or as many as its error asks for.
+    """
     if value == 0:
         return "0"
-    return f"{value:#.3g}".rstrip(".") if abs(value) < 1e3 else f"{value:.0f}"
+    if not 1e-3 <= abs(value) < 1e5:
+        return f"{value:.2e}"
+    wanted = _FIGURES
+    if 0 < error < abs(value):
+        wanted = math.floor(math.log10(abs(value))) - math.floor(math.log10(error)) + 1
+    digits = min(max(wanted, _FIGURES), _MOST_FIGURES)
+    return f"{value:#.{digits}g}".rstrip(".") if abs(value) < 1e3 else f"{value:.0f}"
 
 
 def physical_parameters(fit: Fit) -> dict[str, Interval]:
@@ -133,7 +146,7 @@ def fit_words(fit: Fit) -> str:
     words = []
     for name, interval in physical_parameters(fit).items():
         title, unit = parameter_title(name)
-        words.append(f"{title} {interval_words(interval)} {unit}".rstrip())
+        words.append(f"{title} {interval_words(interval, unit)}")
     return ", ".join(words)
 
 
@@ -155,26 +168,43 @@ def fold_sentence(found: Description) -> str:
 def neighbors_title(found: Description) -> str:
     """Say what a neighbor is."""
     return (
-        f"nearest of the {found.n_references:,} labelled training spectra, by the distance of "
-        "their latents in units of this spectrum's joint error (below about 3: alike within the "
-        "errors)"
+        f"nearest of the {found.n_references:,} {found.references} of the training, by the "
+        "distance of their latents in units of this spectrum's joint error (below about "
+        f"{ALIKE:g}: alike within the errors)"
     )
 
 
 def neighbors_sentence(found: Description) -> str:
-    """Count the classes of the neighbors, and give the range of their distances."""
+    """Count the classes of the neighbors, and tell how far the nearest and the farthest are."""
     counted = Counter(each.label for each in found.neighbors)
-    classes = ", ".join(f"{number} {label}" for label, number in counted.most_common())
+    classes = ", ".join(f"{number} {shown(label)}" for label, number in counted.most_common())
     nearest, farthest = found.neighbors[0], found.neighbors[-1]
-    return (
-        f"{classes}; the nearest is {article(nearest.label)} at {nearest.distance:.1f}, the "
-        f"{len(found.neighbors)}th at {farthest.distance:.1f}"
+    named = f", {shown(nearest.name)}," if nearest.name else ""
+    sentence = (
+        f"{classes}; the nearest is {article(nearest.label)}{named} at {nearest.distance:.1f} "
+        f"({separation(nearest)} apart), the {len(found.neighbors)}th is at "
+        f"{farthest.distance:.1f}"
     )
+    return sentence if nearest.distance < ALIKE else f"{sentence}: none is alike"
+
+
+def separation(neighbor: Neighbor) -> str:
+    """Format the distance of latents with its error."""
+    return f"{neighbor.separation:.2f} ± {neighbor.separation_err:.2f}"
 
 
 def article(label: str) -> str:
     """Put the indefinite article before a class, which is pronounced letter by letter."""
     return f"an {shown(label)}" if label[:1].upper() in "AEFHILMNORSX" else f"a {shown(label)}"
+
+
+def best_covered_flux(found: Description) -> tuple[str, Flux] | None:
+    """Return the flux in 0.5-7 keV with its band, or that of the widest band that is covered."""
+    known = {band: flux for band, flux in found.fluxes.items() if math.isfinite(flux.value)}
+    if not known:
+        return None
+    band = max(known, key=lambda each: BANDS_KEV[each][1] - BANDS_KEV[each][0])
+    return band, known[band]
 
 
 def likely_classes(found: Description) -> list[tuple[str, float]]:
@@ -207,7 +237,7 @@ def _fit_lines(found: Description) -> Iterator[str]:
         return
     for name, interval in physical_parameters(found.fits[best]).items():
         title, unit = parameter_title(name)
-        yield f"{title.ljust(13)} {interval_words(interval)} {unit}".rstrip()
+        yield f"{title.ljust(13)} {interval_words(interval, unit)}"
     for name, fit in sorted(found.fits.items(), key=lambda item: item[1].stat):
         if name != best and math.isfinite(fit.stat):
             rise = fit.stat - found.fits[best].stat

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import logging
 import os
 import tomllib
 import warnings
@@ -24,6 +22,13 @@ from raypipe.box import MODEL_ID, box_folder
 from raypipe.config import Config, EmbedConfig
 from raypipe.config_toml import load_config
 from raypipe.errors import OgipError, RaypipeError, UsageError
+from raypipe.model.bundle_weights import (
+    description_of,
+    metadata_of,
+    population_from,
+    population_tensors,
+    read_description,
+)
 from raypipe.model.card import model_card, model_summary, record_of
 from raypipe.model.channel_axes import ChannelAxes
 from raypipe.model.encode import (
@@ -38,14 +43,7 @@ from raypipe.model.encode import (
 from raypipe.model.flux_answers import density_of, flux_frame
 from raypipe.model.flux_density import FluxDensity, at_resolution
 from raypipe.model.inputs import SpectrumOrPath, identity_of, latents_in, read_all
-from raypipe.model.integrity import (
-    DESCRIPTION,
-    HASH,
-    bundle_hash,
-    require_finite,
-    require_population,
-    safetensors_metadata,
-)
+from raypipe.model.integrity import require_finite, require_population
 from raypipe.model.latent_population import Population
 from raypipe.model.presets import Folded, Paper, build
 from raypipe.ogip import Spectrum
@@ -57,18 +55,7 @@ from raypipe.store.workspace import Workspace, check_name
 if TYPE_CHECKING:
     from raypipe.display.spectrum_figure import BinnedSpectrum
 
-log = logging.getLogger(__name__)
-
-FORMAT = 2
 _MAX_WEIGHTS_BYTES = 1 << 30
-_POPULATION_ARRAYS = (
-    "weights",
-    "means",
-    "precisions_cholesky",
-    "reference_z",
-    "reference_class",
-    "reference_source",
-)
 
 
 @dataclass
@@ -288,23 +275,15 @@ def save_model(model: Model, workspace: Workspace, folder: str) -> None:
         f"network.{name}": value.detach().cpu().contiguous().numpy()
         for name, value in model.network.state_dict().items()
     }
-    for name in _POPULATION_ARRAYS:
-        tensors[f"population.{name}"] = np.ascontiguousarray(getattr(model.population, name))
-    tensors["population.temperature"] = np.array([model.population.temperature])
+    tensors |= population_tensors(model.population)
     tensors["sources.train"] = model.train_sources
     tensors["sources.validation"] = model.validation_sources
-    header = {
-        "format": FORMAT,
-        "model_id": model.model_id,
-        "grid": _grid_as_json(model.grid),
-        "classes": model.population.classes,
-    }
-    description, config = json.dumps(header), model.config.to_toml().encode()
+    description = description_of(model.model_id, model.grid, model.population)
+    config = model.config.to_toml().encode()
     workspace.write_bytes(f"{folder}/config.toml", config)
     workspace.write_json(f"{folder}/metrics.json", model.metrics)
     workspace.write_bytes(f"{folder}/README.md", model_card(model).encode())
-    metadata = {DESCRIPTION: description, HASH: bundle_hash(description, config, tensors)}
-    weights = save_tensors(tensors, metadata=metadata)
+    weights = save_tensors(tensors, metadata=metadata_of(description, config, tensors))
     workspace.write_bytes(f"{folder}/model.safetensors", weights)
 
 
@@ -330,19 +309,8 @@ def load_model(path: str | os.PathLike[str] | None = None) -> Model:
     config_bytes = bundle.read_bytes("config.toml")
     try:
         tensors = load_tensors(data)
-        metadata = safetensors_metadata(data)
-        _require_unchanged(metadata, config_bytes, tensors, where)
-        header = json.loads(metadata[DESCRIPTION])
-        if header["format"] != FORMAT:
-            raise RaypipeError(
-                f"{where}: a model of format {header['format']}, this version of raypipe reads "
-                f"{FORMAT}; train it again"
-            )
         grid = EnergyGrid()
-        if header["grid"] != _grid_as_json(grid):
-            raise RaypipeError(
-                f"{where}: made for another energy grid, {header['grid']}; train it again"
-            )
+        header = read_description(data, config_bytes, tensors, grid, where)
         require_finite(tensors)
         config = load_config(settings=tomllib.loads(config_bytes.decode()))
         network = build(config.model, grid)
@@ -353,11 +321,7 @@ def load_model(path: str | os.PathLike[str] | None = None) -> Model:
                 if name.startswith("network.")
             }
         )
-        population = Population(
-            **{name: tensors[f"population.{name}"] for name in _POPULATION_ARRAYS},
-            classes=tuple(map(str, header["classes"])),
-            temperature=float(tensors.get("population.temperature", np.ones(1))[0]),
-        )
+        population = population_from(tensors, header)
         require_population(population, config.model.latents)
         model_id = check_name(str(header["model_id"]), "model")
         sources = tensors["sources.train"], tensors["sources.validation"]
@@ -381,23 +345,3 @@ def _locate(path: str | os.PathLike[str] | None) -> Workspace:
     if os.fspath(path) == MODEL_ID and not given.exists("model.safetensors"):
         return Workspace(box_folder())
     return given
-
-
-def _require_unchanged(
-    metadata: dict[str, str], config: bytes, tensors: dict[str, npt.NDArray[Any]], where: str
-) -> None:
-    """Raise RaypipeError if a bundle does not have the hash with which it was saved."""
-    if HASH not in metadata:
-        log.info("%s: saved without a hash, so a change since then cannot be detected", where)
-    elif metadata[HASH] != bundle_hash(metadata[DESCRIPTION], config, tensors):
-        raise RaypipeError(
-            f"{where}: it, or config.toml beside it, has changed since the model was saved; "
-            "restore both from a copy, or delete the folder and train the model again"
-        )
-
-
-def _grid_as_json(grid: EnergyGrid) -> dict[str, Any]:
-    """Describe an energy grid: its range, its number of bins, and how they are divided."""
-    low, high = (float(edge) for edge in grid.edges_kev[[0, -1]])
-    divisions = [list(each) for each in grid.divisions]
-    return {"low_kev": low, "high_kev": high, "n_energy": grid.n_energy, "divisions": divisions}

@@ -73,6 +73,8 @@ def require_population(population: Population, latents: int) -> None:
     _require(bool((diagonals > 0).all()), "precisions of components are not positive")
     classes = population.classes
     _require(len(set(classes)) == len(classes), "classes have the same name")
+    names = len(population.reference_names)
+    _require(names in (0, references), f"there are {names} names of {references} references")
     present = np.unique(population.reference_class)
     _require(
         np.array_equal(present, np.arange(len(classes))),

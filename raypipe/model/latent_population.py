@@ -37,7 +37,8 @@ class Population:
 
     `weights` (m,), `means` (m, latents), `precisions_cholesky` (m, latents, latents);
     `reference_z` (r, latents) with `reference_class` (r,), indices into `classes`, and
-    `reference_source` (r,), keys of their sources (`raypipe.identity.source_keys`).
+    `reference_source` (r,), keys of their sources (`raypipe.identity.source_keys`);
+    `reference_names` (r,) the names of these, empty for models that were saved without them.
     `temperature` makes probabilities of classes sharper (below one) or flatter.
     """
 
@@ -49,6 +50,7 @@ class Population:
     reference_source: npt.NDArray[np.int64]
     classes: tuple[str, ...]
     temperature: float = 1.0
+    reference_names: tuple[str, ...] = ()
 
     @classmethod
     def fit(
@@ -58,11 +60,13 @@ class Population:
         sources: npt.NDArray[np.int64],
         references: int,
         seed: int,
+        names: npt.ArrayLike | None = None,
     ) -> Population:
         """Fit the mixture to training latents (n, latents), and keep labelled ones.
 
         `labels` (n,) are class names or None, `sources` (n,) the keys of the rows' sources; at most
-        `references` labelled rows are kept.
+        `references` labelled rows are kept, with the `names` (n,) of their sources if these are
+        given.
         """
         from sklearn.mixture import GaussianMixture
 
@@ -72,17 +76,18 @@ class Population:
         mixture = GaussianMixture(components, reg_covar=_RIDGE, random_state=seed).fit(sample)
         labelled = np.array([i for i, label in enumerate(labels) if label], dtype=np.int64)
         labelled = np.sort(rng.permutation(labelled)[:references])
-        names = [str(labels[i]) for i in labelled]
-        classes = tuple(sorted(set(names)))
+        of_class = [str(labels[i]) for i in labelled]
+        classes = tuple(sorted(set(of_class)))
         index = {name: i for i, name in enumerate(classes)}
         return cls(
             weights=mixture.weights_,
             means=mixture.means_,
             precisions_cholesky=mixture.precisions_cholesky_,
             reference_z=z[labelled],
-            reference_class=np.array([index[name] for name in names], dtype=np.int64),
+            reference_class=np.array([index[name] for name in of_class], dtype=np.int64),
             reference_source=sources[labelled],
             classes=classes,
+            reference_names=() if names is None else tuple(map(str, np.asarray(names)[labelled])),
         ).calibrated()
 
     def anomaly_score(self, z: FloatArray) -> FloatArray:

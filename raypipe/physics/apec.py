@@ -2,7 +2,8 @@
 
 Both files have a table `PARAMETERS` with a row per temperature, and behind it one table
 `EMISSIVITY` per temperature, in the same order (AtomDB's documentation of the APEC files).
-Emissivities are for the solar abundances of Anders & Grevesse (1989).
+Emissivities are for the solar abundances of Anders & Grevesse (1989). The files `*_nei_*` beside
+them, for plasma out of ionization equilibrium, are another kind and not read.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from raypipe.physics.energy import EnergyGrid, FloatArray
 
 CONTINUUM, LINES = "apec_v3*_coco.fits", "apec_v3*_line.fits"
 """Names of the two files."""
+NON_EQUILIBRIUM = "_nei_"
+"""Part of the names of tables for plasma out of ionization equilibrium."""
 KEV_ANGSTROM = 12.398419843
 """Planck's constant times the speed of light."""
 HEAVIEST_PRIMORDIAL = 2
@@ -34,7 +37,9 @@ def read_apec(folder: Path, grid: EnergyGrid) -> Emissivities:
     """
     continuum = _read(_only(folder, CONTINUUM), grid, _continuum)
     lines = _read(_only(folder, LINES), grid, _lines)
-    if not np.allclose(continuum.kt_kev, lines.kt_kev, rtol=1e-3):
+    if continuum.kt_kev.shape != lines.kt_kev.shape or not np.allclose(
+        continuum.kt_kev, lines.kt_kev, rtol=1e-3
+    ):
         raise UsageError(f"{folder}: tables of lines and continuum have different temperatures")
     return Emissivities(
         continuum.kt_kev,
@@ -50,9 +55,14 @@ def apec_files(folder: str | Path) -> list[tuple[str, int]]:
 
 
 def _only(folder: Path, pattern: str) -> Path:
-    found = sorted(Path(folder).glob(pattern))
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder, for the tables of AtomDB")
+    found = [path for path in sorted(folder.glob(pattern)) if NON_EQUILIBRIUM not in path.name]
     if len(found) != 1:
-        raise UsageError(f"{folder}: {len(found)} files {pattern}; one is needed (see atomdb.org)")
+        names = f" ({', '.join(path.name for path in found)})" if found else ""
+        raise UsageError(
+            f"{folder}: {len(found)} files {pattern}{names}; one is needed (see atomdb.org)"
+        )
     return found[0]
 
 
@@ -65,16 +75,28 @@ def _read(path: Path, grid: EnergyGrid, spectra: Any) -> Emissivities:
             if not 0 < len(tables) == len(temperatures) <= _MOST_TEMPERATURES:
                 raise ValueError(f"{len(temperatures)} temperatures and {len(tables)} tables")
             rows = [spectra(table.data, grid) for table in tables]
+        order = np.argsort(temperatures, kind="stable")
+        primordial, metals = (np.stack(each)[order] for each in zip(*rows, strict=True))
+        _require_physical(temperatures[order], primordial, metals)
     except (OSError, KeyError, ValueError, TypeError, IndexError) as error:
-        raise UsageError(f"{path}: not a table of APEC ({error})") from error
-    order = np.argsort(temperatures, kind="stable")
-    primordial, metals = (np.stack(each)[order] for each in zip(*rows, strict=True))
+        raise UsageError(f"{path}: not a table of APEC, or damaged ({error})") from error
     return Emissivities(temperatures[order], primordial, metals)
+
+
+def _require_physical(kt_kev: FloatArray, *emissivities: FloatArray) -> None:
+    """Raise ValueError unless temperatures rise from above zero and emissivities are finite."""
+    if not (kt_kev[0] > 0 and np.all(np.diff(kt_kev) > 0) and np.all(np.isfinite(kt_kev))):
+        raise ValueError("temperatures kT are not positive and different")
+    if not all(np.all(np.isfinite(each)) and np.all(each >= 0) for each in emissivities):
+        raise ValueError("emissivities are not finite and positive")
 
 
 def _lines(table: Any, grid: EnergyGrid) -> tuple[FloatArray, FloatArray]:
     """Put each line into the bin that holds it."""
-    energy = KEV_ANGSTROM / np.asarray(table["Lambda"], dtype=float)
+    wavelength = np.asarray(table["Lambda"], dtype=float)
+    if not np.all(wavelength > 0):
+        raise ValueError("wavelengths Lambda are not positive")
+    energy = KEV_ANGSTROM / wavelength
     emissivity = np.asarray(table["Epsilon"], dtype=float)
     primordial = np.asarray(table["Element"]) <= HEAVIEST_PRIMORDIAL
     place = np.searchsorted(grid.edges_kev, energy, side="right") - 1

@@ -119,12 +119,14 @@ LINES = (
 )
 
 
-def thermal_plasma(kt_kev: FloatArray, abundance: FloatArray, grid: EnergyGrid) -> FloatArray:
+def thermal_plasma(
+    kt_kev: FloatArray, abundance: FloatArray, grid: EnergyGrid, apec_dir: str | None = None
+) -> FloatArray:
     """Return plasma spectra (B, n), normalized to one photon/cm2/s between 0.5 and 7 keV.
 
     The arguments are those of `plasma_flux`.
     """
-    return normalized(plasma_flux(kt_kev, abundance, grid), grid)
+    return normalized(plasma_flux(kt_kev, abundance, grid, apec_dir), grid)
 
 
 def plasma_flux(

@@ -2,8 +2,8 @@
 
 The `draw` function of a class draws the parameters of k sources. Its `spectrum` function computes
 absorbed photon flux densities (k, n) in photon/cm2/s/keV, with arbitrary norm, from nothing but the
-parameters; it reproduces the spectra of a truth table. Classes overlap as real ones do: no single
-parameter separates two of them.
+parameters and a model of plasma; it reproduces the spectra of a truth table. Classes overlap as
+real ones do: no single parameter separates two of them.
 
 The papers cited below describe the spectra of such sources and give ranges of parameters. Within
 these ranges, centers, scatters, limits and fractions were chosen and not fitted to a sample.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,9 @@ from raypipe.physics.plasma import thermal_plasma
 
 Parameters = Mapping[str, FloatArray]
 Draw = Callable[[np.random.Generator, int], dict[str, FloatArray]]
-Spectrum = Callable[[Parameters, EnergyGrid], FloatArray]
+Plasma = Callable[[FloatArray, FloatArray, EnergyGrid], FloatArray]
+"""A function of temperatures, keV, abundances and a grid, such as `thermal_plasma`."""
+Spectrum = Callable[[Parameters, EnergyGrid, Plasma], FloatArray]
 
 PARAMETERS: dict[str, str] = {
     "nh_1e22": "column density in front of the primary emission, 10^22 cm^-2",
@@ -128,7 +131,7 @@ def _draw_agn(rng: np.random.Generator, k: int) -> dict[str, FloatArray]:
     return _of_second("kt_kev", drawn)
 
 
-def _agn(p: Parameters, grid: EnergyGrid) -> FloatArray:
+def _agn(p: Parameters, grid: EnergyGrid, _: Plasma) -> FloatArray:
     """Compute an active galactic nucleus: power law, black-body soft excess, iron line, absorber.
 
     Photon indices lie between about 1.5 and 2.2 (Nandra & Pounds 1994; Piconcelli et al. 2005).
@@ -163,12 +166,12 @@ def _draw_cv(rng: np.random.Generator, k: int) -> dict[str, FloatArray]:
     }
 
 
-def _cv(p: Parameters, grid: EnergyGrid) -> FloatArray:
+def _cv(p: Parameters, grid: EnergyGrid, plasma: Plasma) -> FloatArray:
     """Compute a cataclysmic variable: hot plasma with iron lines at 6.4, 6.7 and 6.97 keV.
 
     kT is 5-40 keV; magnetic systems have a partial absorber (Mukai 2017; Ezuka & Ishida 1999).
     """
-    primary = thermal_plasma(p["kt_kev"], p["abundance"], grid)
+    primary = plasma(p["kt_kev"], p["abundance"], grid)
     primary += _iron_line(p, primary, grid)
     return _partly_covered(p, primary, grid)
 
@@ -204,7 +207,7 @@ def _draw_yso(rng: np.random.Generator, k: int) -> dict[str, FloatArray]:
     }
 
 
-def _two_plasmas(p: Parameters, grid: EnergyGrid) -> FloatArray:
+def _two_plasmas(p: Parameters, grid: EnergyGrid, plasma: Plasma) -> FloatArray:
     """Compute a star: two plasmas with the same abundance and the same absorber.
 
     High-mass stars have wind shocks of 0.3-0.8 keV, and in binaries colliding winds of 1-3 keV
@@ -212,10 +215,8 @@ def _two_plasmas(p: Parameters, grid: EnergyGrid) -> FloatArray:
     (Guedel 2004). Young stellar objects have 0.8 and 1.5-6 keV and are absorbed by their clouds,
     10^21-10^23 cm^-2 (Getman et al. 2005).
     """
-    flux = thermal_plasma(p["kt_kev"], p["abundance"], grid)
-    _add_second(
-        flux, p, lambda having: thermal_plasma(having["kt2_kev"], having["abundance"], grid)
-    )
+    flux = plasma(p["kt_kev"], p["abundance"], grid)
+    _add_second(flux, p, lambda having: plasma(having["kt2_kev"], having["abundance"], grid))
     flux *= transmission(p["nh_1e22"], grid)
     return flux
 
@@ -228,7 +229,7 @@ def _draw_hmxb(rng: np.random.Generator, k: int) -> dict[str, FloatArray]:
     }
 
 
-def _hmxb(p: Parameters, grid: EnergyGrid) -> FloatArray:
+def _hmxb(p: Parameters, grid: EnergyGrid, _: Plasma) -> FloatArray:
     """Compute a high-mass X-ray binary: hard power law and neutral iron line, absorbed by the wind.
 
     Photon indices are 0.5-1.5 below the cutoff, column densities 10^22 cm^-2 and more, and iron
@@ -251,7 +252,7 @@ def _draw_lmxb(rng: np.random.Generator, k: int) -> dict[str, FloatArray]:
     return _of_second("photon_index", drawn)
 
 
-def _lmxb(p: Parameters, grid: EnergyGrid) -> FloatArray:
+def _lmxb(p: Parameters, grid: EnergyGrid, _: Plasma) -> FloatArray:
     """Compute a low-mass X-ray binary: a multicolor disk and a Comptonized power law.
 
     Inner disks have 0.3-2 keV, photon indices are 1.4-2.5 (Mitsuda et al. 1984; Remillard &
@@ -274,7 +275,7 @@ def _draw_ns(rng: np.random.Generator, k: int) -> dict[str, FloatArray]:
     return _of_second("photon_index", drawn)
 
 
-def _ns(p: Parameters, grid: EnergyGrid) -> FloatArray:
+def _ns(p: Parameters, grid: EnergyGrid, _: Plasma) -> FloatArray:
     """Compute an isolated neutron star: a cooling surface and a magnetospheric power law.
 
     Surfaces have 0.08-0.3 keV, photon indices are 1-2 (Becker & Truemper 1997; De Luca et al.
@@ -286,15 +287,15 @@ def _ns(p: Parameters, grid: EnergyGrid) -> FloatArray:
     return flux
 
 
-def _absorbed_power_law(p: Parameters, grid: EnergyGrid) -> FloatArray:
+def _absorbed_power_law(p: Parameters, grid: EnergyGrid, _: Plasma) -> FloatArray:
     return power_law(p["photon_index"], grid) * transmission(p["nh_1e22"], grid)
 
 
-def _absorbed_black_body(p: Parameters, grid: EnergyGrid) -> FloatArray:
+def _absorbed_black_body(p: Parameters, grid: EnergyGrid, _: Plasma) -> FloatArray:
     return black_body(p["kt_kev"], grid) * transmission(p["nh_1e22"], grid)
 
 
-def _absorbed_bremsstrahlung(p: Parameters, grid: EnergyGrid) -> FloatArray:
+def _absorbed_bremsstrahlung(p: Parameters, grid: EnergyGrid, _: Plasma) -> FloatArray:
     return bremsstrahlung(p["kt_kev"], grid) * transmission(p["nh_1e22"], grid)
 
 
@@ -340,6 +341,11 @@ class Sources:
         """Return the sources in these rows, in this order."""
         return Sources(self.model[rows], {name: v[rows] for name, v in self.parameters.items()})
 
+    @property
+    def have_plasma(self) -> bool:
+        """Tell whether any of the sources emits as a thermal plasma, which has an abundance."""
+        return bool(np.isfinite(self.parameters["abundance"]).any())
+
     @classmethod
     def assemble(
         cls, model: npt.NDArray[np.str_], pieces: Sequence[tuple[npt.NDArray[np.intp], Parameters]]
@@ -364,14 +370,16 @@ def draw_population(rng: np.random.Generator, sources: int) -> Sources:
     return Sources.assemble(model, pieces)
 
 
-def photon_flux(sources: Sources, grid: EnergyGrid) -> FloatArray:
+def photon_flux(sources: Sources, grid: EnergyGrid, apec_dir: str | None = None) -> FloatArray:
     """Return the absorbed photon flux densities of sources (K, n), photon/cm2/s/keV.
 
-    The first component has one photon/cm2/s between 0.5 and 7 keV before absorption.
+    The first component has one photon/cm2/s between 0.5 and 7 keV before absorption. `apec_dir` is
+    a folder with the tables of AtomDB for plasmas, which are raypipe's own without it.
     """
+    plasma = partial(thermal_plasma, apec_dir=apec_dir)
     flux = np.empty((len(sources), grid.n))
     for name in np.unique(sources.model):
         rows = np.flatnonzero(sources.model == name)
         parameters = {key: values[rows] for key, values in sources.parameters.items()}
-        flux[rows] = SPECTRA[str(name)](parameters, grid)
+        flux[rows] = SPECTRA[str(name)](parameters, grid, plasma)
     return flux

@@ -24,9 +24,11 @@ import pyarrow.parquet as pq
 from raypipe._version import __version__
 from raypipe.errors import UsageError
 from raypipe.identity import parse_csc_name
+from raypipe.physics.apec import apec_files
 from raypipe.simulation.mission_products import NAMES, mission_names, mission_pha
 from raypipe.simulation.products import INSTRUMENT, arf_file, pha_file, product_name, rmf_file
-from raypipe.simulation.survey import RELEASE, Plan, Responses, Survey, draw_batch, plan_survey
+from raypipe.simulation.survey import RELEASE, Survey, draw_batch
+from raypipe.simulation.survey_plan import Plan, Responses, plan_survey
 from raypipe.store.addresses import file_name
 
 logger = logging.getLogger(__name__)
@@ -67,6 +69,7 @@ def simulate(
     visits: int = 1,
     counts_min: float = 50.0,
     counts_max: float = 5000.0,
+    apec_dir: str | Path | None = None,
     overwrite: bool = False,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -77,7 +80,8 @@ def simulate(
     built-in ACIS ones, or the responses (`read_responses`) of any telescopes in the folder, or the
     folders, `responses`; a source of which a telescope sees next to nothing goes to another, or has
     few counts. Each source is observed `visits` times, by different telescopes as far as there are
-    any. Expected source counts (0.5-7 keV) lie within `counts_min` and `counts_max`.
+    any. Expected source counts (0.5-7 keV) lie within `counts_min` and `counts_max`. Plasmas are
+    raypipe's own, or made from the tables of AtomDB in the folder `apec_dir`.
 
     A detection by ACIS has a pha3 (with its background), an arf3 and an rmf3 file, named and laid
     out as in the Chandra Source Catalog; detections of one instrument share their RMF by hard
@@ -101,6 +105,7 @@ def simulate(
         "catalog": None if catalog is None else file_name(catalog),
         "responses": _folder_names(responses),
         "visits": visits,
+        "apec_tables": None if apec_dir is None else [name for name, _ in apec_files(apec_dir)],
     }
     plan = plan_survey(
         detections,
@@ -110,7 +115,10 @@ def simulate(
         catalog=catalog,
         responses=responses,
         visits=visits,
+        apec_dir=apec_dir,
     )
+    if apec_dir is not None and not plan.targets.sources.have_plasma:
+        logger.warning("no source of this survey has a plasma: the tables of AtomDB are not used")
     _prepare(out, overwrite=overwrite)
     logger.info("simulate: writing %d detections to %s", len(plan), out)
     _write_description(out, settings, complete=False, fingerprint=None)

@@ -19,16 +19,19 @@ COARSE = EnergyGrid(0.3, 10.0, 194)
 _SOURCES_AT_ONCE = 4096
 
 
-def seen_shares(sources: Sources, instruments: Sequence[Instrument]) -> FloatArray:
+def seen_shares(
+    sources: Sources, instruments: Sequence[Instrument], apec_dir: str | None = None
+) -> FloatArray:
     """Return the share of each source's photons, 0.5-7 keV, at energies an instrument sees: (K, I).
 
     NuSTAR, whose area begins at 2.4 keV, sees nothing of a cool star; a CCD sees all of everything.
+    `apec_dir` is that of `photon_flux`.
     """
     seen = np.stack([_sees(each) for each in instruments], axis=1)
     shares = np.empty((len(sources), len(instruments)))
     for start in range(0, len(sources), _SOURCES_AT_ONCE):
         rows = np.arange(start, min(start + _SOURCES_AT_ONCE, len(sources)))
-        flux = photon_flux(sources.take(rows), COARSE)[:, COARSE.in_band]
+        flux = photon_flux(sources.take(rows), COARSE, apec_dir)[:, COARSE.in_band]
         shares[rows] = (flux @ seen) / flux.sum(axis=1, keepdims=True)
     return shares
 

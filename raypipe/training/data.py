@@ -36,13 +36,15 @@ _LEARNED = ["name", "class", "content_sha256"]
 class Roster:
     """Hold the detections of a release and their splits, sorted by detection_id.
 
-    It is identical on every worker. `keys` (n,) identify the sources; `labels` (n,) are their
+    It is identical on every worker. `keys` (n,) identify the sources, and `names` (n,) name them,
+    or the detection where a source has no name; `labels` (n,) are their
     classes, None if unknown; `split` (n,) is the split; `usable` (n,) says whether training can use
     a row; `part` (n,) is the index into `files` of the file with the row. `fingerprint` identifies
     the data.
     """
 
     detection_ids: npt.NDArray[Any]
+    names: pa.ChunkedArray
     keys: npt.NDArray[np.int64]
     labels: npt.NDArray[Any]
     split: npt.NDArray[np.str_]
@@ -80,6 +82,7 @@ def read_roster(workspace: Workspace, release: str, config: TrainConfig) -> Rost
     labels = table["class"].to_pylist() if "class" in table.column_names else [None] * len(table)
     roster = Roster(
         detection_ids=np.array(ids, dtype=object),
+        names=pc.coalesce(table["name"], table["detection_id"]),
         keys=keys,
         labels=np.array(labels, dtype=object),
         split=split,

@@ -175,7 +175,9 @@ class _Trainer:
             config=self.config,
             grid=network.grid,
             network=network,
-            population=Population.fit(z, labels, keys, train.references, train.seed),
+            population=Population.fit(
+                z, labels, keys, train.references, train.seed, self.roster.names.take(rows)
+            ),
             train_sources=np.unique(keys),
             validation_sources=np.unique(self.roster.keys[self.roster.rows(VALIDATION)]),
             metrics=self._metrics(network, standing, counts.cpu().double().numpy()),

@@ -26,7 +26,7 @@ from raypipe.model.latent_population import Population
 from raypipe.model.presets import Folded
 from raypipe.model.refine import refine
 from raypipe.simulation.responses import read_responses
-from raypipe.simulation.survey import plan_survey
+from raypipe.simulation.survey_plan import plan_survey
 from raypipe.spectra.grid import EnergyGrid
 from raypipe.store.run_record import made_by
 from raypipe.store.workspace import Workspace
@@ -57,7 +57,9 @@ def make_bundle(
     survey = _survey(data, folders, config.train.seed)
     z = _refined(network, survey, config.embed.refine_steps)
     keys = source_keys(survey.names, survey.names)
-    population = Population.fit(z, survey.classes, keys, REFERENCES, config.train.seed)
+    population = Population.fit(
+        z, survey.classes, keys, REFERENCES, config.train.seed, survey.names
+    )
     population = dataclasses.replace(
         population, reference_z=population.reference_z.astype(np.float32)
     )

@@ -14,7 +14,7 @@ from benchmarks.latents.table import in_bins
 from raypipe.model.features import prepare
 from raypipe.model.folding import fold
 from raypipe.simulation.populations import PARAMETERS, Sources
-from raypipe.simulation.survey import Plan, plan_survey
+from raypipe.simulation.survey_plan import Plan, plan_survey
 
 
 @pytest.fixture(scope="module")

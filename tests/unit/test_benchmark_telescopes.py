@@ -23,7 +23,7 @@ from benchmarks.telescopes.views import pairs, telescopes_of, views
 from raypipe.model.features import prepare
 from raypipe.ogip import read_spectrum
 from raypipe.physics.components import power_law
-from raypipe.simulation.survey import Plan, plan_survey
+from raypipe.simulation.survey_plan import Plan, plan_survey
 from raypipe.simulation.visits import SEEN_SHARE, seen_shares
 from raypipe.spectra.batch import SpectraBatch
 

@@ -15,6 +15,7 @@ from raypipe.box import MODEL_ID, box_folder, is_from_box
 from raypipe.cli import main
 from raypipe.config import PRESET_BINS
 from raypipe.errors import RaypipeError, UsageError
+from raypipe.identity import source_keys
 from raypipe.model.bundle import Model, load_model
 from raypipe.model.card import model_card, model_summary
 from raypipe.model.choice import adopt_model, choose_model, default_model, resolve_model
@@ -49,6 +50,13 @@ def test_it_opens_without_arguments_and_by_its_id(boxed: Model) -> None:
     assert load_model(MODEL_ID).fingerprint == boxed.fingerprint
     assert raypipe.load_model().fingerprint == boxed.fingerprint
     assert load_model() is not boxed
+
+
+def test_it_names_the_sources_of_its_references(boxed: Model) -> None:
+    population = boxed.population
+    names = population.reference_names
+    assert all(name.startswith("2CXO J") for name in names)
+    np.testing.assert_array_equal(source_keys(names, names), population.reference_source)
 
 
 def test_its_files_are_few_and_small() -> None:

@@ -18,10 +18,11 @@ import raypipe
 from raypipe.cli import main
 from raypipe.describing.cautions import counts_per_frame
 from raypipe.describing.description import Description, Descriptions, Flux, Interval
+from raypipe.describing.measure import nearest_references
 from raypipe.describing.page import description_fragment, description_page
-from raypipe.describing.physics_posterior import physics_posterior
+from raypipe.describing.physics_posterior import Axis, physics_posterior
 from raypipe.describing.plot_files import PlotFiles
-from raypipe.describing.text import flux_words, interval_words
+from raypipe.describing.text import best_covered_flux, flux_words, interval_words
 from raypipe.errors import OgipError, UsageError
 from raypipe.model.bundle import Model, load_model
 from raypipe.ogip import Spectrum
@@ -94,7 +95,7 @@ def test_the_text_says_what_the_classes_and_neighbors_are(described: Description
     text = str(described)
     assert "the 600 labelled" in " ".join(text.split())
     assert "power laws that folded-format2 was trained on" in " ".join(text.split())
-    assert "nearest of the 600 labelled training spectra" in text
+    assert "nearest of the 600 labelled spectra of the training" in " ".join(text.split())
     assert "best physical fit: " in text
     assert "z-score" in text
     assert repr(described).startswith("Description(")
@@ -105,6 +106,9 @@ def test_limits_are_shown_as_limits() -> None:
     assert interval_words(Interval(0.0, math.nan, 3.2)) == "< 3.20 (68%, best 0)"
     assert interval_words(Interval(60.0, 12.0, math.nan)) == "> 12.0 (68%, best 60.0)"
     assert interval_words(Interval(1.5, 1.25, 2.0)) == "1.50 (1.25 to 2.00)"
+    assert interval_words(Interval(1.2731, 1.2662, 1.2808)) == "1.273 (1.266 to 1.281)"
+    assert interval_words(Interval(0.0, math.nan, 3.2), "keV") == "< 3.20 keV (68%, best 0)"
+    assert interval_words(Interval(2.0, 1.5, 2.5), "keV") == "2.00 (1.50 to 2.50) keV"
     assert flux_words(Flux(1e-15, 0.0, 3e-15, 3e-15)) == "< 3.00e-15 (90% upper limit)"
     assert "partly extrapolated" in flux_words(Flux(1e-15, 9e-16, 2e-15, None, True))
     assert flux_words(Flux(math.nan, math.nan, math.nan)) == "not covered by the channels"
@@ -256,6 +260,78 @@ def test_the_corner_plot_has_the_interval_of_the_fit(described: Description) -> 
     low, high = physics.levels((0.683, 0.954))
     assert physics.density[physics.density >= high].sum() == pytest.approx(0.683, abs=0.03)
     assert physics.density[physics.density >= low].sum() == pytest.approx(0.954, abs=0.02)
+
+
+def test_the_corner_plot_of_few_counts_ends_where_the_posterior_does(
+    model: Model, shared_data: Path
+) -> None:
+    found = raypipe.describe(shared_data / "ciao" / "obs1.pi", model=model)
+    assert isinstance(found, Description)
+    physics = found.physics
+    assert physics is not None
+    # 49 counts: the likelihood alone has a tail to the limit of 5,000.
+    assert 10.0 < physics.x.values[-1] < 500.0
+    assert physics.x.values[0] == pytest.approx(0.0, abs=1e-9)
+    assert physics.marginal(0)[-1] < 0.1
+
+
+def test_axes_are_even_in_what_priors_are_flat_in() -> None:
+    axis = Axis(np.array([0.0, 20.0, 5000.0]), "N_H", 10.0)
+    np.testing.assert_allclose(axis.place(axis.values), np.log([10.0, 30.0, 5010.0]))
+    np.testing.assert_allclose(axis.value(axis.place(axis.values)), axis.values, atol=1e-9)
+    assert axis.bends
+    assert axis.ticks()[0] == 0.0
+    assert 4 <= len(axis.ticks()) <= 6
+    assert not Axis(np.array([2300.0, 2400.0]), "N_H", 10.0).bends
+    assert not Axis(np.array([1.0, 3.0]), "photon index", None).bends
+
+
+def test_neighbors_have_names_classes_and_distances_with_errors(model: Model) -> None:
+    population = model.population
+    names = tuple(f"source {row}" for row in range(len(population.reference_z)))
+    named = replace(model, population=replace(population, reference_names=names))
+    covariance = 1e-4 * np.diag(np.arange(1.0, 9.0) ** 2)
+    z = population.reference_z[7] + np.array([0.005, 0, 0, 0, 0, 0, 0, 0])
+    nearest = nearest_references(z, covariance, named)
+    (seventh,) = (each for each in nearest if each.name == "source 7")
+    assert seventh.label == population.classes[population.reference_class[7]]
+    assert seventh.separation == pytest.approx(0.005)
+    assert seventh.separation_err == pytest.approx(0.01)
+    assert seventh.distance == pytest.approx(0.5)
+    assert {each.name for each in nearest_references(z, covariance, model)} == {None}
+
+
+def test_a_page_has_the_flux_of_a_band_that_is_covered(described: Description) -> None:
+    nothing, known = Flux(math.nan, math.nan, math.nan), Flux(5e-10, 4.9e-10, 5.1e-10)
+    fluxes = {**dict.fromkeys("usmb", nothing), "h": known}
+    hard = replace(described, fluxes=fluxes)
+    assert best_covered_flux(hard) == ("h", known)
+    page = description_page(hard)
+    assert "flux, 2-7 keV" in page
+    assert ">nan<" not in page
+    none = replace(described, fluxes=dict.fromkeys("usmhb", nothing))
+    assert "flux, " not in description_page(none).partition("Figures</h2>")[0]
+
+
+def test_a_table_shows_limits_as_limits(described: Description) -> None:
+    fit = described.fits["powlaw"]
+    limited = fit.parameters | {"powlaw_nh": Interval(0.0, math.nan, 4.2)}
+    fits = {"powlaw": replace(fit, parameters=limited)}
+    both = Descriptions((replace(described, fits=fits), described))
+    text = str(both)
+    assert "nh <4.20" in text
+    assert max(map(len, text.splitlines())) < 160
+
+
+def test_an_interrupted_description_promises_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("raypipe.describing.describe.describe_all", interrupt)
+    assert main(["describe", "one.pi"]) == 130
+    assert capsys.readouterr().err.endswith("raypipe: interrupted\n")
 
 
 def test_a_model_without_flux_is_refused(model: Model) -> None:

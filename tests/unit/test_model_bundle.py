@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from raypipe.config import Config
 from raypipe.config_toml import load_config
 from raypipe.errors import RaypipeError
 from raypipe.identity import source_keys
-from raypipe.model import bundle
+from raypipe.model import bundle_weights
 from raypipe.model.bundle import Model, load_model, save_model
 from raypipe.model.latent_population import Population
 from raypipe.model.presets import build
@@ -60,6 +61,21 @@ def test_a_bundle_comes_back_whole(model: Model, tmp_path: Path) -> None:
     assert before.equals(after)
     assert loaded.split_of(np.array([1, 250, 999])).tolist() == ["train", "validation", "test"]
     assert loaded.population.classes == ("AGN", "YSO")
+    assert loaded.population.reference_names == ()
+
+
+def test_names_of_the_labelled_spectra_come_back(model: Model, tmp_path: Path) -> None:
+    keys, labels = np.arange(300), np.array([None, "AGN", "YSO"] * 100, dtype=object)
+    z = np.random.default_rng(0).normal(size=(300, 8))
+    names = [f"2CXO J{key:06d}.0+000000" for key in keys]
+    population = Population.fit(z, labels, keys, references=150, seed=0, names=names)
+    save_model(replace(model, population=population), Workspace(tmp_path), "m")
+    loaded = load_model(tmp_path / "m").population
+    assert loaded.reference_names == tuple(names[key] for key in loaded.reference_source)
+    fewer = replace(population, reference_names=population.reference_names[1:])
+    save_model(replace(model, population=fewer), Workspace(tmp_path), "few")
+    with pytest.raises(RaypipeError, match="149 names of 150 references"):
+        load_model(tmp_path / "few")
 
 
 def test_a_model_shows_itself_in_one_line(model: Model) -> None:
@@ -207,7 +223,7 @@ def test_a_bundle_for_another_grid_is_to_be_trained_again(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(bundle, "_grid_as_json", lambda grid: {"n_energy": 590})
+        patch.setattr(bundle_weights, "_grid_as_json", lambda grid: {"n_energy": 590})
         save_model(model, Workspace(tmp_path), "m")
     with pytest.raises(RaypipeError, match=r"another energy grid, .*590.*; train it again"):
         load_model(tmp_path / "m")

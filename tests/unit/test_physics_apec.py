@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,49 +15,9 @@ from raypipe.physics.apec import apec_files, read_apec
 from raypipe.physics.energy import EnergyGrid
 from raypipe.physics.plasma import plasma_flux
 from raypipe.spectra import grid as model_grid
+from tests.unit.apec_tables import TEMPERATURES, write_lines, write_tables
 
 GRID = EnergyGrid()
-TEMPERATURES = np.array([0.5, 1.0, 2.0])
-
-
-def write_tables(folder: Path) -> None:
-    """Write a continuum of hydrogen and oxygen, and a line of oxygen at 0.6536 keV."""
-    write(folder / "apec_v3.0.9_line.fits", [lines(scale) for scale in TEMPERATURES])
-    write(folder / "apec_v3.0.9_coco.fits", [continuum(scale) for scale in TEMPERATURES])
-
-
-def write(path: Path, tables: list[fits.BinTableHDU]) -> None:
-    parameters = fits.BinTableHDU.from_columns([fits.Column("kT", "E", array=TEMPERATURES)])
-    parameters.name = "PARAMETERS"
-    fits.HDUList([fits.PrimaryHDU(), parameters, *tables]).writeto(path)
-
-
-def lines(scale: float) -> fits.BinTableHDU:
-    columns = [
-        fits.Column("Lambda", "E", array=[12.398419843 / 0.6536, 12.398419843 / 0.05]),
-        fits.Column("Epsilon", "E", array=[3e-16 * scale, 1.0]),
-        fits.Column("Element", "J", array=[8, 8]),
-        fits.Column("Ion", "J", array=[8, 8]),
-    ]
-    return fits.BinTableHDU.from_columns(columns, name="EMISSIVITY")
-
-
-def continuum(scale: float) -> fits.BinTableHDU:
-    """Hydrogen falls from 1e-17 to 0 from 0.1 to 10.1 keV; the last row repeats an ion."""
-    energy = np.array([[0.1, 10.1, 0.0]] * 3)
-    strong = np.array([[1e-17, 0, 9], [2e-18, 2e-18, 9], [1, 1, 9]])
-    weak = np.array([[0, 0, 0], [1e-18, 1e-18, 9], [0, 0, 0]])
-    columns = [
-        fits.Column("Z", "J", array=[1, 8, 8]),
-        fits.Column("rmJ", "J", array=[0, 0, 8]),
-        fits.Column("N_Cont", "J", array=[2, 2, 2]),
-        fits.Column("E_Cont", "3E", array=energy),
-        fits.Column("Continuum", "3E", array=scale * strong),
-        fits.Column("N_Pseudo", "J", array=[0, 2, 0]),
-        fits.Column("E_Pseudo", "3E", array=energy),
-        fits.Column("Pseudo", "3E", array=scale * weak),
-    ]
-    return fits.BinTableHDU.from_columns(columns, name="EMISSIVITY")
 
 
 def test_lines_and_continua_of_the_tables_are_in_the_flux(tmp_path: Path) -> None:
@@ -88,13 +49,69 @@ def test_the_plasma_that_is_fitted_is_that_of_the_tables(tmp_path: Path) -> None
 
 
 def test_a_folder_without_the_tables_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"elsewhere: no such folder, for the tables of AtomDB"):
+        apec_files(tmp_path / "elsewhere")
     with pytest.raises(UsageError, match=r"0 files apec_v3\*_coco.fits; one is needed"):
         read_apec(tmp_path, GRID)
+
+
+def test_tables_out_of_equilibrium_are_passed_over_and_two_versions_refused(tmp_path: Path) -> None:
     write_tables(tmp_path)
+    (tmp_path / "apec_v3.0.9_nei_line.fits").write_bytes(b"another kind")
     assert [name for name, _ in apec_files(tmp_path)] == [
         "apec_v3.0.9_coco.fits",
         "apec_v3.0.9_line.fits",
     ]
-    (tmp_path / "apec_v3.0.9_line.fits").write_bytes(b"SIMPLE")
-    with pytest.raises(UsageError, match=r"apec_v3.0.9_line.fits: not a table of APEC"):
+    (tmp_path / "apec_v3.1.0_line.fits").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"2 files .*v3.0.9_line.fits, apec_v3.1.0_line.fits\)"):
+        apec_files(tmp_path)
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-2880])
+
+
+def without_header(path: Path) -> None:
+    path.write_bytes(b"SIMPLE")
+
+
+def with_a_temperature_of_zero(path: Path) -> None:
+    change(path, "PARAMETERS", "kT", 0.0)
+
+
+def with_a_wavelength_of_zero(path: Path) -> None:
+    change(path, "EMISSIVITY", "Lambda", 0.0)
+
+
+def with_an_emissivity_that_is_no_number(path: Path) -> None:
+    change(path, "EMISSIVITY", "Epsilon", np.nan)
+
+
+def change(path: Path, table: str, column: str, value: float) -> None:
+    with fits.open(path, mode="update") as file:
+        file[table].data[column][0] = value
+
+
+@pytest.mark.filterwarnings("ignore:File may have been truncated")
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut_off,
+        without_header,
+        with_a_temperature_of_zero,
+        with_a_wavelength_of_zero,
+        with_an_emissivity_that_is_no_number,
+    ],
+)
+def test_a_damaged_table_is_named(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    write_tables(tmp_path)
+    damage(tmp_path / "apec_v3.0.9_line.fits")
+    with pytest.raises(UsageError, match=r"apec_v3.0.9_line.fits: not a table of APEC, or damaged"):
+        read_apec(tmp_path, GRID)
+
+
+def test_tables_of_different_temperatures_are_refused(tmp_path: Path) -> None:
+    write_tables(tmp_path)
+    write_lines(tmp_path / "apec_v3.0.9_line.fits", TEMPERATURES[:2])
+    with pytest.raises(UsageError, match="lines and continuum have different temperatures"):
         read_apec(tmp_path, GRID)

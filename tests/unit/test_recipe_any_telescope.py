@@ -13,7 +13,8 @@ import recipes.any_telescope.train as training
 from benchmarks.latents.responses import gridded
 from benchmarks.telescopes.network import load_network
 from raypipe.simulation.acis import acis_instruments
-from raypipe.simulation.survey import draw_batch, plan_survey
+from raypipe.simulation.survey import draw_batch
+from raypipe.simulation.survey_plan import plan_survey
 from recipes.any_telescope.fresh import Choices, FreshStream, weights_of
 from recipes.any_telescope.made_up import with_made_up
 from recipes.any_telescope.prepare import sky_of

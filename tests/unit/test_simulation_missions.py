@@ -28,7 +28,8 @@ from raypipe.simulation.populations import PARAMETERS, Sources, photon_flux
 from raypipe.simulation.products import arf_file, rmf_file
 from raypipe.simulation.response_files import find_response_files
 from raypipe.simulation.responses import read_responses
-from raypipe.simulation.survey import Plan, Survey, plan_survey
+from raypipe.simulation.survey import Survey
+from raypipe.simulation.survey_plan import Plan, plan_survey
 from raypipe.simulation.visits import SEEN_SHARE, seen_shares
 from raypipe.store.layout import manifest_folder
 from raypipe.store.workspace import Workspace

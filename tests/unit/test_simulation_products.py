@@ -19,7 +19,7 @@ from raypipe.physics.energy import ERG_PER_KEV, EnergyGrid
 from raypipe.simulation import draw_survey, simulate
 from raypipe.simulation.fits_template import card
 from raypipe.simulation.populations import PARAMETERS, Sources, photon_flux
-from raypipe.simulation.survey import BATCH
+from raypipe.simulation.survey_plan import BATCH
 
 DETECTIONS = 24
 

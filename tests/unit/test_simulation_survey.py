@@ -14,14 +14,8 @@ from scipy import stats
 from raypipe.errors import UsageError
 from raypipe.simulation.catalog_population import best_models
 from raypipe.simulation.populations import CLASSES, PARAMETERS
-from raypipe.simulation.survey import (
-    BATCH,
-    Survey,
-    draw_batch,
-    draw_batches,
-    draw_survey,
-    plan_survey,
-)
+from raypipe.simulation.survey import Survey, draw_batch, draw_batches, draw_survey
+from raypipe.simulation.survey_plan import BATCH, plan_survey
 from raypipe.simulation.targets import catalog_name
 
 

@@ -49,6 +49,7 @@ def roster(workspace: Workspace) -> Roster:
     table = workspace.read_folder("spectra/parts", ["detection_id"])
     return Roster(
         detection_ids=np.array(table["detection_id"].to_pylist(), dtype=object),
+        names=table["detection_id"],
         keys=np.arange(ROWS),
         labels=np.full(ROWS, None, dtype=object),
         split=np.full(ROWS, "train"),
