@@ -139,6 +139,9 @@ SPECIAL_OPTIONS = {
     ("simulate", "out"): Option("folder to write the survey to"),
     ("simulate", "seed"): Option("seed for all random draws"),
     ("align", "with_"): Option("table with the second view", metavar="TABLE"),
+    ("cluster", "plot"): Option(
+        "draw the spectra of the clusters into this .png or .svg", metavar="FILE"
+    ),
     ("describe", "model"): Option(
         "folder of a model bundle; default: the model that ships with raypipe"
     ),

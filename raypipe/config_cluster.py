@@ -33,7 +33,7 @@ class ClusterConfig(Section):
         1.0, gt=0, description="Resolution of the communities of a graph; more is finer."
     )
     fit_rows: int = Field(
-        20_000,
+        10_000,
         ge=100,
         description="Most detections, drawn at random, that the clusters are fitted to. All others "
         "are assigned to them.",

@@ -22,6 +22,7 @@ from raypipe.catalog.added_columns import (
 from raypipe.catalog.cluster_columns import CLUSTERS
 from raypipe.catalog.schema import described
 from raypipe.clustering.cluster_table import Clustered, cluster_table
+from raypipe.clustering.figure import require_format, write_figure
 from raypipe.clustering.finding import find_clusters, require_rows
 from raypipe.clustering.members import Members, Space, read_members
 from raypipe.clustering.numbering import (
@@ -59,6 +60,7 @@ def cluster(
     method: str | None = None,
     clusters: int | None = None,
     previous: str | None = None,
+    plot: str | Path | None = None,
     config: Config | Mapping[str, Any] | str | Path | None = None,
 ) -> dict[str, Any]:
     """Find clusters of a catalog's detections, and add them to the catalog as columns.
@@ -68,13 +70,14 @@ def cluster(
     `clusters` replace the settings of these names. A cluster keeps the number that most of its
     sources had in the release `previous`: by default in the clusters that this release has, else
     in the newest ones by the same model. The same catalog and settings give the same clusters, and
-    are not clustered again.
+    are not clustered again. `plot` names a PNG or SVG file for the spectra of the clusters.
 
     Returns release, model and the numbers of clusters and rows. Raises UsageError for an unknown
     release, model or method, and if there are too few detections with latents.
     """
     store = call.workspace
     settings = _with_options(call.config.cluster, method, clusters)
+    require_format(plot)
     release = choose_release(store, release)
     model_id = choose_model(store, release, model)
     find_numbering(store, release, model_id, previous)  # refuses an unknown release
@@ -103,6 +106,8 @@ def cluster(
             "columns": store.absolute_uri(folder),
         }
         figures.update(answer)
+    if plot is not None:
+        write_figure(read_added_table(store, added, CLUSTERS).to_pandas(), Path(plot))
     log.info("cluster: %d clusters in %s", answer["clusters"], answer["columns"])
     return answer
 

@@ -41,10 +41,16 @@ class Found:
         return int(self.detections.shape[1])
 
 
+class TooFewRowsError(UsageError):
+    """Report that a catalog has too few detections with latents to look for clusters."""
+
+
 def require_rows(rows: int, config: ClusterConfig, where: str) -> None:
     """Raise UsageError if there are too few rows with latents for the clusters asked for."""
     if rows < LEAST_ROWS:
-        raise UsageError(f"{where}: {rows} detections have latents; clusters need {LEAST_ROWS}")
+        raise TooFewRowsError(
+            f"{where}: {rows} detections have latents; clusters need {LEAST_ROWS}"
+        )
     most = min(rows, config.fit_rows) // ROWS_PER_COMPONENT
     if config.method == "mixture" and config.clusters is not None and config.clusters > most:
         raise UsageError(
