@@ -157,6 +157,8 @@ def catalog_view(workspace: Path, folder: Path, real: Path, **settings: Any) -> 
         key="name",
         columns=",".join(steady),
     ).run()
+    for null, other in zip(everything["permuted"], without["permuted"], strict=True):
+        null["usefulness"] |= other["usefulness"]
     return everything | {
         "usefulness": everything["usefulness"] | without["usefulness"],
         "without_variability": without["retrieval"],
@@ -374,6 +376,10 @@ def _report(name: str, metrics: Mapping[str, Any]) -> str:
         gains = [f"{k}: {v['value']:+.3f} ± {v['err']:.3f}" for k, v in scores["gain"].items()]
         lines += [f"{target} ({scores['score']}, {scores['rows']} rows): " + "; ".join(each)]
         lines += ["  gain " + "; ".join(gains)]
+        for null in metrics["permuted"]:
+            each = null["usefulness"][target]["gain"]
+            gains = [f"{k}: {v['value']:+.3f} ± {v['err']:.3f}" for k, v in each.items()]
+            lines += ["  of permuted pairs " + "; ".join(gains)]
     lines.append("translation: " + json.dumps(metrics.get("translation"), default=float))
     return "\n".join(lines)
 

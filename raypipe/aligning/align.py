@@ -18,6 +18,7 @@ import pyarrow as pa
 from raypipe._version import __version__
 from raypipe.aligning.added import shared_table, view_table
 from raypipe.aligning.data import AlignData, Division, divide, join_view, make_pairs
+from raypipe.aligning.fit import Fitted
 from raypipe.aligning.measure import (
     gallery_rows,
     measure_retrieval,
@@ -173,13 +174,11 @@ def _make(
     targets: Mapping[str, npt.NDArray[Any]],
 ) -> Alignment:
     """Train the alignment, and those of permuted pairs as a check; measure all."""
-    settings, store = call.config, call.workspace
     train, validation = pairs.take(division.train), pairs.take(division.validation)
     test = pairs.take(division.test)
     log.info("align: %s: %d pairs to train, %d to judge", about.alignment_id, len(train), len(test))
-    fitted = fit_pairs(train, validation, scale, settings, store, about.alignment_id)
-    made = Alignment(about, settings, fitted.network)
-    seed = settings.align.seed
+    made, fitted = _trained(call, about, train, validation, scale, about.alignment_id)
+    seed = call.config.align.seed
     rows = gallery_rows(test, seed)
     judged = test.take(rows)
     known = {name: values[division.test][rows] for name, values in targets.items()}
@@ -198,38 +197,30 @@ def _make(
         **measure_retrieval(made, train, judged, seed),
         "translation": measure_translation(made, judged),
         "usefulness": usefulness(made, judged, known, seed),
-        "permuted": [
-            _null(call, about, train, validation, test, scale, number)
-            for number in range(settings.align.permutations)
-        ],
+        "permuted": [],
     }
+    for number in range(call.config.align.permutations):
+        # Nothing links the sides: recall must be that of chance, and the gains must be zero.
+        first = seed + 1000 + 3 * number
+        name = f"{about.alignment_id}-null{number}"
+        null, _ = _trained(
+            call, about, train.permuted(first), validation.permuted(first + 1), scale, name
+        )
+        others = test.permuted(first + 2)
+        others = others.take(gallery_rows(others, seed))
+        found = judge(similarities(null, others), seed)
+        found["usefulness"] = usefulness(null, judged, known, seed)
+        made.metrics["permuted"].append(found)
     made.metrics = plain(made.metrics)
     return made
 
 
-def _null(
-    call: Call,
-    about: About,
-    train: Pairs,
-    validation: Pairs,
-    test: Pairs,
-    scale: ViewScale,
-    number: int,
-) -> dict[str, Any]:
-    """Align permuted pairs, and judge them on permuted pairs: recall must be that of chance."""
-    seed = call.config.align.seed + 1000 + 3 * number
-    fitted = fit_pairs(
-        train.permuted(seed),
-        validation.permuted(seed + 1),
-        scale,
-        call.config,
-        call.workspace,
-        f"{about.alignment_id}-null{number}",
-    )
-    made = Alignment(about, call.config, fitted.network)
-    exchanged = test.permuted(seed + 2)
-    judged = exchanged.take(gallery_rows(exchanged, seed))
-    return judge(similarities(made, judged), seed)
+def _trained(
+    call: Call, about: About, train: Pairs, validation: Pairs, scale: ViewScale, name: str
+) -> tuple[Alignment, Fitted]:
+    """Train on pairs as a run of that name."""
+    fitted = fit_pairs(train, validation, scale, call.config, call.workspace, name)
+    return Alignment(about, call.config, fitted.network), fitted
 
 
 def _add_columns(

@@ -27,6 +27,8 @@ KNOTS = 65
 """Most quantiles that describe the distribution of a column of numbers."""
 _EDGE = 0.004
 """Share of the training rows beyond the outermost knots."""
+_BEYOND = 2.0
+"""Most by which a score goes beyond that of the outermost knot."""
 CURVE_CHANNELS = 3
 """Numbers per point of a light curve: its place in time, the gap before it, and its rate."""
 CURVE_FACTS = 4
@@ -168,12 +170,19 @@ _TENSORS: dict[str, tuple[str, ...]] = {
 
 
 def normal_scores(column: ScaledColumn, values: Floats) -> Floats:
-    """Convert numbers to normal scores by a column's knots; NaN stays NaN."""
-    return np.where(
-        np.isnan(values),
-        np.nan,
-        np.interp(values, column.tensors["values"], column.tensors["scores"]),
-    )
+    """Convert numbers to normal scores by a column's knots; NaN stays NaN.
+
+    Beyond the outermost knots the score rises further, by `_BEYOND` at most, so that different
+    numbers keep different scores.
+    """
+    knots, scores = column.tensors["values"], column.tensors["scores"]
+    known = np.where(np.isnan(values), knots[0], values)
+    found = np.interp(known, knots, scores)
+    # The distance beyond the last knot, in units of the knots' mean width per score.
+    width = max((knots[-1] - knots[0]) / max(scores[-1] - scores[0], 1e-6), 1e-300)
+    far = (known - known.clip(knots[0], knots[-1])) / width
+    found += far / (1.0 + np.abs(far) / _BEYOND)
+    return np.where(np.isnan(values), np.nan, found)
 
 
 def from_scores(column: ScaledColumn, scores: Floats) -> Floats:
@@ -207,15 +216,14 @@ def _fit(column: ViewColumn) -> ScaledColumn:
 
 def _knots(known: Floats) -> tuple[Floats, Floats]:
     """Return different values in ascending order, and the normal score of each."""
-    # A value that many rows share, such as 0, is one knot at its middle rank.
-    ordered = np.sort(known)
-    values = np.unique(np.quantile(ordered, np.linspace(_EDGE, 1 - _EDGE, KNOTS)))
+    shares = np.linspace(_EDGE, 1 - _EDGE, KNOTS)
+    # A value that many rows share, such as 0, is one knot at the middle of its shares.
+    values, knot = np.unique(np.quantile(known, shares), return_inverse=True)
+    middle = np.bincount(knot, shares) / np.bincount(knot)
     if len(values) < 2:
-        values = np.unique(ordered)
-    below = np.searchsorted(ordered, values, side="left")
-    upto = np.searchsorted(ordered, values, side="right")
-    ranks = (0.5 * (below + upto) / len(ordered)).clip(_EDGE, 1 - _EDGE)
-    return values, np.asarray(ndtri(ranks))
+        values, counts = np.unique(known, return_counts=True)
+        middle = ((np.cumsum(counts) - 0.5 * counts) / len(known)).clip(_EDGE, 1 - _EDGE)
+    return values, np.asarray(ndtri(middle))
 
 
 def _transform(scale: ScaledColumn, column: ViewColumn) -> Floats:

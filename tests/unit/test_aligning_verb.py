@@ -276,7 +276,7 @@ def test_columns_of_an_earlier_catalog_are_refused_until_aligned_again(
 
 
 def test_a_target_in_the_view_is_refused_and_others_are_scored(
-    synthetic: Synthetic, view: Path
+    synthetic: Synthetic, view: Path, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"with_": view, "columns": "seen", "key": "name"}
     for names, message in (
@@ -286,6 +286,14 @@ def test_a_target_in_the_view_is_refused_and_others_are_scored(
         settings = {"align": QUICK["align"] | {"targets": names}}
         with pytest.raises(UsageError, match=message):
             raypipe.align(synthetic.workspace, config=settings, **options)
+    wanted = {"targets": ["class", "z2", "other"], "test_fraction": 0.8}
+    settings = {"align": QUICK["align"] | wanted | {"epochs": 3, "validation_fraction": 0.1}}
+    store = Workspace(shutil.copytree(synthetic.workspace.uri, tmp_path / "w"))
+    metrics = raypipe.align(store, config=settings, **options)
+    for scores in (metrics["usefulness"], metrics["permuted"][0]["usefulness"]):
+        assert scores["z2"]["score"] == "R²"
+        assert scores["z2"]["latents"]["value"] > 0.3
+        assert set(scores) == {"class", "z2", "other"}
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,27 @@ def test_normal_scores_keep_the_order_over_decades_and_go_back() -> None:
     assert np.isnan(normal_scores(column, np.array([np.nan]))).all()
 
 
+def test_few_training_rows_do_not_make_different_numbers_equal() -> None:
+    rng = np.random.default_rng(0)
+    column = ViewScale.fit([ViewColumn("x", "number", rng.standard_normal(11))], 64).columns[0]
+    assert len(np.unique(normal_scores(column, rng.standard_normal(200)))) == 200
+    rare = np.zeros(2000)
+    rare[:3] = 1.0
+    column = ViewScale.fit([ViewColumn("x", "number", rare)], 64).columns[0]
+    assert np.diff(normal_scores(column, np.array([0.0, 1.0])))[0] > 2
+
+
+def test_numbers_beyond_all_training_rows_stay_different_and_bounded() -> None:
+    column = ViewScale.fit([ViewColumn("x", "number", np.linspace(-1, 1, 200))], 64).columns[0]
+    beyond = np.array([-1e30, -3.0, -2.0, -1.0, 1.0, 2.0, 3.0, 1e30])
+    scores = normal_scores(column, beyond)
+    assert (np.diff(scores) > 0).all()
+    assert np.abs(scores).max() < 5
+    ends = from_scores(column, scores)
+    assert ends.min() > -1.01
+    assert ends.max() < 1.01
+
+
 def test_a_word_that_training_has_not_seen_counts_as_missing() -> None:
     seen = ViewColumn("c", "category", np.array(["a", "b", "a"], dtype=object))
     scale = ViewScale.fit([seen], 64)
