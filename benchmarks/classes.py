@@ -54,6 +54,11 @@ class Sample:
         chosen = {key: pd.DataFrame(each) for key, each in self.features.items()}
         return Sample(chosen, label.where(rows), pd.Series(self.names))
 
+    def relabelled(self, label: pd.Series) -> Sample:
+        """Return the rows of the sources that `label`, by name, has, with its classes."""
+        chosen = {key: pd.DataFrame(each) for key, each in self.features.items()}
+        return Sample(chosen, pd.Series(self.names).map(label), pd.Series(self.names))
+
     def votes(self, sets: Sequence[str], seed: int, trees: int) -> np.ndarray:
         """Return the votes (n, classes) on every row by a forest without its source."""
         values = np.hstack([self.features[name] for name in sets])
@@ -154,12 +159,16 @@ SURVEY = {
     "CSC fits": ["CSC fits"],
     "own fits": ["own fits"],
     "latents": ["latents"],
-    "latents, hardness, own fits": ["latents", "hardness", "own fits"],
+    "latents, hardness": ["latents", "hardness"],
     "latents, variability": ["latents", "variability"],
     "latents, variability, flux": ["latents", "variability", "flux"],
     "latents, var., flux, context": ["latents", "variability", "flux", "context"],
     "CSC fits, var., flux, context": ["CSC fits", "variability", "flux", "context"],
-    "everything": ["latents", "hardness", "own fits", "variability", "flux", "context"],
+    "and hardness": ["latents", "hardness", "variability", "flux", "context"],
+    "and own fits": ["latents", "hardness", "own fits", "variability", "flux", "context"],
+    "everything": [
+        *("latents", "hardness", "own fits", "CSC fits", "variability", "flux", "context")
+    ],
     "var., flux, context, no spectrum": ["variability", "flux", "context"],
     "context": ["context"],
 }
@@ -242,8 +251,11 @@ def main() -> None:
         f"{a} - {b}": difference(scores, a, b)
         for a, b in (
             ("latents", "CSC fits"),
+            ("latents, hardness", "CSC fits"),
             ("latents, var., flux, context", "CSC fits, var., flux, context"),
-            ("everything", "latents, var., flux, context"),
+            ("and hardness", "CSC fits, var., flux, context"),
+            ("and own fits", "CSC fits, var., flux, context"),
+            ("everything", "and hardness"),
             ("everything", "CSC fits, var., flux, context"),
         )
     }
@@ -269,23 +281,31 @@ def main() -> None:
             whole = rows[name]["fits, var., flux, context"]["_votes"]
     assert whole is not None
     sources = {
-        "survey": of_sources(survey, scores["everything"]["_votes"]),
+        "survey": of_sources(survey, scores["and own fits"]["_votes"]),
         "real rows": of_sources(real, whole),
     }
     others: dict[str, Any] = {}
     for name, ours in sources.items():
-        if options.muwclass is not None:
-            print(f"MUWCLASS, {name}")
-            theirs = pd.read_parquet(options.muwclass).set_index("name")
-            theirs = theirs[[f"P_{c}" for c in survey.classes]].set_axis(survey.classes, axis=1)
-            groups = {c: c for c in survey.classes}
-            others[f"MUWCLASS, {name}"] = compare_sources(ours, theirs, groups, "MUWCLASS")
         if options.umlcaxs is not None:
             print(f"umlcaxs, {name}")
             groups = {"AGN": "AGN", "HMXB": "XB", "LMXB": "XB", "YSO": "YSO"}
             others[f"umlcaxs, {name}"] = compare_sources(
                 ours, umlcaxs(options.umlcaxs), groups, "umlcaxs"
             )
+    if options.muwclass is not None:
+        # MUWCLASS is judged by the classes of its own table, so both learn and are judged by them.
+        theirs = pd.read_parquet(options.muwclass).set_index("name")
+        names = sorted(theirs["True_Class"].unique())
+        probabilities = theirs[[f"P_{c}" for c in names]].set_axis(names, axis=1)
+        for name, (sample, sets) in {
+            "survey": (survey, SURVEY["and own fits"]),
+            "real rows": (real, REAL["fits, var., flux, context"]),
+        }.items():
+            print(f"MUWCLASS, {name}")
+            common = sample.relabelled(theirs["True_Class"])
+            ours = of_sources(common, common.votes(sets, 0, options.trees))
+            groups = {c: c for c in names}
+            others[f"MUWCLASS, {name}"] = compare_sources(ours, probabilities, groups, "MUWCLASS")
     if options.out is not None:
         found = {"survey": scores, "differences": gaps, "real": rows, "others": others}
         options.out.write_text(json.dumps(_shown(found), indent=2, default=float) + "\n")
