@@ -181,6 +181,16 @@ REAL = {
 }
 
 
+def square_degrees(names: np.ndarray) -> np.ndarray:
+    """Return the cell of about a square degree in which a source is, from its name, (n,)."""
+    parts = pd.Series(names).str.extract(r"J(\d\d)(\d\d)\d\d\.?\d*([+-])(\d\d)(\d\d)")
+    ra = 15 * (parts[0].astype(float) + parts[1].astype(float) / 60)
+    dec = parts[3].astype(float) + parts[4].astype(float) / 60
+    row = np.floor(dec.where(parts[2] == "+", -dec))
+    column = np.floor(ra * np.cos(np.radians(row + 0.5)))
+    return (row * 1000 + column).to_numpy(dtype=np.int64)
+
+
 def of_sources(sample: Sample, votes: np.ndarray) -> pd.DataFrame:
     """Return the mean votes of sources with their true class, by name."""
     frame = pd.DataFrame(votes, columns=sample.classes).assign(name=sample.names)
@@ -259,6 +269,11 @@ def main() -> None:
             ("everything", "CSC fits, var., flux, context"),
         )
     }
+    print("survey, square degrees of the sky whole in one fold")
+    by_field = survey.only(np.ones(len(survey.codes), bool))
+    by_field.sources = square_degrees(by_field.names)
+    rows = {"latents, hardness, var., flux, context": SURVEY["and hardness"]}
+    fields = table_of(by_field, rows, options.splits, options.trees)
     real = Sample(
         {"hardness": csc_hardness(table), "CSC fits": table[FITS], **by_group(table)},
         table["class"],
@@ -271,14 +286,14 @@ def main() -> None:
         "flux_significance_b > 5": significant,
         "and fits": significant & labelled["powlaw_gamma"].notna().to_numpy(),
     }
-    rows: dict[str, Any] = {}
+    of_cuts: dict[str, Any] = {}
     whole: np.ndarray | None = None
     for name, cut in cuts.items():
         sample = real.only(cut)
         print(f"real rows, {name}: {len(sample.codes)} detections")
-        rows[name] = table_of(sample, REAL, max(1, options.splits - 1), options.trees)
+        of_cuts[name] = table_of(sample, REAL, max(1, options.splits - 1), options.trees)
         if whole is None:
-            whole = rows[name]["fits, var., flux, context"]["_votes"]
+            whole = of_cuts[name]["fits, var., flux, context"]["_votes"]
     assert whole is not None
     sources = {
         "survey": of_sources(survey, scores["and own fits"]["_votes"]),
@@ -307,7 +322,13 @@ def main() -> None:
             groups = {c: c for c in names}
             others[f"MUWCLASS, {name}"] = compare_sources(ours, probabilities, groups, "MUWCLASS")
     if options.out is not None:
-        found = {"survey": scores, "differences": gaps, "real": rows, "others": others}
+        found = {
+            "survey": scores,
+            "differences": gaps,
+            "by square degree": fields,
+            "real": of_cuts,
+            "others": others,
+        }
         options.out.write_text(json.dumps(_shown(found), indent=2, default=float) + "\n")
 
 
