@@ -8,7 +8,8 @@ The workspace has the catalog of a survey that `simulate --catalog` has drawn fr
 `truth.parquet` says from which row each detection was drawn. Variability and context are those of
 the row. One forest and one protocol serves all features: folds of whole sources, repeated; all
 classes weigh the same. Errors come from resampled sources, and those of differences from the same
-resampled sources for both.
+resampled sources for both. With `--muwclass`, the classes are those of the literature in its table
+(`True_Class`), else those of the table: `muwclass_true_class` there is what MUWCLASS predicts.
 """
 
 from __future__ import annotations
@@ -181,6 +182,17 @@ REAL = {
 }
 
 
+DIFFERENCES = (
+    ("latents", "CSC fits"),
+    ("latents", "own fits"),
+    ("latents, var., flux, context", "CSC fits, var., flux, context"),
+    ("and hardness", "CSC fits, var., flux, context"),
+    ("and own fits", "CSC fits, var., flux, context"),
+    ("everything", "CSC fits, var., flux, context"),
+    ("everything", "and hardness"),
+)
+
+
 def square_degrees(names: np.ndarray) -> np.ndarray:
     """Return the cell of about a square degree in which a source is, from its name, (n,)."""
     parts = pd.Series(names).str.extract(r"J(\d\d)(\d\d)\d\d\.?\d*([+-])(\d\d)(\d\d)")
@@ -255,72 +267,49 @@ def main() -> None:
     table = table.drop_duplicates("catalog_detection").reset_index(drop=True)
 
     survey, _ = survey_sample(options.workspace, options.truth, table)
+    cuts = table[["flux_significance_b", "powlaw_gamma"]]
+    measured = {"hardness": csc_hardness(table), "CSC fits": table[FITS], **by_group(table)}
+    real = Sample({**measured, "cuts": cuts}, table["class"], table["name"])
+    if options.muwclass is not None:
+        muwclass = pd.read_parquet(options.muwclass).set_index("name")
+        survey, real = (each.relabelled(muwclass["True_Class"]) for each in (survey, real))
     print(f"survey: {len(survey.codes)} detections, {len(set(survey.names))} sources")
     scores = table_of(survey, SURVEY, options.splits, options.trees)
-    gaps = {
-        f"{a} - {b}": difference(scores, a, b)
-        for a, b in (
-            ("latents", "CSC fits"),
-            ("latents, hardness", "CSC fits"),
-            ("latents, var., flux, context", "CSC fits, var., flux, context"),
-            ("and hardness", "CSC fits, var., flux, context"),
-            ("and own fits", "CSC fits, var., flux, context"),
-            ("everything", "and hardness"),
-            ("everything", "CSC fits, var., flux, context"),
-        )
-    }
+    gaps = {f"{a} - {b}": difference(scores, a, b) for a, b in DIFFERENCES}
     print("survey, square degrees of the sky whole in one fold")
     by_field = survey.only(np.ones(len(survey.codes), bool))
     by_field.sources = square_degrees(by_field.names)
     rows = {"latents, hardness, var., flux, context": SURVEY["and hardness"]}
     fields = table_of(by_field, rows, options.splits, options.trees)
-    real = Sample(
-        {"hardness": csc_hardness(table), "CSC fits": table[FITS], **by_group(table)},
-        table["class"],
-        table["name"],
-    )
-    labelled = table[table["class"].notna()].reset_index(drop=True)
-    significant = (labelled["flux_significance_b"] > 5).to_numpy()
-    cuts = {
-        "all rows": np.ones(len(labelled), bool),
-        "flux_significance_b > 5": significant,
-        "and fits": significant & labelled["powlaw_gamma"].notna().to_numpy(),
-    }
-    of_cuts: dict[str, Any] = {}
-    whole: np.ndarray | None = None
-    for name, cut in cuts.items():
+
+    significance, gamma = real.features["cuts"].T
+    of_cuts = {}
+    for name, cut in {
+        "all rows": np.ones(len(real.codes), bool),
+        "flux_significance_b > 5": significance > 5,
+        "and fits": (significance > 5) & np.isfinite(gamma),
+    }.items():
         sample = real.only(cut)
         print(f"real rows, {name}: {len(sample.codes)} detections")
         of_cuts[name] = table_of(sample, REAL, max(1, options.splits - 1), options.trees)
-        if whole is None:
-            whole = of_cuts[name]["fits, var., flux, context"]["_votes"]
-    assert whole is not None
-    sources = {
+    whole = of_cuts["all rows"]["fits, var., flux, context"]["_votes"]
+    others: dict[str, Any] = {}
+    for name, ours in {
         "survey": of_sources(survey, scores["and own fits"]["_votes"]),
         "real rows": of_sources(real, whole),
-    }
-    others: dict[str, Any] = {}
-    for name, ours in sources.items():
+    }.items():
+        if options.muwclass is not None:
+            print(f"MUWCLASS, {name}")
+            known = sorted(muwclass["True_Class"].unique())
+            theirs = muwclass[[f"P_{c}" for c in known]].set_axis(known, axis=1)
+            groups = {c: c for c in known}
+            others[f"MUWCLASS, {name}"] = compare_sources(ours, theirs, groups, "MUWCLASS")
         if options.umlcaxs is not None:
             print(f"umlcaxs, {name}")
             groups = {"AGN": "AGN", "HMXB": "XB", "LMXB": "XB", "YSO": "YSO"}
             others[f"umlcaxs, {name}"] = compare_sources(
                 ours, umlcaxs(options.umlcaxs), groups, "umlcaxs"
             )
-    if options.muwclass is not None:
-        # MUWCLASS is judged by the classes of its own table, so both learn and are judged by them.
-        theirs = pd.read_parquet(options.muwclass).set_index("name")
-        names = sorted(theirs["True_Class"].unique())
-        probabilities = theirs[[f"P_{c}" for c in names]].set_axis(names, axis=1)
-        for name, (sample, sets) in {
-            "survey": (survey, SURVEY["and own fits"]),
-            "real rows": (real, REAL["fits, var., flux, context"]),
-        }.items():
-            print(f"MUWCLASS, {name}")
-            common = sample.relabelled(theirs["True_Class"])
-            ours = of_sources(common, common.votes(sets, 0, options.trees))
-            groups = {c: c for c in names}
-            others[f"MUWCLASS, {name}"] = compare_sources(ours, probabilities, groups, "MUWCLASS")
     if options.out is not None:
         found = {
             "survey": scores,
