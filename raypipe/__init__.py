@@ -11,8 +11,10 @@ from raypipe._version import __version__
 
 if TYPE_CHECKING:
     from raypipe.catalog.open import open_catalog as open_catalog
+    from raypipe.catalog.open import open_clusters as open_clusters
     from raypipe.catalog.open import open_sources as open_sources
     from raypipe.classifying.classify import classify as classify
+    from raypipe.clustering.cluster import cluster as cluster
     from raypipe.config import Config as Config
     from raypipe.config_toml import load_config as load_config
     from raypipe.config_toml import settings as settings
@@ -48,6 +50,7 @@ _HOMES = {
     "RaypipeError": "raypipe.errors",
     "Spectrum": "raypipe.ogip",
     "UsageError": "raypipe.errors",
+    "cluster": "raypipe.clustering.cluster",
     "classify": "raypipe.classifying.classify",
     "compare": "raypipe.reprocessing.compare",
     "describe": "raypipe.describing.describe",
@@ -61,6 +64,7 @@ _HOMES = {
     "load_model": "raypipe.model.bundle",
     "models": "raypipe.pipeline.models",
     "open_catalog": "raypipe.catalog.open",
+    "open_clusters": "raypipe.catalog.open",
     "open_search": "raypipe.searching.latent_search",
     "open_sources": "raypipe.catalog.open",
     "plan": "raypipe.planning.plan",

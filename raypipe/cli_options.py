@@ -10,10 +10,11 @@ import ast
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import raypipe
 from raypipe.config import PRESET_BINS
+from raypipe.config_cluster import ClusterMethod
 from raypipe.exporting.formats import FORMATS
 
 VERBS = {
@@ -24,6 +25,7 @@ VERBS = {
     "train": "train an autoencoder on the spectra of a release",
     "tune": "search for the settings that explain the spectra best",
     "embed": "write the latent catalog of a release",
+    "cluster": "find clusters of detections, as columns of the catalog",
     "classify": "add calibrated class probabilities, learned from labelled sources",
     "evaluate": "measure the quality of the latents",
     "report": "write an HTML report on a catalog",
@@ -56,6 +58,7 @@ OPTIONS = {
     "base": Option("earlier release to reuse; default: the only other one"),
     "catalog": Option("join the columns and class labels of this table"),
     "cluster": Option("Ray cluster launcher file with prices; default: cluster.yaml"),
+    "clusters": Option("number of clusters; default: chosen by the data", metavar="N"),
     "classifier": Option("use this classifier of the same model, and train none", metavar="FILE"),
     "context": Option(
         "whether position in the sky and column density take part; default: all",
@@ -67,6 +70,7 @@ OPTIONS = {
     "format": Option("format of the file", choices=FORMATS),
     "k": Option("number of results"),
     "labels": Option("table with class labels and true parameters"),
+    "method": Option("how clusters are found", choices=get_args(ClusterMethod)),
     "model": Option(
         "id of a model, or folder of a bundle; default: the workspace's, else the one in the box"
     ),
@@ -80,6 +84,9 @@ OPTIONS = {
         metavar="FILE",
     ),
     "preset": Option("recipe for model and loss", choices=tuple(PRESET_BINS)),
+    "previous": Option(
+        "release whose clusters keep their numbers; default: the newest that has clusters"
+    ),
     "radius": Option("join by position within this distance, arcsec; default: 1"),
     "release": Option("release to work on; default: the only one"),
     "responses": Option(
@@ -114,6 +121,9 @@ SPECIAL_OPTIONS = {
     ("simulate", "detections"): Option("number of detections"),
     ("simulate", "out"): Option("folder to write the survey to"),
     ("simulate", "seed"): Option("seed for all random draws"),
+    ("cluster", "plot"): Option(
+        "draw the spectra of the clusters into this .png or .svg", metavar="FILE"
+    ),
     ("describe", "model"): Option(
         "folder of a model bundle; default: the model that ships with raypipe"
     ),

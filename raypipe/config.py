@@ -1,6 +1,7 @@
 """Define every setting once, with its type, default, limits and description.
 
-The settings of model, training and tuning are defined in `raypipe.config_training`.
+The settings of model, training and tuning are defined in `raypipe.config_training`, those of
+clusters in `raypipe.config_cluster`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import tomli_w
 from pydantic import Field, model_validator
 
 from raypipe.config_classify import ClassifyConfig
+from raypipe.config_cluster import ClusterConfig
 from raypipe.config_training import (
     PRESET_BINS,
     ModelConfig,
@@ -26,6 +28,7 @@ __all__ = [
     "PRESET_BINS",
     "ClassScheme",
     "ClassifyConfig",
+    "ClusterConfig",
     "Config",
     "DiscoverConfig",
     "EmbedConfig",
@@ -310,6 +313,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     tune: TuneConfig = TuneConfig()
     embed: EmbedConfig = EmbedConfig()
+    cluster: ClusterConfig = ClusterConfig()
     export: ExportConfig = ExportConfig()
     classify: ClassifyConfig = ClassifyConfig()
     evaluate: EvaluateConfig = EvaluateConfig()

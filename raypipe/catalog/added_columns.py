@@ -122,14 +122,18 @@ def write_added(
     return publish(workspace, new, base, before)
 
 
-def added_to(workspace: Workspace, catalog: Publication, stale: Stale) -> list[Publication]:
+def added_to(
+    workspace: Workspace, catalog: Publication, stale: Stale, only: str | None = None
+) -> list[Publication]:
     """Return the valid publications of all columns that were added to a catalog, by verb.
 
-    Columns added to another state of the catalog are left out with a warning or, if `stale` is
-    "refuse", raise RaypipeError.
+    If `only` is given, only those of this verb. Columns added to another state of the catalog are
+    left out with a warning or, if `stale` is "refuse", raise RaypipeError.
     """
     found = []
     for verb in workspace.folders(f"columns/{catalog.release}/{catalog.model_id}"):
+        if only not in (None, verb):
+            continue
         added = find_publication(workspace, catalog.release, catalog.model_id, verb)
         if added is None:
             continue
@@ -206,7 +210,7 @@ class AddedColumns:
             if part is not None and self.table == "detections":
                 files = files[part : part + 1]
             more = _read_all(self.workspace, files, [key, *names])
-            more = more.take(pc.index_in(rows[key], more[key].combine_chunks()))
+            more = more.take(_places(rows[key], more[key].combine_chunks()))
             rows = _set_columns(rows, more.select(names))
         return rows
 
@@ -286,8 +290,8 @@ def _write_parts(
     known = table[key].combine_chunks()
     others = table.drop_columns([key])
     for name, part in zip(names, ids, strict=True):
-        rows = others.take(pc.index_in(part[key], known))
-        workspace.write_table(name, rows.add_column(0, table.schema.field(key), part[key]))
+        rows = others.take(_places(part[key], known))
+        workspace.write_table(name, rows.add_column(0, part.schema.field(key), part[key]))
 
 
 def _require_present(workspace: Workspace, catalog: Publication, verb: str) -> None:
@@ -305,12 +309,17 @@ def _require_rows(new: pa.Table, rows: pa.Table, table: TableName, verb: str) ->
     key = KEYS[table]
     if pc.count_distinct(new[key]).as_py() != new.num_rows:
         raise RaypipeError(f"raypipe {verb}: a row of its table of {table} is there twice ({key})")
-    unknown = new[key].filter(pc.invert(pc.is_in(new[key], rows[key].combine_chunks())))
+    unknown = new[key].filter(pc.is_null(_places(new[key], rows[key].combine_chunks())))
     if len(unknown):
         raise RaypipeError(
             f"raypipe {verb}: {len(unknown)} rows of its table of {table} are not in the catalog, "
             f"the first is {unknown[0].as_py()!r}"
         )
+
+
+def _places(ids: pa.ChunkedArray, known: pa.Array) -> pa.ChunkedArray:
+    """Return the place of each id among the known ones, null for those not among them."""
+    return pc.index_in(ids.cast(known.type), known)
 
 
 def _set_columns(rows: pa.Table, more: pa.Table) -> pa.Table:

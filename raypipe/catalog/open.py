@@ -1,4 +1,4 @@
-"""Open the latent catalog as a DataFrame: one row per detection, or one row per source."""
+"""Open the latent catalog as a DataFrame: one row per detection, source or cluster."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from raypipe.catalog.added_columns import read_whole
+from raypipe.catalog.added_columns import added_to, read_added_table, read_whole
+from raypipe.catalog.cluster_columns import CLUSTERS
 from raypipe.catalog.reserved import is_reserved
+from raypipe.errors import UsageError
 from raypipe.model.choice import choose_model
 from raypipe.store.manifest import choose_release
+from raypipe.store.publication import Publication, read_published
 from raypipe.store.workspace import Workspace
 
 _NULLABLE = {
@@ -57,6 +60,27 @@ def open_sources(
     Arguments and types are those of `open_catalog`.
     """
     return _frame(read_whole(*_chosen(workspace, release, model), "sources", columns))
+
+
+def open_clusters(
+    workspace: str | Path | Workspace, *, release: str | None = None, model: str | None = None
+) -> pd.DataFrame:
+    """Read the table of clusters that `raypipe cluster` found, one row per cluster.
+
+    Its columns are described in docs/clustering.md. Raises UsageError if there are no clusters, and
+    RaypipeError if the catalog has changed since they were found.
+    """
+    store, release, model_id = _chosen(workspace, release, model)
+
+    def read(catalog: Publication) -> pd.DataFrame:
+        for added in added_to(store, catalog, "refuse", only="cluster"):
+            return _frame(read_added_table(store, added, CLUSTERS))
+        raise UsageError(
+            f"{store.uri} {release}: the catalog by {model_id} has no clusters; "
+            "run raypipe cluster first"
+        )
+
+    return read_published(store, release, model_id, read)
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:

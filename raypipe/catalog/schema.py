@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 
 from raypipe.catalog.class_columns import CLASS_COLUMNS, VOTES, VOTES_COLUMN
+from raypipe.catalog.cluster_columns import CLUSTER_COLUMNS, CLUSTER_PATTERNS
 from raypipe.catalog.column_names import free_name
 from raypipe.catalog.csc_columns import CAME_ALONG
 from raypipe.catalog.physics_columns import FIT_COLUMNS, PHYSICS_COLUMNS
@@ -106,8 +107,10 @@ _COLUMNS = {
     "moved": Column("", "meta.code", "whether shift_p is below 0.001"),
     "reclassified": Column("", "meta.code", "whether the most probable classes differ"),
     "source_uri": Column("", "meta.ref.uri", "file from which the spectrum was read"),
-    **{name: Column(*parts) for name, parts in PHYSICS_COLUMNS.items()},
-    **{name: Column(*parts) for name, parts in CLASS_COLUMNS.items()},
+    **{
+        name: Column(*parts)
+        for name, parts in (PHYSICS_COLUMNS | CLUSTER_COLUMNS | CLASS_COLUMNS).items()
+    },
 }
 _PROBABILITY = r"p_(.+)"
 _VOTES = f"{VOTES}(.+)"
@@ -126,6 +129,7 @@ _PATTERNS = {
     ),
     r"z(\d+)_mean": Column("", "stat.value;stat.mean", "mean of the posterior draws of latent {0}"),
     r"z(\d+)_sd": Column("", "stat.stdev", "standard deviation of the draws of latent {0}"),
+    **{pattern: Column(*parts) for pattern, parts in CLUSTER_PATTERNS.items()},
     _PROBABILITY: Column("", CLASS_UCD, "probability of class {0}"),
     _VOTES: Column(*VOTES_COLUMN),
     r"counts_([usmhb])": Column("ct", "phot.count;em.X-ray", "counts in the CSC {0} band"),
@@ -267,7 +271,7 @@ def brought_field(name: str, kind: pa.DataType, metadata: Mapping[bytes, bytes])
     It has the description that raypipe has for its name, except that a column p_<anything> from
     another table is not a class probability.
     """
-    is_probability = re.fullmatch(_PROBABILITY, name) is not None
+    is_probability = re.fullmatch(_PROBABILITY, name) is not None and not is_own(name)
     field = pa.field(name, kind) if is_probability else described_field(name, kind)
     original = metadata.get(ORIGINAL_NAME)
     if original is None:

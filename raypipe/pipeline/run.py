@@ -11,6 +11,8 @@ from raypipe._version import __version__
 from raypipe.catalog.labels import read_labels
 from raypipe.classifying.classify import classify
 from raypipe.classifying.training import TooFewLabelsError
+from raypipe.clustering.cluster import cluster
+from raypipe.clustering.finding import TooFewRowsError
 from raypipe.config import Config
 from raypipe.discovery.discover import discover
 from raypipe.embedding.embed import embed
@@ -53,7 +55,7 @@ def run(
     train: bool = False,
     config: Config | Mapping[str, Any] | str | Path | None = None,
 ) -> dict[str, Any]:
-    """Run the full pipeline on a source of data, up to the latent catalog and the report.
+    """Run the full pipeline on a source of data: latent catalog, its clusters, and the report.
 
     `source` and `where` are those of `discover`. For the source "simulated", `run` first simulates
     a survey in the folder `survey` of the workspace and uses its true classes as labels.
@@ -85,6 +87,10 @@ def run(
         uris = _models(workspace, release, model, train, settings)
         model_ids = [embed(workspace, release=release, model=uri, config=settings) for uri in uris]
     model_id = model_ids[0]
+    try:
+        cluster(workspace, release=release, model=model_id, config=settings)
+    except TooFewRowsError as error:
+        log.warning("run: no clusters: %s", error)
     metrics = evaluate(workspace, release=release, model=model_id, labels=labels, config=settings)
     _classify(workspace, release, model_id, labels, settings)
     page = report(workspace, release=release, model=model_id, labels=labels, config=settings)

@@ -311,6 +311,26 @@ def test_classes_are_added_to_a_catalog_in_a_bucket(bucket: Any, tmp_path: Path)
     assert set(raypipe.open_catalog(bare.workspace)["best_class"].dropna()) <= {"AGN", "CV", "YSO"}
 
 
+def test_clusters_are_added_to_a_catalog_in_a_bucket(
+    bucket: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = make_workspace(tmp_path / "w", 40)
+    for file in (tmp_path / "w").rglob("*"):
+        if file.is_file():
+            bucket.upload_file(str(file), BUCKET, f"w/{file.relative_to(tmp_path / 'w')}")
+    uri = f"s3://{BUCKET}/w"
+    for clusters in ("2", "2", "3"):
+        assert main(["cluster", "--workspace", uri, "--clusters", clusters]) == 0
+    capsys.readouterr()
+    there = raypipe.open_catalog(uri)["cluster"]
+    for number in (2, 3):
+        raypipe.cluster(made.workspace, clusters=number)
+    assert there.tolist() == raypipe.open_catalog(made.workspace)["cluster"].tolist()
+    folder = f"columns/{RELEASE}/{made.models[0]}/cluster"
+    assert len(Workspace(uri).files(folder, ".json")) == 2
+    assert len(Workspace(uri).files(folder, ".parquet")) == 4, "the files replaced are gone"
+
+
 def test_one_run_at_a_time_in_a_bucket(bucket: Any) -> None:
     """Four at once: the put on a condition lets one of them at it, until it is killed."""
     workspace = Workspace(f"s3://{BUCKET}/locked")

@@ -174,7 +174,9 @@ def test_rows_without_latents_get_no_class(labelled: Path) -> None:
     found = classify(labelled, config=FAST)
     catalog = raypipe.open_catalog(labelled)
     assert found["classified"]["detections"] == 87
-    assert catalog.loc[:8, ["p_AGN", "best_class", "class_set", "class_unlike"]].isna().all(axis=None)
+    assert (
+        catalog.loc[:8, ["p_AGN", "best_class", "class_set", "class_unlike"]].isna().all(axis=None)
+    )
     assert catalog.loc[9:, "p_AGN"].notna().all()
     # The source of rows 9 and 10 has a latent in one of them.
     sources = raypipe.open_sources(labelled).set_index("name")
