@@ -29,7 +29,7 @@ DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 _LOADS = {
     **dict.fromkeys(("discover", "plan", "ingest"), "Ray"),
     **dict.fromkeys(("train", "tune", "embed", "run", "reprocess"), "Ray and PyTorch"),
-    **dict.fromkeys(("cluster", "classify", "align", "evaluate", "report", "explore"), "PyTorch"),
+    **dict.fromkeys(("cluster", "classify", "evaluate", "report", "explore"), "PyTorch"),
     **dict.fromkeys(("export", "describe", "search", "compare"), "PyTorch"),
 }
 """Libraries that a verb imports before it works, which takes seconds."""
