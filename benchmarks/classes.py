@@ -8,7 +8,8 @@ The workspace has the catalog of a survey that `simulate --catalog` has drawn fr
 `truth.parquet` says from which row each detection was drawn. Variability and context are those of
 the row. One forest and one protocol serves all features: folds of whole sources, repeated; all
 classes weigh the same. Errors come from resampled sources, and those of differences from the same
-resampled sources for both.
+resampled sources for both. With `--muwclass`, the classes are those of the literature in its table
+(`True_Class`), else those of the table: `muwclass_true_class` there is what MUWCLASS predicts.
 """
 
 from __future__ import annotations
@@ -53,6 +54,11 @@ class Sample:
         label = pd.Series(self.classes[self.codes])
         chosen = {key: pd.DataFrame(each) for key, each in self.features.items()}
         return Sample(chosen, label.where(rows), pd.Series(self.names))
+
+    def relabelled(self, label: pd.Series) -> Sample:
+        """Return the rows of the sources that `label`, by name, has, with its classes."""
+        chosen = {key: pd.DataFrame(each) for key, each in self.features.items()}
+        return Sample(chosen, pd.Series(self.names).map(label), pd.Series(self.names))
 
     def votes(self, sets: Sequence[str], seed: int, trees: int) -> np.ndarray:
         """Return the votes (n, classes) on every row by a forest without its source."""
@@ -154,12 +160,16 @@ SURVEY = {
     "CSC fits": ["CSC fits"],
     "own fits": ["own fits"],
     "latents": ["latents"],
-    "latents, hardness, own fits": ["latents", "hardness", "own fits"],
+    "latents, hardness": ["latents", "hardness"],
     "latents, variability": ["latents", "variability"],
     "latents, variability, flux": ["latents", "variability", "flux"],
     "latents, var., flux, context": ["latents", "variability", "flux", "context"],
     "CSC fits, var., flux, context": ["CSC fits", "variability", "flux", "context"],
-    "everything": ["latents", "hardness", "own fits", "variability", "flux", "context"],
+    "and hardness": ["latents", "hardness", "variability", "flux", "context"],
+    "and own fits": ["latents", "hardness", "own fits", "variability", "flux", "context"],
+    "everything": [
+        *("latents", "hardness", "own fits", "CSC fits", "variability", "flux", "context")
+    ],
     "var., flux, context, no spectrum": ["variability", "flux", "context"],
     "context": ["context"],
 }
@@ -170,6 +180,27 @@ REAL = {
     "fits, variability, flux": ["hardness", "CSC fits", "variability", "flux"],
     "fits, var., flux, context": ["hardness", "CSC fits", "variability", "flux", "context"],
 }
+
+
+DIFFERENCES = (
+    ("latents", "CSC fits"),
+    ("latents", "own fits"),
+    ("latents, var., flux, context", "CSC fits, var., flux, context"),
+    ("and hardness", "CSC fits, var., flux, context"),
+    ("and own fits", "CSC fits, var., flux, context"),
+    ("everything", "CSC fits, var., flux, context"),
+    ("everything", "and hardness"),
+)
+
+
+def square_degrees(names: np.ndarray) -> np.ndarray:
+    """Return the cell of about a square degree in which a source is, from its name, (n,)."""
+    parts = pd.Series(names).str.extract(r"J(\d\d)(\d\d)\d\d\.?\d*([+-])(\d\d)(\d\d)")
+    ra = 15 * (parts[0].astype(float) + parts[1].astype(float) / 60)
+    dec = parts[3].astype(float) + parts[4].astype(float) / 60
+    row = np.floor(dec.where(parts[2] == "+", -dec))
+    column = np.floor(ra * np.cos(np.radians(row + 0.5)))
+    return (row * 1000 + column).to_numpy(dtype=np.int64)
 
 
 def of_sources(sample: Sample, votes: np.ndarray) -> pd.DataFrame:
@@ -236,49 +267,42 @@ def main() -> None:
     table = table.drop_duplicates("catalog_detection").reset_index(drop=True)
 
     survey, _ = survey_sample(options.workspace, options.truth, table)
+    cuts = table[["flux_significance_b", "powlaw_gamma"]]
+    measured = {"hardness": csc_hardness(table), "CSC fits": table[FITS], **by_group(table)}
+    real = Sample({**measured, "cuts": cuts}, table["class"], table["name"])
+    if options.muwclass is not None:
+        muwclass = pd.read_parquet(options.muwclass).set_index("name")
+        survey, real = (each.relabelled(muwclass["True_Class"]) for each in (survey, real))
     print(f"survey: {len(survey.codes)} detections, {len(set(survey.names))} sources")
     scores = table_of(survey, SURVEY, options.splits, options.trees)
-    gaps = {
-        f"{a} - {b}": difference(scores, a, b)
-        for a, b in (
-            ("latents", "CSC fits"),
-            ("latents, var., flux, context", "CSC fits, var., flux, context"),
-            ("everything", "latents, var., flux, context"),
-            ("everything", "CSC fits, var., flux, context"),
-        )
-    }
-    real = Sample(
-        {"hardness": csc_hardness(table), "CSC fits": table[FITS], **by_group(table)},
-        table["class"],
-        table["name"],
-    )
-    labelled = table[table["class"].notna()].reset_index(drop=True)
-    significant = (labelled["flux_significance_b"] > 5).to_numpy()
-    cuts = {
-        "all rows": np.ones(len(labelled), bool),
-        "flux_significance_b > 5": significant,
-        "and fits": significant & labelled["powlaw_gamma"].notna().to_numpy(),
-    }
-    rows: dict[str, Any] = {}
-    whole: np.ndarray | None = None
-    for name, cut in cuts.items():
+    gaps = {f"{a} - {b}": difference(scores, a, b) for a, b in DIFFERENCES}
+    print("survey, square degrees of the sky whole in one fold")
+    by_field = survey.only(np.ones(len(survey.codes), bool))
+    by_field.sources = square_degrees(by_field.names)
+    rows = {"latents, hardness, var., flux, context": SURVEY["and hardness"]}
+    fields = table_of(by_field, rows, options.splits, options.trees)
+
+    significance, gamma = real.features["cuts"].T
+    of_cuts = {}
+    for name, cut in {
+        "all rows": np.ones(len(real.codes), bool),
+        "flux_significance_b > 5": significance > 5,
+        "and fits": (significance > 5) & np.isfinite(gamma),
+    }.items():
         sample = real.only(cut)
         print(f"real rows, {name}: {len(sample.codes)} detections")
-        rows[name] = table_of(sample, REAL, max(1, options.splits - 1), options.trees)
-        if whole is None:
-            whole = rows[name]["fits, var., flux, context"]["_votes"]
-    assert whole is not None
-    sources = {
-        "survey": of_sources(survey, scores["everything"]["_votes"]),
-        "real rows": of_sources(real, whole),
-    }
+        of_cuts[name] = table_of(sample, REAL, max(1, options.splits - 1), options.trees)
+    whole = of_cuts["all rows"]["fits, var., flux, context"]["_votes"]
     others: dict[str, Any] = {}
-    for name, ours in sources.items():
+    for name, ours in {
+        "survey": of_sources(survey, scores["and own fits"]["_votes"]),
+        "real rows": of_sources(real, whole),
+    }.items():
         if options.muwclass is not None:
             print(f"MUWCLASS, {name}")
-            theirs = pd.read_parquet(options.muwclass).set_index("name")
-            theirs = theirs[[f"P_{c}" for c in survey.classes]].set_axis(survey.classes, axis=1)
-            groups = {c: c for c in survey.classes}
+            known = sorted(muwclass["True_Class"].unique())
+            theirs = muwclass[[f"P_{c}" for c in known]].set_axis(known, axis=1)
+            groups = {c: c for c in known}
             others[f"MUWCLASS, {name}"] = compare_sources(ours, theirs, groups, "MUWCLASS")
         if options.umlcaxs is not None:
             print(f"umlcaxs, {name}")
@@ -287,7 +311,13 @@ def main() -> None:
                 ours, umlcaxs(options.umlcaxs), groups, "umlcaxs"
             )
     if options.out is not None:
-        found = {"survey": scores, "differences": gaps, "real": rows, "others": others}
+        found = {
+            "survey": scores,
+            "differences": gaps,
+            "by square degree": fields,
+            "real": of_cuts,
+            "others": others,
+        }
         options.out.write_text(json.dumps(_shown(found), indent=2, default=float) + "\n")
 
 

@@ -10,7 +10,11 @@ import pandas as pd
 from raypipe.catalog.schema import classes_in
 from raypipe.model.bundle import load_model
 from raypipe.store.layout import model_folder
-from raypipe.store.publication import read_published
+from raypipe.store.publication import (
+    find_publication,
+    read_published,
+    require_publication,
+)
 from raypipe.store.workspace import Workspace
 
 
@@ -18,8 +22,19 @@ def catalog_classes(workspace: Workspace, release: str, model_id: str) -> tuple[
     """Return the classes for which a catalog has probabilities `p_<class>`, in the model's order.
 
     They are read from the model's bundle or, if the workspace no longer has it, from the metadata
-    of the catalog. Raises RaypipeError without a catalog.
+    of the catalog. Those that only `raypipe classify` knows follow. Raises RaypipeError without a
+    catalog.
     """
+    known = _model_classes(workspace, release, model_id)
+    catalog = require_publication(workspace, release, model_id)
+    added = find_publication(workspace, release, model_id, "classify")
+    if added is None or added.catalog != catalog.fingerprint:
+        return known
+    more = classes_in(workspace.read_schema(added.parts[0]))
+    return (*known, *(name for name in more if name not in known))
+
+
+def _model_classes(workspace: Workspace, release: str, model_id: str) -> tuple[str, ...]:
     folder = model_folder(model_id)
     if workspace.exists(f"{folder}/model.safetensors"):
         return load_model(workspace.absolute_uri(folder)).population.classes

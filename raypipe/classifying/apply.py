@@ -72,6 +72,8 @@ def _classify_block(
 
 def _blocks(starts: IntArray, rows: int) -> Iterator[tuple[slice, IntArray]]:
     """Yield slices of ordered rows that hold whole sources, with where these begin in the slice."""
+    if not rows:
+        yield slice(0, 0), starts
     ends = np.append(starts[1:], rows)
     first = 0
     while first < len(starts):

@@ -17,6 +17,7 @@ CONFIG = {
     "discover": SETTINGS["discover"],
     "embed": SETTINGS["embed"],
     "evaluate": {"folds": 2},
+    "classify": {"folds": 2, "trees": 20},
 }
 
 
@@ -34,6 +35,8 @@ def test_a_run_without_a_model_uses_the_one_in_the_box(
     assert not workspace.exists("checkpoints")
     catalog = raypipe.open_catalog(tmp_path)
     assert len(catalog) == 160
+    assert catalog["best_class"].notna().mean() > 0.9
+    assert "Recall and coverage" in Path(done["report"]).read_text()
     assert catalog["fit_zscore"].median() < 3
     assert set(catalog["split"]) == {"test"}
 

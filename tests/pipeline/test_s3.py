@@ -14,6 +14,7 @@ from typing import Any
 
 import boto3
 import lsdb
+import pandas as pd
 import pyarrow as pa
 import pytest
 from hats.io.validation import is_valid_catalog
@@ -317,6 +318,36 @@ def test_a_catalog_in_a_bucket_is_explored(bucket: Any, tmp_path: Path) -> None:
     local = ServedCatalog(made.workspace, choose_catalog(made.workspace, None, None), None, 1.0)
     assert catalog.point(7) == local.point(7)
     assert catalog.records([3, 30]) == local.records([3, 30])
+
+
+def test_classes_are_added_to_a_catalog_in_a_bucket(bucket: Any, tmp_path: Path) -> None:
+    made = make_workspace(tmp_path / "w", 96, classes=["AGN", "CV", "YSO"])
+    folder = tmp_path / "w"
+    for file in filter(Path.is_file, folder.rglob("*")):
+        bucket.upload_file(str(file), BUCKET, f"classes/{file.relative_to(folder)}")
+    settings = ["--set", "classify.trees=12", "--set", "classify.folds=2"]
+    truth = f"s3://{BUCKET}/classes/truth.parquet"
+    there = ["classify", "--workspace", f"s3://{BUCKET}/classes", "--labels", truth, *settings]
+
+    def objects() -> dict[str, Any]:
+        listed = bucket.list_objects_v2(Bucket=BUCKET, Prefix="classes/")["Contents"]
+        return {o["Key"]: o["LastModified"] for o in listed if "/columns/" in o["Key"]}
+
+    assert main(there) == 0
+    written = objects()
+    assert main(there) == 0
+    assert objects() == written
+    here = ["classify", "--workspace", str(folder), "--labels", str(made.truth), *settings]
+    assert main(here) == 0
+    in_bucket, on_disk = (raypipe.open_sources(w) for w in (f"s3://{BUCKET}/classes", folder))
+    assert "class_set" in in_bucket
+    pd.testing.assert_frame_equal(in_bucket, on_disk)
+
+    # Without labels, another workspace takes the classifier from the bucket.
+    taken = f"s3://{BUCKET}/classes/models/{made.models[0]}/classifier.safetensors"
+    bare = make_workspace(tmp_path / "bare", 96, labels=False, classes=["AGN", "CV", "YSO"])
+    raypipe.classify(bare.workspace, classifier=taken)
+    assert set(raypipe.open_catalog(bare.workspace)["best_class"].dropna()) <= {"AGN", "CV", "YSO"}
 
 
 def test_clusters_are_added_to_a_catalog_in_a_bucket(

@@ -17,9 +17,9 @@ from raypipe.simulation.populations import PARAMETERS
 from raypipe.spectra.schema import SPECTRUM_FIELDS
 
 PATTERNED = ["z_cov", "z3", "z3_err", "z3_std", "z3_mean", "z3_sd"]
-PATTERNED += ["p_HM-STAR", "counts_s", "background_counts_b"]
 PATTERNED += ["shared_2", "predicted_flux", "predicted_flux_lolim", "predicted_flux_hilim"]
 PATTERNED += ["predicted_class_p"]
+PATTERNED += ["p_HM-STAR", "p_cluster_3", "votes_HM-STAR", "counts_s", "background_counts_b"]
 KNOWN = {name: describe(name) for name in [*schema._COLUMNS, *PATTERNED, *CAME_ALONG]}
 FITS = {name: Column(*parts) for name, parts in FIT_COLUMNS.items()}
 

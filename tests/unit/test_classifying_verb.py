@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 import raypipe
 from raypipe.classifying.classify import classifier_name, classify, metrics_name
 from raypipe.cli import main
 from raypipe.errors import RaypipeError, UsageError
+from raypipe.model.bundle import load_model
+from raypipe.store.publication import read_detections
 from raypipe.store.workspace import Workspace
-from tests.unit.synthetic_workspace import RELEASE, make_workspace
+from tests.unit.synthetic_workspace import RELEASE, make_workspace, publish_table
 
 CLASSES = ["AGN", "CV", "YSO"]
 FAST = {"classify": {"trees": 12, "folds": 2}}
@@ -150,6 +154,51 @@ def test_a_classifier_of_another_model_is_refused(labelled: Path, tmp_path: Path
         classify(other.workspace, classifier=labelled / classifier_name(MODEL, "all"), config=FAST)
     with pytest.raises(UsageError, match="trained with --context all"):
         classify(labelled, classifier=labelled / classifier_name(MODEL, "all"), context="none")
+
+
+def _with_rows(workspace: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Publish the catalog again with other rows."""
+    store = Workspace(workspace)
+    model = load_model(store.absolute_uri(f"models/{MODEL}"))
+    publish_table(store, model, change(read_detections(store, RELEASE, MODEL)))
+
+
+def test_rows_without_latents_get_no_class(labelled: Path) -> None:
+    def blank(table: pa.Table) -> pa.Table:
+        z0 = table["z0"].to_numpy().copy()
+        z0[:9] = np.nan
+        place = table.column_names.index("z0")
+        return table.set_column(place, table.schema.field("z0"), pa.array(z0, from_pandas=True))
+
+    _with_rows(labelled, blank)
+    found = classify(labelled, config=FAST)
+    catalog = raypipe.open_catalog(labelled)
+    assert found["classified"]["detections"] == 87
+    assert (
+        catalog.loc[:8, ["p_AGN", "best_class", "class_set", "class_unlike"]].isna().all(axis=None)
+    )
+    assert catalog.loc[9:, "p_AGN"].notna().all()
+    # The source of rows 9 and 10 has a latent in one of them.
+    sources = raypipe.open_sources(labelled).set_index("name")
+    names = catalog["name"]
+    assert np.isfinite(sources.loc[names[9], "p_AGN"])
+    assert np.isnan(sources.loc[names[2], "p_AGN"])
+
+
+def test_a_catalog_without_rows_stays_one(labelled: Path, bare: Path) -> None:
+    classify(labelled, config=FAST)
+    _with_rows(bare, lambda table: table.slice(0, 0))
+    found = classify(bare, classifier=labelled / classifier_name(MODEL, "all"), config=FAST)
+    assert found["classified"]["detections"] == 0
+    assert "best_class" in raypipe.open_catalog(bare)
+
+
+def test_a_changed_catalog_is_classified_again(labelled: Path) -> None:
+    classify(labelled, config=FAST)
+    _with_rows(labelled, lambda table: table.slice(0, 90))
+    assert "best_class" not in raypipe.open_catalog(labelled)
+    assert classify(labelled, config=FAST)["classified"]["detections"] == 90
+    assert raypipe.open_catalog(labelled)["p_AGN"].notna().all()
 
 
 def test_without_labels_the_error_says_what_to_give(bare: Path) -> None:
