@@ -56,7 +56,7 @@ def formula_fronts(by_direction: Mapping[str, Mapping[str, Any]]) -> Figure:
             front = each["front"]
             axes.plot(
                 [one["length"] for one in front],
-                [max(one["r2"], 0.0) for one in front],
+                [max(one["r2"] or 0.0, 0.0) for one in front],
                 marker="o", ms=3.5, lw=1.1, color=colors(number % 20), label=name,
             )  # fmt: skip
         axes.set(xlabel="length of the formula", ylabel="R²", ylim=(0, 1))

@@ -57,6 +57,9 @@ def test_better_and_worse_are_told_by_direction_and_error() -> None:
     within = compare_metrics(metrics(0.70, 0.2, 0.1), metrics(0.71, 0.2, 0.1))
     assert {each["verdict"] for each in within["figures"]} == {"same"}
     assert within["same_detections"]
+    other = metrics(0.7, 0.2, 0.1)
+    other["data"]["n_sources"] = 7
+    assert not compare_metrics(metrics(0.7, 0.2, 0.1), other)["same_detections"]
 
 
 def test_the_text_begins_with_the_largest_difference(tmp_path: Path) -> None:

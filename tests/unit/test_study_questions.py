@@ -245,7 +245,7 @@ def test_slices_divide_the_rows() -> None:
     frame["total_counts"] = np.repeat([10, 100, 1000, 9000], 100)
     found = slices_of(material(frame))
     assert [each.rows.sum() for each in found["counts"]] == [100] * 4
-    assert found["counts"][-1].label == "5e+03 and above"
+    assert found["counts"][-1].label == "5,000 and above"
     assert [each.rows.sum() for each in found["off-axis angle, arcmin"]] == [100] * 4
 
 

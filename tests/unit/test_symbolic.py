@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from raypipe.errors import UsageError
-from raypipe.evaluation.questions.formulas import choose_front, stability
+from raypipe.evaluation.questions.formulas import choose_front, defined, stability
 from raypipe.evaluation.symbolic import Formula, readable, search_formulas
 
 pytest.importorskip("pyoperon")
@@ -59,6 +59,11 @@ def test_a_longer_formula_must_earn_its_place() -> None:
     wild = formula("wild", 9, lambda v: np.full(len(v), np.nan))
     chosen = choose_front([[short, same], [exact, wild]], x, y)
     assert [each.text for each, _ in chosen] == ["short", "exact"]
+
+
+def test_where_a_formula_is_not_defined_its_median_is_judged() -> None:
+    assert defined(np.array([1.0, np.nan, 3.0, np.inf])).tolist() == [1.0, 2.0, 3.0, 2.0]
+    assert defined(np.array([np.nan])).tolist() == [0.0]
 
 
 def test_formulas_that_differ_between_seeds_are_not_stable() -> None:

@@ -100,6 +100,15 @@ def choose_front(
     return chosen
 
 
+def defined(values: FloatArray) -> FloatArray:
+    """Replace values that are not finite, as of the logarithm of a negative number, by the median.
+
+    A formula must predict every detection: one that is not defined for some is judged by a guess.
+    """
+    finite = np.isfinite(values)
+    return np.where(finite, values, np.median(values[finite]) if finite.any() else 0.0)
+
+
 def _judge(
     fronts: list[list[Formula]],
     chosen: list[tuple[Formula, float]],
@@ -114,7 +123,7 @@ def _judge(
     seed = material.settings.seed
     front = []
     for formula, _ in chosen:
-        predicted = formula.evaluate(fluxes[judged])
+        predicted = defined(formula.evaluate(fluxes[judged]))
         scores = r_squared(values[judged], predicted, material.sources[judged], seed)
         front.append({"formula": formula.text, "length": formula.length, **scores})
     enough = GOOD_SHARE * chosen[-1][1]
@@ -142,7 +151,7 @@ def stability(
         for front in fronts
     ]
     known = [each for each in bests if each is not None]
-    predicted = [each.evaluate(x) for each in known]
+    predicted = [defined(each.evaluate(x)) for each in known]
     pairs = [
         float(np.corrcoef(predicted[i], predicted[j])[0, 1])
         for i in range(len(known))

@@ -121,7 +121,7 @@ def _ranges(values: FloatArray, edges: tuple[float, ...], form: str) -> list[Sli
             if np.isinf(low):
                 label = f"below {high:.3g}"
             elif np.isinf(high):
-                label = f"{low:.3g} and above"
+                label = f"{low:,.0f} and above" if low >= 1000 else f"{low:.3g} and above"
             found.append(Slice(label, rows))
     return found
 
