@@ -11,7 +11,7 @@ CLUSTER_COLUMNS: dict[str, tuple[str, str, str]] = {
 """Columns by name."""
 
 CLUSTER_PATTERNS: dict[str, tuple[str, str, str]] = {
-    r"p_cluster_(\d+)": ("", "stat.probability;meta.code.class", "probability of cluster {0}"),
+    r"p_cluster_(\d+)": ("", "stat.probability", "probability of cluster {0}"),
 }
 """Columns by pattern."""
 

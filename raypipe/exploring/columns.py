@@ -194,7 +194,7 @@ def column_order(name: str, brought: set[str]) -> tuple[int, int, str]:
     meaning = describe(name)
     if meaning is None:
         return 5, 0, name
-    if re.match(r"stat\.probability;|src\.class|meta\.code\.class", meaning.ucd):
+    if re.match(r"stat\.probability|src\.class|meta\.code\.class", meaning.ucd):
         return 3, 0, name
     return (6 if re.search(r"_(lolim|hilim|err|std|sd|mean)$", name) else 4), 0, name
 

@@ -196,7 +196,7 @@ def test_clusters_are_exported_with_their_meaning(made: Synthetic, tmp_path: Pat
         uri = raypipe.export(made.workspace, format="votable", sources=sources)
         table = Table.read(uri)
         assert table["cluster"].description.startswith("most probable cluster")
-        assert table["p_cluster_0"].meta["ucd"] == "stat.probability;meta.code.class"
+        assert table["p_cluster_0"].meta["ucd"] == "stat.probability"
         assert table["p_cluster_0"].description == "probability of cluster 0"
     fits = Table.read(raypipe.export(made.workspace, format="fits"))
     assert set(fits["cluster"]) == set(raypipe.open_clusters(made.workspace)["cluster"])

@@ -245,6 +245,7 @@ def test_look_alikes_are_those_of_search(page: Page, catalog: pd.DataFrame) -> N
     known = Posteriors(z, triangles)
     page.run("explorer.select([12])")
     page.run("document.getElementById('alike-number').value = 8")
+    page.wait("!document.getElementById('find-alike').disabled", 20)
     page.run("document.getElementById('find-alike').click()")
     page.wait("document.querySelectorAll('#alike button').length === 8", 20)
     query = Posterior(z[:, 12].astype(float), known.covariance[12])
