@@ -34,7 +34,9 @@ _FIRST = (
     "far_sigmas",
     "fit_sigmas",
     "likely_class",
+    "best_class",
     "class",
+    "cluster",
     "split",
     "hard_ms",
     "hard_hm",
@@ -133,14 +135,28 @@ def rows_in_table(
 
 
 def column_order(name: str, brought: set[str]) -> tuple[int, int, str]:
-    """Return a key to sort columns by: those of the user's table, raypipe's own, then others."""
+    """Return a key to sort columns by: those of the user's table, raypipe's own, then others.
+
+    Of raypipe's own, groups and probabilities come first, limits and errors last.
+    """
     if name in brought:
         return 0, 0, ""
     if name in _FIRST:
         return 1, _FIRST.index(name), ""
     if latent := re.fullmatch(r"z(\d+)", name):
         return 2, int(latent[1]), ""
-    return (3 if describe(name) is not None else 4), 0, name
+    meaning = describe(name)
+    if meaning is None:
+        return 5, 0, name
+    if re.match(r"stat\.probability|src\.class|meta\.code\.class", meaning.ucd):
+        return 3, 0, name
+    return (6 if re.search(r"_(lolim|hilim|err|std|sd|mean)$", name) else 4), 0, name
+
+
+def is_group(name: str) -> bool:
+    """Return whether a column numbers groups, such as clusters: its numbers have no order."""
+    meaning = describe(name)
+    return meaning is not None and meaning.ucd.startswith("meta.code.class")
 
 
 def head_of(name: str) -> ColumnHead:
@@ -154,6 +170,8 @@ def head_of(name: str) -> ColumnHead:
 def _column(name: str, column: pd.Series[Any]) -> ExplorerColumn | None:
     head = head_of(name)
     numbers = _as_numbers(column)
+    if numbers is not None and is_group(name) and column.nunique() <= MOST_CATEGORIES:
+        return _numbered(head, numbers)
     if numbers is not None:
         return ExplorerColumn(**vars(head), values=numbers)
     texts = column.astype("string")
@@ -166,6 +184,14 @@ def _column(name: str, column: pd.Series[Any]) -> ExplorerColumn | None:
     return ExplorerColumn(
         name=name, ucd=head.ucd, about=head.about, categories=words, values=values
     )
+
+
+def _numbered(head: ColumnHead, numbers: npt.NDArray[np.float64]) -> ExplorerColumn:
+    """Make categories of the numbers of groups, in the order of the numbers."""
+    known = np.unique(numbers[np.isfinite(numbers)])
+    places = np.where(np.isfinite(numbers), np.searchsorted(known, numbers), np.nan)
+    words = [f"{number:g}" for number in known]
+    return ExplorerColumn(**vars(head) | {"categories": words}, values=places)
 
 
 def _as_numbers(column: pd.Series[Any]) -> npt.NDArray[np.float64] | None:

@@ -10,6 +10,7 @@ import json
 import logging
 import secrets
 import socket
+import sys
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -77,7 +78,8 @@ class ExplorerServer(ThreadingHTTPServer):
                 "explore: anyone who has this address can see the catalog, and what is sent is not "
                 "encrypted: listen elsewhere than on this machine only in networks that you trust"
             )
-        log.info("explore: open %s (Ctrl-C ends it)", self.address)
+        # Logs are redacted, and would lose the token.
+        print(f"Open {self.address} in a browser; Ctrl-C ends it.", file=sys.stderr, flush=True)
         try:
             self.serve_forever()
         except KeyboardInterrupt:

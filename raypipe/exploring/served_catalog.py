@@ -25,6 +25,7 @@ from raypipe.exploring.columns import (
     choose_columns,
     column_order,
     head_of,
+    is_group,
     join_table,
     rows_in_table,
 )
@@ -151,7 +152,8 @@ class ServedCatalog:
         for field in self._schema:
             if field.name in IDENTITY or field.name in brought:
                 continue
-            if pa.types.is_integer(field.type) or pa.types.is_floating(field.type):
+            is_number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+            if is_number and not is_group(field.name):
                 heads.append(head_of(field.name))
             elif not pa.types.is_nested(field.type):
                 texts.append(field.name)

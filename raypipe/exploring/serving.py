@@ -25,7 +25,7 @@ def serve_catalog(
     host: str,
     port: int,
 ) -> str:
-    """Serve a catalog until Ctrl-C, and return the address that its page had."""
+    """Serve a catalog until Ctrl-C, and return the address that its page had, without token."""
     require_datashader()
     log.info("explore: reading latents and positions of %s", evaluated.model_id)
     catalog = ServedCatalog(store, evaluated, table, radius_arcsec)
@@ -40,4 +40,4 @@ def serve_catalog(
         server.run()
     finally:
         samp.close()
-    return server.address
+    return server.address.partition("?")[0]

@@ -56,7 +56,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
     ids = detections_of(made.workspace, publication)["detection_id"]
     groups = pa.array([None if i == 3 else i % 5 for i in range(80)], pa.int32())
     shares = pa.array(np.linspace(0, 1, 80), pa.float32())
-    added = pa.table({"detection_id": ids, "cluster": groups, "p_cluster": shares})
+    added = pa.table({"detection_id": ids, "cluster": groups, "p_cluster_1": shares})
     write_added(made.workspace, publication, "cluster", added, {})
     return made
 
@@ -245,6 +245,7 @@ def test_look_alikes_are_those_of_search(page: Page, catalog: pd.DataFrame) -> N
     known = Posteriors(z, triangles)
     page.run("explorer.select([12])")
     page.run("document.getElementById('alike-number').value = 8")
+    page.wait("!document.getElementById('find-alike').disabled", 20)
     page.run("document.getElementById('find-alike').click()")
     page.wait("document.querySelectorAll('#alike button').length === 8", 20)
     query = Posterior(z[:, 12].astype(float), known.covariance[12])
@@ -324,20 +325,22 @@ def test_points_are_colored_by_any_column(page: Page, catalog: pd.DataFrame) -> 
 
 def test_points_are_colored_and_filtered_by_columns_of_other_verbs(page: Page) -> None:
     choose(page, "#color-choice", "cluster")
-    found = page.run("[...explorer.models('points').data.value]")
-    assert found[:3] + found[4:] == [i % 5 for i in range(80) if i != 3]
-    assert found[3] is None  # NaN
-    choose(page, "#color-choice", "p_cluster")
+    assert page.run("explorer.colored.categories") == ["0", "1", "2", "3", "4"]
+    codes = page.run("[...explorer.colored.values]")
+    assert codes[:3] + codes[4:] == [i % 5 for i in range(80) if i != 3]
+    assert codes[3] is None  # NaN
+    assert "2 (16)" in page.run("document.getElementById('legend').textContent")
+    choose(page, "#color-choice", "p_cluster_1")
     shown = page.run("[...explorer.models('points').data.value]")
     assert np.allclose(shown, np.linspace(0, 1, 80), rtol=1e-4)
     page.run("document.getElementById('add-filter').click()")
-    choose(page, ".filter select", "cluster")
+    choose(page, ".filter select", "p_cluster_1")
     page.run(
-        """(() => { document.querySelectorAll(".filter input").forEach((each) => {
-        each.value = "2"; each.dispatchEvent(new Event("input")); }); })()"""
+        """(() => { const low = document.querySelector(".filter input");
+        low.value = "0.5"; low.dispatchEvent(new Event("input")); })()"""
     )
     kept = page.run("explorer.models('kept').booleans")
-    assert np.flatnonzero(kept).tolist() == [i for i in range(80) if i % 5 == 2]
+    assert np.flatnonzero(kept).tolist() == list(range(40, 80))
 
 
 def test_size_follows_the_counts(page: Page, catalog: pd.DataFrame) -> None:

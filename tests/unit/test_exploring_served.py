@@ -357,16 +357,15 @@ def test_ctrl_c_ends_it(made: Synthetic) -> None:
     )
     try:
         assert process.stderr is not None
-        for line in process.stderr:
-            if found := re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", line):
-                break
-        assert found is not None
-        with urllib.request.urlopen(found[0], timeout=60) as page:
+        lines = (re.search(r"Open (http://127\S+/\?token=\S+)", each) for each in process.stderr)
+        found = next(filter(None, lines))
+        with urllib.request.urlopen(found[1], timeout=60) as page:
             assert b"80 detections" in page.read()
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
     finally:
         process.kill()
+        process.stderr.close()
 
 
 def test_row_groups_are_found(tmp_path: Path) -> None:

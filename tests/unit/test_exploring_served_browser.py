@@ -158,6 +158,7 @@ def test_search_and_look_alikes_ask_the_server(page: Page) -> None:
     page.run("document.getElementById('search-form').requestSubmit()")
     page.wait("explorer.selection.length === 2", 20)
     assert page.run("explorer.selection") == [6, 7]
+    page.wait("!document.getElementById('find-alike').disabled", 20)
     page.run("document.getElementById('find-alike').click()")
     page.wait("document.querySelectorAll('#alike button').length === 20", 60)
     assert not {6, 7} & set(page.run("explorer.similar"))

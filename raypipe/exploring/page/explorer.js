@@ -2,6 +2,7 @@
 "use strict";
 
 const MOST_QUERIES = 20;
+const MOST_SHAPED = 20_000;
 const MARK_AFTER_MS = 80;
 
 class Explorer {
@@ -76,11 +77,13 @@ class Explorer {
     this.colored = this.columns[$("color-choice").value];
     await this.catalog.values(this.colored);
     const dark = document.documentElement.dataset.theme === "dark";
-    const color = this.colored.categories ? colorWords(this.colored) : colorNumbers(this.colored, this.packed.palette, dark);
+    // Small points have no visible shape, and Bokeh draws all of them once per shape.
+    const shaped = this.packed.served || this.n <= MOST_SHAPED;
+    const color = this.colored.categories ? colorWords(this.colored, shaped) : colorNumbers(this.colored, this.packed.palette, dark);
     this.models("colors").setv({ palette: color.palette, low: color.low, high: color.high });
     const counts = $("sized").checked && this.column("total_counts");
     if (counts) await this.catalog.values(counts);
-    const base = this.n > 20000 ? 3 : this.n > 2000 ? 4.5 : 6;
+    const base = this.n > MOST_SHAPED ? 3 : this.n > 2000 ? 4.5 : 6;
     const size = Float64Array.from({ length: this.n }, (_, i) =>
       counts ? Math.min(26, base * (0.5 + 0.45 * Math.log10(1 + counts.values[i]))) : base * 1.4,
     );

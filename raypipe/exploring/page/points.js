@@ -34,8 +34,8 @@ function colorNumbers(column, palette, dark) {
   };
 }
 
-/** Color a column of words: the eight most frequent have a color and a shape each. */
-function colorWords(column) {
+/** Color a column of words: the eight most frequent have a color each and, if `shaped`, a shape. */
+function colorWords(column, shaped) {
   const numbers = new Array(column.categories.length).fill(0);
   for (const code of column.values) if (code >= 0) numbers[code]++;
   const order = numbers.map((_, i) => i).sort((a, b) => numbers[b] - numbers[a]);
@@ -46,9 +46,9 @@ function colorWords(column) {
     low: -0.5,
     high: SHAPES.length - 0.5,
     palette: CLASS_COLORS,
-    shapes: Array.from(values, (i) => (i >= 0 ? SHAPES[i][0] : "dot")),
+    shapes: Array.from(values, (i) => (!shaped ? "circle" : i >= 0 ? SHAPES[i][0] : "dot")),
     words: [...place].map(([code, i]) => ({
-      word: column.categories[code], count: numbers[code], color: CLASS_COLORS[i], sign: SHAPES[i][1],
+      word: column.categories[code], count: numbers[code], color: CLASS_COLORS[i], sign: shaped ? SHAPES[i][1] : "●",
     })),
     others: order.slice(SHAPES.length).reduce((sum, code) => sum + numbers[code], 0),
   };
