@@ -65,7 +65,7 @@ def find_clusters(
 ) -> Found:
     """Find clusters of detections without their classes, and assign detections and sources."""
     if config.method == "graph":
-        found = _communities(space, detections, sources, config)
+        found = _communities(detections, sources, config)
     else:
         found = _mixture(space, detections, sources, config)
     used = np.unique(found.detections.argmax(axis=1))
@@ -95,12 +95,12 @@ def _mixture(space: Space, detections: Members, sources: Members, config: Cluste
     return Found(assign(detections), assign(sources))
 
 
-def _communities(
-    space: Space, detections: Members, sources: Members, config: ClusterConfig
-) -> Found:
-    """Find communities of all detections; a source has the mean shares of its detections."""
-    values = np.concatenate([space.values(some) for some in detections.blocks()])
-    shares = graph_clusters(values, detections.sources, config.resolution, config.seed)
+def _communities(detections: Members, sources: Members, config: ClusterConfig) -> Found:
+    """Find communities of all detections; a source has the mean shares of its detections.
+
+    Neighbors are those among latents: on a simulated population they agreed better with classes.
+    """
+    shares = graph_clusters(detections.z, detections.sources, config.resolution, config.seed)
     keys, inverse = np.unique(detections.sources, return_inverse=True)
     sums = np.zeros((len(keys), shares.shape[1]))
     np.add.at(sums, inverse, shares)

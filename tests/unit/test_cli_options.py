@@ -90,6 +90,7 @@ def test_the_verbs_are_the_public_functions_that_take_a_workspace() -> None:
     assert set(VERBS) - without == taking_one - {
         "models",  # the model in the box needs no workspace
         "open_catalog",
+        "open_clusters",
         "open_search",
         "open_sources",
     }
