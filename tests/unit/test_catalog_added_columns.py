@@ -48,7 +48,8 @@ def catalog(folder: Path, version: int = 1, **columns: pa.Table) -> tuple[Worksp
     workspace.write_table(names[1], rows.slice(SIZES[0]))
     sources = f"sources/r/m/sources-{version}.parquet"
     workspace.write_table(sources, pa.table({"best_detection_id": ["r:0", "r:4"]}))
-    workspace.write_json(summary_name("r"), {"parts": len(SIZES)})
+    summary = {"rows": sum(SIZES), "parts": len(SIZES), "source": "here"}
+    workspace.write_json(summary_name("r"), summary)
     base = find_publication(workspace, "r", "m")
     new = Publication("r", "m", 0, sum(SIZES), 2, tuple(names), sources, str(version))
     return workspace, publish(workspace, new, base)
