@@ -172,7 +172,7 @@ def captions_view(
     """Align with captions, through a text encoder."""
     rows = real_sources(real)
     captions = pd.DataFrame(
-        {"name": rows["name"], "caption": [_caption(r) for _, r in rows.iterrows()]}
+        {"name": rows["name"], "caption": [caption(r) for _, r in rows.iterrows()]}
     )
     table = folder / "captions.parquet"
     captions.to_parquet(table)
