@@ -38,7 +38,7 @@ import pyarrow.parquet as pq
 from scipy.special import logsumexp
 
 import raypipe
-from benchmarks.real_captions import real_sources
+from benchmarks.real_captions import caption, real_sources
 from raypipe.aligning.data import divide, join_view, make_pairs
 from raypipe.aligning.measure import gallery_rows
 from raypipe.aligning.pairs import Pairs
