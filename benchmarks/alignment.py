@@ -38,6 +38,7 @@ import pyarrow.parquet as pq
 from scipy.special import logsumexp
 
 import raypipe
+from benchmarks.real_captions import caption, real_sources
 from raypipe.aligning.data import divide, join_view, make_pairs
 from raypipe.aligning.measure import gallery_rows
 from raypipe.aligning.pairs import Pairs
@@ -137,7 +138,7 @@ def truth_of_sources(workspace: Path, folder: Path, **settings: Any) -> dict[str
 
 def catalog_view(workspace: Path, folder: Path, real: Path, **settings: Any) -> dict[str, Any]:
     """Align with brightness, position and variability of the real sources."""
-    rows = _real_sources(real)
+    rows = real_sources(real)
     table = folder / "catalog.parquet"
     rows.to_parquet(table)
     steady = ["log_flux", "significance", "abs_gal_lat", "gal_lon", "nh_gal", "extent"]
@@ -169,9 +170,9 @@ def captions_view(
     workspace: Path, folder: Path, real: Path, encoder: Path, **settings: Any
 ) -> dict[str, Any]:
     """Align with captions, through a text encoder."""
-    rows = _real_sources(real)
+    rows = real_sources(real)
     captions = pd.DataFrame(
-        {"name": rows["name"], "caption": [_caption(r) for _, r in rows.iterrows()]}
+        {"name": rows["name"], "caption": [caption(r) for _, r in rows.iterrows()]}
     )
     table = folder / "captions.parquet"
     captions.to_parquet(table)
@@ -290,71 +291,6 @@ def _all_pairs(mine: Posteriors, yours: Posteriors) -> Floats:
             for i in range(len(mine))
         ]
     )
-
-
-def _real_sources(real: Path) -> pd.DataFrame:
-    """Read one row per source of the catalog: brightness, position, variability, class and fits."""
-    from astropy.coordinates import SkyCoord
-
-    rows = pd.read_parquet(real)
-    rows["name"] = rows["name"].str.strip()
-    rows = rows.groupby("name").first().reset_index()
-    galactic = SkyCoord(
-        rows["ra"].tolist(), rows["dec"].tolist(), unit=("hourangle", "deg")
-    ).galactic
-    flux = rows["flux_aper90_b"]
-    return rows.drop(columns=["ra", "dec"]).assign(
-        log_flux=np.log10(flux.where(flux > 0)),
-        var_inter_prob=rows["var_inter_prob_b"],
-        var_intra_prob=rows["var_intra_prob_b"],
-        ks_intra_prob=rows["ks_intra_prob_b"],
-        abs_gal_lat=np.abs(galactic.b.deg),
-        gal_lon=galactic.l.deg,
-        extent=rows["extent_flag"].astype(str),
-    )
-
-
-_CLASSES = {
-    "AGN": "active galactic nucleus (AGN)",
-    "CV": "cataclysmic variable",
-    "HM-STAR": "high-mass star",
-    "HMXB": "high-mass X-ray binary",
-    "LM-STAR": "low-mass star",
-    "LMXB": "low-mass X-ray binary",
-    "NS": "neutron star",
-    "YSO": "young stellar object",
-}
-
-
-def _caption(row: pd.Series[Any]) -> str:
-    """Describe a source in a sentence or two, from its class, best fit and variability."""
-    known = row["muwclass_true_class"]
-    what = _CLASSES.get(str(known), "source of unknown class")
-    fits = {
-        "powlaw": "a power law of photon index {powlaw_gamma:.1f}",
-        "bb": "a black body of {bb_kt:.2f} keV",
-        "brems": "bremsstrahlung of {brems_kt:.1f} keV",
-        "apec": "a thermal plasma of {apec_kt:.1f} keV with emission lines",
-    }
-    statistics = {name: row[f"{name}_stat"] for name in fits if np.isfinite(row[f"{name}_stat"])}
-    text = f"{'An' if what[0] in 'aeiou' else 'A'} {what}"
-    if statistics:
-        best = min(statistics, key=lambda name: statistics[name])
-        nh = row[f"{best}_nh"]
-        text = f"{_absorption(nh)} {what}" if np.isfinite(nh) else text
-        text += f" whose spectrum is {fits[best].format(**row.to_dict())}"
-    if row["var_inter_prob"] > 0.99:
-        text += ", variable between observations"
-    if row["var_intra_prob"] > 0.99:
-        text += ", variable within an observation"
-    return f"{text[0].upper()}{text[1:]}."
-
-
-def _absorption(nh_1e20: float) -> str:
-    for most, word in ((5, "unabsorbed"), (50, "weakly absorbed"), (200, "absorbed")):
-        if nh_1e20 < most:
-            return word
-    return "heavily absorbed"
 
 
 def _report(name: str, metrics: Mapping[str, Any]) -> str:
