@@ -94,11 +94,12 @@ def table_of(
     """Score sets of features: balanced accuracy over detections, and over sources."""
     answer: dict[str, Any] = {}
     for name, sets in rows.items():
-        hits, votes = np.zeros(len(sample.codes)), 0.0
+        hits = np.zeros(len(sample.codes))
+        votes = np.zeros((len(sample.codes), len(sample.classes)))
         for seed in range(splits):
             one = sample.votes(sets, seed, trees)
             hits += (one.argmax(axis=1) == sample.codes) / splits
-            votes = votes + one / splits
+            votes += one / splits
         drawn = resampled(hits, sample.codes, sample.sources)
         answer[name] = {"value": drawn[0], "error": drawn[1:].std(ddof=1), "_drawn": drawn}
         answer[name]["_votes"] = votes
@@ -118,7 +119,7 @@ def csc_hardness(table: pd.DataFrame) -> pd.DataFrame:
         band: table[f"obs_flux_aper90_{band}"].fillna(table[f"flux_aper90_{band}"])
         for band in "smh"
     }
-    pairs = {"hs": "hs", "hm": "hm", "ms": "ms"}
+    pairs = {"hs": ("h", "s"), "hm": ("h", "m"), "ms": ("m", "s")}
     return pd.DataFrame(
         {
             f"hard_{name}": (flux[x] - flux[y]) / (flux[x] + flux[y]).where(lambda s: s > 0)
@@ -231,7 +232,13 @@ def compare_sources(
     drawn = {}
     for name, table in (("raypipe", ours), (called, theirs)):
         known = [c for c in table if c in groups]
-        summed = table.loc[both, known].T.groupby(groups).sum().T.reindex(columns=order).fillna(0.0)
+        summed = (
+            table.loc[both, known]
+            .T.groupby(dict(groups))
+            .sum()
+            .T.reindex(columns=order)
+            .fillna(0.0)
+        )
         hits = (summed.to_numpy().argmax(axis=1) == codes).astype(float)
         drawn[name] = resampled(hits, codes, np.arange(len(both)))
         answer[name] = {"value": drawn[name][0], "error": drawn[name][1:].std(ddof=1)}

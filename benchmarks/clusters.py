@@ -23,7 +23,8 @@ import argparse
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -195,12 +196,7 @@ def methods(
         ),
     )
     for name, values in {"flux": shapes, "latents": members.z}.items():
-        yield (
-            f"graph and sources, {name}",
-            lambda seed, values=values: graph_clusters(values, members.sources, 1.0, seed).argmax(
-                axis=1
-            ),
-        )
+        yield f"graph and sources, {name}", partial(_graph, values, members.sources)
     yield (
         "HDBSCAN, 4 directions of flux",
         lambda seed: (
@@ -226,6 +222,10 @@ def methods(
     )
 
 
+def _graph(values: FloatArray, sources: Any, seed: int) -> IntArray:
+    return graph_clusters(values, sources, 1.0, seed).argmax(axis=1).astype(np.int64)
+
+
 def real_rows(file: str) -> tuple[Labelled, FloatArray]:
     """Read real detections at the cut, and seven of their columns on one scale."""
     rows = pd.read_parquet(file)
@@ -240,8 +240,8 @@ def real_rows(file: str) -> tuple[Labelled, FloatArray]:
         "kt": np.log10(rows["bb_kt"].clip(0.01)),
         "flux": np.log10(rows["obs_flux_aper90_b"].clip(1e-18)),
     }
-    values = pd.DataFrame(columns)
-    values = values.fillna(values.median()).to_numpy(np.float64)
+    frame = pd.DataFrame(columns)
+    values = frame.fillna(frame.median()).to_numpy(np.float64)
     keys = source_keys(rows["name"].tolist(), rows["name"].tolist())
     return Labelled(rows["muwclass_true_class"].to_numpy(dtype=object), keys), values
 

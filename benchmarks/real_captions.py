@@ -59,7 +59,7 @@ def caption(row: pd.Series[Any]) -> str:
         best = min(statistics, key=lambda name: statistics[name])
         nh = row[f"{best}_nh"]
         text = f"{_absorption(nh)} {what}" if np.isfinite(nh) else text
-        text += f" whose spectrum is {fits[best].format(**row.to_dict())}"
+        text += f" whose spectrum is {fits[best].format_map(row.to_dict())}"
     if row["var_inter_prob"] > 0.99:
         text += ", variable between observations"
     if row["var_intra_prob"] > 0.99:

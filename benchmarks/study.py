@@ -162,7 +162,8 @@ def robustness(metrics: Metrics) -> str:
 
 def few_labels(metrics: Metrics) -> str:
     found = (answer(metrics, "few_labels") or {})["by_representation"]
-    rows, headers = [], []
+    rows: list[list[str]] = []
+    headers: list[str] = []
     for name, numbers in found.items():
         row, headers = [name], []
         for each in numbers:
