@@ -232,7 +232,7 @@ def compare_sources(
     drawn = {}
     for name, table in (("raypipe", ours), (called, theirs)):
         known = [c for c in table if c in groups]
-        by_class = table.loc[both, known].T.groupby([groups[c] for c in known]).sum().T
+        by_class = table.loc[both, known].T.groupby([groups[str(c)] for c in known]).sum().T
         summed = by_class.reindex(columns=order).fillna(0.0)
         hits = (summed.to_numpy().argmax(axis=1) == codes).astype(float)
         drawn[name] = resampled(hits, codes, np.arange(len(both)))
