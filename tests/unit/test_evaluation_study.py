@@ -30,14 +30,16 @@ FAST = {"evaluate": {"folds": 2, "mixture_components": 8, "neighbors": 5}}
 
 @pytest.fixture(scope="module")
 def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
-    """A workspace whose catalog has fluxes, as with posterior draws."""
+    """A workspace whose catalog has fluxes that follow from its counts."""
     made = make_workspace(tmp_path_factory.mktemp("study"), detections=240, seen=False)
     table = read_detections(made.workspace, RELEASE, made.models[0])
     for band in "smh":
         counts = np.asarray(table[f"counts_{band}"].to_numpy(), dtype=np.float64)
         for limit, factor in (("", 1.0), ("_lolim", 0.9), ("_hilim", 1.1)):
             flux = pa.array((counts + 0.5) * factor * 1e-15)
-            table = table.append_column(f"flux_{band}{limit}", flux)
+            name = f"flux_{band}{limit}"
+            table = table.drop_columns([name]) if name in table.column_names else table
+            table = table.append_column(name, flux)
     model = load_model(made.workspace.absolute_uri(model_folder(made.models[0])))
     publish_table(made.workspace, model, table)
     return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 import subprocess
 from functools import partial
@@ -197,5 +198,21 @@ def test_hats_opens_by_url(folder: Path) -> None:
 
 
 class _Quiet(SimpleHTTPRequestHandler):
+    """Answers requests for a range of bytes, as web servers do."""
+
+    def do_GET(self) -> None:
+        file = Path(self.translate_path(self.path))
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if not wanted or not file.is_file():
+            super().do_GET()
+            return
+        content = file.read_bytes()
+        first, last = int(wanted[1]), min(int(wanted[2] or len(content)), len(content) - 1)
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
+        self.send_header("Content-Length", str(last - first + 1))
+        self.end_headers()
+        self.wfile.write(content[first : last + 1])
+
     def log_message(self, *_: object) -> None:
         pass
