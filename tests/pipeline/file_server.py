@@ -306,8 +306,8 @@ def write_remote_manifest(
     if packages:
         for product in PRODUCTS:
             rows[f"{product[:3]}_uri"] = [
-                product_uri("csc2.1", *key, product)
-                for key in rows[["obsid", "obi", "region_id"]].itertuples(index=False)
+                product_uri("csc2.1", obsid, obi, region_id, product)
+                for obsid, obi, region_id in zip(rows.obsid, rows.obi, rows.region_id, strict=True)
             ]
     table = pa.Table.from_pandas(rows, manifest_rows(found).schema)
     write_manifest(workspace, "csc2.1", [table], part_rows, server.url)
