@@ -57,6 +57,9 @@ OPTIONS = {
     "arf": Option("ARF file of that spectrum", metavar="FILE"),
     "background": Option("background file of that spectrum", metavar="FILE"),
     "base": Option("earlier release to reuse; default: the only other one"),
+    "alignment": Option(
+        "score this alignment; default: the one whose columns the catalog has", metavar="ID"
+    ),
     "by": Option(
         "join --catalog by position on the sky; default: by id or name", choices=("position",)
     ),

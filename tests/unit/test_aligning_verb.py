@@ -85,7 +85,13 @@ def test_the_command_line_prints_a_table_and_adds_columns(
     assert (catalog["predicted_seen_lolim"] < catalog["predicted_seen_hilim"]).all()
     name = printed.split("\n")[0]
     made = sorted(path.name for path in (copy / "alignments" / name).iterdir())
-    assert made == ["README.md", "align.safetensors", "config.toml", "metrics.json"]
+    assert made == [
+        "README.md",
+        "align.safetensors",
+        "config.toml",
+        "judged.parquet",
+        "metrics.json",
+    ]
     assert "joined by name" in (copy / "alignments" / name / "README.md").read_text()
     name_of = catalog["name"].iloc[3]
     assert main(["search", "--workspace", str(copy), "--like-view", name_of, "-k", "3"]) == 0

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-from raypipe.aligning.measure import flat
-from raypipe.aligning.pairs import Pairs
-from raypipe.alignment.bundle import Alignment
 
 Floats = npt.NDArray[np.float64]
 
@@ -27,8 +24,35 @@ GAINS = (
 """Pairs of features whose scores are compared: with the shared space, and without."""
 
 
+@dataclass(frozen=True)
+class Features:
+    """Hold what predicts a target for n pairs: latents, view, and either side in a shared space.
+
+    All are (n, features); `spectra` and `views` are the shared vectors of the two sides.
+    """
+
+    latents: Floats
+    view: Floats
+    spectra: Floats
+    views: Floats
+
+    def sets(self) -> dict[str, Floats]:
+        """Return the sets of features that are compared, by their names."""
+        return {
+            "latents": self.latents,
+            "view": self.view,
+            "shared": self.spectra,
+            "latents + view": np.hstack([self.latents, self.view]),
+            "latents + shared": np.hstack([self.latents, self.spectra]),
+            "view + shared": np.hstack([self.view, self.views]),
+            "latents + view + shared": np.hstack(
+                [self.latents, self.view, self.spectra, self.views]
+            ),
+        }
+
+
 def usefulness(
-    made: Alignment, judged: Pairs, targets: Mapping[str, npt.NDArray[Any]], seed: int
+    features: Features, targets: Mapping[str, npt.NDArray[Any]], seed: int
 ) -> dict[str, Any]:
     """Score how well each set of features predicts each target, on sources training has not seen.
 
@@ -38,24 +62,8 @@ def usefulness(
     deviation of bootstraps over sources; `gain` has differences, bootstrapped in pairs. A target
     with too few known rows is None.
     """
-    features = _features(made, judged)
-    return {name: _score(features, values, seed) for name, values in targets.items()}
-
-
-def _features(made: Alignment, judged: Pairs) -> dict[str, Floats]:
-    latents = judged.posteriors.features().astype(np.float64)
-    view = flat(judged.views())
-    own = made.embed_spectra(judged.posteriors).astype(np.float64)
-    other = made.embed_views(judged.views()).astype(np.float64)
-    return {
-        "latents": latents,
-        "view": view,
-        "shared": own,
-        "latents + view": np.hstack([latents, view]),
-        "latents + shared": np.hstack([latents, own]),
-        "view + shared": np.hstack([view, other]),
-        "latents + view + shared": np.hstack([latents, view, own, other]),
-    }
+    sets = features.sets()
+    return {name: _score(sets, values, seed) for name, values in targets.items()}
 
 
 def _score(
