@@ -131,6 +131,7 @@ def _metrics(
 ) -> dict[str, Any]:
     catalog, label_source = labeled_catalog(store, evaluated.release, evaluated.model_id, labels)
     n_rows, catalog = len(catalog), catalog.loc[has_latents(catalog)]
+    aligned = score_alignment(store, evaluated, catalog, real_table, alignment, settings.seed)
     judged, rows, why = choose_rows(catalog)
     judged, remark = limit_rows(catalog, judged, settings.seed)
     why += remark
@@ -150,15 +151,13 @@ def _metrics(
             "catalog_fingerprint": published_list.fingerprint if published_list else None,
         },
         "published": published(),
+        "alignment": aligned,
     }
     measured, material = _measure(store, evaluated, catalog, frame, real, settings)
     metrics |= measured
     study = still_valid(earlier_metrics(store, evaluated), metrics) | ask(material, asked)
     metrics["study"] = study
-    metrics["alignment"] = score_alignment(
-        store, evaluated, catalog, real_table, alignment, settings.seed
-    )
-    summary = summarize(metrics) | alignment_figures(metrics["alignment"])
+    summary = summarize(metrics) | alignment_figures(aligned)
     return metrics | {"summary": summary}
 
 

@@ -54,8 +54,8 @@ def _retrieval(found: Mapping[str, Any]) -> Html:
     rows.append([text_cell("chance"), text_cell(""), *_recalls(found["chance"])])
     headers = ("", "", "recall at 1", "at 1%", "at 5%", "median rank")
     note = (
-        "Recall is the share of the sources whose own answer is the first, or among the first 1% or "
-        "5%, of all. Permuted pairs must be at chance. Errors are from resampled sources."
+        "Recall is the share of the sources whose own answer is the first, or among the first 1% "
+        "or 5%, of all. Permuted pairs must be at chance. Errors are from resampled sources."
     )
     return join([table(headers, rows, numbers=range(2, 6)), paragraph(note, "note")])
 
