@@ -73,7 +73,7 @@ class JudgedPairs:
         self, targets: Mapping[str, npt.NDArray[Any]], seed: int
     ) -> list[dict[str, Any]]:
         """Score what each space adds for targets (n,), the alignment's first; see `usefulness`."""
-        return [usefulness(self._features(space), targets, seed) for space in self.spaces]
+        return usefulness([self._features(space) for space in self.spaces], targets, seed)
 
     def _features(self, space: Space) -> Features:
         return Features(self.latents, self.view, space.spectra, space.views)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -52,55 +52,92 @@ class Features:
 
 
 def usefulness(
-    features: Features, targets: Mapping[str, npt.NDArray[Any]], seed: int
-) -> dict[str, Any]:
+    spaces: Sequence[Features], targets: Mapping[str, npt.NDArray[Any]], seed: int
+) -> list[dict[str, Any]]:
     """Score how well each set of features predicts each target, on sources training has not seen.
 
-    `targets` are numbers, NaN where unknown, or classes, None where unknown, (n,). Extremely
-    randomized trees (Geurts et al. 2006) are fitted and judged by cross-validation among the judged
-    sources. The score is R² of a number and the balanced accuracy of a class, with the standard
-    deviation of bootstraps over sources; `gain` has differences, bootstrapped in pairs. A target
-    with too few known rows is None.
+    `spaces` have the same latents and view, with the shared vectors of different alignments; the
+    answer has an entry for each. `targets` are numbers, NaN where unknown, or classes, None where
+    unknown, (n,). Extremely randomized trees (Geurts et al. 2006) are fitted and judged by
+    cross-validation among the judged sources. The score is R² of a number and the balanced accuracy
+    of a class, with the standard deviation of bootstraps over sources; `gain` has differences,
+    bootstrapped in pairs. A target with too few known rows is None.
     """
-    sets = features.sets()
-    return {name: _score(sets, values, seed) for name, values in targets.items()}
+    judges = {name: _Judge.of(values, seed) for name, values in targets.items()}
+    return [
+        {
+            name: None if judge is None else judge.score(features.sets())
+            for name, judge in judges.items()
+        }
+        for features in spaces
+    ]
 
 
-def _score(
-    features: Mapping[str, Floats], values: npt.NDArray[Any], seed: int
-) -> dict[str, Any] | None:
-    is_class = values.dtype == object
-    known = np.array([v is not None for v in values]) if is_class else np.isfinite(values)
-    if is_class:
-        names, counts = np.unique(values[known].astype(str), return_counts=True)
-        kept = set(names[counts >= _FEWEST_PER_CLASS])
-        known &= np.array([v in kept for v in values])
-        if len(kept) < 2:
+@dataclass
+class _Judge:
+    """Score sets of features by how well they predict one target.
+
+    `known` (n,) are the rows with a value and `truth` their values; `draws` are rows of bootstraps.
+    `scored` keeps the scores of the sets without a shared space, which all spaces have in common.
+    """
+
+    known: npt.NDArray[np.bool_]
+    truth: npt.NDArray[Any]
+    seed: int
+    fold: npt.NDArray[np.int64]
+    draws: list[npt.NDArray[np.int64]]
+    scored: dict[str, tuple[float, Floats]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, values: npt.NDArray[Any], seed: int) -> _Judge | None:
+        """Prepare the judgement of a target, (n,); None if too few rows are known."""
+        is_class = values.dtype == object
+        known = np.array([v is not None for v in values]) if is_class else np.isfinite(values)
+        if is_class:
+            names, counts = np.unique(values[known].astype(str), return_counts=True)
+            kept = set(names[counts >= _FEWEST_PER_CLASS])
+            known &= np.array([v in kept for v in values])
+            if len(kept) < 2:
+                return None
+        if known.sum() < _FEWEST:
             return None
-    if known.sum() < _FEWEST:
-        return None
-    truth = values[known].astype(str) if is_class else values[known].astype(np.float64)
-    rng = np.random.default_rng(seed)
-    fold = rng.permutation(len(truth)) % _FOLDS
-    draws = [rng.integers(0, len(truth), len(truth)) for _ in range(_BOOTSTRAPS)]
-    score = _balanced_accuracy if is_class else _r2
-    scores: dict[str, tuple[float, Floats]] = {}
-    for name, values_of in features.items():
-        predicted = _cross_validated(values_of[known], truth, fold, seed, is_class)
-        again = np.array([score(truth[rows], predicted[rows]) for rows in draws])
-        scores[name] = score(truth, predicted), again
-    return {
-        "score": "balanced accuracy" if is_class else "R²",
-        "rows": int(known.sum()),
-        **{name: {"value": v, "err": float(again.std())} for name, (v, again) in scores.items()},
-        "gain": {
-            f"{more} - {less}": {
-                "value": scores[more][0] - scores[less][0],
-                "err": float((scores[more][1] - scores[less][1]).std()),
-            }
-            for more, less in GAINS
-        },
-    }
+        truth = values[known].astype(str) if is_class else values[known].astype(np.float64)
+        rng = np.random.default_rng(seed)
+        fold = rng.permutation(len(truth)) % _FOLDS
+        draws = [rng.integers(0, len(truth), len(truth)) for _ in range(_BOOTSTRAPS)]
+        return cls(known, truth, seed, fold, draws)
+
+    @property
+    def is_class(self) -> bool:
+        """Return whether the target is a class."""
+        return self.truth.dtype.kind == "U"
+
+    def score(self, sets: Mapping[str, Floats]) -> dict[str, Any]:
+        """Score each set of features (n, features), with errors, and the gains of `GAINS`."""
+        scores: dict[str, tuple[float, Floats]] = {}
+        for name, features in sets.items():
+            scores[name] = self.scored.get(name) or self._score_one(features[self.known])
+            if "shared" not in name:
+                self.scored[name] = scores[name]
+        return {
+            "score": "balanced accuracy" if self.is_class else "R²",
+            "rows": int(self.known.sum()),
+            **{name: {"value": v, "err": float(each.std())} for name, (v, each) in scores.items()},
+            "gain": {
+                f"{more} - {less}": {
+                    "value": scores[more][0] - scores[less][0],
+                    "err": float((scores[more][1] - scores[less][1]).std()),
+                }
+                for more, less in GAINS
+            },
+        }
+
+    def _score_one(self, features: Floats) -> tuple[float, Floats]:
+        """Return the score of features of known rows, and those of bootstraps."""
+        measure = _balanced_accuracy if self.is_class else _r2
+        predicted = _cross_validated(features, self.truth, self.fold, self.seed, self.is_class)
+        again = np.array([measure(self.truth[rows], predicted[rows]) for rows in self.draws])
+        return measure(self.truth, predicted), again
 
 
 def _cross_validated(
