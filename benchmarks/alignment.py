@@ -1,4 +1,4 @@
-"""Align spectra with four second views, and compare with what is possible, and with baselines.
+"""Align spectra with second views of their sources; compare with what is possible, and baselines.
 
 Usage: python -m benchmarks.alignment CASE ... --out FILE [options]; cases are
 
@@ -10,6 +10,8 @@ catalog    a survey drawn from real sources (--real W): the view is what the Cha
 captions   the same survey: the view are captions written by a template from class, fits and
            variability of the real sources, read by a text encoder (--text-encoder FOLDER). They are
            captions and no texts that people wrote
+curves     detections of the population: the view are light curves simulated by class, see
+           `benchmarks.light_curves`
 telescopes sources observed by two telescopes (--telescopes W, from `raypipe simulate --visits 2`):
            the view are the latents of the other telescope
 
@@ -38,6 +40,7 @@ import pyarrow.parquet as pq
 from scipy.special import logsumexp
 
 import raypipe
+from benchmarks.light_curves import kind_of, light_curve
 from benchmarks.real_captions import caption, real_sources
 from raypipe.aligning.data import divide, join_view, make_pairs
 from raypipe.aligning.measure import gallery_rows
@@ -63,6 +66,13 @@ VIEWED = 4
 TRUE_NOISE = {"log_nh": 0.2, "photon_index": 0.2, "log_kt": 0.1}
 """Noise of the true parameters: decades of N_H, of the index, and decades of temperature."""
 ACIS = "CHANDRA"
+MOST_CURVES = 2500
+"""Detections that have a light curve."""
+CURVE_BINS = 48
+"""Bins per light curve."""
+
+
+CASES = ("truth", "catalog", "captions", "curves", "telescopes")
 
 
 class Case:
@@ -186,6 +196,28 @@ def captions_view(
     )
     print("\n".join(captions["caption"].head(5)))
     return case.run() | {"different_captions": int(captions["caption"].nunique())}
+
+
+def curves_view(workspace: Path, folder: Path, **settings: Any) -> dict[str, Any]:
+    """Align with light curves that vary as sources of the class do, for some of the detections."""
+    frame = raypipe.open_catalog(workspace)
+    rng = np.random.default_rng(3)
+    frame = frame.iloc[np.sort(rng.permutation(len(frame))[:MOST_CURVES])].reset_index(drop=True)
+    kinds = [kind_of(name, rng) for name in frame["class"]]
+    counts = (frame["total_counts"] * (1.0 - frame["background_share"].fillna(0.0))).clip(lower=20)
+    curves = [
+        light_curve(kind, float(n), float(exposure), CURVE_BINS, rng)
+        for kind, n, exposure in zip(kinds, counts, frame["exposure_s"], strict=True)
+    ]
+    columns = {
+        "times": [times for times, _ in curves],
+        "rates": [rates for _, rates in curves],
+        "variability": kinds,
+    }
+    table = _write(folder / "curves.parquet", frame, columns)
+    targets = {"targets": ["class", "variability"], "epochs": 40, **settings}
+    options = {"key": "detection_id", "columns": "times:rates"}
+    return Case(workspace, table, targets, **options).run()
 
 
 def telescopes_view(workspace: Path, folder: Path, **settings: Any) -> dict[str, Any]:
@@ -329,7 +361,7 @@ def _copied(workspace: Path, folder: Path) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("cases", nargs="+", choices=("truth", "catalog", "captions", "telescopes"))
+    parser.add_argument("cases", nargs="+", choices=CASES)
     for option in ("population", "real", "catalog", "text-encoder", "telescopes"):
         parser.add_argument(f"--{option}", type=Path)
     parser.add_argument("--workdir", type=Path, required=True)
@@ -355,6 +387,9 @@ def main() -> None:
             workspace = _copied(given.real, given.workdir)
             encoder = given.text_encoder
             add("captions", captions_view(workspace, given.workdir, given.catalog, encoder))
+        elif case == "curves":
+            workspace = _copied(given.population, given.workdir)
+            add("curves", curves_view(workspace, given.workdir))
         else:
             workspace = _copied(given.telescopes, given.workdir)
             add("telescopes", telescopes_view(workspace, given.workdir))
