@@ -54,11 +54,10 @@ def score_alignment(
     made = _open(store, evaluated, name)
     judged = read_judged(store, made.about.alignment_id)
     rows = catalog.set_index("detection_id").reindex(list(judged.detection_ids)).reset_index()
-    seen = {column.name for column in made.view.columns}
     targets = {
         target: values
         for target, values in _targets(rows, real_table).items()
-        if target not in seen
+        if not any(_is_same(target, column.name) for column in made.view.columns)
     }
     log.info("evaluate: %s, %d pairs, for %s", name, len(rows), ", ".join(targets) or "no label")
     useful, *of_permuted = judged.usefulness(targets, seed)
@@ -99,6 +98,14 @@ def best_baseline(metrics: Mapping[str, Any]) -> str:
         for name, each in metrics["baselines"].items()
     }
     return min(ranked, key=lambda name: ranked[name])
+
+
+def _is_same(target: str, column: str) -> bool:
+    """Tell whether a column of the view is the target, perhaps without its band or unit.
+
+    The view would predict itself.
+    """
+    return target.startswith(column) or column.startswith(target)
 
 
 def _added(store: Workspace, evaluated: EvaluatedCatalog) -> str | None:
