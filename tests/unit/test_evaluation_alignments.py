@@ -13,10 +13,12 @@ import pytest
 import raypipe
 from raypipe.alignment.judged import read_judged
 from raypipe.errors import RaypipeError, UsageError
+from raypipe.evaluation.alignments import score_alignment
+from raypipe.evaluation.evaluated_catalog import choose_catalog, labeled_catalog
 from raypipe.reporting.aligned import NOT_ALIGNED
 from raypipe.store.workspace import Workspace
-from tests.unit.synthetic_workspace import Synthetic, make_workspace
-from tests.unit.test_aligning_verb import write_view
+from tests.unit.synthetic_workspace import RELEASE, Synthetic, make_workspace
+from tests.unit.test_aligning_verb import MODEL, write_view
 
 SETTINGS = {
     "align": {
@@ -119,12 +121,22 @@ def test_the_report_shows_recall_and_gains(
 
 
 def test_an_alignment_is_scored_by_its_id_after_another_has_replaced_its_columns(
-    synthetic: Synthetic, view: Path, aligned: dict[str, Any], tmp_path: Path
+    synthetic: Synthetic, view: Path, labels: Path, aligned: dict[str, Any], tmp_path: Path
 ) -> None:
     store = Workspace(shutil.copytree(synthetic.workspace.uri, tmp_path / "w"))
-    raypipe.align(store, with_=view, columns="vector", key="name", config=SETTINGS)
+    other = tmp_path / "other.parquet"
+    pd.read_parquet(view)[["name", "seen"]].rename(columns={"seen": "log_nh"}).to_parquet(other)
+    second = raypipe.align(store, with_=other, columns="log_nh", key="name", config=SETTINGS)
+    found = raypipe.evaluate(store, labels=labels)["alignment"]
+    assert found["alignment_id"] == second["alignment_id"]
+    # The view would predict the label that it holds.
+    assert set(found["usefulness"]) == {"z2", "class"}
     first = aligned["alignment_id"]
-    assert raypipe.evaluate(store, alignment=first)["alignment"]["alignment_id"] == first
+    catalog, _ = labeled_catalog(store, RELEASE, MODEL, labels)
+    by_id = score_alignment(store, choose_catalog(store, None, None), catalog, None, first, 0)
+    assert by_id is not None
+    assert by_id["alignment_id"] == first
+    assert set(by_id["usefulness"]) == {"z2", "class", "log_nh"}
     with pytest.raises(UsageError, match=f"no alignment 'align-0'; it has.*{first}"):
         raypipe.evaluate(store, alignment="align-0")
 
