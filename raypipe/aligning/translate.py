@@ -10,7 +10,6 @@ from typing import Any
 
 from raypipe.aligning.translated import Translated
 from raypipe.alignment.opened import OpenedAlignment, open_alignment
-from raypipe.alignment.translation import PredictedCounts
 from raypipe.config import Config
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.ogip import read_spectrum
@@ -57,29 +56,25 @@ def translate(
     if plot is not None and Path(plot).suffix.lower() not in PLOTS:
         raise UsageError(f"--plot {plot}: expected a name that ends in {' or '.join(PLOTS)}")
     opened = open_alignment(call.workspace, release=release, model=model)
-    spectra, name = None, ""
+    own = opened.own_model()
+    counts, name = None, ""
     if detection is not None:
-        spectra, name = opened.detection(detection), detection
+        counts, name = opened.predict_counts(view, opened.detection(detection), own), detection
     elif pha is not None:
         given = {"arf": arf, "rmf": rmf, "background": background}
         spectrum = read_spectrum(pha, **{k: v for k, v in given.items() if v is not None})
-        spectra, name = SpectraBatch.from_spectra([spectrum]), str(pha)
+        batch = SpectraBatch.from_spectra([spectrum])
+        counts, name = opened.predict_counts(view, batch, own), str(pha)
     found = Translated(
         query=_described(opened, view),
         alignment_id=opened.alignment.about.alignment_id,
-        flux=opened.predict_spectrum(view),
-        counts=_folded(opened, view, spectra),
+        flux=opened.predict_spectrum(view, own),
+        counts=counts,
         detection=name,
     )
     if plot is not None:
         _draw(found, Path(plot))
     return found
-
-
-def _folded(
-    opened: OpenedAlignment, view: str, spectra: SpectraBatch | None
-) -> PredictedCounts | None:
-    return None if spectra is None else opened.predict_counts(view, spectra)
 
 
 def _described(opened: OpenedAlignment, view: str) -> dict[str, Any]:

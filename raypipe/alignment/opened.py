@@ -108,7 +108,7 @@ class OpenedAlignment:
         `view` is that of `raypipe search --like-view`; `model` defaults to that of the catalog.
         Raises UsageError for another model than the catalog's, and for preset paper.
         """
-        return predict_spectra(*self._latents_of(view), self._own(model), draws)
+        return predict_spectra(*self._latents_of(view), self.own_model(model), draws)
 
     def predict_counts(
         self, view: str, spectra: SpectraBatch, model: Model | None = None, draws: int = 256
@@ -119,7 +119,7 @@ class OpenedAlignment:
         only row. Raises UsageError as `predict_spectrum` does.
         """
         mean, covariance = self._latents_of(view)
-        return predict_counts(mean[0], covariance[0], self._own(model), spectra, draws)
+        return predict_counts(mean[0], covariance[0], self.own_model(model), spectra, draws)
 
     def detection(self, detection_id: str) -> SpectraBatch:
         """Read the spectrum of a detection from the workspace; raises UsageError without one."""
@@ -137,8 +137,8 @@ class OpenedAlignment:
         row = self.find_row(view)
         return self.predicted_z[row : row + 1], self.predicted_z_cov[row : row + 1]
 
-    def _own(self, model: Model | None) -> Model:
-        """Return the model of the catalog; raises UsageError for another one."""
+    def own_model(self, model: Model | None = None) -> Model:
+        """Load the model of the catalog, or return `model`; raises UsageError for another one."""
         model = model or load_model(self.workspace.absolute_uri(self._model_folder))
         if model.model_id != self.alignment.about.model_id:
             raise UsageError(
