@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import threadpool_limits
 
 from raypipe.catalog.hardness import hardness_ratios
@@ -101,6 +102,10 @@ def test_folds_never_share_a_source(groups: list[int], folds: int, seed: int) ->
         assert not set(sources[train]) & set(sources[test])
         judged.extend(test.tolist())
     assert sorted(judged) == list(range(len(groups)))
+    reference = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    expected = reference.split(np.zeros((len(strata), 1)), strata, groups=sources)
+    for found, wanted in zip(grouped_folds(strata, sources, folds, seed), expected, strict=True):
+        np.testing.assert_array_equal(found[1], wanted[1])
 
 
 def test_rare_classes_are_left_out_and_named() -> None:
