@@ -92,8 +92,8 @@ def _sky(answer: Answer) -> Html:
         "Each detection of the catalog beside the real one that it was drawn from. KS is the "
         "distance of the two distributions, 0 if they are equal; ours - real is the median "
         "difference and half the width of 68% of the differences, of log10 for fluxes and counts. "
-        "A survey is drawn at the real counts, but with another exposure, so that its fluxes "
-        "scatter; its hardness should not."
+        "A survey is drawn at the real counts and fluxes, as far as exposures allow; its fluxes "
+        "scatter as photons do."
     )
     numbers = range(1, len(headers))
     return join([table(headers, rows, numbers=numbers), paragraph(note, "note")])
