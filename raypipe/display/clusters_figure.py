@@ -9,12 +9,16 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from raypipe.display.style import ACCENT, INK, MUTED, light_grid, new_figure, styled
 
 FloatArray = npt.NDArray[np.float64]
 
 _COLUMNS = 4
+_NAMED = 2
+"""Classes in the title of a panel: as many as its width holds."""
+
 _WIDTH, _HEIGHT = 9.6, 1.9
 _LEAST = 1e-3
 """Lowest energy flux density shown, relative to the highest of all medians."""
@@ -43,13 +47,32 @@ def clusters_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def cluster_figures(table: pd.DataFrame) -> list[Figure]:
+    """Draw each cluster of the table as `clusters_figure` does, in a figure without a title."""
+    mean = _mean(table)
+    figures = []
+    with styled():
+        for _, row in table.iterrows():
+            figure, axis = new_figure(3.4, 2.3)
+            _panel(axis, row, mean)
+            axis.set(title="", xlabel="energy (keV)", ylabel="E² × flux (keV per photon)")
+            figures.append(figure)
+    return figures
+
+
+def labelled_classes(row: pd.Series[Any], most: int) -> str:
+    """List the most frequent classes of a cluster's labelled sources, with their numbers."""
+    pairs = list(zip(row["classes"], row["class_sources"], strict=True))[:most]
+    return ", ".join(f"{name} {number}" for name, number in pairs) or "no labels"
+
+
 def _panel(axis: Axes, row: pd.Series[Any], mean: tuple[FloatArray, FloatArray] | None) -> None:
-    pairs = list(zip(row["classes"], row["class_sources"], strict=True))[:3]
-    named = ", ".join(f"{name} {number}" for name, number in pairs)
-    axis.set_title(f"{row['cluster']}: {row['n_detections']:,} detections\n{named or 'no labels'}")
+    named = labelled_classes(row, _NAMED)
+    axis.set_title(f"{row['cluster']}: {row['n_detections']:,} detections\n{named}")
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xticks([0.5, 1, 2, 5], ["0.5", "1", "2", "5"])
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.minorticks_off()
     light_grid(axis)
     if mean is None or row["flux"] is None:

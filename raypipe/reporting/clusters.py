@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from typing import Any
 
-from raypipe.display.clusters_figure import clusters_figure
+import pandas as pd
+from matplotlib.figure import Figure
+
+from raypipe.display.clusters_figure import cluster_figures, labelled_classes
 from raypipe.html.page import (
     Html,
     count_of,
     figure,
+    grid,
     join,
     number_cell,
     paragraph,
@@ -16,6 +20,8 @@ from raypipe.html.page import (
     text_cell,
 )
 from raypipe.reporting.report_data import ReportData
+
+_NAMED = 4
 
 NOT_CLUSTERED = "This catalog has no clusters: run raypipe cluster."
 
@@ -32,26 +38,30 @@ def clusters_section(report_data: ReportData) -> Html:
         )
     ]
     if clusters["flux"].notna().any():
-        parts.append(
-            figure(
-                clusters_figure(clusters),
-                "Median flux of the members before the telescope (black), and the range of 68% of "
-                "them (shaded); gray is the mean of all clusters. Titles have the most frequent "
-                "classes of labelled sources with their numbers.",
-                title="Spectra of the clusters",
-                wide=True,
-            )
+        note = (
+            "Spectra: median flux of the members before the telescope (black), and the range of "
+            "68% of them (shaded); gray is the mean of all clusters."
         )
+        drawings = cluster_figures(clusters)
+        rows = [each for _, each in clusters.iterrows()]
+        shown = [_drawn(drawing, row) for drawing, row in zip(drawings, rows, strict=True)]
+        parts += [paragraph(note, "note"), grid(shown, small=True)]
     return join([*parts, _table(clusters)])
+
+
+def _drawn(drawing: Figure, row: pd.Series[Any]) -> Html:
+    return figure(
+        drawing,
+        f"Labelled sources: {labelled_classes(row, _NAMED)}.",
+        title=f"Cluster {row['cluster']}",
+        subtitle=f"{row['n_detections']:,} detections of {count_of(row['n_sources'], 'source')}",
+    )
 
 
 def _table(clusters: pd.DataFrame) -> Html:
     rows = []
     for _, each in clusters.iterrows():
-        classes = ", ".join(
-            f"{name} {number}"
-            for name, number in zip(each["classes"], each["class_sources"], strict=True)
-        )
+        classes = labelled_classes(each, len(each["classes"]))
         rows.append(
             [
                 number_cell(each["cluster"], "d"),

@@ -54,8 +54,8 @@ def _beside_published(metrics: Mapping[str, Any]) -> Html:
     rows = [
         [
             text_cell(each.question),
-            text_cell(each.published, wide=True),
-            text_cell(minus(each.ours), wide=True),
+            text_cell(each.published),
+            text_cell(minus(each.ours)),
             text_cell(each.differs, wide=True),
         ]
         for each in beside_published(metrics)
@@ -289,7 +289,7 @@ def _formulas(answer: Answer) -> Html:
         [
             table(headers, rows, numbers=range(2, 6)),
             paragraph(note, "note"),
-            figure(fronts, "R² against length of all formulas of each front.", wide=True),
+            grid([figure(fronts, "R² against length of all formulas of each front.")]),
         ]
     )
 
