@@ -27,6 +27,7 @@ from raypipe.evaluation.validation import (
     bootstrap_sums,
     grouped_folds,
     labeled_rows,
+    limit,
     score_classes,
     sources_of,
 )
@@ -106,6 +107,16 @@ def test_folds_never_share_a_source(groups: list[int], folds: int, seed: int) ->
     expected = reference.split(np.zeros((len(strata), 1)), strata, groups=sources)
     for found, wanted in zip(grouped_folds(strata, sources, folds, seed), expected, strict=True):
         np.testing.assert_array_equal(found[1], wanted[1])
+
+
+def test_of_many_rows_some_are_drawn_in_their_order() -> None:
+    rows = np.arange(100, 200)
+    np.testing.assert_array_equal(limit(rows, 100, 0), rows)
+    drawn = limit(rows, 10, 0)
+    assert len(set(drawn.tolist())) == 10
+    assert set(drawn.tolist()) <= set(rows.tolist())
+    np.testing.assert_array_equal(drawn, np.sort(drawn))
+    np.testing.assert_array_equal(drawn, limit(rows, 10, 0))
 
 
 def test_rare_classes_are_left_out_and_named() -> None:
