@@ -16,11 +16,11 @@ from raypipe.embedding.part import recipe_of
 from raypipe.model import posterior
 from raypipe.model.bundle import Model
 from raypipe.model.encode import encode_batch
-from raypipe.model.exact_density import ExactDensity
-from raypipe.model.features import Batch, prepare
-from raypipe.model.modes import BRIGHT, Mode, Modes
+from raypipe.model.features import prepare
+from raypipe.model.modes import Mode, Modes
 from raypipe.model.pareto import fit_generalized_pareto, smooth
 from raypipe.model.posterior import Draws, draw, sample
+from raypipe.model.posterior_density import Amplitudes, PosteriorDensity
 from raypipe.model.presets import Folded
 from raypipe.model.refine import Refined, refine
 from raypipe.model.row_noise import content_seeds, normal_noise
@@ -86,9 +86,9 @@ def test_weights_sum_to_one_and_most_draws_count(folded: Folded) -> None:
 def test_amplitudes_scatter_as_the_square_root_of_the_counts(folded: Folded) -> None:
     batch = prepare(power_laws(4, seed=4, counts=400.0)[0])
     drawn = draw(folded, refined_of(folded, batch), batch, 1024)
-    density = ExactDensity(folded, batch, torch.zeros(4, 1))
+    density = PosteriorDensity.of(folded, batch, torch.zeros(4, 1))
     with torch.no_grad():
-        total = density._source(drawn.z).sum(-1).log() + drawn.log_amplitude
+        total = density.source(drawn.z).sum(-1).log() + drawn.log_amplitude
     mean = (drawn.weights * total).sum(1)
     width = (drawn.weights * (total - mean[:, None]).square()).sum(1).sqrt()
     assert torch.allclose(width, batch.counts.sum(1).rsqrt(), rtol=0.15)
@@ -218,28 +218,31 @@ def test_a_split_normal_has_the_density_of_its_draws() -> None:
 class Curved:
     """A posterior along a parabola: z0 is unit normal, z1 follows its square, the amplitude z0."""
 
-    def __init__(self, *given: object) -> None:
-        pass
+    reference = torch.zeros(1, 1)
 
     def take(self, rows: torch.Tensor) -> Curved:
+        return self
+
+    def coarse(self, center: torch.Tensor) -> Curved:
         return self
 
     def profile(self, z: torch.Tensor) -> torch.Tensor:
         along, across = z.double().unbind(-1)
         return -0.5 * along.square() - 0.5 * ((across - BEND * along.square()) / 0.2).square()
 
-    def with_amplitude(
-        self, z: torch.Tensor, noise: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return noise.double(), self.profile(z)
+    def with_amplitude(self, z: torch.Tensor, noise: torch.Tensor, densities: None) -> Amplitudes:
+        value = self.profile(z)
+        return Amplitudes(noise.double(), value, torch.zeros_like(value))
+
+    def at(self, z: torch.Tensor, log_amplitude: torch.Tensor, densities: None) -> torch.Tensor:
+        return self.profile(z)
 
 
 BEND = 0.12
 
 
-def test_a_curved_posterior_of_many_counts_is_covered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_curved_posterior_of_many_counts_is_covered() -> None:
     """With the first proposal alone, intervals of 90% hold the truth in 85% of the rows."""
-    monkeypatch.setattr(posterior, "ExactDensity", Curved)
     rows = 3000
     rng = torch.Generator().manual_seed(3)
     along = torch.randn(rows, generator=rng)
@@ -249,10 +252,10 @@ def test_a_curved_posterior_of_many_counts_is_covered(monkeypatch: pytest.Monkey
     )
     top.covariance[:, 1, 1] = 0.04
     modes = Modes(top, top, torch.zeros(rows, dtype=torch.bool))
-    batch = cast(Batch, SimpleNamespace(counts=torch.full((rows, 1), BRIGHT + 1.0)))
-    seeds = torch.arange(rows)
+    density = cast(PosteriorDensity, Curved())
+    sampler = posterior._Sampler(density, modes, torch.arange(rows), 64, None)
 
-    drawn = posterior._draw(cast(Folded, None), modes, batch, 64, seeds)
+    drawn = sampler.draw(is_bright=torch.ones(rows, dtype=torch.bool))
 
     below = (drawn.weights * (drawn.z[..., 1] < truth[:, None])).sum(1)
     rank = (drawn.ess * below + torch.rand(rows, generator=rng)) / (drawn.ess + 1.0)
