@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from raypipe.errors import UsageError
 from raypipe.physics.energy import ERG_PER_KEV
@@ -51,7 +52,8 @@ class BandIntegrals:
     """Integrate flux densities on a grid over bands.
 
     The flux is constant within a bin of the grid, so that bins at the edges of a band are divided:
-    `share` (n_energy, bands) is the share of each bin in each band. `widths_kev` (n_energy,) are
+    `share` (n_energy, bands) is the share of each bin in each band, and no bin after the first
+    `energies` lies in one. `widths_kev` (n_energy,) are
     those of the bins, of the type and on the device of the densities. Raises UsageError for a band
     outside the grid.
     """
@@ -60,19 +62,23 @@ class BandIntegrals:
         inside = band_shares(grid, bands)
         self.bands = bands
         self.share, kev = (torch.from_numpy(each).to(widths_kev) for each in inside)
+        self.energies = int(torch.nonzero(self.share.any(-1))[-1]) + 1
         self._to_sums = torch.cat([self.share, kev * ERG_PER_KEV], 1) * widths_kev[:, None]
 
     def of(self, density: Tensor, weights: Tensor, log_scale: Tensor | None = None) -> BandSums:
-        """Integrate densities (n, draws, n_energy) of draws with weights (n, draws).
+        """Integrate densities (n, draws, energies) of draws with weights (n, draws).
 
-        Each draw's density is multiplied by exp(`log_scale`), (n, draws).
+        Each draw's density is multiplied by exp(`log_scale`), (n, draws). The last energies may be
+        missing if they lie outside the bands: there the mean is zero.
         """
-        sums, weights = density @ self._to_sums, weights.to(density.dtype)
+        energies = density.shape[-1]
+        sums, weights = density @ self._to_sums[:energies], weights.to(density.dtype)
         if log_scale is not None:
             scale = torch.exp(log_scale).to(density.dtype)
             sums, weights = sums * scale[..., None], weights * scale
         photons, energy = sums.chunk(2, -1)
-        return BandSums(photons, energy, (weights[:, None] @ density)[:, 0])
+        mean = (weights[:, None] @ density)[:, 0]
+        return BandSums(photons, energy, functional.pad(mean, (0, len(self.share) - energies)))
 
 
 def band_shares(grid: EnergyGrid, bands: Bands) -> tuple[Floats, Floats]:

@@ -27,6 +27,11 @@ class LogShapes:
         bias = bias + model.log_flux_base
         return cls((first, second, (weight - weight.mean(0), bias - bias.mean())))
 
+    def first(self, energies: int) -> LogShapes:
+        """Leave out all energies after that many; the logarithm remains centered over all."""
+        *hidden, (weight, bias) = self.layers
+        return replace(self, layers=(*hidden, (weight[:energies], bias[:energies])))
+
     def merged(self, size: int) -> LogShapes:
         """Average the logarithm over that many neighboring energies."""
         *hidden, (weight, bias) = self.layers

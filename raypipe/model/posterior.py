@@ -113,7 +113,8 @@ def draw(
     there = order.to(batch.counts.device)
     seeds, batch, refined = seeds.to(there.device)[there], batch.take(order), refined.take(there)
     modes = search(model, refined, batch, seeds)
-    density = PosteriorDensity.of(model, batch, modes.best.log_amplitude)
+    least = 1 if integrals is None else integrals.energies
+    density = PosteriorDensity.of(model, batch, modes.best.log_amplitude, least)
     is_bright = batch.counts.sum(-1) > BRIGHT
     rows_at_once = max(1, _POINTS_AT_ONCE[there.device.type] // draws)
     parts = []

@@ -15,7 +15,7 @@ from raypipe.model.log_shapes import LogShapes
 from raypipe.model.presets import Folded
 from raypipe.model.statistics import MU_MIN
 
-_STEPS = 3
+_STEPS = 2
 _STEP_MAX = 2.0
 _INFORMATION_MIN = 0.5
 _ROOT_MIN = 1e-4
@@ -48,7 +48,7 @@ class PosteriorDensity:
     As it depends on the amplitude by S alone, the number of counts does not favor any shape.
 
     The flux density of latents z at the amplitude `reference` (n, 1) is exp(shapes(z) + offset), of
-    which the detector sees `to_photons` (n, 1, n_energy) as many photons. `gain` (n, 1, bins)
+    which the detector sees `to_photons` (n, 1, energies) as many photons. `gain` (n, 1, bins)
     multiplies the folded counts; it is None where they are exact.
     """
 
@@ -62,15 +62,21 @@ class PosteriorDensity:
     gain: Tensor | None = None
 
     @classmethod
-    def of(cls, model: Folded, batch: Batch, reference: Tensor) -> PosteriorDensity:
+    def of(
+        cls, model: Folded, batch: Batch, reference: Tensor, energies: int = 1
+    ) -> PosteriorDensity:
         """Make the exact density; `reference` (n, 1) are log amplitudes near those of the draws.
 
-        It is fastest for rows that are sorted by response.
+        Energies above those that a response sees are left out, but not those before the number
+        `energies`. It is fastest for rows that are sorted by response.
         """
         to_photons = batch.arf_cm2 * batch.exposure_s[:, None] * model.energy_widths_kev
+        size = _merged(batch.responses.shape[1])
+        energies = -(-max(energies, _seen_energies(batch.responses)) // size) * size
+        to_photons = to_photons[:, :energies]
         return cls(
-            LogShapes.of(model),
-            BandedResponses(batch.response_index, batch.responses),
+            LogShapes.of(model).first(energies),
+            BandedResponses(batch.response_index, batch.responses[:, :energies]),
             batch.counts[:, None],
             batch.background[:, None],
             reference,
@@ -85,7 +91,7 @@ class PosteriorDensity:
         mean does, photons are those of `center` together, and counts are scaled to those of
         `center` in each bin.
         """
-        size = max(each for each in range(1, _MOST_MERGED + 1) if not self._energies % each)
+        size = _merged(int(self.to_photons.shape[-1]))
         shapes, responses = self.shapes.merged(size), self.responses.merge(size)
         center = center[:, None].to(self.counts.dtype)
         photons = self._density(center) * self.to_photons
@@ -137,7 +143,7 @@ class PosteriorDensity:
         root is nearly normal (Wilson & Hilferty 1931). It is drawn as such about its maximum, with
         the information there as the shape; a negative root counts by its absolute value.
 
-        `densities` (n, draws, n_energy) is filled with the flux densities at the reference.
+        `densities` (n, draws, energies) is filled with the flux densities at the reference.
         """
         found = [
             here._with_amplitude(z[rows], noise[rows], _part(densities, rows))
@@ -164,10 +170,6 @@ class PosteriorDensity:
             densities.copy_(density)
         source = self.responses.fold(density.mul_(self.to_photons))
         return source if self.gain is None else source.mul_(self.gain)
-
-    @property
-    def _energies(self) -> int:
-        return int(self.to_photons.shape[-1])
 
     def _density(self, z: Tensor) -> Tensor:
         return self.shapes(z).add_(self.offset).exp_()
@@ -224,6 +226,17 @@ class PosteriorDensity:
         likelihood = log_mu.mul_(self.counts).sum(-1, dtype=torch.float64) - total
         prior = torch.log(total / (total + 1.0)) - 0.5 * z.double().square().sum(-1)
         return likelihood + prior
+
+
+def _merged(energies: int) -> int:
+    """Return the most energies that can be merged evenly."""
+    return max(size for size in range(1, _MOST_MERGED + 1) if energies % size == 0)
+
+
+def _seen_energies(responses: Tensor) -> int:
+    """Return the number of energies up to the last one that a response sees."""
+    is_seen = (responses != 0.0).any(0).any(-1)
+    return int(torch.nonzero(is_seen)[-1]) + 1 if bool(is_seen.any()) else len(is_seen)
 
 
 def _part(values: Tensor | None, rows: slice) -> Tensor | None:
