@@ -14,10 +14,13 @@ from scipy.stats import genpareto
 from raypipe.config import EmbedConfig, ModelConfig
 from raypipe.embedding.part import recipe_of
 from raypipe.model import posterior
+from raypipe.model.band_sums import BandIntegrals
 from raypipe.model.bundle import Model
 from raypipe.model.encode import encode_batch
 from raypipe.model.features import prepare
-from raypipe.model.modes import Mode, Modes
+from raypipe.model.fluxes import band_fluxes, fluxes_of
+from raypipe.model.folding import fold
+from raypipe.model.modes import Mode, Modes, search
 from raypipe.model.pareto import fit_generalized_pareto, smooth
 from raypipe.model.posterior import Draws, draw, sample
 from raypipe.model.posterior_density import Amplitudes, PosteriorDensity
@@ -25,6 +28,7 @@ from raypipe.model.presets import Folded
 from raypipe.model.refine import Refined, refine
 from raypipe.model.row_noise import content_seeds, normal_noise
 from raypipe.model.split_normal import SplitNormal
+from raypipe.spectra.band_counts import BANDS_KEV
 from tests.unit.model_spectra import GRID, power_laws
 
 STEPS = 6
@@ -128,6 +132,75 @@ def test_a_generator_decides_the_draws(folded: Folded) -> None:
     )
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
+
+
+def test_the_coarse_density_is_exact_at_its_center_and_close_nearby(folded: Folded) -> None:
+    batch = prepare(power_laws(4, seed=4, counts=3000.0)[0])
+    refined = refined_of(folded, batch)
+    exact = PosteriorDensity.of(folded, batch, refined.log_amplitude)
+    coarse = exact.coarse(refined.z)
+    noise = torch.randn(4, 50, 2, generator=torch.Generator().manual_seed(0))
+    z = torch.cat([refined.z[:, None], refined.z[:, None] + refined.z_std[:, None] * noise], 1)
+    log_amplitude = refined.log_amplitude.expand(-1, 51)
+    with torch.no_grad():
+        apart = coarse.at(z, log_amplitude) - exact.at(z, log_amplitude)
+    assert apart[:, 0].abs().max() < 2e-3
+    assert apart.abs().max() < 0.2
+    assert coarse.shapes.layers[-1][0].shape[0] * 3 == exact.shapes.layers[-1][0].shape[0]
+
+
+@pytest.mark.parametrize("merged", [3, 10])
+def test_chosen_draws_are_weighted_by_the_exact_posterior(
+    folded: Folded, merged: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the coarse density is poor, weights make up for it."""
+    batch = prepare(power_laws(4, seed=4, counts=3000.0)[0])
+    refined = refined_of(folded, batch)
+    modes = search(folded, refined, batch, content_seeds(batch))
+    density = PosteriorDensity.of(folded, batch, modes.best.log_amplitude)
+    with torch.no_grad():
+        wide = posterior._first_proposal(density, modes.best).widened(1.6)
+        pool = posterior._propose(density, wide, content_seeds(batch), 20_000, stage=9)
+    weights = torch.softmax(pool.log_weights, -1)[..., None]
+    mean = (weights * pool.z).sum(1)
+    width = (weights * (pool.z - mean[:, None]).square()).sum(1).sqrt()
+    monkeypatch.setattr("raypipe.model.posterior_density._MOST_MERGED", merged)
+
+    drawn = draw(folded, refined, batch, 1024)
+
+    error = width / drawn.ess[:, None].sqrt()
+    assert (drawn.ess > 100.0).all()
+    assert ((drawn.mean - mean).abs() < 4.0 * error).all()
+    assert torch.allclose(drawn.std.double(), width, rtol=0.25)
+
+
+@pytest.mark.parametrize("counts", [100.0, 3000.0])
+def test_draws_bring_the_fluxes_that_decoding_them_again_gives(
+    folded: Folded, counts: float
+) -> None:
+    batch = prepare(power_laws(5, seed=4, counts=counts)[0])
+    integrals = BandIntegrals(GRID, BANDS_KEV, folded.energy_widths_kev)
+    drawn = draw(folded, refined_of(folded, batch), batch, 32, integrals=integrals)
+    assert drawn.sums is not None
+    kept = fluxes_of(folded, batch, drawn, integrals, drawn.sums)
+    again = band_fluxes(folded, batch, drawn)
+    for name in ("photons", "energy", "test_statistic"):
+        assert torch.allclose(getattr(kept, name), getattr(again, name), rtol=1e-3, atol=0.0), name
+
+
+def test_energies_that_no_response_sees_are_left_out(folded: Folded) -> None:
+    batch = prepare(power_laws(2, seed=4)[0])
+    density = PosteriorDensity.of(folded, batch, torch.zeros(2, 1))
+    # The responses of these spectra end at 7.9 keV.
+    last = int(np.searchsorted(GRID.edges_kev, 7.9))
+    assert last <= density.to_photons.shape[-1] < last + 3
+    wanted = PosteriorDensity.of(folded, batch, torch.zeros(2, 1), energies=800)
+    assert wanted.to_photons.shape[-1] == 801
+    z = torch.randn(2, 3, 2, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        shape = torch.exp(folded.log_shape(z[0]))
+        whole = fold(shape, batch.take(torch.zeros(3, dtype=torch.long)), folded.energy_widths_kev)
+        assert torch.allclose(density.source(z)[0], whole, rtol=1e-4)
 
 
 def test_a_poor_start_is_mended_by_further_proposals(folded: Folded) -> None:
