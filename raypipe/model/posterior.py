@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from raypipe.model.band_sums import BandIntegrals, BandSums
+from raypipe.model.draw_pool import Chosen, Pool, choice, finite, gathered
 from raypipe.model.features import Batch
 from raypipe.model.modes import BRIGHT, Mode, Modes, search
 from raypipe.model.pareto import smooth
 from raypipe.model.posterior_density import PosteriorDensity
 from raypipe.model.presets import Folded
 from raypipe.model.refine import Refined
-from raypipe.model.row_noise import content_seeds, normal_noise, random_seeds, uniforms
+from raypipe.model.row_noise import content_seeds, normal_noise, random_seeds
 from raypipe.model.split_normal import SplitNormal
 
 _PROBE = 1.5
@@ -28,13 +28,13 @@ _WIDE_DRAWS = 3
 """Number of these draws, in units of those wanted."""
 _ESS_WANTED = 0.25
 """Effective share of the draws below which a row gets further proposals."""
+_LEFT_WANTED = 0.4
+"""Effective share of the chosen draws below which the coarse density is not good enough."""
 _FURTHER = (2, 4)
 """Draws of the proposals that follow all draws before them, in units of those wanted."""
 _KEPT_DRAWS = 20.0
 """The covariance of earlier draws weighs as much as the former one if they are worth this many."""
-_RESAMPLING = 99
 _POOL = 4
-_VALUES = ("z", "log_amplitude", "log_posterior", "log_target")
 _FIELDS = ("z", "log_amplitude", "weights", "ess", "pareto_k")
 _POINTS_AT_ONCE = {"cpu": 4096, "cuda": 65536}
 
@@ -103,7 +103,8 @@ def draw(
       so far.
     - All of them are weighted by a cheaper density (`PosteriorDensity.coarse`) over the mixture of
       their proposals (Owen & Zhou 2000), and `draws` of them are chosen by these weights. The
-      weights of the chosen ones are the ratio of the exact posterior to the cheaper density.
+      weights of the chosen ones are the ratio of the exact posterior to the cheaper density. If
+      that leaves too few effective draws, the exact posterior weights all of them.
 
     With `integrals`, the fluxes of the draws in bands are in `Draws.sums`. Without a generator the
     draws depend on a row's own counts alone: up to rounding, they are the same in every batch.
@@ -129,84 +130,16 @@ def sample(
 ) -> Draws:
     """Draw from the posterior with equal weights, choosing among four times as many draws."""
     pool = draw(model, refined, batch, _POOL * draws, generator)
-    chosen = _choice(pool.weights, draws, content_seeds(batch))
+    chosen = choice(pool.weights, draws, content_seeds(batch))
     broken = torch.isnan(pool.ess)[:, None]
     equal = torch.full_like(chosen, 1.0 / draws, dtype=torch.float32)
     return Draws(
-        z=_gathered(pool.z, chosen),
+        z=gathered(pool.z, chosen),
         log_amplitude=pool.log_amplitude.gather(1, chosen),
         weights=torch.where(broken, torch.nan, equal),
         ess=1.0 / (1.0 / pool.ess + 1.0 / draws),
         pareto_k=pool.pareto_k,
     )
-
-
-@dataclass(frozen=True)
-class _Pool:
-    """Hold all draws of some rows with the proposals they came from.
-
-    `log_posterior` (n, draws) is that of latents and amplitude, `log_target` its difference to the
-    log density of the amplitude's proposal; `shares` are the numbers of draws of each proposal.
-    """
-
-    z: Tensor
-    log_amplitude: Tensor
-    log_posterior: Tensor
-    log_target: Tensor
-    proposals: tuple[SplitNormal, ...]
-    shares: tuple[int, ...]
-
-    @property
-    def log_weights(self) -> Tensor:
-        """Compute the log of target over the mixture of all proposals, (n, draws)."""
-        terms = [
-            proposal.log_density(self.z) + math.log(share)
-            for proposal, share in zip(self.proposals, self.shares, strict=True)
-        ]
-        return _finite(self.log_target - torch.logsumexp(torch.stack(terms), 0))
-
-    def take(self, rows: Tensor) -> _Pool:
-        return replace(
-            self,
-            proposals=tuple(proposal.take(rows) for proposal in self.proposals),
-            **{name: getattr(self, name)[rows] for name in _VALUES},
-        )
-
-    def joined(self, other: _Pool) -> _Pool:
-        pairs = {name: [getattr(self, name), getattr(other, name)] for name in _VALUES}
-        return replace(
-            self,
-            proposals=self.proposals + other.proposals,
-            shares=self.shares + other.shares,
-            **{name: torch.cat(pair, 1) for name, pair in pairs.items()},
-        )
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """Hold the draws chosen from a pool by its weights, whose effective number is `ess` (n,)."""
-
-    z: Tensor
-    log_amplitude: Tensor
-    log_posterior: Tensor
-    ess: Tensor
-    pareto_k: Tensor
-
-    @classmethod
-    def of(cls, pool: _Pool, draws: int, seeds: Tensor) -> _Chosen:
-        weights, shape = smooth(pool.log_weights)
-        chosen = _choice(weights, draws, seeds)
-        return cls(
-            _gathered(pool.z, chosen),
-            pool.log_amplitude.gather(1, chosen),
-            pool.log_posterior.gather(1, chosen),
-            1.0 / weights.square().sum(-1),
-            shape,
-        )
-
-    def put(self, rows: Tensor, other: _Chosen) -> None:
-        for name, values in vars(self).items():
-            values[rows] = getattr(other, name)
 
 
 @dataclass(frozen=True)
@@ -243,39 +176,72 @@ class _Sampler:
         if len(hard := torch.nonzero(is_bright)[:, 0]):
             rows.append(hard)
             parts.append(self.take(hard)._insist(coarse.take(hard), first.take(hard)))
-        return _joined(parts).take(torch.cat(rows).argsort())
+        return _in_order(rows, parts)
 
     def _draw_once(self, proposal: SplitNormal) -> Draws:
         densities = self._room()
-        pool = _propose(self.density, proposal, self.seeds, self.draws, 0, densities)
+        pool = self._propose(self.density, proposal, self.draws, 0, densities)
         weights, shape = smooth(pool.log_weights)
         ess = 1.0 / weights.square().sum(-1)
         return self._as_draws(pool, weights, ess, shape, densities)
 
     def _insist(self, coarse: PosteriorDensity, first: SplitNormal) -> Draws:
-        """Choose among more draws, which the coarse density weights, and judge these exactly."""
-        pool = _propose(coarse, first, self.seeds, self.draws, stage=0)
-        wide = first.widened(_WIDE)
-        pool = pool.joined(_propose(coarse, wide, self.seeds, _WIDE_DRAWS * self.draws, stage=1))
-        chosen = _Chosen.of(pool, self.draws, self.seeds)
-        is_weak = (chosen.ess < _ESS_WANTED * self.draws) | self.modes.has_second
+        """Choose among more draws, which the coarse density weights."""
+        pool = self._propose(coarse, first, self.draws, stage=0)
+        wide = self._propose(coarse, first.widened(_WIDE), _WIDE_DRAWS * self.draws, stage=1)
+        pool = pool.joined(wide)
+        weights, _ = smooth(pool.log_weights)
+        ess = 1.0 / weights.square().sum(-1)
+        is_weak = (ess < _ESS_WANTED * self.draws) | self.modes.has_second
+        rows, parts = [], []
+        if len(strong := torch.nonzero(~is_weak)[:, 0]):
+            rows.append(strong)
+            parts.append(self.take(strong)._judge(pool.take(strong)))
         if len(weak := torch.nonzero(is_weak)[:, 0]):
-            chosen.put(weak, self.take(weak)._insist_more(coarse.take(weak), pool.take(weak)))
+            here = self.take(weak)
+            rows.append(weak)
+            parts.append(here._judge(here._with_more(coarse.take(weak), pool.take(weak))))
+        return _in_order(rows, parts)
+
+    def _with_more(self, coarse: PosteriorDensity, pool: Pool) -> Pool:
+        """Add draws about the second mode, and draws that follow those so far."""
+        second = _first_proposal(coarse, self.modes.second)
+        pool = pool.joined(self._propose(coarse, second, self.draws, stage=2))
+        for stage, times in enumerate(_FURTHER, 3):
+            more = self._propose(coarse, _following(pool), times * self.draws, stage)
+            pool = pool.joined(more)
+        return pool
+
+    def _judge(self, pool: Pool, is_exact: bool = False) -> Draws:
+        """Choose draws from a pool, and weight them by the exact posterior.
+
+        Where that leaves few effective draws, all draws of the pool are weighted exactly first.
+        """
+        chosen = Chosen.of(pool, self.draws, self.seeds)
         densities = self._room()
         exact = self.density.at(chosen.z, chosen.log_amplitude, densities)
-        weights, _ = smooth(_finite(exact - chosen.log_posterior))
-        ess = 1.0 / (1.0 / chosen.ess + weights.square().sum(-1))
-        return self._as_draws(chosen, weights, ess, chosen.pareto_k, densities)
+        weights, _ = smooth(finite(exact - chosen.log_posterior))
+        left = 1.0 / weights.square().sum(-1)
+        ess = 1.0 / (1.0 / chosen.ess + 1.0 / left)
+        found = self._as_draws(chosen, weights, ess, chosen.pareto_k, densities)
+        is_poor = left < _LEFT_WANTED * self.draws
+        if is_exact or not bool(is_poor.any()):
+            return found
+        poor, good = torch.nonzero(is_poor)[:, 0], torch.nonzero(~is_poor)[:, 0]
+        here = self.take(poor)
+        again = here._judge(pool.take(poor).judged_by(here.density), is_exact=True)
+        return _in_order([good, poor], [found.take(good), again])
 
-    def _insist_more(self, coarse: PosteriorDensity, pool: _Pool) -> _Chosen:
-        """Add draws about the second mode, and draws that follow those so far."""
-        proposal = _first_proposal(coarse, self.modes.second)
-        pool = pool.joined(_propose(coarse, proposal, self.seeds, self.draws, stage=2))
-        for stage, times in enumerate(_FURTHER, 3):
-            following = _following(pool)
-            more = _propose(coarse, following, self.seeds, times * self.draws, stage)
-            pool = pool.joined(more)
-        return _Chosen.of(pool, self.draws, self.seeds)
+    def _propose(
+        self,
+        density: PosteriorDensity,
+        proposal: SplitNormal,
+        draws: int,
+        stage: int,
+        densities: Tensor | None = None,
+    ) -> Pool:
+        noise = normal_noise(self.seeds, draws, proposal.center.shape[1] + 1, stage)
+        return Pool.of(density, proposal, noise, densities)
 
     def _room(self) -> Tensor | None:
         """Make room for the flux densities of draws, if they are integrated over bands."""
@@ -286,7 +252,7 @@ class _Sampler:
 
     def _as_draws(
         self,
-        drawn: _Pool | _Chosen,
+        drawn: Pool | Chosen,
         weights: Tensor,
         ess: Tensor,
         shape: Tensor,
@@ -319,28 +285,7 @@ def _first_proposal(density: PosteriorDensity, start: Mode) -> SplitNormal:
     return replace(normal, upper=_WIDENING * widths[:, :size], lower=_WIDENING * widths[:, size:])
 
 
-def _propose(
-    density: PosteriorDensity,
-    proposal: SplitNormal,
-    seeds: Tensor,
-    draws: int,
-    stage: int,
-    densities: Tensor | None = None,
-) -> _Pool:
-    noise = normal_noise(seeds, draws, proposal.center.shape[1] + 1, stage)
-    z = proposal.draw(noise[..., :-1])
-    found = density.with_amplitude(z, noise[..., -1], densities)
-    return _Pool(
-        z,
-        found.log_amplitude,
-        found.log_posterior,
-        found.log_posterior - found.log_proposal,
-        (proposal,),
-        (draws,),
-    )
-
-
-def _following(pool: _Pool) -> SplitNormal:
+def _following(pool: Pool) -> SplitNormal:
     """Make a normal distribution with the mean and the covariance of the weighted draws."""
     weights, _ = smooth(pool.log_weights)
     # No draw decides alone: weights are cut at the inverse root of their number (Ionides 2008).
@@ -357,30 +302,6 @@ def _following(pool: _Pool) -> SplitNormal:
     return SplitNormal.of(mean, covariance, _WIDENING)
 
 
-def _choice(weights: Tensor, draws: int, seeds: Tensor) -> Tensor:
-    """Choose draws by their weights (n, draws), by systematic resampling: indices (n, `draws`).
-
-    An average over chosen draws has the variance of the weighted one, and that of the choice: as if
-    it had been independent, which is cautious, for systematic choices vary less.
-    """
-    offsets = uniforms(seeds, 1, _RESAMPLING)
-    # Regular steps through Sobol points would select a part of space, so their order is shuffled.
-    shuffle = torch.randperm(weights.shape[1], generator=torch.Generator().manual_seed(0))
-    shuffle = shuffle.to(offsets.device)
-    levels = torch.arange(draws, dtype=torch.float64, device=offsets.device)
-    edges = weights[:, shuffle].double().cumsum(-1)
-    places = torch.searchsorted(edges, (levels + offsets) / draws * edges[:, -1:])
-    return shuffle[places.clamp_max(len(shuffle) - 1)]
-
-
-def _gathered(z: Tensor, chosen: Tensor) -> Tensor:
-    return z.gather(1, chosen[..., None].expand(-1, -1, z.shape[2]))
-
-
-def _finite(log_weights: Tensor) -> Tensor:
-    return torch.where(torch.isfinite(log_weights), log_weights, -torch.inf)
-
-
 def _joined(parts: list[Draws]) -> Draws:
     """Put the rows of all parts below each other."""
     sums = [part.sums for part in parts if part.sums is not None]
@@ -388,3 +309,8 @@ def _joined(parts: list[Draws]) -> Draws:
         **{name: torch.cat([getattr(part, name) for part in parts]) for name in _FIELDS},
         sums=BandSums.joined(sums) if sums else None,
     )
+
+
+def _in_order(rows: list[Tensor], parts: list[Draws]) -> Draws:
+    """Join parts that hold the rows of those indices, in the order of the indices."""
+    return _joined(parts).take(torch.cat(rows).argsort())

@@ -16,6 +16,7 @@ from raypipe.embedding.part import recipe_of
 from raypipe.model import posterior
 from raypipe.model.band_sums import BandIntegrals
 from raypipe.model.bundle import Model
+from raypipe.model.draw_pool import Pool
 from raypipe.model.encode import encode_batch
 from raypipe.model.features import prepare
 from raypipe.model.fluxes import band_fluxes, fluxes_of
@@ -149,18 +150,18 @@ def test_the_coarse_density_is_exact_at_its_center_and_close_nearby(folded: Fold
     assert coarse.shapes.layers[-1][0].shape[0] * 3 == exact.shapes.layers[-1][0].shape[0]
 
 
-@pytest.mark.parametrize("merged", [3, 10])
+@pytest.mark.parametrize("merged", [3, 30])
 def test_chosen_draws_are_weighted_by_the_exact_posterior(
     folded: Folded, merged: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the coarse density is poor, weights make up for it."""
+    """Where the coarse density is too poor, the exact one weights all draws."""
     batch = prepare(power_laws(4, seed=4, counts=3000.0)[0])
     refined = refined_of(folded, batch)
     modes = search(folded, refined, batch, content_seeds(batch))
     density = PosteriorDensity.of(folded, batch, modes.best.log_amplitude)
     with torch.no_grad():
         wide = posterior._first_proposal(density, modes.best).widened(1.6)
-        pool = posterior._propose(density, wide, content_seeds(batch), 20_000, stage=9)
+        pool = Pool.of(density, wide, normal_noise(content_seeds(batch), 20_000, 3, stage=9))
     weights = torch.softmax(pool.log_weights, -1)[..., None]
     mean = (weights * pool.z).sum(1)
     width = (weights * (pool.z - mean[:, None]).square()).sum(1).sqrt()
