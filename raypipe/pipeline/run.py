@@ -23,7 +23,7 @@ from raypipe.ingestion.ingest import ingest
 from raypipe.model.choice import resolve_model
 from raypipe.ray_session import ray_session
 from raypipe.reporting.report import report
-from raypipe.simulation.simulate import SURVEY_FILE, simulate
+from raypipe.simulation.simulate import SURVEY_FILE, recorded_settings, simulate
 from raypipe.store.layout import catalog_folder, evaluation_folder
 from raypipe.store.workspace import Workspace
 from raypipe.training.train import make_model, with_preset
@@ -135,7 +135,8 @@ def _simulated_survey(workspace: Workspace, settings: Config) -> str:
             "survey first and upload it"
         )
     folder = workspace.path("survey")
-    asked = settings.simulate.model_dump() | {"raypipe_version": __version__, "complete": True}
+    asked = recorded_settings(**settings.simulate.model_dump())
+    asked |= {"raypipe_version": __version__, "complete": True}
     description = f"survey/{SURVEY_FILE}"
     there = workspace.read_json(description) if workspace.exists(description) else {}
     if there == there | asked:

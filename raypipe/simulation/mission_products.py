@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from raypipe.simulation.clock import Row, clock_cards, clock_start, clock_values
 from raypipe.simulation.fits_template import (
     Card,
     HeaderTemplate,
@@ -21,15 +22,7 @@ from raypipe.simulation.fits_template import (
     table_cards,
 )
 from raypipe.simulation.instrument import Instrument
-from raypipe.simulation.products import (
-    Row,
-    class_cards,
-    clock_cards,
-    clock_start,
-    clock_values,
-    gzipped,
-    mission_cards,
-)
+from raypipe.simulation.products import class_cards, gzipped, mission_cards
 
 FILE_PREFIX = "file:"
 """Beginning of a detection_id that is made from a file's name."""

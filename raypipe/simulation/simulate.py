@@ -97,16 +97,16 @@ def simulate(
     """
     started = time.monotonic()
     out = _local_folder(out)
-    settings = {
-        "detections": detections,
-        "seed": seed,
-        "counts_min": counts_min,
-        "counts_max": counts_max,
-        "catalog": None if catalog is None else file_name(catalog),
-        "responses": _folder_names(responses),
-        "visits": visits,
-        "apec_tables": None if apec_dir is None else [name for name, _ in apec_files(apec_dir)],
-    }
+    settings = recorded_settings(
+        detections=detections,
+        seed=seed,
+        counts_min=counts_min,
+        counts_max=counts_max,
+        catalog=catalog,
+        responses=responses,
+        visits=visits,
+        apec_dir=apec_dir,
+    )
     plan = plan_survey(
         detections,
         seed,
@@ -131,6 +131,21 @@ def simulate(
         seconds=time.monotonic() - started,
         fingerprint=fingerprint,
     )
+
+
+def recorded_settings(
+    *,
+    catalog: str | Path | None = None,
+    responses: Responses = None,
+    apec_dir: str | Path | None = None,
+    **plain: Any,
+) -> dict[str, Any]:
+    """Return the arguments of `simulate` as a survey's description has them: names, not paths."""
+    return plain | {
+        "catalog": None if catalog is None else file_name(catalog),
+        "responses": _folder_names(responses),
+        "apec_tables": None if apec_dir is None else [name for name, _ in apec_files(apec_dir)],
+    }
 
 
 def _folder_names(responses: Responses) -> str | list[str] | None:

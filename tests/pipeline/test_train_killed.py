@@ -135,5 +135,5 @@ def _wait_for_two_epochs(workspace: Workspace, driver: subprocess.Popen[bytes]) 
         return max((int(path.parent.name.removeprefix("epoch-")) for path in written), default=-1)
 
     before = newest()
-    wait_until(lambda: newest() >= before + 2 or driver.poll() is not None)
+    wait_until(lambda: newest() >= before + 2 or driver.poll() is not None, 300)
     assert driver.poll() is None, "it was over before anything could happen to it"

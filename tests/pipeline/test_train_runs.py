@@ -181,8 +181,8 @@ def test_training_in_a_bucket(ingested_survey: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in aws.items():
             patch.setenv(name, value)
-        boto3.client("s3").create_bucket(Bucket="archive")
-        workspace = Workspace("s3://archive/w")
+        boto3.client("s3").create_bucket(Bucket="trainings")
+        workspace = Workspace("s3://trainings/w")
         pafs.copy_files(
             str(ingested_survey),
             workspace.root,
@@ -194,7 +194,7 @@ def test_training_in_a_bucket(ingested_survey: Path, tmp_path: Path) -> None:
         config = tmp_path / "config.toml"
         config.write_text(load_config(settings=settings(epochs=3, num_workers=1)).to_toml())
         command = "import sys; from raypipe.cli import main; sys.exit(main())"
-        options = ["--workspace", "s3://archive/w", "--config", str(config)]
+        options = ["--workspace", "s3://trainings/w", "--config", str(config)]
         options += ["--set", "ray.num_cpus=2"]
         ran = subprocess.run([sys.executable, "-c", command, "train", *options], timeout=300)
         assert ran.returncode == 0

@@ -199,3 +199,21 @@ def write(folder: Path, name: str, content: bytes) -> Path:
     path = folder / name
     path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     return path
+
+
+BACKGROUND = counts_of(seed=2)
+
+
+def survey(
+    folder: Path, *, pha: dict[str, Any] | None = None, suffix: str = "", name: str = "source.pi"
+) -> Path:
+    named = {"BACKFILE": "source_bg.pi", "ANCRFILE": "source.arf", "RESPFILE": "source.rmf"}
+    path = write(folder, name, pha_bytes(**(named | (pha or {}))))
+    write(folder, f"source_bg.pi{suffix}", pha_bytes(counts=BACKGROUND, BACKSCAL=0.5))
+    write(folder, f"source.arf{suffix}", to_bytes(arf_hdu()))
+    write(folder, f"source.rmf{suffix}", rmf_bytes())
+    return path
+
+
+def flat(energy_kev: np.ndarray) -> np.ndarray:
+    return np.full_like(energy_kev, 0.01)

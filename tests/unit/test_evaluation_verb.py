@@ -276,8 +276,18 @@ def test_evaluate_refuses_labels_of_other_detections(synthetic: Synthetic, tmp_p
         evaluate(synthetic.workspace, labels=tmp_path / "labels.csv", config=FAST)
 
 
-def test_fingerprint_does_not_depend_on_order() -> None:
-    assert fingerprint(["b", "a"]) == fingerprint(["a", "b"]) != fingerprint(["a"])
+def test_fingerprint_is_that_of_detections_in_any_order() -> None:
+    frame = pd.DataFrame({"detection_id": ["a", "b"], "class": ["AGN", None], "counts_s": [1, 2]})
+    printed = fingerprint(frame)
+    assert printed == fingerprint(frame[::-1].reset_index(drop=True))
+    others = [
+        frame[:1],
+        frame.assign(name=["one source", "one source"]),
+        frame.assign(**{"class": ["AGN", "YSO"]}),
+        frame.assign(counts_s=[1, 3]),
+    ]
+    assert len({printed, *map(fingerprint, others)}) == 1 + len(others)
+    assert fingerprint(frame.assign(z0=[0.1, 0.2])) == printed, "latents are those of a model"
 
 
 def test_plain_values_are_json() -> None:

@@ -1,4 +1,4 @@
-"""A spectrum, the files it names, and the fold through its responses."""
+"""A spectrum and the files that it names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import pytest
 from raypipe.ogip import Note, OgipError, Spectrum, read_spectrum
 from raypipe.ogip.neighbors import find_beside
 from raypipe.ogip.notes import (
-    AREA_TWICE,
     ARF_MISSING,
     CHANNELS_MATCHED,
     EXPOSURE_ODD,
@@ -25,17 +24,17 @@ from raypipe.ogip.notes import (
     PARTIAL_RESPONSE,
     RMF_MISSING,
 )
-from raypipe.ogip.quadrature import integrate
 from tests.unit.ogip_files import (
+    BACKGROUND,
     N_CHANNELS,
     arf_hdu,
     column,
     counts_of,
-    dense_matrix,
-    energy_edges,
+    flat,
     pha_bytes,
     pha_hdu,
     rmf_bytes,
+    survey,
     to_bytes,
     write,
 )
@@ -46,19 +45,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*already subtracted"),
 ]
 
-BACKGROUND = counts_of(seed=2)
 SECRET = counts_of(seed=99)
-
-
-def survey(
-    folder: Path, *, pha: dict[str, Any] | None = None, suffix: str = "", name: str = "source.pi"
-) -> Path:
-    named = {"BACKFILE": "source_bg.pi", "ANCRFILE": "source.arf", "RESPFILE": "source.rmf"}
-    path = write(folder, name, pha_bytes(**(named | (pha or {}))))
-    write(folder, f"source_bg.pi{suffix}", pha_bytes(counts=BACKGROUND, BACKSCAL=0.5))
-    write(folder, f"source.arf{suffix}", to_bytes(arf_hdu()))
-    write(folder, f"source.rmf{suffix}", rmf_bytes())
-    return path
 
 
 def notes_of(spectrum: Spectrum) -> tuple[Note, ...]:
@@ -68,10 +55,6 @@ def notes_of(spectrum: Spectrum) -> tuple[Note, ...]:
 
 def codes_of(spectrum: Spectrum) -> list[str]:
     return [note.code for note in notes_of(spectrum)]
-
-
-def flat(energy_kev: np.ndarray) -> np.ndarray:
-    return np.full_like(energy_kev, 0.01)
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
@@ -93,28 +76,6 @@ def test_name_with_gz_for_a_file_without(tmp_path: Path) -> None:
     assert spectrum.rmf is not None
 
 
-def test_fold_is_photons_times_area_through_the_matrix(tmp_path: Path) -> None:
-    spectrum = read_spectrum(survey(tmp_path))
-    low, high = energy_edges()
-    photons = 0.01 * (high - low) * np.linspace(100, 400, len(low)) * 1000.0
-    np.testing.assert_allclose(spectrum.fold(flat), photons @ dense_matrix(), rtol=1e-6)
-    np.testing.assert_allclose(spectrum.fold(lambda _: 0.01), spectrum.fold(flat))
-
-
-def test_integral_over_bins_is_exact_for_a_steep_power_law() -> None:
-    edges = np.geomspace(0.3, 9.3, 60)
-    integral = integrate(lambda energy: energy**-3.0, edges[:-1], edges[1:])
-    np.testing.assert_allclose(integral, (edges[:-1] ** -2 - edges[1:] ** -2) / 2, rtol=1e-9)
-
-
-def test_area_on_the_grid_of_the_matrix(tmp_path: Path) -> None:
-    path = survey(tmp_path)
-    edges = np.linspace(0.5, 3.5, 31)
-    fine = arf_hdu(edges[:-1], edges[1:], np.repeat(np.linspace(100, 400, 6), 5))
-    other = read_spectrum(path, arf=to_bytes(fine))
-    np.testing.assert_allclose(other.fold(flat), read_spectrum(path).fold(flat), rtol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("keyword", "said"),
     [
@@ -133,27 +94,6 @@ def test_a_missing_file_is_done_without(tmp_path: Path, keyword: str, said: str)
     np.testing.assert_array_equal(spectrum.counts, counts_of())
 
 
-def test_fold_names_what_is_missing(tmp_path: Path) -> None:
-    none = {"BACKFILE": "None", "ANCRFILE": "NONE", "RESPFILE": ""}
-    spectrum = read_spectrum(survey(tmp_path, pha=none))
-    assert spectrum.background_counts is None
-    assert spectrum.background_scale is None
-    assert spectrum.channel_energy_kev is None
-    with pytest.raises(OgipError, match=r"source\.pi: no RMF"):
-        spectrum.fold(flat)
-    with pytest.raises(OgipError, match=r"source\.pi: no ARF"):
-        read_spectrum(spectrum.path, rmf=tmp_path / "source.rmf").fold(flat)
-
-
-def test_full_matrix_needs_no_arf(tmp_path: Path) -> None:
-    path = survey(tmp_path, pha={"ANCRFILE": "none"})
-    spectrum = read_spectrum(path, rmf=rmf_bytes(HDUCLAS3="FULL"))
-    assert spectrum.fold(flat).sum() == pytest.approx(0.01 * 3.0 * 1000.0)
-    with pytest.warns(UserWarning, match="the ARF multiplies it"):
-        twice = read_spectrum(path, arf=to_bytes(arf_hdu()), rmf=rmf_bytes(HDUCLAS3="FULL"))
-    assert AREA_TWICE in codes_of(twice)
-
-
 def test_none_is_no_file_whatever_the_header_names(tmp_path: Path) -> None:
     path = survey(tmp_path)
     bare = read_spectrum(path, arf=None, rmf=None, background=None)
@@ -161,18 +101,6 @@ def test_none_is_no_file_whatever_the_header_names(tmp_path: Path) -> None:
     assert bare.warnings == ()
     full = read_spectrum(path, arf=None, rmf=rmf_bytes(HDUCLAS3="FULL"))
     assert full.fold(flat).sum() == pytest.approx(0.01 * 3.0 * 1000.0)
-
-
-def test_areascal_multiplies_what_is_predicted(tmp_path: Path) -> None:
-    plain = read_spectrum(survey(tmp_path)).fold(flat)
-    half = read_spectrum(survey(tmp_path, pha={"AREASCAL": 0.5}))
-    np.testing.assert_allclose(half.fold(flat), 0.5 * plain)
-    np.testing.assert_allclose(half.background_scale, 0.25)
-    by_channel = np.linspace(0.2, 1.0, N_CHANNELS)
-    scales = {"extra": [column("AREASCAL", "D", by_channel)], "drop": ("AREASCAL",)}
-    np.testing.assert_allclose(
-        read_spectrum(survey(tmp_path, pha=scales)).fold(flat), by_channel * plain
-    )
 
 
 @pytest.mark.parametrize(("key", "code"), [("BACKSCAL", NO_BACKSCAL), ("AREASCAL", NO_AREASCAL)])
@@ -251,49 +179,6 @@ def test_caldb_is_not_searched(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="RESPFILE is CALDB, which is not searched: give rmf="):
         spectrum = read_spectrum(survey(tmp_path, pha={"RESPFILE": "caldb"}))
     assert codes_of(spectrum) == [RMF_MISSING]
-
-
-class TestGridsThatDiffer:
-    def test_area_stays_with_its_own_energies(self, tmp_path: Path) -> None:
-        """The flux of a steep source is not the same in both halves of a bin of the matrix."""
-        edges = np.array([0.5, 0.7, 1.1, 2.25, 3.5])
-        area = np.array([100.0, 10.0, 300.0, 50.0])
-        path = survey(tmp_path)
-        spectrum = read_spectrum(path, arf=to_bytes(arf_hdu(edges[:-1], edges[1:], area)))
-        cuts = np.unique(np.concatenate([edges, np.linspace(0.5, 3.5, 7)]).astype(np.float32))
-        cuts = cuts.astype(float)
-        photons = (cuts[:-1] ** -2 - cuts[1:] ** -2) / 2
-        middle = 0.5 * (cuts[1:] + cuts[:-1])
-        photons *= area[np.searchsorted(edges, middle) - 1]
-        rows = np.bincount(np.searchsorted(energy_edges()[0], middle) - 1, photons)
-        np.testing.assert_allclose(
-            spectrum.fold(lambda energy: energy**-3.0), 1000.0 * rows @ dense_matrix(), rtol=1e-5
-        )
-
-    def test_area_at_other_energies_altogether_gives_nothing(self, tmp_path: Path) -> None:
-        far = to_bytes(arf_hdu(np.array([20.0, 30.0]), np.array([30.0, 40.0]), np.ones(2)))
-        assert (read_spectrum(survey(tmp_path), arf=far).fold(flat) == 0).all()
-
-    def test_energies_without_area_give_nothing(self, tmp_path: Path) -> None:
-        low, high = energy_edges()
-        half = to_bytes(arf_hdu(low[:3], high[:3], np.full(3, 100.0)))
-        folded = read_spectrum(survey(tmp_path), arf=half).fold(flat)
-        expected = np.where(np.arange(6) < 3, 0.01 * 0.5 * 100.0 * 1000.0, 0.0) @ dense_matrix()
-        np.testing.assert_allclose(folded, expected, rtol=1e-5)
-
-
-def test_named_lines_are_integrated_whatever_their_width(tmp_path: Path) -> None:
-    spectrum = read_spectrum(survey(tmp_path), arf=to_bytes(arf_hdu(area=np.full(6, 100.0))))
-    sigma = 2e-6
-
-    def line(energy: np.ndarray) -> np.ndarray:
-        shape = np.exp(-0.5 * ((energy - 1.2345) / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi))
-        return 1e-3 * shape + 1e-2
-
-    without = spectrum.fold(lambda energy: np.full_like(energy, 1e-2)).sum()
-    assert spectrum.fold(line).sum() == pytest.approx(without)
-    with_line = spectrum.fold(line, lines_kev=[1.2345, 50.0]).sum()
-    assert with_line - without == pytest.approx(100.0, rel=1e-5)
 
 
 def test_overrides_take_the_place_of_named_files(tmp_path: Path) -> None:
