@@ -79,10 +79,9 @@ def build_page(report_data: ReportData) -> Html:
         (anchor, title, section(anchor, title, build(report_data)))
         for anchor, title, build in SECTIONS
     ]
-    preset = f", preset {report_data.model.preset}" if report_data.model is not None else ""
     return page(
         title=f"Latent catalog of {report_data.release}",
-        lead=f"{count_of(len(report_data.catalog), 'detection')} by {report_data.model_id}{preset}",
+        lead=f"{count_of(len(report_data.catalog), 'detection')}, latents by {report_data.model_id}",
         sections=made,
         footer=f"raypipe {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
