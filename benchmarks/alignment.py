@@ -39,9 +39,18 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy.special import logsumexp
 
 import raypipe
+from benchmarks.alignment_optima import (
+    NOISE,
+    TRUE_NOISE,
+    VIEWED,
+    all_pairs,
+    by_bayes,
+    marginal,
+    normal_log_density,
+    posteriors_of,
+)
 from benchmarks.light_curves import kind_of, light_curve
 from benchmarks.real_captions import caption, real_sources
 from raypipe.aligning.data import divide, join_view, make_pairs
@@ -53,9 +62,6 @@ from raypipe.alignment.spectrum_inputs import read_posteriors
 from raypipe.alignment.view_table import read_view_table
 from raypipe.config import Config
 from raypipe.display.spectrum_figure import group_bins
-from raypipe.model.covariance import pack
-from raypipe.searching.batched_gaussians import Posteriors
-from raypipe.searching.neighbors import Posterior, log_bayes_factors
 from raypipe.spectra.batch import SpectraBatch
 from raypipe.spectra.decoding import COLUMNS
 from raypipe.spectra.detection_rows import iterate_spectra
@@ -66,12 +72,6 @@ from raypipe.store.workspace import Workspace
 
 Floats = npt.NDArray[np.float64]
 
-NOISE = 0.3
-"""Noise of the first view of case truth, in units of latents."""
-VIEWED = 4
-"""Latents that are in it."""
-TRUE_NOISE = {"log_nh": 0.2, "photon_index": 0.2, "log_kt": 0.1}
-"""Noise of the true parameters: decades of N_H, of the index, and decades of temperature."""
 ACIS = "CHANDRA"
 MOST_SPECTRA = 400
 """Most spectra by which predicted bands are judged."""
@@ -126,7 +126,7 @@ def truth_of_draws(workspace: Path, folder: Path, **settings: Any) -> dict[str, 
     metrics = case.run()
     train, judged = case.pairs()
     values = view[judged.place]
-    density = _normal_log_density(values, judged) - _marginal(values, train)[None, :]
+    density = normal_log_density(values, judged) - marginal(values, train)[None, :]
     return metrics | {"optimum": judge(density)}
 
 
@@ -160,7 +160,7 @@ def truth_of_sources(
     if true_counts is not None:
         metrics["spectra"] = coverage_of_spectra(workspace, true_counts, case.judged_ids)
         print("true spectra within predicted bands:", metrics["spectra"], flush=True)
-    return metrics | {"bayes": judge(_by_bayes(y, theta, judged, train))}
+    return metrics | {"bayes": judge(by_bayes(y, theta, judged, train))}
 
 
 def coverage_of_spectra(workspace: Path, truth: Path, judged_ids: Sequence[str]) -> dict[str, Any]:
@@ -298,10 +298,10 @@ def telescopes_view(workspace: Path, folder: Path, **settings: Any) -> dict[str,
     metrics = case.run()
     case.pairs()
     judged = frame.set_index("detection_id").loc[case.judged_ids]
-    mine, yours = _posteriors(judged), _posteriors(other.loc[judged["name"]])
+    mine, yours = posteriors_of(judged), posteriors_of(other.loc[judged["name"]])
     return metrics | {
         "telescopes": theirs["telescope"].value_counts().to_dict(),
-        "bayes_factor": judge(_all_pairs(mine, yours)),
+        "bayes_factor": judge(all_pairs(mine, yours)),
     }
 
 
@@ -317,66 +317,6 @@ def _write(path: Path, frame: pd.DataFrame | pa.Table, columns: Mapping[str, Any
     table |= {name: pa.array(values) for name, values in columns.items()}
     pq.write_table(pa.table(table), path)
     return path
-
-
-def _normal_log_density(values: Floats, pairs: Pairs) -> Floats:
-    """Return ln p(view j | spectrum i), (spectra, views), for normal posteriors and noise."""
-    factors = pairs.posteriors.factors[:, :VIEWED]
-    covariance = factors @ np.swapaxes(factors, 1, 2) + NOISE**2 * np.eye(VIEWED)
-    inverse, determinant = np.linalg.inv(covariance), np.linalg.slogdet(covariance)[1]
-    mean = pairs.posteriors.mean[:, :VIEWED]
-    rows = []
-    for center, precision, log_det in zip(mean, inverse, determinant, strict=True):
-        off = values - center
-        rows.append(-0.5 * (np.einsum("mi,ij,mj->m", off, precision, off) + log_det))
-    return np.array(rows)
-
-
-def _marginal(values: Floats, train: Pairs) -> Floats:
-    """Return ln p(view j) up to a constant: the mean over the spectra of training."""
-    return np.asarray(logsumexp(_normal_log_density(values, train), axis=0))
-
-
-def _by_bayes(y: Floats, theta: Floats, judged: Pairs, train: Pairs) -> Floats:
-    """Return ln p(y_j | x_i) - ln p(y_j), (spectra, views); see `truth_of_sources`."""
-    sigma = np.array(list(TRUE_NOISE.values()))
-    likelihood = np.zeros((len(theta), len(y)))
-    for k, width in enumerate(sigma):
-        there, given = np.isfinite(theta[:, k])[:, None], np.isfinite(y[:, k])[None, :]
-        off = np.nan_to_num((theta[:, k][:, None] - y[:, k][None, :]) / width)
-        likelihood += np.where(there & given, -0.5 * off**2, np.where(there == given, 0.0, -20.0))
-    known = _as_posteriors(train)
-    weights = np.array(
-        [
-            log_bayes_factors(Posterior(mean, factor @ factor.T), known)
-            for mean, factor in zip(judged.posteriors.mean, judged.posteriors.factors, strict=True)
-        ]
-    )
-    weights = np.nan_to_num(weights, nan=-np.inf)
-    given_x = np.array([logsumexp(each[:, None] + likelihood, axis=0) for each in weights])
-    given_x -= logsumexp(weights, axis=1)[:, None]
-    return np.asarray(given_x - logsumexp(likelihood, axis=0)[None, :])
-
-
-def _as_posteriors(pairs: Pairs) -> Posteriors:
-    factors = pairs.posteriors.factors
-    triangles = pack(factors @ np.swapaxes(factors, 1, 2))
-    return Posteriors(pairs.posteriors.mean.T.astype(np.float32), triangles.T.copy())
-
-
-def _posteriors(frame: pd.DataFrame) -> Posteriors:
-    z = frame[[f"z{i}" for i in range(8)]].to_numpy(np.float32)
-    return Posteriors(z.T.copy(), np.stack(frame["z_cov"].to_list()).T.astype(np.float32))
-
-
-def _all_pairs(mine: Posteriors, yours: Posteriors) -> Floats:
-    covariance = mine.covariance
-    return np.array(
-        [
-            log_bayes_factors(Posterior(mine.z[:, i].astype(float), covariance[i]), yours)
-            for i in range(len(mine))
-        ]
-    )
 
 
 def _report(name: str, metrics: Mapping[str, Any]) -> str:
