@@ -15,7 +15,6 @@ from raypipe.model.log_shapes import LogShapes
 from raypipe.model.presets import Folded
 from raypipe.model.statistics import MU_MIN
 
-_STEPS = 2
 _STEP_MAX = 2.0
 _INFORMATION_MIN = 0.5
 _ROOT_MIN = 1e-4
@@ -199,23 +198,22 @@ class PosteriorDensity:
     def _best_gain(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """Find the most probable log gain of each draw and its information, (n, draws) each.
 
-        The gain multiplies the reference amplitude. A few steps of Fisher scoring need not arrive:
-        the draws are weighted by what they were drawn from.
+        The gain multiplies the reference amplitude. One step of Fisher scoring, from the gain that
+        explains the counts above the background, need not arrive: the draws are weighted by what
+        they were drawn from, and further steps do not raise their effective number.
         """
         total = source.sum(-1, keepdim=True)
         excess = (self.counts - self.background).sum(-1, keepdim=True).clamp_min(1.0)
-        log_gain = torch.log(excess / total)
-        for _ in range(_STEPS):
-            gain = torch.exp(log_gain)
-            scaled, counts = gain * source, gain * total
-            ratio = scaled / (scaled + self.background).clamp_min_(MU_MIN)
-            # The prior S / (S + 1) of log S adds 1 / (S + 1) to the slope.
-            gradient = torch.linalg.vecdot(ratio, self.counts)[..., None] - counts
-            gradient += 1.0 / (counts + 1.0)
-            information = torch.linalg.vecdot(ratio, scaled)[..., None]
-            information += counts / (counts + 1.0).square()
-            information = information.clamp_min(_INFORMATION_MIN)
-            log_gain = log_gain + (gradient / information).clamp(-_STEP_MAX, _STEP_MAX)
+        gain = excess / total
+        scaled, counts = gain * source, gain * total
+        ratio = scaled / (scaled + self.background).clamp_min_(MU_MIN)
+        # The prior S / (S + 1) of log S adds 1 / (S + 1) to the slope.
+        gradient = torch.linalg.vecdot(ratio, self.counts)[..., None] - counts
+        gradient += 1.0 / (counts + 1.0)
+        information = torch.linalg.vecdot(ratio, scaled)[..., None]
+        information += counts / (counts + 1.0).square()
+        information = information.clamp_min(_INFORMATION_MIN)
+        log_gain = torch.log(gain) + (gradient / information).clamp(-_STEP_MAX, _STEP_MAX)
         return log_gain[..., 0], information[..., 0]
 
     def _log_posterior(self, z: Tensor, source: Tensor) -> Tensor:
