@@ -79,9 +79,10 @@ def build_page(report_data: ReportData) -> Html:
         (anchor, title, section(anchor, title, build(report_data)))
         for anchor, title, build in SECTIONS
     ]
+    detections = count_of(len(report_data.catalog), "detection")
     return page(
         title=f"Latent catalog of {report_data.release}",
-        lead=f"{count_of(len(report_data.catalog), 'detection')}, latents by {report_data.model_id}",
+        lead=f"{detections}, latents by {report_data.model_id}",
         sections=made,
         footer=f"raypipe {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )

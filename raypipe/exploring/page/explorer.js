@@ -89,7 +89,7 @@ class Explorer {
     this.models("colors").setv({ palette: color.palette, low: color.low, high: color.high });
     const counts = $("sized").checked && this.column("total_counts");
     if (counts) await this.catalog.values(counts);
-    const base = !shaped ? 3 : this.n > 2000 ? 4.5 : 6;
+    const base = !shaped ? 3 : this.n > 5000 ? 3.5 : this.n > 2000 ? 4.5 : 6;
     const size = Float64Array.from({ length: this.n }, (_, i) =>
       counts ? Math.min(26, base * (0.5 + 0.45 * Math.log10(1 + counts.values[i]))) : base * 1.4,
     );
