@@ -36,7 +36,6 @@ from benchmarks.clusters import COMPONENTS, Labelled, Score, deconvolved, line, 
 from raypipe import load_model
 from raypipe.clustering.members import Members, Space, read_members
 from raypipe.config import TrainConfig
-from raypipe.evaluation.selection import iterate_spectra
 from raypipe.latents.deconvolution import Likelihoods
 from raypipe.latents.flux_shapes import FluxShapes
 from raypipe.model.choice import choose_model
@@ -45,6 +44,7 @@ from raypipe.model.features import Batch, prepare
 from raypipe.model.presets import Folded
 from raypipe.spectra.batch import SpectraBatch
 from raypipe.spectra.decoding import COLUMNS
+from raypipe.spectra.detection_rows import iterate_spectra
 from raypipe.spectra.responses import ResponseLibrary
 from raypipe.store.layout import model_folder
 from raypipe.store.manifest import choose_release
