@@ -77,6 +77,8 @@ MOST_SPECTRA = 400
 """Most spectra by which predicted bands are judged."""
 MOST_CURVES = 2500
 """Detections that have a light curve."""
+BRIGHT = 300
+"""Fewest net counts of a detection with a light curve."""
 CURVE_BINS = 48
 """Bins per light curve."""
 
@@ -246,19 +248,24 @@ def captions_view(
 
 
 def curves_view(workspace: Path, folder: Path, **settings: Any) -> dict[str, Any]:
-    """Align with light curves that vary as sources of the class do, for some of the detections."""
+    """Align with light curves that vary as sources of the class do, for bright detections.
+
+    Rates are relative to their mean, so that a curve does not say how bright the detection is.
+    """
     frame = raypipe.open_catalog(workspace)
     rng = np.random.default_rng(3)
-    frame = frame.iloc[np.sort(rng.permutation(len(frame))[:MOST_CURVES])].reset_index(drop=True)
+    net = frame["total_counts"] * (1.0 - frame["background_share"].fillna(0.0))
+    bright = np.flatnonzero(net >= BRIGHT)
+    rows = np.sort(bright[rng.permutation(len(bright))[:MOST_CURVES]])
+    frame, net = frame.iloc[rows].reset_index(drop=True), net.iloc[rows]
     kinds = [kind_of(name, rng) for name in frame["class"]]
-    counts = (frame["total_counts"] * (1.0 - frame["background_share"].fillna(0.0))).clip(lower=20)
     curves = [
-        light_curve(kind, float(n), float(exposure), CURVE_BINS, rng)
-        for kind, n, exposure in zip(kinds, counts, frame["exposure_s"], strict=True)
+        light_curve(kind, float(counts), float(exposure), CURVE_BINS, rng)
+        for kind, counts, exposure in zip(kinds, net, frame["exposure_s"], strict=True)
     ]
     columns = {
         "times": [times for times, _ in curves],
-        "rates": [rates for _, rates in curves],
+        "rates": [rates / rates.mean() for _, rates in curves],
         "variability": kinds,
     }
     table = _write(folder / "curves.parquet", frame, columns)

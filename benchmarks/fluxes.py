@@ -33,8 +33,9 @@ from benchmarks.physical_fits import Observation, fit_best
 from benchmarks.real_spectra import MOST_COUNTS, read_folders
 from benchmarks.telescopes.network import load_network
 from raypipe import load_model
+from raypipe.model.band_sums import band_shares
 from raypipe.model.features import prepare
-from raypipe.model.fluxes import band_fluxes, band_shares
+from raypipe.model.fluxes import band_fluxes
 from raypipe.model.folding import fold
 from raypipe.model.posterior import draw
 from raypipe.model.presets import Folded

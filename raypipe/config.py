@@ -270,6 +270,10 @@ class EmbedConfig(Section):
         "for the plasma that is fitted; on every machine. Default: raypipe's own plasma.",
     )
 
+    def without_draws(self) -> EmbedConfig:
+        """Return these settings for answers that need latents, but no draws and no fluxes."""
+        return self.model_copy(update={"posterior_draws": 0})
+
 
 class ExportConfig(Section):
     """Write the catalog in formats that other tools open."""

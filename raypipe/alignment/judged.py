@@ -94,11 +94,11 @@ def save_judged(store: Workspace, alignment_id: str, judged: JudgedPairs) -> Non
 def read_judged(store: Workspace, alignment_id: str) -> JudgedPairs:
     """Read the judged pairs of an alignment; raises RaypipeError if they are not there or whole."""
     name = _file(alignment_id)
+    again = (
+        f"delete {store.absolute_uri(alignment_folder(alignment_id))} and run raypipe align again"
+    )
     if not store.exists(name):
-        raise RaypipeError(
-            f"{store.absolute_uri(name)}: no such file; run raypipe align again with --set "
-            "align.seed=N to make an alignment that can be evaluated"
-        )
+        raise RaypipeError(f"{store.absolute_uri(name)}: no such file; {again}")
     table = store.read_table(name)
     try:
         latents, view = (_array(table, side) for side in _SIDES)
@@ -110,8 +110,7 @@ def read_judged(store: Workspace, alignment_id: str) -> JudgedPairs:
         return JudgedPairs(table["detection_id"].to_pylist(), latents, view, tuple(spaces))
     except (LookupError, AttributeError, ValueError) as error:
         raise RaypipeError(
-            f"{store.absolute_uri(name)}: not the judged pairs of an alignment ({error}); delete "
-            f"{store.absolute_uri(alignment_folder(alignment_id))} and run raypipe align again"
+            f"{store.absolute_uri(name)}: not the judged pairs of an alignment ({error}); {again}"
         ) from error
 
 

@@ -72,7 +72,7 @@ def describe_spectrum(
     """
     gridded, _ = grid_detection(spectrum, model.grid)
     spectra = SpectraBatch.from_spectra([spectrum])
-    row = model.encode_batch(spectra, config=config).iloc[0]
+    row = model.encode_batch(spectra, config=config.without_draws()).iloc[0]
     latents = model.config.model.latents
     z = np.array([row[f"z{i}"] for i in range(latents)], dtype=np.float64)
     if not np.isfinite(z).all():

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from raypipe.alignment.bundle import Alignment, load_alignment
-from raypipe.alignment.judged import read_judged
+from raypipe.alignment.judged import JudgedPairs, read_judged
 from raypipe.alignment.opened import VERB
 from raypipe.catalog.added_columns import added_to
-from raypipe.errors import UsageError
+from raypipe.errors import RaypipeError, UsageError
 from raypipe.evaluation.evaluated_catalog import EvaluatedCatalog
 from raypipe.evaluation.real_rows import real_rows
 from raypipe.evaluation.regression import regression_targets
@@ -46,38 +46,59 @@ def score_alignment(
     has. `catalog` has the labels, `real_table` those of variability. Returns recall and median rank
     beside chance, baselines and permuted pairs, the quality of translation, and `usefulness`: what
     the shared space adds for class, column density, slope, temperature and variability to latents
-    and to the view; None without an alignment. Raises UsageError for one of another catalog.
+    and to the view; None without an alignment. An alignment that cannot be read has the `reason`
+    alone, and raises RaypipeError if it is named. Raises UsageError for one of another catalog.
     """
     name = wanted or _added(store, evaluated)
     if name is None:
         return None
-    made = _open(store, evaluated, name)
-    judged = read_judged(store, made.about.alignment_id)
+    try:
+        made = _open(store, evaluated, name)
+        judged = read_judged(store, name)
+    except UsageError:
+        raise
+    except RaypipeError as error:
+        if wanted is not None:
+            raise
+        # An alignment that cannot be read is no reason to leave the catalog without metrics.
+        log.warning("evaluate: the alignment is not scored: %s", error)
+        return {"alignment_id": name, "reason": str(error)}
+    return {
+        "alignment_id": name,
+        "reason": None,
+        "table": made.about.table,
+        **{key: made.metrics[key] for key in _MEASURED},
+        **_usefulness(made, judged, catalog, real_table, seed),
+    }
+
+
+def _usefulness(
+    made: Alignment,
+    judged: JudgedPairs,
+    catalog: pd.DataFrame,
+    real_table: Address | None,
+    seed: int,
+) -> dict[str, Any]:
+    """Measure what the shared space adds for labels, beside what those of permuted pairs add."""
     rows = catalog.set_index("detection_id").reindex(list(judged.detection_ids)).reset_index()
     targets = {
         target: values
         for target, values in _targets(rows, real_table).items()
         if not any(_is_same(target, column.name) for column in made.view.columns)
     }
-    log.info("evaluate: %s, %d pairs, for %s", name, len(rows), ", ".join(targets) or "no label")
+    shown = ", ".join(targets) or "no label"
+    log.info("evaluate: %s, %d pairs, for %s", made.about.alignment_id, len(rows), shown)
     useful, *of_permuted = judged.usefulness(targets, seed)
-    found = made.metrics
     permuted = [
-        {**each, "usefulness": each.get("usefulness", {}) | scores}
-        for each, scores in zip(found.get("permuted", []), of_permuted, strict=True)
+        {**each, "usefulness": each["usefulness"] | scores}
+        for each, scores in zip(made.metrics["permuted"], of_permuted, strict=True)
     ]
-    return {
-        "alignment_id": name,
-        "table": made.about.table,
-        **{key: found[key] for key in _MEASURED if key in found},
-        "usefulness": found.get("usefulness", {}) | useful,
-        "permuted": permuted,
-    }
+    return {"usefulness": made.metrics["usefulness"] | useful, "permuted": permuted}
 
 
 def alignment_figures(metrics: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the figures of an alignment for the summary of metrics; none without one."""
-    if metrics is None or "retrieval" not in metrics:
+    if metrics is None or metrics["reason"]:
         return {}
     best = best_baseline(metrics)
     return {

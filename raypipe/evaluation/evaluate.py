@@ -89,7 +89,9 @@ def evaluate(
     catalog.
 
     `study` asks all questions of the study, the setting `evaluate.questions` some of them: their
-    answers are `metrics["study"]`, and stay there until the catalog or the labels change. `catalog`
+    answers are `metrics["study"]`, written after each, and stay there until the catalog or the
+    labels change. A question is asked again only if what decides its answer changed, or if it
+    failed (`study.ask`). `catalog`
     is a table of real detections, with fluxes and variability, for those of the survey that were
     drawn from it, or for the catalog's own.
 
@@ -106,10 +108,16 @@ def evaluate(
     evaluated = choose_catalog(store, release, model)
     asked = list(QUESTIONS) if study else settings.evaluate.questions
     with call.recorded() as figures:
-        metrics = plain(
-            _metrics(store, evaluated, labels, catalog, asked, alignment, settings.evaluate)
+        metrics, material = _metrics(
+            store, evaluated, labels, catalog, alignment, settings.evaluate
         )
-        store.write_json(metrics_name(evaluated.release, evaluated.model_id), metrics)
+
+        def keep(answers: dict[str, Any]) -> None:
+            metrics["study"] = plain(answers)
+            store.write_json(metrics_name(evaluated.release, evaluated.model_id), metrics)
+
+        keep(still_valid(earlier_metrics(store, evaluated), metrics))
+        ask(material, asked, metrics["study"], keep)
         figures.update(metrics["summary"])
     for headline in headlines(metrics):
         log.info("evaluate: %s: %s (%s)", headline.label, headline.value, headline.note)
@@ -125,10 +133,10 @@ def _metrics(
     evaluated: EvaluatedCatalog,
     labels: str | os.PathLike[str] | None,
     real_table: str | os.PathLike[str] | None,
-    asked: Sequence[str],
     alignment: str | None,
     settings: EvaluateConfig,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Material]:
+    """Measure what every evaluation has; also return what the questions work on."""
     catalog, label_source = labeled_catalog(store, evaluated.release, evaluated.model_id, labels)
     n_rows, catalog = len(catalog), catalog.loc[has_latents(catalog)]
     aligned = score_alignment(store, evaluated, catalog, real_table, alignment, settings.seed)
@@ -155,10 +163,8 @@ def _metrics(
     }
     measured, material = _measure(store, evaluated, catalog, frame, real, settings)
     metrics |= measured
-    study = still_valid(earlier_metrics(store, evaluated), metrics) | ask(material, asked)
-    metrics["study"] = study
     summary = summarize(metrics) | alignment_figures(aligned)
-    return metrics | {"summary": summary}
+    return plain(metrics | {"summary": summary}), material
 
 
 def _measure(

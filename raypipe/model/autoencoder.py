@@ -134,15 +134,20 @@ class Decoder(nn.Module):
         Written out for two hidden layers: forward-mode differentiation of the modules spends as
         much time in Python as in matrix products.
         """
-        first, second, last = (layer for layer in self.layers if isinstance(layer, nn.Linear))
-        entry = first.weight @ self.rotation.T
-        before = functional.linear(z, entry, first.bias + first.weight @ self.shift)
-        between = functional.linear(functional.gelu(before), second.weight, second.bias)
+        first, second, last = self.composed()
+        before = functional.linear(z, *first)
+        between = functional.linear(functional.gelu(before), *second)
         return LinearizedDecoder(
-            outputs=functional.linear(functional.gelu(between), last.weight, last.bias),
-            layers=(entry, second.weight, last.weight),
+            outputs=functional.linear(functional.gelu(between), *last),
+            layers=(first[0], second[0], last[0]),
             bends=(_gelu_slope(before), _gelu_slope(between)),
         )
+
+    def composed(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Return weight and bias of each layer; the first includes the shift and the rotation."""
+        first, second, last = (layer for layer in self.layers if isinstance(layer, nn.Linear))
+        entry = first.weight @ self.rotation.T, first.bias + first.weight @ self.shift
+        return entry, (second.weight, second.bias), (last.weight, last.bias)
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,15 @@ class BandedResponses:
         self._blocks: dict[int, list[_Block]] = {}
         self._groups = _groups(response_index)
 
-    def keep(self, rows: Tensor) -> BandedResponses:
-        """Select the rows where `rows` (n,), on the host, is true."""
+    def keep(self, rows: Tensor | slice) -> BandedResponses:
+        """Select rows in their order: a slice, increasing indices on the host, or a mask there."""
         kept = BandedResponses(self._index[rows], self.responses, self.merged)
         kept._blocks = self._blocks
         return kept
+
+    def merge(self, size: int) -> BandedResponses:
+        """Let that many neighboring energies count as one."""
+        return BandedResponses(self._index, self.responses, size)
 
     def fold(self, photons: Tensor) -> Tensor:
         """Map photons (n, ..., n_energy) to counts (n, ..., bins), as `folding.redistribute`."""

@@ -118,9 +118,10 @@ class Model:
 
         A row is NaN, except for `total_counts`, if one of its numbers would not be finite.
         `sources` (n,) are the keys of the rows' sources, so that their own training detections
-        have no vote on their class. `config` defaults to the settings of the training.
+        have no vote on their class. `config` defaults to the settings of the training, without
+        posterior draws.
         """
-        config = config or self.config.embed
+        config = config or self.config.embed.without_draws()
         columns = encode_batch(
             self.network,
             spectra,

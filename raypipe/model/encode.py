@@ -12,13 +12,15 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
+from raypipe.model.band_sums import BandIntegrals
 from raypipe.model.covariance import pack
 from raypipe.model.features import Batch, prepare
-from raypipe.model.fluxes import flux_columns
+from raypipe.model.fluxes import flux_columns, fluxes_of
 from raypipe.model.posterior import draw, sample
 from raypipe.model.presets import Folded, Paper
 from raypipe.model.refine import Refined, refine
 from raypipe.model.statistics import MU_MIN, cash, cash_covariance, cash_moments
+from raypipe.spectra.band_counts import BANDS_KEV
 from raypipe.spectra.batch import SpectraBatch
 
 _ERRORS = re.compile(r"z\d+_err|z\d+_std|z_cov")
@@ -170,10 +172,15 @@ def _columns(name: str, values: torch.Tensor) -> dict[str, npt.NDArray[Any]]:
 def _posterior_columns(
     network: Folded, refined: Refined, batch: Batch, draws: int, fluxes: bool
 ) -> dict[str, npt.NDArray[Any]]:
-    drawn = draw(network, refined, batch, draws)
+    integrals = None
+    if fluxes:
+        integrals = BandIntegrals(network.grid, BANDS_KEV, network.energy_widths_kev)
+    drawn = draw(network, refined, batch, draws, integrals=integrals)
     columns = _columns("z{}_mean", drawn.mean) | _columns("z{}_sd", drawn.std)
     columns["posterior_ess"] = drawn.ess.cpu().numpy()
-    return columns | flux_columns(network, batch, drawn) if fluxes else columns
+    if integrals is not None and drawn.sums is not None:
+        columns |= flux_columns(fluxes_of(network, batch, drawn, integrals, drawn.sums))
+    return columns
 
 
 def _covariance(refined: Refined | None, z: torch.Tensor) -> npt.NDArray[np.float32]:

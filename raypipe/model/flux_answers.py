@@ -9,9 +9,10 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
+from raypipe.model.band_sums import Bands
 from raypipe.model.features import Batch, prepare
 from raypipe.model.flux_density import FluxDensity, flux_density
-from raypipe.model.fluxes import BandFluxes, Bands, band_fluxes
+from raypipe.model.fluxes import BandFluxes, band_fluxes
 from raypipe.model.posterior import Draws, draw
 from raypipe.model.presets import Folded
 from raypipe.model.refine import refine

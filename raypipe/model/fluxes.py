@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -11,21 +10,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from raypipe.errors import UsageError
+from raypipe.model.band_sums import BandIntegrals, Bands, BandSums, overlaps
 from raypipe.model.features import Batch
 from raypipe.model.folding import cash_per_bin, redistribute
+from raypipe.model.log_shapes import LogShapes
 from raypipe.model.presets import Folded
 from raypipe.model.statistics import MU_MIN
 from raypipe.model.weighted_quantiles import ONE_SIGMA, kish, weighted_quantiles
-from raypipe.physics.energy import ERG_PER_KEV
 from raypipe.spectra.band_counts import BANDS_KEV
 from raypipe.spectra.grid import EnergyGrid
 
 if TYPE_CHECKING:
     from raypipe.model.posterior import Draws
-
-Bands = Mapping[str, tuple[float, float]]
-"""Energy bands by name: lower and upper edge, keV."""
 
 HARDNESS = {"hard_hs": ("h", "s"), "hard_hm": ("h", "m"), "hard_ms": ("m", "s")}
 """Bands of each hardness ratio: hard_xy is (x - y) / (x + y)."""
@@ -40,8 +36,8 @@ LEAST_SEEN = 2 / 3
 """Least share of a band, in the logarithm of energy, that must be seen to give its flux."""
 
 _LEAST_FLUX = 1e-37
-_DRAWS_AT_ONCE = 2048
-"""Draws that are decoded together: 7 MB of fluxes, which the cache of a core holds in part."""
+_DRAWS_AT_ONCE = 512
+"""Draws that are decoded together: 1.7 MB of fluxes, which the cache of a core holds in part."""
 
 
 @dataclass(frozen=True)
@@ -144,45 +140,40 @@ class BandFluxes:
 def band_fluxes(model: Folded, batch: Batch, draws: Draws, bands: Bands = BANDS_KEV) -> BandFluxes:
     """Integrate the fluxes of posterior draws over bands.
 
-    The flux is constant within a bin of the energy grid, so that bins at the edges of a band are
-    divided. Raises UsageError for a band outside the grid.
+    Raises UsageError for a band outside the grid.
     """
-    inside = band_shares(model.grid, bands)
-    device = draws.z.device
     widths = model.energy_widths_kev
-    share, photons_to_erg = (torch.from_numpy(each).float().to(device) for each in inside)
-    integrals = torch.cat([share, photons_to_erg], 1) * widths[:, None]
-    n, number, latents = draws.z.shape
-    fluxes = draws.z.new_empty(n, number, 2 * len(bands), dtype=widths.dtype)
-    mean = draws.z.new_empty(n, model.grid.n_energy, dtype=widths.dtype)
-    step = max(1, _DRAWS_AT_ONCE // number)
-    for first in range(0, n, step):
-        here = slice(first, first + step)
-        z = draws.z[here].reshape(-1, latents).to(widths.dtype)
-        log_amplitude = draws.log_amplitude[here].reshape(-1, 1).to(widths.dtype)
-        density = torch.exp(model.log_shape(z) + log_amplitude)
-        fluxes[here] = (density @ integrals).unflatten(0, (-1, number))
-        weights = draws.weights[here, None].to(widths.dtype)
-        mean[here] = (weights @ density.unflatten(0, (-1, number)))[:, 0]
-    photons, energy = fluxes.split(len(bands), dim=-1)
+    integrals = BandIntegrals(model.grid, bands, widths)
+    shapes, parts = LogShapes.of(model), []
+    rows_at_once = max(1, _DRAWS_AT_ONCE // draws.z.shape[1])
+    for rows in torch.arange(len(draws.z)).split(rows_at_once):
+        density = shapes(draws.z[rows].to(widths.dtype)).exp_()
+        parts.append(integrals.of(density, draws.weights[rows], draws.log_amplitude[rows]))
+    return fluxes_of(model, batch, draws, integrals, BandSums.joined(parts))
+
+
+def fluxes_of(
+    model: Folded, batch: Batch, draws: Draws, integrals: BandIntegrals, sums: BandSums
+) -> BandFluxes:
+    """Return the fluxes of draws from their sums, which `integrals` made."""
+    widths = model.energy_widths_kev
     return BandFluxes(
-        bands=bands,
-        photons=photons,
-        energy=energy * ERG_PER_KEV,
+        bands=integrals.bands,
+        photons=sums.photons,
+        energy=sums.energy,
         weights=draws.weights.to(widths.dtype),
         ess=draws.ess,
-        seen=seen_shares(model.grid, batch, bands),
-        test_statistic=_test_statistics(mean * widths, share, batch),
+        seen=seen_shares(model.grid, batch, integrals.bands),
+        test_statistic=_test_statistics(sums.mean * widths, integrals.share, batch),
     )
 
 
-def flux_columns(model: Folded, batch: Batch, draws: Draws) -> dict[str, npt.NDArray[np.float32]]:
+def flux_columns(fluxes: BandFluxes) -> dict[str, npt.NDArray[np.float32]]:
     """Return the catalog's columns of fluxes and hardness ratios, (n,) each.
 
-    For each of `BANDS_KEV` they are flux_<band>, erg/cm2/s, and photflux_<band>, photon/cm2/s, then
+    For each band they are flux_<band>, erg/cm2/s, and photflux_<band>, photon/cm2/s, then
     `HARDNESS`, all with _lolim and _hilim.
     """
-    fluxes = band_fluxes(model, batch, draws)
     columns: dict[str, npt.NDArray[np.float32]] = {}
     kinds = {"flux": fluxes.energy_flux, "photflux": fluxes.photon_flux}
     for kind, estimate in kinds.items():
@@ -191,35 +182,6 @@ def flux_columns(model: Folded, batch: Batch, draws: Draws) -> dict[str, npt.NDA
     for name, pair in HARDNESS.items():
         columns |= _with_limits(name, fluxes.hardness(*pair), 0)
     return columns
-
-
-def band_shares(
-    grid: EnergyGrid, bands: Bands
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return which share of each bin lies in each band, and the same times its energy in keV.
-
-    Both are (n_energy, bands); the energy is the mean over the part of the bin in the band. Raises
-    UsageError for a band that is empty or not within the grid.
-    """
-    lowest, highest = (float(edge) for edge in grid.edges_kev[[0, -1]])
-    for name, (start, end) in bands.items():
-        if not lowest <= start < end <= highest:
-            raise UsageError(
-                f"band {name} of {start:g}-{end:g} keV: give a lower and a higher energy "
-                f"within {lowest:g}-{highest:g} keV"
-            )
-    low, high = _overlaps(grid, bands)
-    share = (high - low) / grid.widths_kev[:, None]
-    return share, share * 0.5 * (low + high)
-
-
-def _overlaps(
-    grid: EnergyGrid, bands: Bands
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the edges of the part of each bin in each band, (n_energy, bands); equal for none."""
-    edges = np.array(list(bands.values()), dtype=np.float64).reshape(-1, 2)
-    low = np.maximum(grid.edges_kev[:-1, None], edges[:, 0])
-    return low, np.maximum(np.minimum(grid.edges_kev[1:, None], edges[:, 1]), low)
 
 
 def seen_shares(grid: EnergyGrid, batch: Batch, bands: Bands) -> Tensor:
@@ -232,7 +194,7 @@ def seen_shares(grid: EnergyGrid, batch: Batch, bands: Bands) -> Tensor:
     caught = batch.responses.sum(-1)[batch.response_index_there]
     area = batch.arf_cm2 * caught
     is_seen = (area >= SEEN_AREA * area.amax(1, keepdim=True)) & (area > 0)
-    low, high = _overlaps(grid, bands)
+    low, high = overlaps(grid, bands)
     width = np.log(high / low)
     width = width / width.sum(0)
     return is_seen.float() @ torch.from_numpy(width).float().to(area.device)

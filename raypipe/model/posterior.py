@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from raypipe.model.exact_density import ExactDensity
+from raypipe.model.band_sums import BandIntegrals, BandSums
+from raypipe.model.draw_pool import Chosen, Pool, choice, finite, gathered
 from raypipe.model.features import Batch
 from raypipe.model.modes import BRIGHT, Mode, Modes, search
 from raypipe.model.pareto import smooth
+from raypipe.model.posterior_density import PosteriorDensity
 from raypipe.model.presets import Folded
 from raypipe.model.refine import Refined
-from raypipe.model.row_noise import content_seeds, normal_noise, random_seeds, uniforms
+from raypipe.model.row_noise import content_seeds, normal_noise, random_seeds
 from raypipe.model.split_normal import SplitNormal
 
 _PROBE = 1.5
@@ -26,14 +28,15 @@ _WIDE_DRAWS = 3
 """Number of these draws, in units of those wanted."""
 _ESS_WANTED = 0.25
 """Effective share of the draws below which a row gets further proposals."""
+_LEFT_WANTED = 0.4
+"""Effective share of the chosen draws below which the coarse density is not good enough."""
 _FURTHER = (2, 4)
 """Draws of the proposals that follow all draws before them, in units of those wanted."""
 _KEPT_DRAWS = 20.0
 """The covariance of earlier draws weighs as much as the former one if they are worth this many."""
-_RESAMPLING = 99
 _POOL = 4
 _FIELDS = ("z", "log_amplitude", "weights", "ess", "pareto_k")
-_POINTS_AT_ONCE = {"cpu": 2048, "cuda": 65536}
+_POINTS_AT_ONCE = {"cpu": 4096, "cuda": 65536}
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Draws:
     `exp(Folded.log_shape(z))` and the photon flux density, and `weights` (n, draws), which sum to
     one. `ess` (n,) is the effective number of independent draws, and `pareto_k` (n,) the shape of
     the tail of the weights, above 0.7 for unreliable ones. Rows without a posterior are NaN.
+    `sums` are their fluxes in bands, where these were asked for.
     """
 
     z: Tensor
@@ -51,6 +55,7 @@ class Draws:
     weights: Tensor
     ess: Tensor
     pareto_k: Tensor
+    sums: BandSums | None = None
 
     @property
     def mean(self) -> Tensor:
@@ -68,10 +73,11 @@ class Draws:
         freedom = (1.0 - weights.square().sum(-1, keepdim=True)).clamp_min(1e-12)
         return ((weights[..., None] * square).sum(1) / freedom).sqrt().float()
 
-    def put(self, rows: Tensor, other: Draws) -> None:
-        """Replace the rows of those indices by all rows of `other`."""
-        for name in _FIELDS:
-            getattr(self, name)[rows] = getattr(other, name)
+    def take(self, rows: Tensor) -> Draws:
+        """Select rows by index."""
+        sums = None if self.sums is None else self.sums.take(rows)
+        z, log_amplitude, weights, ess, shape = (getattr(self, name)[rows] for name in _FIELDS)
+        return Draws(z, log_amplitude, weights, ess, shape, sums)
 
 
 @torch.no_grad()
@@ -81,34 +87,42 @@ def draw(
     batch: Batch,
     draws: int,
     generator: torch.Generator | None = None,
+    integrals: BandIntegrals | None = None,
 ) -> Draws:
     """Draw from the posterior of each row by importance sampling around `refined`.
 
     Latents are proposed by a split normal distribution with the axes of the covariance, and the
-    amplitude from its conditional distribution given the latents (`ExactDensity`). The weights are
-    posterior over proposal, Pareto-smoothed.
+    amplitude from its conditional distribution given the latents (`PosteriorDensity`). The weights
+    are posterior over proposal, Pareto-smoothed.
 
-    Some rows get more draws. All draws of a row are weighted by the mixture of their
-    proposals (Owen & Zhou 2000), and `draws` of them are chosen with equal weights.
-    - Bright rows, and those with an effective sample size below a quarter of the draws, add draws
-      from a wider proposal: posteriors of many counts are curved, and have tails that the first
-      proposal rarely reaches.
+    Bright rows, and those with an effective sample size below a quarter of the draws, get more.
+    - Draws from a wider proposal are added: posteriors of many counts are curved, and have tails
+      that the first proposal rarely reaches.
     - Where the effective size stays low, or where there is a second mode (`modes.search`), draws
       come from that mode, too, and from normal distributions with mean and covariance of the draws
       so far.
+    - All of them are weighted by a cheaper density (`PosteriorDensity.coarse`) over the mixture of
+      their proposals (Owen & Zhou 2000), and `draws` of them are chosen by these weights. The
+      weights of the chosen ones are the ratio of the exact posterior to the cheaper density. If
+      that leaves too few effective draws, the exact posterior weights all of them.
 
-    Without a generator the draws depend on a row's own counts alone: up to rounding, they are the
-    same in every batch.
+    With `integrals`, the fluxes of the draws in bands are in `Draws.sums`. Without a generator the
+    draws depend on a row's own counts alone: up to rounding, they are the same in every batch.
     """
     seeds = content_seeds(batch) if generator is None else random_seeds(len(batch), generator)
-    seeds = seeds.to(batch.counts.device)
+    order = batch.response_index.argsort(stable=True)
+    there = order.to(batch.counts.device)
+    seeds, batch, refined = seeds.to(there.device)[there], batch.take(order), refined.take(there)
     modes = search(model, refined, batch, seeds)
-    rows_at_once = max(1, _POINTS_AT_ONCE[batch.counts.device.type] // draws)
+    least = 1 if integrals is None else integrals.energies
+    density = PosteriorDensity.of(model, batch, modes.best.log_amplitude, least)
+    is_bright = batch.counts.sum(-1) > BRIGHT
+    rows_at_once = max(1, _POINTS_AT_ONCE[there.device.type] // draws)
     parts = []
-    for rows in torch.arange(len(batch)).split(rows_at_once):
-        there = rows.to(seeds.device)
-        parts.append(_draw(model, modes.take(there), batch.take(rows), draws, seeds[there]))
-    return Draws(*(torch.cat([getattr(part, name) for part in parts]) for name in _FIELDS))
+    for rows in torch.arange(len(batch), device=there.device).split(rows_at_once):
+        sampler = _Sampler(density.take(rows), modes.take(rows), seeds[rows], draws, integrals)
+        parts.append(sampler.draw(is_bright[rows]))
+    return _joined(parts).take(there.argsort())
 
 
 def sample(
@@ -116,74 +130,149 @@ def sample(
 ) -> Draws:
     """Draw from the posterior with equal weights, choosing among four times as many draws."""
     pool = draw(model, refined, batch, _POOL * draws, generator)
-    return _chosen(pool, draws, content_seeds(batch))
+    chosen = choice(pool.weights, draws, content_seeds(batch))
+    broken = torch.isnan(pool.ess)[:, None]
+    equal = torch.full_like(chosen, 1.0 / draws, dtype=torch.float32)
+    return Draws(
+        z=gathered(pool.z, chosen),
+        log_amplitude=pool.log_amplitude.gather(1, chosen),
+        weights=torch.where(broken, torch.nan, equal),
+        ess=1.0 / (1.0 / pool.ess + 1.0 / draws),
+        pareto_k=pool.pareto_k,
+    )
 
 
 @dataclass(frozen=True)
-class _Pool:
-    """Hold all draws of some rows with the proposals they came from.
+class _Sampler:
+    """Draw from the posteriors of some rows, whose exact `density` has its reference at `modes`."""
 
-    `log_target` (n, draws) is the log of posterior over the amplitude's proposal; `shares` are the
-    numbers of draws of each proposal.
-    """
+    density: PosteriorDensity
+    modes: Modes
+    seeds: Tensor
+    draws: int
+    integrals: BandIntegrals | None
 
-    z: Tensor
-    log_amplitude: Tensor
-    log_target: Tensor
-    proposals: tuple[SplitNormal, ...]
-    shares: tuple[int, ...]
-
-    @property
-    def log_weights(self) -> Tensor:
-        """Compute the log of target over the mixture of all proposals, (n, draws)."""
-        terms = [
-            proposal.log_density(self.z) + torch.log(torch.tensor(float(share)))
-            for proposal, share in zip(self.proposals, self.shares, strict=True)
-        ]
-        log_weights = self.log_target - torch.logsumexp(torch.stack(terms), 0)
-        return torch.where(torch.isfinite(log_weights), log_weights, -torch.inf)
-
-    def take(self, rows: Tensor) -> _Pool:
+    def take(self, rows: Tensor) -> _Sampler:
+        """Select rows by increasing indices."""
         return replace(
             self,
-            z=self.z[rows],
-            log_amplitude=self.log_amplitude[rows],
-            log_target=self.log_target[rows],
-            proposals=tuple(proposal.take(rows) for proposal in self.proposals),
+            density=self.density.take(rows),
+            modes=self.modes.take(rows),
+            seeds=self.seeds[rows],
         )
 
-    def joined(self, other: _Pool) -> _Pool:
-        return _Pool(
-            torch.cat([self.z, other.z], 1),
-            torch.cat([self.log_amplitude, other.log_amplitude], 1),
-            torch.cat([self.log_target, other.log_target], 1),
-            self.proposals + other.proposals,
-            self.shares + other.shares,
+    def draw(self, is_bright: Tensor) -> Draws:
+        """Draw once where that is enough, and insist on the other rows and on bright ones."""
+        coarse = self.density.coarse(self.modes.best.z)
+        first = _first_proposal(coarse, self.modes.best)
+        rows, parts = [], []
+        faint = torch.nonzero(~is_bright)[:, 0]
+        if len(faint) or not len(is_bright):
+            drawn = self.take(faint)._draw_once(first.take(faint))
+            is_enough = ~(drawn.ess < _ESS_WANTED * self.draws)
+            rows.append(faint[is_enough])
+            parts.append(drawn.take(torch.nonzero(is_enough)[:, 0]))
+            is_bright = is_bright.index_fill(0, faint[~is_enough], True)
+        if len(hard := torch.nonzero(is_bright)[:, 0]):
+            rows.append(hard)
+            parts.append(self.take(hard)._insist(coarse.take(hard), first.take(hard)))
+        return _in_order(rows, parts)
+
+    def _draw_once(self, proposal: SplitNormal) -> Draws:
+        densities = self._room()
+        pool = self._propose(self.density, proposal, self.draws, 0, densities)
+        weights, shape = smooth(pool.log_weights)
+        ess = 1.0 / weights.square().sum(-1)
+        return self._as_draws(pool, weights, ess, shape, densities)
+
+    def _insist(self, coarse: PosteriorDensity, first: SplitNormal) -> Draws:
+        """Choose among more draws, which the coarse density weights."""
+        pool = self._propose(coarse, first, self.draws, stage=0)
+        wide = self._propose(coarse, first.widened(_WIDE), _WIDE_DRAWS * self.draws, stage=1)
+        pool = pool.joined(wide)
+        weights, _ = smooth(pool.log_weights)
+        ess = 1.0 / weights.square().sum(-1)
+        is_weak = (ess < _ESS_WANTED * self.draws) | self.modes.has_second
+        rows, parts = [], []
+        if len(strong := torch.nonzero(~is_weak)[:, 0]):
+            rows.append(strong)
+            parts.append(self.take(strong)._judge(pool.take(strong)))
+        if len(weak := torch.nonzero(is_weak)[:, 0]):
+            here = self.take(weak)
+            rows.append(weak)
+            parts.append(here._judge(here._with_more(coarse.take(weak), pool.take(weak))))
+        return _in_order(rows, parts)
+
+    def _with_more(self, coarse: PosteriorDensity, pool: Pool) -> Pool:
+        """Add draws about the second mode, and draws that follow those so far."""
+        second = _first_proposal(coarse, self.modes.second)
+        pool = pool.joined(self._propose(coarse, second, self.draws, stage=2))
+        for stage, times in enumerate(_FURTHER, 3):
+            more = self._propose(coarse, _following(pool), times * self.draws, stage)
+            pool = pool.joined(more)
+        return pool
+
+    def _judge(self, pool: Pool, is_exact: bool = False) -> Draws:
+        """Choose draws from a pool, and weight them by the exact posterior.
+
+        Where that leaves few effective draws, all draws of the pool are weighted exactly first.
+        """
+        chosen = Chosen.of(pool, self.draws, self.seeds)
+        densities = self._room()
+        exact = self.density.at(chosen.z, chosen.log_amplitude, densities)
+        weights, _ = smooth(finite(exact - chosen.log_posterior))
+        left = 1.0 / weights.square().sum(-1)
+        ess = 1.0 / (1.0 / chosen.ess + 1.0 / left)
+        found = self._as_draws(chosen, weights, ess, chosen.pareto_k, densities)
+        is_poor = left < _LEFT_WANTED * self.draws
+        if is_exact or not bool(is_poor.any()):
+            return found
+        poor, good = torch.nonzero(is_poor)[:, 0], torch.nonzero(~is_poor)[:, 0]
+        here = self.take(poor)
+        again = here._judge(pool.take(poor).judged_by(here.density), is_exact=True)
+        return _in_order([good, poor], [found.take(good), again])
+
+    def _propose(
+        self,
+        density: PosteriorDensity,
+        proposal: SplitNormal,
+        draws: int,
+        stage: int,
+        densities: Tensor | None = None,
+    ) -> Pool:
+        noise = normal_noise(self.seeds, draws, proposal.center.shape[1] + 1, stage)
+        return Pool.of(density, proposal, noise, densities)
+
+    def _room(self) -> Tensor | None:
+        """Make room for the flux densities of draws, if they are integrated over bands."""
+        if self.integrals is None:
+            return None
+        like = self.density.to_photons
+        return like.new_empty(len(self.seeds), self.draws, like.shape[-1])
+
+    def _as_draws(
+        self,
+        drawn: Pool | Chosen,
+        weights: Tensor,
+        ess: Tensor,
+        shape: Tensor,
+        densities: Tensor | None,
+    ) -> Draws:
+        sums = None
+        if self.integrals is not None and densities is not None:
+            log_scale = drawn.log_amplitude - self.density.reference
+            sums = self.integrals.of(densities, weights, log_scale)
+        return Draws(
+            z=drawn.z.float(),
+            log_amplitude=drawn.log_amplitude.float(),
+            weights=weights.float(),
+            ess=ess.float(),
+            pareto_k=shape.float(),
+            sums=sums,
         )
 
 
-def _draw(model: Folded, modes: Modes, batch: Batch, draws: int, seeds: Tensor) -> Draws:
-    density = ExactDensity(model, batch, modes.best.log_amplitude)
-    first = _first_proposal(density, modes.best)
-    pool = _propose(density, first, seeds, draws, stage=0)
-    found = _weighted(pool)
-    is_bright = batch.counts.sum(-1) > BRIGHT
-    again = torch.nonzero(is_bright | _is_weak(found, modes, draws))[:, 0]
-    if len(again):
-        density, seeds = density.take(again), seeds[again]
-        wide = first.take(again).widened(_WIDE)
-        more = _propose(density, wide, seeds, _WIDE_DRAWS * draws, stage=1)
-        pool = pool.take(again).joined(more)
-        found.put(again, _insist(density, pool, modes.take(again), seeds, draws))
-    return found
-
-
-def _is_weak(found: Draws, modes: Modes, draws: int) -> Tensor:
-    """Return which rows need further proposals, (n,)."""
-    return (found.ess < _ESS_WANTED * draws) | modes.has_second
-
-
-def _first_proposal(density: ExactDensity, start: Mode) -> SplitNormal:
+def _first_proposal(density: PosteriorDensity, start: Mode) -> SplitNormal:
     """Make a normal distribution whose widths follow the posterior along both ends of each axis."""
     size = start.z.shape[1]
     normal = SplitNormal.of(start.z.double(), start.covariance[:, :size, :size], 1.0)
@@ -196,44 +285,7 @@ def _first_proposal(density: ExactDensity, start: Mode) -> SplitNormal:
     return replace(normal, upper=_WIDENING * widths[:, :size], lower=_WIDENING * widths[:, size:])
 
 
-def _propose(
-    density: ExactDensity, proposal: SplitNormal, seeds: Tensor, draws: int, stage: int
-) -> _Pool:
-    noise = normal_noise(seeds, draws, proposal.center.shape[1] + 1, stage)
-    z = proposal.draw(noise[..., :-1])
-    log_amplitude, log_target = density.with_amplitude(z, noise[..., -1])
-    return _Pool(z, log_amplitude, log_target, (proposal,), (draws,))
-
-
-def _weighted(pool: _Pool) -> Draws:
-    weights, shape = smooth(pool.log_weights)
-    return Draws(
-        z=pool.z.float(),
-        log_amplitude=pool.log_amplitude.float(),
-        weights=weights.float(),
-        ess=(1.0 / weights.square().sum(-1)).float(),
-        pareto_k=shape.float(),
-    )
-
-
-def _insist(density: ExactDensity, pool: _Pool, modes: Modes, seeds: Tensor, draws: int) -> Draws:
-    """Choose among the draws of a pool; weak rows first add more, which follow those so far."""
-    weighted = _weighted(pool)
-    found = _chosen(weighted, draws, seeds)
-    weak = torch.nonzero(_is_weak(weighted, modes, draws))[:, 0]
-    if not len(weak):
-        return found
-    density, pool, seeds = density.take(weak), pool.take(weak), seeds[weak]
-    proposal = _first_proposal(density, modes.second.take(weak))
-    pool = pool.joined(_propose(density, proposal, seeds, draws, stage=2))
-    for stage, times in enumerate(_FURTHER, 3):
-        following = _following(pool)
-        pool = pool.joined(_propose(density, following, seeds, times * draws, stage))
-    found.put(weak, _chosen(_weighted(pool), draws, seeds))
-    return found
-
-
-def _following(pool: _Pool) -> SplitNormal:
+def _following(pool: Pool) -> SplitNormal:
     """Make a normal distribution with the mean and the covariance of the weighted draws."""
     weights, _ = smooth(pool.log_weights)
     # No draw decides alone: weights are cut at the inverse root of their number (Ionides 2008).
@@ -250,27 +302,15 @@ def _following(pool: _Pool) -> SplitNormal:
     return SplitNormal.of(mean, covariance, _WIDENING)
 
 
-def _chosen(pool: Draws, draws: int, seeds: Tensor) -> Draws:
-    """Choose `draws` of the weighted draws by systematic resampling, with equal weights.
-
-    An average over the chosen draws has the variance of the weighted one, and that of the choice:
-    as if it had been independent, which is cautious, for systematic choices vary less.
-    """
-    offsets = uniforms(seeds, 1, _RESAMPLING)
-    # Regular steps through Sobol points would select a part of space, so their order is shuffled.
-    shuffle = torch.randperm(pool.weights.shape[1], generator=torch.Generator().manual_seed(0))
-    shuffle = shuffle.to(offsets.device)
-    levels = torch.arange(draws, dtype=torch.float64, device=offsets.device)
-    edges = pool.weights[:, shuffle].double().cumsum(-1)
-    places = torch.searchsorted(edges, (levels + offsets) / draws * edges[:, -1:])
-    chosen = shuffle[places.clamp_max(len(shuffle) - 1)]
-    broken = torch.isnan(pool.ess)[:, None]
+def _joined(parts: list[Draws]) -> Draws:
+    """Put the rows of all parts below each other."""
+    sums = [part.sums for part in parts if part.sums is not None]
     return Draws(
-        z=pool.z.gather(1, chosen[..., None].expand(-1, -1, pool.z.shape[2])),
-        log_amplitude=pool.log_amplitude.gather(1, chosen),
-        weights=torch.where(
-            broken, torch.nan, torch.full_like(chosen, 1.0 / draws, dtype=torch.float32)
-        ),
-        ess=1.0 / (1.0 / pool.ess + 1.0 / draws),
-        pareto_k=pool.pareto_k,
+        **{name: torch.cat([getattr(part, name) for part in parts]) for name in _FIELDS},
+        sums=BandSums.joined(sums) if sums else None,
     )
+
+
+def _in_order(rows: list[Tensor], parts: list[Draws]) -> Draws:
+    """Join parts that hold the rows of those indices, in the order of the indices."""
+    return _joined(parts).take(torch.cat(rows).argsort())

@@ -28,7 +28,8 @@ from raypipe.model.photon_energies import (
 )
 from raypipe.spectra.grid import EnergyGrid
 
-_LOG_FLUX_LIMIT = 30.0
+LOG_FLUX_LIMIT = 30.0
+"""Largest logarithm of a flux shape, of either sign."""
 _TYPICAL_PHOTON_INDEX = 1.7
 _KNOTS = 24
 """Knots in log energy between which the decoder's first weights are interpolated."""
@@ -168,7 +169,7 @@ class LinearizedShape:
 
     @cached_property
     def _is_free(self) -> Tensor:
-        return self.unlimited.abs() <= _LOG_FLUX_LIMIT
+        return self.unlimited.abs() <= LOG_FLUX_LIMIT
 
     @cached_property
     def _is_limited(self) -> bool:
@@ -261,7 +262,7 @@ def _centered(values: Tensor) -> Tensor:
 
 
 def _limited(log_shape: Tensor) -> Tensor:
-    return log_shape.clamp(-_LOG_FLUX_LIMIT, _LOG_FLUX_LIMIT)
+    return log_shape.clamp(-LOG_FLUX_LIMIT, LOG_FLUX_LIMIT)
 
 
 def _kinds(batch: Batch) -> Tensor:

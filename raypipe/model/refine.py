@@ -25,7 +25,7 @@ _MOST_MERGED = 5
 _LEAST_CURVATURE = 0.1
 """Share of the expected curvature below which a step does not update the estimate of it."""
 _ARRIVED = 1e-4
-"""Rise of the log posterior a step promises, below which it is the last."""
+"""Rise of the log posterior that a step promises, below which it is the last."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,17 @@ class Refined:
 
 
 @torch.no_grad()
-def refine(model: Folded, z: Tensor, batch: Batch, steps: int) -> Refined:
+def refine(
+    model: Folded, z: Tensor, batch: Batch, steps: int, arrived: float = _ARRIVED
+) -> Refined:
     """Maximize likelihood times population prior from the encoder's answer `z` (n, latents).
 
     At most `2 * steps` damped quasi-Newton steps in the latents and the log amplitude; the prior is
     a unit normal, as whitened latents have. The curvature of the first three is the Fisher
     information (Fisher scoring); after that it follows from the change of the gradient by the BFGS
     formula (Nocedal & Wright 2006, eq. 6.19), which costs a sixth of a Fisher matrix. A step that
-    does not lower cash / 2 + |z|^2 / 2 is not taken, and a row that has arrived takes no more. 0
-    steps keep `z` and only compute its errors.
+    does not lower cash / 2 + |z|^2 / 2 is not taken. The last step of a row promises to raise the
+    log posterior by less than `arrived`. 0 steps keep `z` and only compute its errors.
 
     Errors are from the Fisher information F at the solution and the prior's P: C = (F + P)^-1 is
     the posterior's covariance, C M C that of repeated answers, M being F and what the noise of the
@@ -79,21 +81,22 @@ def refine(model: Folded, z: Tensor, batch: Batch, steps: int) -> Refined:
     spectra = _Spectra.of(model, batch.take(order))
     at = torch.cat([z[there], spectra.log_amplitude(z[there])], 1)
     if steps:
-        at = _maximum(spectra, at, 2 * steps)
+        at = _maximum(spectra, at, 2 * steps, arrived)
     errors = _with_errors(_Fold(spectra, at))
     return errors.take(there.argsort())
 
 
-def _maximum(spectra: _Spectra, start: Tensor, steps: int) -> Tensor:
+def _maximum(spectra: _Spectra, start: Tensor, steps: int, arrived: float) -> Tensor:
     """Climb from `start` (n, latents + 1) to the maximum of the posterior."""
     at, moving = start.clone(), torch.arange(len(start), device=start.device)
     climb = _Climb(_Fold(spectra, start))
     for number in range(1, steps + 1):
-        arrived = climb.step(measure_curvature=number < _FISHER_STEPS)
+        promised = climb.step(measure_curvature=number < _FISHER_STEPS)
         at[moving] = climb.at
-        if bool(arrived.all()):
+        goes_on = promised >= arrived
+        if not bool(goes_on.any()):
             break
-        moving, climb = moving[~arrived], climb.keep(~arrived)
+        moving, climb = moving[goes_on], climb.keep(goes_on)
     return at
 
 
@@ -198,7 +201,7 @@ class _Climb:
         self.damping = torch.full_like(fold.at[:, :1], _DAMPING_START)
 
     def step(self, measure_curvature: bool) -> Tensor:
-        """Accept a step where it improves the posterior; return which rows have converged, (n,).
+        """Accept a step where it improves the posterior; return the rise that it promised, (n,).
 
         With `measure_curvature` the next step has the Fisher information where it starts.
         A row whose step is not finite, or whose matrix is singular, stays where it is: matrices
@@ -220,7 +223,7 @@ class _Climb:
         self.objective = torch.where(better, fold.objective, self.objective)
         factor = torch.where(better[:, None], 1.0 / _DAMPING_FACTOR, _DAMPING_FACTOR)
         self.damping = (self.damping * factor).clamp(*_DAMPING_RANGE)
-        return ~(promised >= _ARRIVED)
+        return promised
 
     def keep(self, rows: Tensor) -> _Climb:
         """Select the rows where `rows` (n,) is true."""

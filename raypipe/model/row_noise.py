@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -43,10 +45,16 @@ def normal_noise(seeds: Tensor, draws: int, size: int, stage: int) -> Tensor:
     The shift modulo one (Cranley & Patterson 1976) makes each point uniform, so that averages have
     no bias, and the errors of different rows independent.
     """
-    engine = torch.quasirandom.SobolEngine(size, scramble=True, seed=_SOBOL_SEED + stage)
-    points = engine.draw(draws, dtype=torch.float64).to(seeds.device)
+    points = _sobol_points(draws, size, stage).to(seeds.device)
     shifted = (points + uniforms(seeds, size, stage)[:, None]).remainder(1.0)
     return torch.special.ndtri(shifted.clamp(_EDGE, 1.0 - _EDGE))
+
+
+@lru_cache(maxsize=16)
+def _sobol_points(draws: int, size: int, stage: int) -> Tensor:
+    """Return scrambled Sobol points (draws, size), on the host."""
+    engine = torch.quasirandom.SobolEngine(size, scramble=True, seed=_SOBOL_SEED + stage)
+    return engine.draw(draws, dtype=torch.float64)
 
 
 def _mixed(numbers: Tensor) -> Tensor:

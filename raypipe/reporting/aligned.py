@@ -22,6 +22,8 @@ def aligned_section(report_data: ReportData) -> Html:
     found = (report_data.metrics or {}).get("alignment")
     if not found:
         return paragraph(NOT_ALIGNED)
+    if found["reason"]:
+        return paragraph(f"Not scored: {found['reason']}.")
     columns = ", ".join(column["name"] for column in found["data"]["columns"][:12])
     gallery = found["retrieval"]["gallery"]
     intro = (

@@ -80,7 +80,7 @@ def measure_spectrum(spectrum: Spectrum, model: Model, config: EmbedConfig) -> M
     """
     gridded, _ = grid_detection(spectrum, model.grid)
     batch = SpectraBatch.from_spectra([spectrum])
-    row = model.encode_batch(batch, config=config).iloc[0]
+    row = model.encode_batch(batch, config=config.without_draws()).iloc[0]
     if np.isnan(row["z0"]):
         raise OgipError(
             spectrum.path,

@@ -183,9 +183,8 @@ def publish_catalog(workspace: Workspace, spectra: pa.Table, model: Model) -> st
     save_model(model, workspace, model_folder(model.model_id))
     batch = SpectraBatch.from_table(spectra, ResponseLibrary(workspace))
     keys = source_keys(spectra["name"].to_pylist(), spectra["detection_id"].to_pylist())
-    table = catalog_table(
-        spectra, model.encode_batch(batch, keys), model.split_of(keys), model.model_id
-    )
+    measured = model.encode_batch(batch, keys, model.config.embed)
+    table = catalog_table(spectra, measured, model.split_of(keys), model.model_id)
     publish_table(workspace, model, table)
     return model.model_id
 

@@ -16,6 +16,7 @@ import pytest
 
 import raypipe
 from raypipe.cli import main
+from raypipe.config import EmbedConfig
 from raypipe.describing.cautions import counts_per_frame
 from raypipe.describing.description import Description, Descriptions, Flux, Interval
 from raypipe.describing.measure import nearest_references
@@ -27,6 +28,8 @@ from raypipe.errors import OgipError, UsageError
 from raypipe.model.bundle import Model, load_model
 from raypipe.ogip import Spectrum
 from raypipe.searching.causes import FRAME_S
+from raypipe.searching.query import measure_spectrum
+from raypipe.spectra.batch import SpectraBatch
 from tests.unit.acis_spectra import CHANNELS, spectrum
 
 BUNDLE = Path(__file__).resolve().parents[1] / "data" / "bundle-format-2"
@@ -332,6 +335,23 @@ def test_an_interrupted_description_promises_nothing(
     monkeypatch.setattr("raypipe.describing.describe.describe_all", interrupt)
     assert main(["describe", "one.pi"]) == 130
     assert capsys.readouterr().err.endswith("raypipe: interrupted\n")
+
+
+def test_latents_alone_are_measured_without_draws(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A description draws once, for its fluxes; a search and `encode` do not draw."""
+
+    def refuse(*given: object, **named: object) -> None:
+        raise AssertionError("drew from the posterior")
+
+    monkeypatch.setattr("raypipe.model.encode.draw", refuse)
+    made = power_law_spectrum()
+    assert isinstance(raypipe.describe(made, model=model), Description)
+    assert np.isfinite(measure_spectrum(made, model, EmbedConfig()).posterior.z).all()
+    assert np.isfinite(model.encode(made)["z0"]).all()
+    with pytest.raises(AssertionError, match="drew from"):
+        model.encode_batch(SpectraBatch.from_spectra([made]), config=EmbedConfig())
 
 
 def test_a_model_without_flux_is_refused(model: Model) -> None:

@@ -157,7 +157,12 @@ def test_judged_pairs_that_are_damaged_are_refused(
     file = f"alignments/{name}/judged.parquet"
     store.write_table(file, store.read_table(file).drop_columns(["view"]))
     with pytest.raises(RaypipeError, match=r"judged\.parquet.*run raypipe align again"):
-        raypipe.evaluate(store)
+        raypipe.evaluate(store, alignment=name)
     store.delete(file)
-    with pytest.raises(RaypipeError, match=r"judged\.parquet: no such file"):
-        raypipe.evaluate(store)
+    with pytest.raises(RaypipeError, match=r"judged\.parquet: no such file; delete .*again"):
+        raypipe.evaluate(store, alignment=name)
+    # Without being asked for it, the catalog still gets its other metrics.
+    found = raypipe.evaluate(store)
+    assert "no such file" in found["alignment"]["reason"]
+    assert found["reconstruction"]["fit_zscore"]["width"] > 0
+    assert "Not scored: " in Path(raypipe.report(store)).read_text()

@@ -15,12 +15,13 @@ from raypipe.catalog.schema import describe
 from raypipe.config import ModelConfig
 from raypipe.errors import UsageError
 from raypipe.model import fluxes
+from raypipe.model.band_sums import band_shares
 from raypipe.model.channel_axes import ChannelAxes
 from raypipe.model.encode import blank_unmeasured, encode_batch
 from raypipe.model.features import Batch, prepare
 from raypipe.model.flux_answers import density_of, flux_frame
 from raypipe.model.flux_density import at_resolution
-from raypipe.model.fluxes import band_fluxes, band_shares, flux_columns
+from raypipe.model.fluxes import band_fluxes, flux_columns
 from raypipe.model.folding import best_amplitude, fold
 from raypipe.model.presets import Folded, build
 from raypipe.model.weighted_quantiles import kish, weighted_quantiles
@@ -118,7 +119,7 @@ def test_soft_medium_and_hard_add_up_to_broad_draw_by_draw() -> None:
 
 
 def test_limits_enclose_the_value() -> None:
-    columns = flux_columns(_network(), _batch(), _draws())
+    columns = flux_columns(band_fluxes(_network(), _batch(), _draws()))
     for name in ("flux_s", "flux_m", "flux_h", "flux_b", "photflux_b", "hard_hs", "hard_ms"):
         value, low, high = (columns[f"{name}{end}"] for end in ("", "_lolim", "_hilim"))
         assert np.all(low < value), name
@@ -126,13 +127,13 @@ def test_limits_enclose_the_value() -> None:
 
 
 def test_a_band_that_the_instrument_does_not_see_has_no_flux() -> None:
-    columns = flux_columns(_network(), _batch(), _draws())
+    columns = flux_columns(band_fluxes(_network(), _batch(), _draws()))
     assert np.isnan(columns["flux_u"]).all()
     assert np.isnan(columns["photflux_u_hilim"]).all()
     batch = _batch()
     is_soft = GRID.mid_kev < 2.5
     batch.arf_cm2[:, torch.from_numpy(is_soft)] = 0.0
-    columns = flux_columns(_network(), batch, _draws())
+    columns = flux_columns(band_fluxes(_network(), batch, _draws()))
     for name in ("flux_s", "flux_m", "flux_b", "hard_hs", "hard_hs_lolim"):
         assert np.isnan(columns[name]).all(), name
     assert np.isfinite(columns["flux_h"]).all(), "more than two thirds of 2-7 keV lie above 2.5 keV"
@@ -173,10 +174,10 @@ def test_an_upper_limit_is_that_of_a_prior_flat_in_flux() -> None:
 
 def test_fluxes_do_not_depend_on_the_other_rows() -> None:
     network, batch, draws = _network(), _batch(), _draws()
-    together = flux_columns(network, batch, draws)
+    together = flux_columns(band_fluxes(network, batch, draws))
     for row in range(ROWS):
         own = SimpleNamespace(**{name: values[[row]] for name, values in vars(draws).items()})
-        alone = flux_columns(network, batch.take(torch.tensor([row])), own)
+        alone = flux_columns(band_fluxes(network, batch.take(torch.tensor([row])), own))
         for name, values in together.items():
             assert values[[row]] == pytest.approx(alone[name], rel=1e-5, nan_ok=True), name
 
@@ -188,7 +189,7 @@ def test_a_band_outside_the_grid_is_refused_by_name(band: tuple[float, float]) -
 
 
 def test_every_column_has_a_unit_and_a_description() -> None:
-    columns = flux_columns(_network(), _batch(), _draws())
+    columns = flux_columns(band_fluxes(_network(), _batch(), _draws()))
     assert {"flux_b", "flux_b_lolim", "flux_u_hilim", "hard_hm", "hard_hm_hilim"} <= set(columns)
     for name in columns:
         described = describe(name)

@@ -98,7 +98,7 @@ def test_the_decoders_derivatives_are_those_of_autograd(model: Folded) -> None:
 def test_a_flux_shape_has_no_slope_beyond_its_limits(
     model: Folded, monkeypatch: pytest.MonkeyPatch, limit: float
 ) -> None:
-    monkeypatch.setattr("raypipe.model.presets._LOG_FLUX_LIMIT", limit)
+    monkeypatch.setattr("raypipe.model.presets.LOG_FLUX_LIMIT", limit)
     z = torch.randn(5, SMALL.latents)
     shape = model.linearize(z)
     expected = vmap(jacfwd(lambda one: model.log_shape(one[None])[0]))(z).transpose(1, 2)
