@@ -290,9 +290,10 @@ def test_a_class_that_was_left_out_stands_out_if_it_lies_apart() -> None:
     z, codes, keys = blobs()
     z[codes == 2] += 20
     fold = keys % 5
-    found = measure_left_out(as_features(z), z, codes, keys, fold, CLASSES, unlike_p=0.05, seed=0)
+    found = measure_left_out(as_features(z), z, codes, keys, fold, CLASSES, unlike_p=0.01, seed=0)
     assert found["YSO"]["auc"] > 0.95
-    assert found["YSO"]["found"] > 0.9
+    assert found["YSO"]["found_at_5_percent"] > 0.9
+    assert all(each["found"] <= each["found_at_5_percent"] for each in found.values())
     assert found["AGN"]["auc"] < found["YSO"]["auc"]
 
 
