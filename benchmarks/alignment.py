@@ -1,15 +1,18 @@
-"""Align spectra with four second views, and compare with what is possible, and with baselines.
+"""Align spectra with second views of their sources; compare with what is possible, and baselines.
 
 Usage: python -m benchmarks.alignment CASE ... --out FILE [options]; cases are
 
 truth      a simulated population (--population W): the view is a draw from the posterior of each
            detection in noise, for which the best possible ranking can be computed, and the true
-           parameters of the sources in noise, with a ranking by Bayes' theorem
+           parameters of the sources in noise, with a ranking by Bayes' theorem and, given the
+           survey's truth.parquet (--true-counts FILE), the coverage of predicted spectra
 catalog    a survey drawn from real sources (--real W): the view is what the Chandra Source Catalog
            (--catalog FILE) says of their brightness, position and variability
 captions   the same survey: the view are captions written by a template from class, fits and
            variability of the real sources, read by a text encoder (--text-encoder FOLDER). They are
            captions and no texts that people wrote
+curves     detections of the population: the view are light curves simulated by class, see
+           `benchmarks.light_curves`
 telescopes sources observed by two telescopes (--telescopes W, from `raypipe simulate --visits 2`):
            the view are the latents of the other telescope
 
@@ -24,7 +27,8 @@ import argparse
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +42,7 @@ import pyarrow.parquet as pq
 from scipy.special import logsumexp
 
 import raypipe
+from benchmarks.light_curves import kind_of, light_curve
 from benchmarks.real_captions import caption, real_sources
 from raypipe.aligning.data import divide, join_view, make_pairs
 from raypipe.aligning.measure import gallery_rows
@@ -47,9 +52,14 @@ from raypipe.alignment.card import metrics_table
 from raypipe.alignment.spectrum_inputs import read_posteriors
 from raypipe.alignment.view_table import read_view_table
 from raypipe.config import Config
+from raypipe.display.spectrum_figure import group_bins
 from raypipe.model.covariance import pack
 from raypipe.searching.batched_gaussians import Posteriors
 from raypipe.searching.neighbors import Posterior, log_bayes_factors
+from raypipe.spectra.batch import SpectraBatch
+from raypipe.spectra.decoding import COLUMNS
+from raypipe.spectra.detection_rows import iterate_spectra
+from raypipe.spectra.responses import ResponseLibrary
 from raypipe.store.manifest import choose_release
 from raypipe.store.publication import read_detections
 from raypipe.store.workspace import Workspace
@@ -63,6 +73,17 @@ VIEWED = 4
 TRUE_NOISE = {"log_nh": 0.2, "photon_index": 0.2, "log_kt": 0.1}
 """Noise of the true parameters: decades of N_H, of the index, and decades of temperature."""
 ACIS = "CHANDRA"
+MOST_SPECTRA = 400
+"""Most spectra by which predicted bands are judged."""
+MOST_CURVES = 2500
+"""Detections that have a light curve."""
+BRIGHT = 300
+"""Fewest net counts of a detection with a light curve."""
+CURVE_BINS = 48
+"""Bins per light curve."""
+
+
+CASES = ("truth", "catalog", "captions", "curves", "telescopes")
 
 
 class Case:
@@ -109,12 +130,15 @@ def truth_of_draws(workspace: Path, folder: Path, **settings: Any) -> dict[str, 
     return metrics | {"optimum": judge(density)}
 
 
-def truth_of_sources(workspace: Path, folder: Path, **settings: Any) -> dict[str, Any]:
+def truth_of_sources(
+    workspace: Path, folder: Path, true_counts: Path | None = None, **settings: Any
+) -> dict[str, Any]:
     """Align with true parameters in noise, beside a ranking by Bayes' theorem.
 
     That takes p(y | x) as the mean of p(y | theta_j) over training sources j, weighted with the
     Bayes factor that both spectra have the same latents. It knows the noise, and is limited by
-    the number of training sources.
+    the number of training sources. With `true_counts`, the survey's truth.parquet, it also measures
+    the bands of predicted spectra.
     """
     frame = raypipe.open_catalog(workspace)
     kt = frame["kt_kev"].astype(float)
@@ -133,7 +157,42 @@ def truth_of_sources(workspace: Path, folder: Path, **settings: Any) -> dict[str
     metrics = case.run()
     train, judged = case.pairs()
     y, theta = noisy.to_numpy()[judged.place], truth.to_numpy()[train.place]
+    if true_counts is not None:
+        metrics["spectra"] = coverage_of_spectra(workspace, true_counts, case.judged_ids)
+        print("true spectra within predicted bands:", metrics["spectra"], flush=True)
     return metrics | {"bayes": judge(_by_bayes(y, theta, judged, train))}
+
+
+def coverage_of_spectra(workspace: Path, truth: Path, judged_ids: Sequence[str]) -> dict[str, Any]:
+    """Measure how often true spectra are within the 68% band predicted from the view.
+
+    The truth are the expected counts of the simulation, folded through the detection's response, in
+    a dozen groups of channels of equal counts. The prediction is as bright as they are.
+    """
+    opened = raypipe.open_alignment(workspace)
+    model = raypipe.load_model(Path(workspace) / "models" / opened.alignment.about.model_id)
+    table = pd.read_parquet(truth, columns=["detection_id", "model_counts"])
+    true = table.set_index("detection_id")["model_counts"]
+    ids = list(judged_ids)[:MOST_SPECTRA]
+    library, shares = ResponseLibrary(opened.workspace), []
+    release = opened.alignment.about.release
+    for rows in iterate_spectra(opened.workspace, release, ids, COLUMNS):
+        batch = SpectraBatch.from_table(rows, library)
+        for row, name in enumerate(rows["detection_id"].to_pylist()):
+            one = batch.take([row])
+            bins = one.bins[int(one.response_index[0])]
+            counts = np.zeros_like(one.counts)
+            counts[0, : len(bins)] = bins.bin_counts(np.asarray(true[name], np.float64))
+            found = opened.predict_counts(name, replace(one, counts=counts), model, draws=64)
+            groups = group_bins(found.counts, float(found.counts.sum()) / 12, len(bins))
+            low, _, high = found.limits(groups)
+            expected = np.add.reduceat(found.counts, groups)
+            shares.append(float(((expected >= low) & (expected <= high)).mean()))
+    return {
+        "spectra": len(shares),
+        "coverage": float(np.mean(shares)),
+        "coverage_err": float(np.std(shares) / np.sqrt(len(shares))),
+    }
 
 
 def catalog_view(workspace: Path, folder: Path, real: Path, **settings: Any) -> dict[str, Any]:
@@ -186,6 +245,33 @@ def captions_view(
     )
     print("\n".join(captions["caption"].head(5)))
     return case.run() | {"different_captions": int(captions["caption"].nunique())}
+
+
+def curves_view(workspace: Path, folder: Path, **settings: Any) -> dict[str, Any]:
+    """Align with light curves that vary as sources of the class do, for bright detections.
+
+    Rates are relative to their mean, so that a curve does not say how bright the detection is.
+    """
+    frame = raypipe.open_catalog(workspace)
+    rng = np.random.default_rng(3)
+    net = frame["total_counts"] * (1.0 - frame["background_share"].fillna(0.0))
+    bright = np.flatnonzero(net >= BRIGHT)
+    rows = np.sort(bright[rng.permutation(len(bright))[:MOST_CURVES]])
+    frame, net = frame.iloc[rows].reset_index(drop=True), net.iloc[rows]
+    kinds = [kind_of(name, rng) for name in frame["class"]]
+    curves = [
+        light_curve(kind, float(counts), float(exposure), CURVE_BINS, rng)
+        for kind, counts, exposure in zip(kinds, net, frame["exposure_s"], strict=True)
+    ]
+    columns = {
+        "times": [times for times, _ in curves],
+        "rates": [rates / rates.mean() for _, rates in curves],
+        "variability": kinds,
+    }
+    table = _write(folder / "curves.parquet", frame, columns)
+    targets = {"targets": ["class", "variability"], "epochs": 40, **settings}
+    options = {"key": "detection_id", "columns": "times:rates"}
+    return Case(workspace, table, targets, **options).run()
 
 
 def telescopes_view(workspace: Path, folder: Path, **settings: Any) -> dict[str, Any]:
@@ -329,8 +415,8 @@ def _copied(workspace: Path, folder: Path) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("cases", nargs="+", choices=("truth", "catalog", "captions", "telescopes"))
-    for option in ("population", "real", "catalog", "text-encoder", "telescopes"):
+    parser.add_argument("cases", nargs="+", choices=CASES)
+    for option in ("population", "real", "catalog", "text-encoder", "telescopes", "true-counts"):
         parser.add_argument(f"--{option}", type=Path)
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -347,7 +433,10 @@ def main() -> None:
         if case == "truth":
             workspace = _copied(given.population, given.workdir)
             add("draws in noise", truth_of_draws(workspace, given.workdir))
-            add("parameters in noise", truth_of_sources(workspace, given.workdir))
+            add(
+                "parameters in noise",
+                truth_of_sources(workspace, given.workdir, given.true_counts),
+            )
         elif case == "catalog":
             workspace = _copied(given.real, given.workdir)
             add("catalog", catalog_view(workspace, given.workdir, given.catalog))
@@ -355,6 +444,9 @@ def main() -> None:
             workspace = _copied(given.real, given.workdir)
             encoder = given.text_encoder
             add("captions", captions_view(workspace, given.workdir, given.catalog, encoder))
+        elif case == "curves":
+            workspace = _copied(given.population, given.workdir)
+            add("curves", curves_view(workspace, given.workdir))
         else:
             workspace = _copied(given.telescopes, given.workdir)
             add("telescopes", telescopes_view(workspace, given.workdir))

@@ -33,6 +33,7 @@ import torch
 from sklearn.cluster import HDBSCAN, KMeans
 from sklearn.metrics import adjusted_mutual_info_score
 from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import NearestNeighbors
 
 from raypipe import load_model
 from raypipe.catalog.added_columns import read_whole
@@ -41,7 +42,7 @@ from raypipe.evaluation.baselines import pca_representations
 from raypipe.evaluation.selection import read_spectra
 from raypipe.identity import source_keys
 from raypipe.latents.deconvolution import Likelihoods, fit_mixture
-from raypipe.latents.look_alikes import graph_clusters
+from raypipe.latents.look_alikes import NEIGHBORS, graph_clusters
 from raypipe.model.choice import choose_model
 from raypipe.model.covariance import unpack
 from raypipe.store.layout import model_folder
@@ -169,6 +170,14 @@ def deconvolved(rows: Likelihoods, seed: int) -> IntArray:
     return np.asarray(found.responsibilities(rows).argmax(axis=1))
 
 
+def attended(values: FloatArray) -> FloatArray:
+    """Average each row over its nearest rows, with weights exp(-d^2 / 2): attention unlearned."""
+    distances, rows = NearestNeighbors(n_neighbors=NEIGHBORS).fit(values).kneighbors(values)
+    weights = np.exp(-0.5 * distances**2)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return np.asarray(np.einsum("nk,nkd->nd", weights, values[rows]))
+
+
 Method = Callable[[int], IntArray]
 
 
@@ -195,6 +204,13 @@ def methods(
             KMeans(COMPONENTS, n_init=3, random_state=seed).fit_predict(shapes)
         ),
     )
+    yield "mixture, flux attended", lambda seed: mixture(attended(shapes), seed)
+    whole = read_members(workspace, catalog, "sources", ())
+    if len(whole) < len(members):
+        own = Space.fit(model, whole, 8)
+        combined = Likelihoods.of_measurements(own.values(whole), own.covariance(whole))
+        place = pd.Series(np.arange(len(whole)), whole.sources)[members.sources].to_numpy()
+        yield "mixture with errors, flux of sources", lambda s: deconvolved(combined, s)[place]
     for name, values in {"flux": shapes, "latents": members.z}.items():
         yield f"graph and sources, {name}", partial(_graph, values, members.sources)
     yield (
@@ -212,6 +228,9 @@ def methods(
     seven = np.c_[ratios, np.log10(fits.clip(1e-3)), log_flux]
     seven = np.where(np.isfinite(seven), seven, np.nanmedian(seven, axis=0))
     yield "mixture, 7 catalog columns", lambda seed: mixture(seven, seed)
+    if len(whole) < len(members):
+        means = pd.DataFrame(seven).groupby(members.sources).transform("mean").to_numpy()
+        yield "mixture, 7 columns, means of sources", lambda seed: mixture(means, seed)
     spectra = read_spectra(workspace, catalog.release, frame)
     if spectra is not None:
         eight = pca_representations(spectra, None, 0)[1].features

@@ -11,6 +11,7 @@ from raypipe._version import __version__
 
 if TYPE_CHECKING:
     from raypipe.aligning.align import align as align
+    from raypipe.aligning.translate import translate as translate
     from raypipe.alignment.opened import open_alignment as open_alignment
     from raypipe.catalog.open import open_catalog as open_catalog
     from raypipe.catalog.open import open_clusters as open_clusters
@@ -81,6 +82,7 @@ _HOMES = {
     "simulate": "raypipe.simulation.simulate",
     "status": "raypipe.pipeline.status",
     "train": "raypipe.training.train",
+    "translate": "raypipe.aligning.translate",
     "tune": "raypipe.tuning.tune",
 }
 

@@ -30,7 +30,7 @@ _LOADS = {
     **dict.fromkeys(("discover", "plan", "ingest"), "Ray"),
     **dict.fromkeys(("train", "tune", "embed", "run", "reprocess"), "Ray and PyTorch"),
     **dict.fromkeys(("cluster", "classify", "align", "evaluate", "report", "explore"), "PyTorch"),
-    **dict.fromkeys(("export", "describe", "search", "compare"), "PyTorch"),
+    **dict.fromkeys(("export", "describe", "search", "compare", "translate"), "PyTorch"),
 }
 """Libraries that a verb imports before it works, which takes seconds."""
 
@@ -137,6 +137,8 @@ def _answer(verb: str, result: Any, config: Config, options: argparse.Namespace)
             from raypipe.searching.answers import answer_json, answer_text
 
             return answer_json(result) if options.json else answer_text(result)
+        case "translate":
+            return result.as_json() if options.json else str(result)
         case "settings" if options.json:
             section = vars(options).get("section")
             return config.model_dump(include={section} if section else None)

@@ -29,6 +29,7 @@ VERBS = {
     "classify": "add calibrated class probabilities, learned from labelled sources",
     "evaluate": "measure the quality of the latents",
     "align": "align spectra with a second view of their sources",
+    "translate": "predict the spectrum of a row of the aligned table",
     "report": "write an HTML report on a catalog",
     "explore": "write an HTML page to explore a catalog, with its spectra",
     "export": "write a catalog in a format that other tools open",
@@ -57,6 +58,9 @@ OPTIONS = {
     "arf": Option("ARF file of that spectrum", metavar="FILE"),
     "background": Option("background file of that spectrum", metavar="FILE"),
     "base": Option("earlier release to reuse; default: the only other one"),
+    "alignment": Option(
+        "score this alignment; default: the one whose columns the catalog has", metavar="ID"
+    ),
     "by": Option(
         "join --catalog by position on the sky; default: by id or name", choices=("position",)
     ),
@@ -143,6 +147,9 @@ OPTIONS = {
         "join the columns of this table, by id, name or position, to color and filter by",
         metavar="TABLE",
     ),
+    "view": Option(
+        "row of the aligned table: its name, detection_id or #N, or values as JSON", metavar="ROW"
+    ),
     "where": Option("select detections of an archive release", metavar="ADQL"),
     "workspace": Option("local path or s3://bucket/prefix"),
 }
@@ -161,6 +168,15 @@ SPECIAL_OPTIONS = {
         "fits and variability for the questions of the study"
     ),
     ("align", "with_"): Option("table with the second view", metavar="TABLE"),
+    ("translate", "detection"): Option(
+        "also predict counts for the instrument and exposure of this detection", metavar="ID"
+    ),
+    ("translate", "pha"): Option(
+        "also predict counts for the instrument and exposure of your own spectrum", metavar="FILE"
+    ),
+    ("translate", "plot"): Option(
+        "draw flux and counts with their bands into this .png or .svg", metavar="FILE"
+    ),
     ("cluster", "plot"): Option(
         "draw the spectra of the clusters into this .png or .svg", metavar="FILE"
     ),

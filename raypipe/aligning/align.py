@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pyarrow as pa
 
 from raypipe._version import __version__
 from raypipe.aligning.added import shared_table, view_table
+from raypipe.aligning.calibrate import calibrate
 from raypipe.aligning.data import AlignData, Division, divide, join_view, make_pairs
 from raypipe.aligning.fit import Fitted
 from raypipe.aligning.measure import (
@@ -27,9 +29,16 @@ from raypipe.aligning.measure import (
 )
 from raypipe.aligning.pairs import Pairs
 from raypipe.aligning.retrieval import judge
-from raypipe.aligning.usefulness import usefulness
 from raypipe.aligning.workers import fit_pairs
-from raypipe.alignment.bundle import WEIGHTS, About, Alignment, load_alignment, save_alignment
+from raypipe.alignment.bundle import (
+    FORMAT,
+    WEIGHTS,
+    About,
+    Alignment,
+    load_alignment,
+    save_alignment,
+)
+from raypipe.alignment.judged import JudgedPairs, save_judged
 from raypipe.alignment.opened import VERB, VIEW
 from raypipe.alignment.text_encoder import TextEncoder, read_text_encoder
 from raypipe.alignment.view_table import ViewTable, read_view_table
@@ -103,7 +112,9 @@ def align(
         if _is_made(store, about.alignment_id):
             made = load_alignment(store.absolute_uri(alignment_folder(about.alignment_id)))
         else:
-            made = _make(call, about, pairs, scale, division, targets)
+            parts = _Parts.of(pairs, division, data, call.config.align.seed)
+            made, judged = _make(call, about, parts, scale, targets)
+            save_judged(store, about.alignment_id, judged)  # the bundle, last, makes it complete
             save_alignment(made, store)
         _add_columns(store, catalog, made, data, table, settings)
         figures |= {"alignment_id": about.alignment_id, **made.metrics["retrieval"]["to_view"]}
@@ -132,7 +143,7 @@ def _about(
         "data": data.fingerprint,
         "settings": _recipe(config),
         "encoder": encoder.fingerprint if encoder else "",
-        "version": __version__,
+        "version": f"{__version__} {FORMAT}",
     }
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
     texts = tuple(column.name for column in table.columns if column.kind == "text")
@@ -165,54 +176,81 @@ def _metrics_of(store: Workspace, alignment_id: str) -> dict[str, Any]:
     return metrics
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """Hold the pairs of training, validation and test, and the judged ones among the last.
+
+    `chosen` are the rows of the judged pairs among all paired detections, `ids` their ids.
+    """
+
+    train: Pairs
+    validation: Pairs
+    test: Pairs
+    judged: Pairs
+    chosen: npt.NDArray[np.int64]
+    ids: list[str]
+
+    @classmethod
+    def of(cls, pairs: Pairs, division: Division, data: AlignData, seed: int) -> _Parts:
+        """Divide pairs, and choose those that judge."""
+        train, validation = pairs.take(division.train), pairs.take(division.validation)
+        test = pairs.take(division.test)
+        rows = gallery_rows(test, seed)
+        chosen = division.test[rows]
+        ids = data.detection_ids.take(pa.array(data.paired[chosen])).to_pylist()
+        return cls(train, validation, test, test.take(rows), chosen, ids)
+
+
 def _make(
     call: Call,
     about: About,
-    pairs: Pairs,
+    parts: _Parts,
     scale: ViewScale,
-    division: Division,
     targets: Mapping[str, npt.NDArray[Any]],
-) -> Alignment:
+) -> tuple[Alignment, JudgedPairs]:
     """Train the alignment, and those of permuted pairs as a check; measure all."""
-    train, validation = pairs.take(division.train), pairs.take(division.validation)
-    test = pairs.take(division.test)
+    train, test, seed = parts.train, parts.test, call.config.align.seed
     log.info("align: %s: %d pairs to train, %d to judge", about.alignment_id, len(train), len(test))
-    made, fitted = _trained(call, about, train, validation, scale, about.alignment_id)
-    seed = call.config.align.seed
-    rows = gallery_rows(test, seed)
-    judged = test.take(rows)
-    known = {name: values[division.test][rows] for name, values in targets.items()}
-    made.metrics = {
-        "alignment_id": about.alignment_id,
-        "made_by": made_by(),
-        "data": {
-            "train": len(train),
-            "validation": len(validation),
-            "test": len(test),
-            "sources": len(np.unique(pairs.source)),
-            "columns": scale.as_json()["columns"],
-        },
-        "best_epoch": fitted.best_epoch,
-        "history": fitted.history,
-        **measure_retrieval(made, train, judged, seed),
-        "translation": measure_translation(made, judged),
-        "usefulness": usefulness(made, judged, known, seed),
-        "permuted": [],
-    }
+    made, fitted = _trained(call, about, train, parts.validation, scale, about.alignment_id)
+    calibrate(made, parts.validation, seed)
+    nulls, permuted = [], []
     for number in range(call.config.align.permutations):
         # Nothing links the sides: recall must be that of chance, and the gains must be zero.
         first = seed + 1000 + 3 * number
         name = f"{about.alignment_id}-null{number}"
-        null, _ = _trained(
-            call, about, train.permuted(first), validation.permuted(first + 1), scale, name
-        )
+        pairs = train.permuted(first), parts.validation.permuted(first + 1)
+        null, _ = _trained(call, about, *pairs, scale, name)
         others = test.permuted(first + 2)
         others = others.take(gallery_rows(others, seed))
-        found = judge(similarities(null, others), seed)
-        found["usefulness"] = usefulness(null, judged, known, seed)
-        made.metrics["permuted"].append(found)
-    made.metrics = plain(made.metrics)
-    return made
+        nulls.append(null)
+        permuted.append(judge(similarities(null, others), seed))
+    judged = JudgedPairs.of(
+        parts.ids, parts.judged.posteriors, parts.judged.views(), [made, *nulls]
+    )
+    known = {name: values[parts.chosen] for name, values in targets.items()}
+    useful, *of_permuted = judged.usefulness(known, seed)
+    metrics = {
+        "alignment_id": about.alignment_id,
+        "made_by": made_by(),
+        "data": {
+            "train": len(train),
+            "validation": len(parts.validation),
+            "test": len(test),
+            "sources": sum(len(np.unique(p.source)) for p in (train, parts.validation, test)),
+            "columns": scale.as_json()["columns"],
+        },
+        "best_epoch": fitted.best_epoch,
+        "history": fitted.history,
+        **measure_retrieval(made, train, parts.judged, seed),
+        "translation": measure_translation(made, test, parts.judged),
+        "usefulness": useful,
+        "permuted": [
+            found | {"usefulness": scores}
+            for found, scores in zip(permuted, of_permuted, strict=True)
+        ],
+    }
+    made.metrics = plain(metrics)
+    return made, judged
 
 
 def _trained(

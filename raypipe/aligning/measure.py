@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from raypipe.aligning.calibrate import drawn_latents, latent_pulls, view_pulls
 from raypipe.aligning.pairs import Pairs
 from raypipe.aligning.retrieval import baselines, chance, judge
 from raypipe.alignment.bundle import Alignment
 from raypipe.alignment.translation import predict_latents, view_scores
-from raypipe.alignment.views import ViewInputs
+from raypipe.alignment.views import flat
 
 Floats = npt.NDArray[np.float64]
 
@@ -48,43 +49,57 @@ def measure_retrieval(made: Alignment, train: Pairs, judged: Pairs, seed: int) -
     }
 
 
-def measure_translation(made: Alignment, judged: Pairs) -> dict[str, Any]:
+def measure_translation(made: Alignment, test: Pairs, judged: Pairs) -> dict[str, Any]:
     """Measure how well either side predicts the other, and how often the truth is in 68% limits.
 
     Of each number of the view: the share of the variance of normal scores that the prediction
-    explains (`r2`), and the `coverage` of its one-sigma interval, 0.683 if its errors are right.
-    Of each latent: the same, judged against a draw from the posterior of the detection.
+    explains (`r2`), and the `coverage` of its one-sigma interval, 0.683 if its errors are right,
+    among all detections `test`, each source counted as one, with its standard error.
+    `coverage_judged` is that among the judged pairs: of the best detection of each source, which
+    is a selected one. Of each latent: the same, against a draw from the posterior.
     """
-    view = judged.views()
-    mean, width = view_scores(made, judged.posteriors)
-    numbers = {}
-    for number, (column, place) in enumerate(
-        zip(made.view.columns, made.view.slices(), strict=True)
-    ):
-        known = view.known[:, number]
-        if column.kind == "number" and known.sum() > 1:
-            numbers[column.name] = _agreement(
-                mean[known, place.start], width[known, place.start], view.values[known, place.start]
-            )
-    center, covariance = predict_latents(made, view)
-    rng = np.random.default_rng(0)
-    noise = rng.standard_normal(center.shape)
-    drawn = judged.posteriors.mean + np.einsum("nij,nj->ni", judged.posteriors.factors, noise)
-    widths = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
+    numbers = {
+        column.name: place.start
+        for column, place in zip(made.view.columns, made.view.slices(), strict=True)
+        if column.kind == "number"
+    }
+    mean, _ = view_scores(made, judged.posteriors)
+    values = judged.views().values.astype(np.float64)
+    every, chosen = view_pulls(made, test), view_pulls(made, judged)
+    view = {
+        name: _agreement(mean[:, i], values[:, i], chosen[:, i], every[:, i], test.source)
+        for name, i in numbers.items()
+        if np.isfinite(chosen[:, i]).sum() > 1
+    }
+    center, _ = predict_latents(made, judged.views())
+    drawn = drawn_latents(judged)
+    every, chosen = latent_pulls(made, test), latent_pulls(made, judged)
     latents = {
-        f"z{i}": _agreement(center[:, i], widths[:, i], drawn[:, i]) for i in range(drawn.shape[1])
+        f"z{i}": _agreement(center[:, i], drawn[:, i], chosen[:, i], every[:, i], test.source)
+        for i in range(drawn.shape[1])
     }
-    return {"view": numbers, "latents": latents}
+    return {"view": view, "latents": latents}
 
 
-def flat(view: ViewInputs) -> Floats:
-    """Return a view as plain features, (n, features): its inputs and which of them are known."""
-    return np.concatenate([view.values, view.known], axis=1).astype(np.float64)
-
-
-def _agreement(mean: Floats, width: Floats, truth: Floats) -> dict[str, float]:
-    variance = float(np.var(truth)) or 1.0
+def _agreement(
+    mean: Floats, truth: Floats, chosen: Floats, every: Floats, source: npt.NDArray[np.int64]
+) -> dict[str, float]:
+    """Compare predictions of judged pairs, (n,), where `chosen` is known; `every` are all pulls."""
+    known = np.isfinite(chosen)
+    variance = float(np.var(truth[known])) or 1.0
+    coverage, error = _coverage(every, source)
     return {
-        "r2": float(1.0 - np.mean((truth - mean) ** 2) / variance),
-        "coverage": float((np.abs(truth - mean) <= width).mean()),
+        "r2": float(1.0 - np.mean((truth[known] - mean[known]) ** 2) / variance),
+        "coverage": coverage,
+        "coverage_err": error,
+        "coverage_judged": float((np.abs(chosen[known]) <= 1).mean()),
     }
+
+
+def _coverage(pulls: Floats, source: npt.NDArray[np.int64]) -> tuple[float, float]:
+    """Return the share of sources within one width, and its standard error."""
+    known = np.isfinite(pulls)
+    inside = (np.abs(pulls[known]) <= 1).astype(np.float64)
+    _, inverse = np.unique(source[known], return_inverse=True)
+    by_source = np.bincount(inverse, inside) / np.bincount(inverse)
+    return float(by_source.mean()), float(by_source.std() / np.sqrt(len(by_source)))

@@ -38,7 +38,7 @@ from raypipe.store.workspace import Workspace, check_name
 Float32 = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
-FORMAT = 1
+FORMAT = 2
 WEIGHTS = "align.safetensors"
 _MAX_WEIGHTS_BYTES = 1 << 28
 _MOST_LATENTS = 64

@@ -55,8 +55,9 @@ detection and one view per source.
 ## Use
 
 `raypipe search --like-view ROW` finds the spectra of a view, `--detection ID --to-view` the views \
-of a spectrum. `config.toml` holds every setting, `align.safetensors` the weights and scales. No \
-file contains code.
+of a spectrum, and `raypipe translate --view ROW` the spectrum that a row leads to. `config.toml` \
+holds every setting, `align.safetensors` the weights and scales, `judged.parquet` the pairs by \
+which `raypipe evaluate` judges. No file contains code.
 
 ## Limits
 

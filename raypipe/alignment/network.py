@@ -99,17 +99,23 @@ class Aligned:
 class Aligner(nn.Module):
     """Hold the heads of spectra and views, the scale of their similarity, and two decoders.
 
-    `center` and `spread` (2 latents,) standardize the features of spectra.
+    `center` and `spread` (2 latents,) standardize the features of spectra. `view_widening`
+    (inputs,) and `latent_widening` (latents,) multiply predicted widths; they are 1 until
+    calibration.
     """
 
     center: Tensor
     spread: Tensor
+    view_widening: Tensor
+    latent_widening: Tensor
 
     def __init__(self, latents: int, view: ViewScale, config: AlignConfig) -> None:
         super().__init__()
         self.latents, self.view_scale = latents, view
         self.register_buffer("center", torch.zeros(2 * latents))
         self.register_buffer("spread", torch.ones(2 * latents))
+        self.register_buffer("view_widening", torch.ones(view.inputs))
+        self.register_buffer("latent_widening", torch.ones(latents))
         self.spectrum = Head(2 * latents, config)
         self.curve = CurveEncoder() if view.has_curve else None
         curve_width = _CURVE_WIDTH if view.has_curve else 0
@@ -151,7 +157,7 @@ class Aligner(nn.Module):
         means are logits, and the widths have no meaning.
         """
         mean, log_width = self.to_view(hidden).chunk(2, dim=1)
-        return mean, log_width.clamp(*_LOG_WIDTHS)
+        return mean, log_width.clamp(*_LOG_WIDTHS) + self.view_widening.log()
 
     def predict_latents(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Predict latents from hidden features of views: means, and factors of the precision."""
@@ -164,7 +170,8 @@ class Aligner(nn.Module):
         diagonal = torch.diagonal(factor, dim1=1, dim2=2)
         positive = torch.exp(diagonal.clamp(-_LOG_WIDTHS[1], -_LOG_WIDTHS[0]))
         factor = torch.tril(factor, diagonal=-1) + torch.diag_embed(positive)
-        return out[:, :k], factor
+        # With widths multiplied by W the precision L L^T becomes W^-1 L (W^-1 L)^T.
+        return out[:, :k], factor / self.latent_widening[:, None]
 
     def translation_loss(self, made: Aligned, latents: Tensor, view: ViewTensors) -> Tensor:
         """Return how badly either side predicts the other, in nats per number."""

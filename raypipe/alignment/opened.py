@@ -14,7 +14,13 @@ import pyarrow as pa
 
 from raypipe.alignment.bundle import Alignment, load_alignment
 from raypipe.alignment.text_encoder import read_text_encoder
-from raypipe.alignment.translation import PredictedSpectra, predict_latents, predict_spectra
+from raypipe.alignment.translation import (
+    PredictedCounts,
+    PredictedSpectra,
+    predict_counts,
+    predict_latents,
+    predict_spectra,
+)
 from raypipe.alignment.view_table import MOST_ELEMENTS, ViewColumn
 from raypipe.alignment.views import ViewInputs
 from raypipe.catalog.added_columns import added_to, read_added_table
@@ -23,7 +29,10 @@ from raypipe.model.bundle import Model, load_model
 from raypipe.model.choice import choose_model
 from raypipe.model.covariance import unpack
 from raypipe.redaction import printable
-from raypipe.spectra.decoding import vectors
+from raypipe.spectra.batch import SpectraBatch
+from raypipe.spectra.decoding import COLUMNS, vectors
+from raypipe.spectra.detection_rows import iterate_spectra
+from raypipe.spectra.responses import ResponseLibrary
 from raypipe.store.layout import alignment_folder, columns_folder, model_folder
 from raypipe.store.manifest import choose_release
 from raypipe.store.publication import Publication, require_publication
@@ -99,17 +108,43 @@ class OpenedAlignment:
         `view` is that of `raypipe search --like-view`; `model` defaults to that of the catalog.
         Raises UsageError for another model than the catalog's, and for preset paper.
         """
+        return predict_spectra(*self._latents_of(view), self.own_model(model), draws)
+
+    def predict_counts(
+        self, view: str, spectra: SpectraBatch, model: Model | None = None, draws: int = 256
+    ) -> PredictedCounts:
+        """Fold the spectrum predicted from a view through the response of one detection.
+
+        `view` and `model` are those of `predict_spectrum`, and `spectra` has the detection as its
+        only row. Raises UsageError as `predict_spectrum` does.
+        """
+        mean, covariance = self._latents_of(view)
+        return predict_counts(mean[0], covariance[0], self.own_model(model), spectra, draws)
+
+    def detection(self, detection_id: str) -> SpectraBatch:
+        """Read the spectrum of a detection from the workspace; raises UsageError without one."""
+        release, library = self.alignment.about.release, ResponseLibrary(self.workspace)
+        for table in iterate_spectra(self.workspace, release, [detection_id], COLUMNS):
+            return SpectraBatch.from_table(table, library)
+        raise UsageError(
+            f"{printable(detection_id, 80)}: {self.workspace.uri} has no spectrum of this detection"
+        )
+
+    def _latents_of(self, view: str) -> tuple[Floats, Floats]:
+        """Return the latents predicted from a view, (1, latents), with their covariance."""
+        if view.lstrip().startswith(("[", "{")):
+            return predict_latents(self.alignment, self.inputs_of(_values_in(view)))
+        row = self.find_row(view)
+        return self.predicted_z[row : row + 1], self.predicted_z_cov[row : row + 1]
+
+    def own_model(self, model: Model | None = None) -> Model:
+        """Load the model of the catalog, or return `model`; raises UsageError for another one."""
         model = model or load_model(self.workspace.absolute_uri(self._model_folder))
         if model.model_id != self.alignment.about.model_id:
             raise UsageError(
                 f"the alignment is with {self.alignment.about.model_id}, not with {model.model_id}"
             )
-        if view.lstrip().startswith(("[", "{")):
-            latents = predict_latents(self.alignment, self.inputs_of(_values_in(view)))
-        else:
-            row = self.find_row(view)
-            latents = self.predicted_z[row : row + 1], self.predicted_z_cov[row : row + 1]
-        return predict_spectra(*latents, model, draws)
+        return model
 
     @property
     def _model_folder(self) -> str:

@@ -14,8 +14,10 @@ from raypipe.alignment.spectrum_inputs import LatentPosteriors
 from raypipe.alignment.views import ScaledColumn, ViewInputs, from_scores
 from raypipe.errors import UsageError
 from raypipe.model.bundle import Model
+from raypipe.model.features import prepare
 from raypipe.model.presets import Folded
 from raypipe.model.weighted_quantiles import ONE_SIGMA
+from raypipe.spectra.batch import SpectraBatch
 
 Floats = npt.NDArray[np.float64]
 
@@ -35,6 +37,32 @@ class PredictedSpectra:
     value: Floats
     lolim: Floats
     hilim: Floats
+
+
+@dataclass(frozen=True)
+class PredictedCounts:
+    """Hold the counts of a detection, and those that the spectrum predicted from a view expects.
+
+    `edges_kev` (bins + 1,) are the edges of the channel bins; `draws` (draws, bins) the expected
+    counts of source and background for each drawn spectrum; `counts` (bins,) those observed, and
+    `background` (bins,) the expected background. The draws have no Poisson noise.
+    """
+
+    edges_kev: Floats
+    draws: Floats
+    counts: Floats
+    background: Floats
+    exposure_s: float
+
+    def limits(self, first_bins: npt.NDArray[np.int64] | None = None) -> Floats:
+        """Return lower limit, median and upper limit of 68% of the expected counts, (3, bins).
+
+        With `first_bins`, they are those of groups of bins that begin there, (3, groups).
+        """
+        draws = self.draws
+        if first_bins is not None:
+            draws = np.add.reduceat(draws, first_bins, axis=1)
+        return np.asarray(np.quantile(draws, ONE_SIGMA, axis=0))
 
 
 def view_scores(made: Alignment, posteriors: LatentPosteriors) -> tuple[Floats, Floats]:
@@ -83,12 +111,8 @@ def predict_spectra(
 
     Value and limits are quantiles of draws. Raises UsageError for preset paper.
     """
-    network = model.network
-    if not isinstance(network, Folded):
-        raise UsageError(f"{model.model_id}: preset {model.preset} has no flux; use folded")
-    root = np.linalg.cholesky(covariance)
-    noise = np.random.default_rng(seed).standard_normal((len(mean), draws, mean.shape[1]))
-    z = (mean[:, None] + np.einsum("nij,ndj->ndi", root, noise)).astype(np.float32)
+    network = folded_network(model)
+    z = _draw(mean, covariance, draws, seed)
     energy = model.grid.mid_kev
     inside = (energy >= NORM_KEV[0]) & (energy < NORM_KEV[1])
     widths = np.diff(model.grid.edges_kev)
@@ -100,6 +124,51 @@ def predict_spectra(
             limits[:, row] = np.quantile(flux, ONE_SIGMA, axis=0)
     low, middle, high = limits
     return PredictedSpectra(energy, middle, low, high)
+
+
+@torch.no_grad()
+def predict_counts(
+    mean: Floats,
+    covariance: Floats,
+    model: Model,
+    spectra: SpectraBatch,
+    draws: int = 256,
+    seed: int = 0,
+) -> PredictedCounts:
+    """Fold the spectrum predicted from one view through the response of one detection.
+
+    `mean` (latents,) and `covariance` are the predicted latents. Each draw is as bright as makes
+    the counts of the detection most likely, as the view does not say how bright it is. Raises
+    UsageError for preset paper, and for a detection whose likelihood cannot be computed.
+    """
+    network = folded_network(model)
+    if not spectra.is_measurable.all():
+        raise UsageError("no counts can be predicted for a detection that cannot be measured")
+    batch = prepare(spectra.take(np.zeros(draws, np.int64)))
+    z = torch.from_numpy(_draw(mean[None], covariance[None], draws, seed)[0])
+    bins = spectra.bins[int(spectra.response_index[0])]
+    kept = slice(0, len(bins))
+    return PredictedCounts(
+        edges_kev=np.append(bins.lo_kev, bins.hi_kev[-1]),
+        draws=network.expected_counts(z, batch)[:, kept].double().numpy(),
+        counts=batch.counts[0, kept].double().numpy(),
+        background=batch.background[0, kept].double().numpy(),
+        exposure_s=float(spectra.exposure_s[0]),
+    )
+
+
+def folded_network(model: Model) -> Folded:
+    """Return the network of a model with a flux; raises UsageError for preset paper."""
+    if not isinstance(model.network, Folded):
+        raise UsageError(f"{model.model_id}: preset {model.preset} has no flux; use folded")
+    return model.network
+
+
+def _draw(mean: Floats, covariance: Floats, draws: int, seed: int) -> npt.NDArray[np.float32]:
+    """Draw latents (n, draws, latents) from normal distributions."""
+    root = np.linalg.cholesky(covariance)
+    noise = np.random.default_rng(seed).standard_normal((len(mean), draws, mean.shape[1]))
+    return (mean[:, None] + np.einsum("nij,ndj->ndi", root, noise)).astype(np.float32)
 
 
 def _number(column: ScaledColumn, mean: Floats, width: Floats) -> dict[str, Floats]:

@@ -33,6 +33,8 @@ MOST_ELEMENTS = 8192
 """Most elements of a vector, and most points of a light curve that is read."""
 _KEYS = ("ra", "dec", *dict.fromkeys(name for key in JOIN_KEYS for name in key))
 _SHOWN = 20
+_MOSTLY = 0.5
+"""Share of numbers above which a column of text is taken for one of numbers."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def read_view_table(
     where = shown(address)
     with local_file(address) as file:
         table = read_catalog_file(file, where)
-        arrays = _read_arrays(file, where)
+        arrays, kinds = _read_arrays(file, where)
     old_names = renamed(table)
     identity = table.select([name for name in table.column_names if name in _KEYS])
     single = {
@@ -100,18 +102,24 @@ def read_view_table(
         single["class"] = table["class"]
         single.setdefault(old_names.get("class", "class"), table["class"])
     frame = identity.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
-    reader = _Reader(where, single, arrays, texts)
+    others = {name: kind for name, kind in kinds.items() if name not in single | arrays}
+    others = {name: kind for name, kind in others.items() if name not in identity.column_names}
+    reader = _Reader(where, single, arrays, others, texts)
     columns = reader.named(wanted) if wanted else reader.usable()
     return ViewTable(where, frame, tuple(columns))
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """Make columns of a view from columns of single values and of lists."""
+    """Make columns of a view from columns of single values and of lists.
+
+    `others` has the types of the columns that are neither.
+    """
 
     where: str
     single: dict[str, pa.ChunkedArray]
     lists: dict[str, pa.ChunkedArray]
+    others: dict[str, str]
     texts: bool
 
     def named(self, wanted: Sequence[str]) -> list[ViewColumn]:
@@ -130,7 +138,7 @@ class _Reader:
     def usable(self) -> list[ViewColumn]:
         """Make all columns that can be used; the log names the others."""
         made, left_out = [], []
-        names = dict.fromkeys([*self.single, *self.lists])
+        names = dict.fromkeys([*self.single, *self.lists, *self.others])
         if "class" in names:  # the name that the table has for it says the same
             names = {
                 name: None
@@ -141,17 +149,20 @@ class _Reader:
             try:
                 column = self._one(name)
             except UsageError as error:
-                left_out.append(f"{printable(name, 60)} ({str(error).removeprefix(self.where)})")
+                reason = str(error).removeprefix(f"{self.where}: column {name}").lstrip(",: ")
+                left_out.append(f"{printable(name, 60)} ({reason})")
                 continue
             if not column.is_known.any() or is_constant(column):
                 left_out.append(f"{printable(name, 60)} (constant or empty)")
             else:
                 made.append(column)
-        if left_out:
-            more = f" and {len(left_out) - _SHOWN} more" if len(left_out) > _SHOWN else ""
-            log.info("%s: left out: %s%s", self.where, "; ".join(left_out[:_SHOWN]), more)
+        more = f" and {len(left_out) - _SHOWN} more" if len(left_out) > _SHOWN else ""
+        why = "; ".join(left_out[:_SHOWN]) + more
         if not made:
-            raise UsageError(f"{self.where}: no column can serve as a view; name one by --columns")
+            has = f": {why}" if why else "; it has none besides those that identify rows"
+            raise UsageError(f"{self.where}: no column can serve as a view{has}")
+        if left_out:
+            log.info("%s: left out: %s", self.where, why)
         return made
 
     def _one(self, name: str) -> ViewColumn:
@@ -160,8 +171,14 @@ class _Reader:
             return ViewColumn(name, "curve", self._curves(times, rates))
         if name in self.lists:
             return ViewColumn(name, "vector", self._vectors(name))
+        if name in self.others:
+            raise UsageError(
+                f"{self.where}: column {name} holds {self.others[name]}; expected numbers, text, "
+                "or lists of numbers"
+            )
         if name not in self.single:
-            known = ", ".join(printable(each, 60) for each in [*self.single, *self.lists][:40])
+            has = [*self.single, *self.lists][:40]
+            known = ", ".join(printable(each, 60) for each in has) or "none that can be a view"
             raise UsageError(f"{self.where}: no column {printable(name, 60)!r}; it has {known}")
         column = self.single[name]
         if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
@@ -189,11 +206,27 @@ class _Reader:
             return ViewColumn(name, "text", values)
         different = len({word for word in values if word is not None})
         if different > MOST_CATEGORIES:
+            self._require_words(name, values)
             raise UsageError(
                 f"{self.where}: column {name} has {different} different texts, at most "
                 f"{MOST_CATEGORIES} are categories; name a --text-encoder to read them as texts"
             )
         return ViewColumn(name, "category", values)
+
+    def _require_words(self, name: str, values: npt.NDArray[Any]) -> None:
+        """Raise UsageError for a column of text most of which are numbers."""
+        known = np.flatnonzero(pd.notna(values))
+        numbers = pd.to_numeric(pd.Series(values[known]), errors="coerce").notna().to_numpy()
+        if numbers.mean() < _MOSTLY:
+            return
+        if numbers.all():
+            raise UsageError(f"{self.where}: column {name} holds numbers as text; store numbers")
+        row = int(known[~numbers][0])
+        odd = printable(str(values[row]), 40)
+        raise UsageError(
+            f"{self.where}: column {name}, row {row + 1}: {odd!r} is no number, as most "
+            "of the column are; leave it blank where there is no value"
+        )
 
     def _vectors(self, name: str) -> npt.NDArray[np.float32]:
         rows = _rows_of(self.lists[name])
@@ -262,17 +295,22 @@ def _given(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return np.array([value is not None for value in values], dtype=bool)
 
 
-def _read_arrays(file: Path, where: str) -> dict[str, pa.ChunkedArray]:
-    """Read the columns of a Parquet file that hold lists of numbers."""
+def _read_arrays(file: Path, where: str) -> tuple[dict[str, pa.ChunkedArray], dict[str, str]]:
+    """Read the columns of a Parquet file that hold lists of numbers; name types of other lists."""
     if not {suffix.lower() for suffix in file.suffixes} & PARQUET:
-        return {}
+        return {}, {}
     schema = pq.read_schema(file)
     require_plain(schema, where)
     names = [field.name for field in schema if _is_list_of_numbers(field.type)]
+    others = {
+        field.name: str(field.type)
+        for field in schema
+        if pa.types.is_nested(field.type) and field.name not in names
+    }
     if not names:
-        return {}
+        return {}, others
     table = pq.read_table(file, columns=names, page_checksum_verification=True)
-    return {name: table[name] for name in names}
+    return {name: table[name] for name in names}, others
 
 
 def _is_list_of_numbers(kind: pa.DataType) -> bool:

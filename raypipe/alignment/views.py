@@ -161,6 +161,11 @@ class ViewScale:
         return cls(tuple(columns), int(described["curve_points"]))
 
 
+def flat(view: ViewInputs) -> Floats:
+    """Return a view as plain features, (n, features): its inputs and which of them are known."""
+    return np.concatenate([view.values, view.known], axis=1).astype(np.float64)
+
+
 _TENSORS: dict[str, tuple[str, ...]] = {
     "number": ("values", "scores"),
     "category": (),

@@ -131,11 +131,9 @@ def added_to(
     left out with a warning or, if `stale` is "refuse", raise RaypipeError.
     """
     found = []
-    for verb in workspace.folders(f"columns/{catalog.release}/{catalog.model_id}"):
+    for added in _published(workspace, catalog):
+        verb = added.verb
         if only not in (None, verb):
-            continue
-        added = find_publication(workspace, catalog.release, catalog.model_id, verb)
-        if added is None:
             continue
         if added.catalog == catalog.fingerprint:
             found.append(added)
@@ -148,6 +146,24 @@ def added_to(
             raise RaypipeError(problem)
         log.warning("%s; they are left out", problem)
     return found
+
+
+def added_verbs(workspace: Workspace, catalog: Publication) -> dict[str, bool]:
+    """Tell, for each verb that has added columns, whether they belong to this state of the catalog.
+
+    Readers leave out those that do not, until the verb has run again.
+    """
+    return {
+        added.verb: added.catalog == catalog.fingerprint for added in _published(workspace, catalog)
+    }
+
+
+def _published(workspace: Workspace, catalog: Publication) -> list[Publication]:
+    """Return the publications of all columns that were added to any state of a catalog, by verb."""
+    release, model_id = catalog.release, catalog.model_id
+    verbs = workspace.folders(f"columns/{release}/{model_id}")
+    found = [find_publication(workspace, release, model_id, verb) for verb in verbs]
+    return [added for added in found if added is not None]
 
 
 @dataclass(frozen=True)
@@ -210,8 +226,7 @@ class AddedColumns:
             if part is not None and self.table == "detections":
                 files = files[part : part + 1]
             more = _read_all(self.workspace, files, [key, *names])
-            more = more.take(_places(rows[key], more[key].combine_chunks()))
-            rows = _set_columns(rows, more.select(names))
+            rows = _set_columns(rows, more.select(names).take(_places(rows, more, key)))
         return rows
 
 
@@ -287,10 +302,9 @@ def _write_parts(
     key = KEYS["detections"]
     ids = [workspace.read_table(name, [key]) for name in of]
     _require_rows(table, pa.concat_tables(ids), "detections", verb)
-    known = table[key].combine_chunks()
     others = table.drop_columns([key])
     for name, part in zip(names, ids, strict=True):
-        rows = others.take(_places(part[key], known))
+        rows = others.take(_places(part, table, key))
         workspace.write_table(name, rows.add_column(0, part.schema.field(key), part[key]))
 
 
@@ -307,9 +321,9 @@ def _require_present(workspace: Workspace, catalog: Publication, verb: str) -> N
 def _require_rows(new: pa.Table, rows: pa.Table, table: TableName, verb: str) -> None:
     """Raise RaypipeError unless each row of `new` is another one of the catalog's `rows`."""
     key = KEYS[table]
-    if pc.count_distinct(new[key]).as_py() != new.num_rows:
+    if pc.count_distinct(_texts(new, key)).as_py() != new.num_rows:
         raise RaypipeError(f"raypipe {verb}: a row of its table of {table} is there twice ({key})")
-    unknown = new[key].filter(pc.is_null(_places(new[key], rows[key].combine_chunks())))
+    unknown = _texts(new, key).filter(pc.is_null(_places(new, rows, key)))
     if len(unknown):
         raise RaypipeError(
             f"raypipe {verb}: {len(unknown)} rows of its table of {table} are not in the catalog, "
@@ -317,9 +331,14 @@ def _require_rows(new: pa.Table, rows: pa.Table, table: TableName, verb: str) ->
         )
 
 
-def _places(ids: pa.ChunkedArray, known: pa.Array) -> pa.ChunkedArray:
-    """Return the place of each id among the known ones, null for those not among them."""
-    return pc.index_in(ids.cast(known.type), known)
+def _places(rows: pa.Table, known: pa.Table, key: str) -> pa.Array:
+    """Return the place of each id of `rows` among the known ones, null for those not among them."""
+    return pc.index_in(_texts(rows, key), _texts(known, key))
+
+
+def _texts(rows: pa.Table, key: str) -> pa.Array:
+    """Return ids as plain strings: tables may also hold them as large strings or a dictionary."""
+    return rows[key].cast(pa.string()).combine_chunks()
 
 
 def _set_columns(rows: pa.Table, more: pa.Table) -> pa.Table:

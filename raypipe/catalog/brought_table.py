@@ -63,7 +63,9 @@ def read_catalog_file(file: Path, where: str) -> pa.Table:
         ) from error
     if columns.left_out:
         log.info(
-            "%s: columns of other than single values left out: %s", where, _listed(columns.left_out)
+            "%s: columns that hold no single values are not joined: %s",
+            where,
+            _listed(columns.left_out),
         )
     if len(columns.names) > MOST_COLUMNS:
         raise UsageError(f"{where}: {len(columns.names)} columns, at most {MOST_COLUMNS} are kept")

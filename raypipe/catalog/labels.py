@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raypipe.catalog.brought_table import JOIN_KEYS, key_texts, read_catalog_file
+from raypipe.catalog.matching import matched_rows
 from raypipe.errors import UsageError
 from raypipe.store.addresses import local_file, shown
 from raypipe.store.parquet import require_plain
@@ -21,6 +22,11 @@ TextArray = npt.NDArray[np.object_]
 
 QUANTITY_COLUMNS = ("log_nh", "photon_index", "kt_kev", "powlaw_nh", "powlaw_gamma")
 """Quantities to compare with; see `raypipe.evaluation.regression.regression_targets`."""
+
+_KEYS = (*JOIN_KEYS, ("ra", "dec"))
+
+RADIUS_ARCSEC = 1.0
+"""Largest distance of labels that are joined by position."""
 
 TRUE_COUNTS = "model_counts"
 """The simulator's expected counts in the source region: a vector of channels per detection."""
@@ -42,21 +48,25 @@ def read_labels(path: str | os.PathLike[str]) -> pd.DataFrame:
         if quantity in frame:
             frame[quantity] = _as_numbers(frame[quantity], name)
     carried = [name for name in ("class", *QUANTITY_COLUMNS, TRUE_COUNTS) if name in frame]
-    keys = list(dict.fromkeys(name for key in JOIN_KEYS for name in key if name in frame))
+    keys = list(dict.fromkeys(name for key in _KEYS for name in key if name in frame))
     if not carried:
         wanted = ", ".join(("class", *QUANTITY_COLUMNS))
         raise UsageError(f"{name}: no labels there; expected a column of {wanted}")
-    if not any(set(key) <= set(keys) for key in JOIN_KEYS):
-        raise UsageError(f"{name}: labels need detection_id, or obsid, obi and region_id, or name")
+    if not any(set(key) <= set(keys) for key in _KEYS):
+        raise UsageError(
+            f"{name}: labels need detection_id, or obsid, obi and region_id, or name, or ra and dec"
+        )
     return frame[[*keys, *carried]]
 
 
 def join_labels(catalog: pd.DataFrame, labels: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """Join labels to the rows of a catalog; return the table and the columns of the join.
 
-    Columns of the labels replace those of the catalog; rows without labels get missing values. A
-    join on `name` takes only the class, because quantities and counts belong to detections. Raises
-    UsageError if no row matches, or if rows of one key disagree.
+    Rows are joined on detection_id, on obsid, obi and region_id, or on name; if none of these
+    matches a row, on the nearest position within an arcsecond. Columns of the labels replace those
+    of the catalog; rows without labels get missing values. A join on name or position takes only
+    the class, because quantities and counts belong to detections. Raises UsageError if no row
+    matches, or if rows of one key disagree.
     """
     for key in JOIN_KEYS:
         columns = list(key)
@@ -67,13 +77,22 @@ def join_labels(catalog: pd.DataFrame, labels: pd.DataFrame) -> tuple[pd.DataFra
         known = right.isin(left) & (right != "")
         if carried and known.any():
             found = _one_row_a_key(labels.loc[known, carried].set_axis(right[known]), columns)
-            positions = found.index.get_indexer(left)
-            joined = catalog.drop(columns=[name for name in carried if name in catalog])
-            for name in carried:
-                joined[name] = _take(found[name].to_numpy(), positions)
-            return joined, ", ".join(columns)
+            return _carry(catalog, found, found.index.get_indexer(left)), ", ".join(columns)
+    if "class" in labels:
+        rows, how = matched_rows(catalog, labels, RADIUS_ARCSEC, "labels")
+        return _carry(catalog, labels[["class"]], rows), how
     tried = ", nor by ".join(" and ".join(key) for key in JOIN_KEYS)
     raise UsageError(f"labels: no row matches a detection of the catalog, neither by {tried}")
+
+
+def _carry(
+    catalog: pd.DataFrame, labels: pd.DataFrame, rows: npt.NDArray[np.integer[Any]]
+) -> pd.DataFrame:
+    """Replace columns of a catalog by those of labels, whose `rows` are -1 without a match."""
+    joined = catalog.drop(columns=[name for name in labels if name in catalog])
+    for name in labels:
+        joined[name] = _take(labels[name].to_numpy(), rows)
+    return joined
 
 
 def clean_classes(column: pd.Series[Any]) -> TextArray:
@@ -136,7 +155,7 @@ def _one_row_a_key(labels: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     return labels[~labels.index.duplicated()]
 
 
-def _take(values: npt.NDArray[Any], positions: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+def _take(values: npt.NDArray[Any], positions: npt.NDArray[np.integer[Any]]) -> npt.NDArray[Any]:
     taken = values[positions] if values.dtype == object else values[positions].astype(np.float64)
     taken[positions < 0] = None if values.dtype == object else np.nan
     return taken

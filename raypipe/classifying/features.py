@@ -14,6 +14,7 @@ from raypipe.catalog.class_columns import CLASS_GROUPS
 from raypipe.errors import UsageError
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 Context = Literal["all", "none"]
 """Whether the surroundings of a source take part: Galactic latitude, column density, and more."""
@@ -26,12 +27,12 @@ _FITS = (
     *("powlaw_gamma", "powlaw_nh", "bb_kt", "bb_nh"),
     *("brems_kt", "brems_nh", "plasma_kt", "plasma_nh"),
 )
-_SPECTRUM = (
+_BY_LATENTS = (
     *(f"z{i}" for i in range(_LATENTS)),
     *(f"z{i}_std" for i in range(_LATENTS)),
     *("hard_hs", "hard_hm", "hard_ms"),
-    *_FITS,
 )
+_SPECTRUM = (*_BY_LATENTS, *_FITS)
 _BANDS = "smhb"
 _VARIABILITY = (
     *("var_intra_index_b", "var_intra_prob_b", "ks_intra_prob_b", "kp_intra_prob_b"),
@@ -60,6 +61,19 @@ class Features:
                 values[:, column] = self.values[:, place[name]]
             groups.append(self.groups[place[name]] if name in place else GROUPS[-1])
         return Features(tuple(names), tuple(groups), values)
+
+    def views(self) -> tuple[IntArray, ...]:
+        """Return the columns of the features that each part of a forest asks for.
+
+        Latents and the parameters of physical fits describe the same spectrum. If there are both,
+        one half of the trees sees the spectrum by its latents and the other half by the fits, so
+        that neither description crowds out the other (docs/classifying.md has the measurements).
+        """
+        by_fit = np.isin(self.names, _FITS)
+        by_latents = np.isin(self.names, _BY_LATENTS)
+        if not (by_fit.any() and by_latents.any()):
+            return (np.arange(len(self.names)),)
+        return np.flatnonzero(~by_fit), np.flatnonzero(~by_latents)
 
     def measured(self) -> Features:
         """Return the features that at least one row has, and that differ between rows."""

@@ -6,6 +6,7 @@ Arrays are safe to load, and give the same probabilities as scikit-learn; a test
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,35 @@ class Forest:
             missing_left=np.concatenate([tree.missing_go_to_left for tree in trees]).astype(bool),
             value=(value / value.sum(axis=1, keepdims=True)).astype(np.float32),
             roots=starts.astype(np.int32),
+        )
+
+    @classmethod
+    def joined(cls, forests: Sequence[Forest], columns: Sequence[IntArray]) -> Forest:
+        """Join forests, of which each asks for some of the features only, to one.
+
+        `columns` has, per forest, the place of each of its features among those of all.
+        """
+        starts = np.cumsum([0, *(len(each.feature) for each in forests)])[:-1]
+
+        def moved(name: str) -> npt.NDArray[np.int32]:
+            nodes = [
+                np.where(getattr(each, name) < 0, -1, getattr(each, name) + start)
+                for each, start in zip(forests, starts, strict=True)
+            ]
+            return np.concatenate(nodes).astype(np.int32)
+
+        asked = [
+            np.where(each.feature < 0, -1, place[each.feature])
+            for each, place in zip(forests, columns, strict=True)
+        ]
+        return cls(
+            feature=np.concatenate(asked).astype(np.int32),
+            threshold=np.concatenate([each.threshold for each in forests]),
+            left=moved("left"),
+            right=moved("right"),
+            missing_left=np.concatenate([each.missing_left for each in forests]),
+            value=np.concatenate([each.value for each in forests]),
+            roots=moved("roots"),
         )
 
     @property

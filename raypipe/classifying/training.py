@@ -142,8 +142,19 @@ def grow_folds(
     for number in range(int(fold.max()) + 1):
         rows = np.flatnonzero((fold != number) & (fold >= 0))
         weights = balanced_weights(codes[rows], sources[rows], classes)
-        values = features.values[rows]
-        forests.append(grow(values, codes[rows], weights, classes, trees=trees, seed=seed + number))
+        views = features.views()
+        parts = [
+            grow(
+                features.values[np.ix_(rows, columns)],
+                codes[rows],
+                weights,
+                classes,
+                trees=-(-trees // len(views)),
+                seed=seed + number,
+            )
+            for columns in views
+        ]
+        forests.append(Forest.joined(parts, views))
         equal = source_weights(sources[rows])
         densities.append(ClassDensities.fit(z[rows], codes[rows], equal, classes))
     return tuple(forests), tuple(densities)

@@ -17,6 +17,7 @@ import ray
 from ray.data import ActorPoolStrategy
 
 from raypipe._version import __version__
+from raypipe.catalog.added_columns import added_verbs
 from raypipe.catalog.source_table import source_columns, source_tables
 from raypipe.config import Config, EmbedConfig
 from raypipe.embedding.part import PartEncoder, Wanted, wanted_part
@@ -88,7 +89,18 @@ def embed(
         published.source_rows,
         workspace.absolute_uri(catalog_folder(release, model_id)),
     )
+    _warn_of_stale_columns(workspace, published)
     return model_id
+
+
+def _warn_of_stale_columns(workspace: Workspace, catalog: Publication) -> None:
+    stale = [verb for verb, current in added_verbs(workspace, catalog).items() if not current]
+    if stale:
+        log.warning(
+            "embed: the catalog has changed; readers leave the columns of %s out until %s",
+            ", ".join(stale),
+            " and ".join(f"raypipe {verb}" for verb in stale) + " has run again",
+        )
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def compare_metrics(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict
                 "verdict": _verdict(name, sigmas),
             }
         )
-    # Ids alone do not tell: those of all simulated surveys are alike.
+    # Fingerprints by earlier versions are those of ids, which all simulated surveys share.
     judged = [
         [each.get("data", {}).get(key) for key in ("fingerprint", "n_sources", "classes")]
         for each in (first, second)

@@ -17,6 +17,7 @@ from raypipe.catalog.classes import catalog_classes
 from raypipe.catalog.labels import TRUE_COUNTS, true_counts
 from raypipe.config import Config, EvaluateConfig
 from raypipe.errors import UsageError
+from raypipe.evaluation.alignments import alignment_figures, score_alignment
 from raypipe.evaluation.baselines import (
     Representation,
     comparison_row,
@@ -74,6 +75,7 @@ def evaluate(
     labels: str | os.PathLike[str] | None = None,
     catalog: str | os.PathLike[str] | None = None,
     study: bool = False,
+    alignment: str | None = None,
     compare: tuple[str, str] | None = None,
     config: Config | Mapping[str, Any] | str | Path | None = None,
 ) -> dict[str, Any]:
@@ -87,9 +89,14 @@ def evaluate(
     catalog.
 
     `study` asks all questions of the study, the setting `evaluate.questions` some of them: their
-    answers are `metrics["study"]`, and stay there until the catalog or the labels change. `catalog`
+    answers are `metrics["study"]`, written after each, and stay there until the catalog or the
+    labels change. A question is asked again only if what decides its answer changed, or if it
+    failed (`study.ask`). `catalog`
     is a table of real detections, with fluxes and variability, for those of the survey that were
     drawn from it, or for the catalog's own.
+
+    `metrics["alignment"]` scores the alignment whose columns `raypipe align` has added to the
+    catalog, or the one in the workspace with the id `alignment`.
 
     `compare` names two runs, each the path of a metrics.json or the id of a model with metrics of
     the release. Nothing is measured then; the answer lists their figures, and which are better or
@@ -101,8 +108,16 @@ def evaluate(
     evaluated = choose_catalog(store, release, model)
     asked = list(QUESTIONS) if study else settings.evaluate.questions
     with call.recorded() as figures:
-        metrics = plain(_metrics(store, evaluated, labels, catalog, asked, settings.evaluate))
-        store.write_json(metrics_name(evaluated.release, evaluated.model_id), metrics)
+        metrics, material = _metrics(
+            store, evaluated, labels, catalog, alignment, settings.evaluate
+        )
+
+        def keep(answers: dict[str, Any]) -> None:
+            metrics["study"] = plain(answers)
+            store.write_json(metrics_name(evaluated.release, evaluated.model_id), metrics)
+
+        keep(still_valid(earlier_metrics(store, evaluated), metrics))
+        ask(material, asked, metrics["study"], keep)
         figures.update(metrics["summary"])
     for headline in headlines(metrics):
         log.info("evaluate: %s: %s (%s)", headline.label, headline.value, headline.note)
@@ -118,11 +133,13 @@ def _metrics(
     evaluated: EvaluatedCatalog,
     labels: str | os.PathLike[str] | None,
     real_table: str | os.PathLike[str] | None,
-    asked: Sequence[str],
+    alignment: str | None,
     settings: EvaluateConfig,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Material]:
+    """Measure what every evaluation has; also return what the questions work on."""
     catalog, label_source = labeled_catalog(store, evaluated.release, evaluated.model_id, labels)
     n_rows, catalog = len(catalog), catalog.loc[has_latents(catalog)]
+    aligned = score_alignment(store, evaluated, catalog, real_table, alignment, settings.seed)
     judged, rows, why = choose_rows(catalog)
     judged, remark = limit_rows(catalog, judged, settings.seed)
     why += remark
@@ -142,12 +159,12 @@ def _metrics(
             "catalog_fingerprint": published_list.fingerprint if published_list else None,
         },
         "published": published(),
+        "alignment": aligned,
     }
     measured, material = _measure(store, evaluated, catalog, frame, real, settings)
     metrics |= measured
-    study = still_valid(earlier_metrics(store, evaluated), metrics) | ask(material, asked)
-    metrics["study"] = study
-    return metrics | {"summary": summarize(metrics)}
+    summary = summarize(metrics) | alignment_figures(aligned)
+    return plain(metrics | {"summary": summary}), material
 
 
 def _measure(

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from raypipe.model.bundle import Model
 from raypipe.model.covariance import latents_of_triangle
 from raypipe.spectra.batch import SpectraBatch
 from raypipe.spectra.channel_bins import MOST_BINS, ChannelBins
 from raypipe.spectra.decoding import COLUMNS, COUNTS, SpectraDecoder
+from raypipe.spectra.detection_rows import iterate_spectra
 from raypipe.spectra.responses import ResponseLibrary
-from raypipe.store.layout import spectra_folder
 from raypipe.store.workspace import Workspace
 
 MIN_HELD_OUT = 50
@@ -107,18 +106,6 @@ def latents_of(frame: pd.DataFrame) -> npt.NDArray[np.float64]:
 def has_latents(frame: pd.DataFrame) -> npt.NDArray[np.bool_]:
     """Return a mask (n,) of the rows whose latents are all finite."""
     return np.asarray(np.isfinite(latents_of(frame)).all(axis=1))
-
-
-def iterate_spectra(
-    workspace: Workspace, release: str, detection_ids: Sequence[str], columns: list[str]
-) -> Iterator[pa.Table]:
-    """Yield the rows of these detections in the spectra table, with `detection_id`, per part."""
-    wanted = pa.array(list(detection_ids), pa.string())
-    for name in workspace.files(spectra_folder(release), ".parquet"):
-        identity = workspace.read_table(name, ["detection_id"])
-        if pc.any(pc.is_in(identity["detection_id"].cast(pa.string()), wanted)).as_py():
-            table = workspace.read_table(name, ["detection_id", *columns])
-            yield table.filter(pc.is_in(table["detection_id"].cast(pa.string()), wanted))
 
 
 def read_spectra(

@@ -51,13 +51,26 @@ def describe_data(frame: pd.DataFrame, rows: str, why: str, labels: str | None) 
         "n_sources": len(set(sources_of(frame).tolist())),
         "labels": labels,
         "classes": {str(name): int(count) for name, count in sorted(classes.items())},
-        "fingerprint": fingerprint(frame["detection_id"].astype(str).tolist()),
+        "fingerprint": fingerprint(frame),
     }
 
 
-def fingerprint(detection_ids: list[str]) -> str:
-    """Return the SHA-256 of the sorted detection ids, one per line, whatever their order."""
-    return hashlib.sha256("\n".join(sorted(detection_ids)).encode()).hexdigest()
+COUNTS = ("total_counts", "counts_s", "counts_m", "counts_h")
+
+
+def fingerprint(frame: pd.DataFrame) -> str:
+    """Return a SHA-256 of detections: ids, sources, classes and counts, whatever their order.
+
+    Ids alone do not identify detections: those of all simulated surveys are alike.
+    """
+    rows = pd.DataFrame({"id": frame["detection_id"].astype(str), "source": sources_of(frame)})
+    if "class" in frame:
+        rows["class"] = frame["class"].astype("string").fillna("")
+    for name in COUNTS:
+        if name in frame:
+            rows[name] = frame[name].astype(np.float64)
+    hashes = pd.util.hash_pandas_object(rows, index=False).to_numpy()
+    return hashlib.sha256(np.sort(hashes).tobytes()).hexdigest()
 
 
 def published() -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -99,8 +100,36 @@ def grouped_folds(
     strata: IntArray, sources: TextArray, folds: int, seed: int
 ) -> list[tuple[IntArray, IntArray]]:
     """Return train and test indices of each fold; no source is in both, strata are even."""
+    groups = np.unique(sources.astype(str), return_inverse=True)[1]
+    kind = np.int64
+    of_row = _fold_of_rows(
+        np.ascontiguousarray(strata, kind).tobytes(), groups.astype(kind).tobytes(), folds, seed
+    )
+    judged = [of_row == fold for fold in range(folds)]
+    return [(np.flatnonzero(~rows), np.flatnonzero(rows)) for rows in judged]
+
+
+@lru_cache(maxsize=128)
+def _fold_of_rows(strata: bytes, groups: bytes, folds: int, seed: int) -> npt.NDArray[np.int8]:
+    """Return the fold in which each row is judged, (n,), from strata and groups as bytes of int64.
+
+    Folds of thousands of sources take seconds, and every representation is judged on the same ones.
+    """
+    codes, sources = (np.frombuffer(each, np.int64) for each in (strata, groups))
+    of_row = np.empty(len(codes), np.int8)
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-    return list(splitter.split(np.zeros((len(strata), 1)), strata, groups=sources))
+    blank = np.zeros((len(codes), 1))
+    for fold, (_, test) in enumerate(splitter.split(blank, codes, groups=sources)):
+        of_row[test] = fold
+    of_row.flags.writeable = False
+    return of_row
+
+
+def limit(rows: IntArray, most: int, seed: int) -> IntArray:
+    """Draw at most `most` of the rows at random, and return them in their order."""
+    if len(rows) <= most:
+        return rows
+    return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
 
 
 def bootstrap_sums(values: FloatArray, sources: TextArray, seed: int) -> FloatArray:

@@ -35,6 +35,9 @@ _SCRIPTS = (
 _TABULATED_COUNTS = 400
 """Counts up to which the page has confidence limits; it uses the normal ones beyond."""
 
+MOST_SHAPED = 20_000
+"""Most detections whose points show shapes and outlines; those of more are too small for them."""
+
 OFFLINE_NOTES = (
     "It needs no network. Links to other services open only when you follow them.",
     "Counts are exact; fold and background are within 0.5%, the flux within 1%, other numbers "
@@ -46,7 +49,7 @@ def explorer_page(data: ExplorerData) -> str:
     """Return the whole page; it loads nothing from elsewhere."""
     title, notes = f"Explorer of {data.release}", [*data.notes, *OFFLINE_NOTES]
     lead = f"{count_of(len(data.frame), 'detection')}, latents by {data.model_id}"
-    return fill_page(title, lead, notes, page_data(data), make_figures())
+    return fill_page(title, lead, notes, page_data(data), make_figures(outlined=_are_shaped(data)))
 
 
 def fill_page(
@@ -87,6 +90,7 @@ def page_data(data: ExplorerData) -> dict[str, Any]:
             len(frame), data.release, data.model_id, data.columns.columns, data.strangest
         ),
         "served": False,
+        "shaped": _are_shaped(data),
         "texts": _packed_texts(frame),
         "ra": packed_doubles(ra),
         "dec": packed_doubles(dec),
@@ -111,6 +115,10 @@ def page_data(data: ExplorerData) -> dict[str, Any]:
         "spectra": _spectra(data.spectra),
         **_errors(frame),
     }
+
+
+def _are_shaped(data: ExplorerData) -> bool:
+    return len(data.frame) <= MOST_SHAPED
 
 
 def common_data(

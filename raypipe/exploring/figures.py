@@ -14,6 +14,7 @@ from bokeh.models import (
     LinearColorMapper,
     LogTicker,
     LogTickFormatter,
+    PolyAnnotation,
     Range1d,
     Span,
 )
@@ -44,17 +45,22 @@ class Figures:
         return dict(vars(self))
 
 
-def make_figures(shaded: bool = False) -> Figures:
+def make_figures(shaded: bool = False, outlined: bool = True) -> Figures:
     """Make all figures; map and sky share their points, and with them selection and filter.
 
     Where the catalog is `shaded`, an image shows all detections, and the points are those selected.
+    Points that are not `outlined` take half the time to draw, and have only filled shapes.
     """
-    points = _source("points", "x", "y", "sx", "sy", "value", "size", "shape")
-    points.selected.js_on_change("indices", CustomJS(code=_SELECTED))
-    view = CDSView(filter=BooleanFilter(name="kept"))
-    mapper = LinearColorMapper(name="colors", palette=[MUTED], low=0, high=1, nan_color=MUTED)
-    plane = _plane("map", points, view, mapper, ("x", "y"), 460)
-    sky = _plane("sky", points, view, mapper, ("sx", "sy"), 380)
+    points = _Points(
+        _source("points", "x", "y", "sx", "sy", "value", "size", "shape"),
+        _source("coarse", "x", "y", "sx", "sy", "value", "size"),
+        LinearColorMapper(name="colors", palette=[MUTED], low=0, high=1, nan_color=MUTED),
+        outlined,
+    )
+    points.all.selected.js_on_change("indices", CustomJS(code=_SELECTED))
+    kept = CDSView(filter=BooleanFilter(name="kept"))
+    plane = _plane("map", points, kept, ("x", "y"), 460)
+    sky = _plane("sky", points, kept, ("sx", "sy"), 380)
     plane.x_range, plane.y_range = Range1d(0, 1), Range1d(0, 1)
     for drawn in (plane, sky) if shaded else ():
         image = _source(f"{drawn.name}_image", "url", "x", "y", "w", "h")
@@ -68,19 +74,44 @@ def make_figures(shaded: bool = False) -> Figures:
     return Figures(plane, sky, _counts_figure(), _residuals_figure(), _flux_figure())
 
 
+@dataclass(frozen=True)
+class _Points:
+    """Hold what map and sky draw: all points, and the few that stand for them during a movement."""
+
+    all: ColumnDataSource
+    coarse: ColumnDataSource
+    mapper: LinearColorMapper
+    outlined: bool
+
+    @property
+    def style(self) -> dict[str, Any]:
+        color = {"field": "value", "transform": self.mapper}
+        outline = {"line_width": 0.4, "line_alpha": 0.9} if self.outlined else {}
+        line = color if self.outlined else None
+        return {
+            "size": "size",
+            "fill_color": color,
+            "fill_alpha": 0.75,
+            "line_color": line,
+        } | outline
+
+
 def _source(name: str, *columns: str) -> ColumnDataSource:
     return ColumnDataSource({column: [] for column in columns}, name=name)
 
 
 def _plane(
     name: str,
-    points: ColumnDataSource,
-    view: CDSView,
-    mapper: LinearColorMapper,
+    points: _Points,
+    kept: CDSView,
     xy: tuple[str, str],
     height: int,
 ) -> figure:
-    """Make a figure of all points, of the shown one with its posterior, and of joined sources."""
+    """Make a figure of all points, of the shown one with its posterior, and of joined sources.
+
+    The shown point is marked on a layer above the others, so that these are not drawn again when
+    the pointer moves on.
+    """
     drawn = figure(
         name=name, tools=_TOOLS, active_scroll="wheel_zoom", output_backend="webgl", height=height,
         sizing_mode="stretch_width", active_drag="pan",
@@ -90,20 +121,15 @@ def _plane(
         "x0", "y0", "x1", "y1", source=joins, line_color=MUTED, line_alpha=0.5, line_width=1
     )
     shown = drawn.scatter(
-        *xy, source=points, view=view, size="size", marker="shape", line_width=0.4,
-        line_color={"field": "value", "transform": mapper}, fill_alpha=0.75,
-        fill_color={"field": "value", "transform": mapper}, line_alpha=0.9,
-        nonselection_fill_alpha=0.12, nonselection_line_alpha=0.1, name=f"{name}_points",
+        *xy, source=points.all, view=kept, marker="shape", nonselection_fill_alpha=0.12,
+        nonselection_line_alpha=0.1, name=f"{name}_points", **points.style,
     )  # fmt: skip
-    ellipse = _source(f"{name}_ellipse", "x", "y")
-    drawn.line(
-        "x", "y", source=ellipse, line_color=ACCENT, line_width=2.5, name=f"{name}_ellipse_line"
-    )
-    current = _source(f"{name}_current", "x", "y")
-    drawn.scatter(
-        "x", "y", source=current, size=16, marker="circle", fill_color=None, line_color=ACCENT,
-        line_width=2.5, name=f"{name}_current_ring",
-    )  # fmt: skip
+    drawn.scatter(*xy, source=points.coarse, visible=False, name=f"{name}_coarse", **points.style)
+    line = {"line_color": ACCENT, "line_alpha": 1, "line_width": 2.5}
+    for mark in ("ellipse", "ring"):
+        drawn.add_layout(
+            PolyAnnotation(name=f"{name}_{mark}", level="overlay", fill_color=None, **line)
+        )
     drawn.add_tools(
         HoverTool(tooltips=None, renderers=[shown], callback=CustomJS(code=_HOVER), visible=False)
     )

@@ -87,6 +87,13 @@ class ExplorerServer(ThreadingHTTPServer):
         finally:
             self.server_close()
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Keep quiet about a browser that has left; print other errors."""
+        if isinstance(sys.exception(), ConnectionError):
+            log.debug("explore: the browser left before its answer was sent")
+        else:
+            super().handle_error(request, client_address)
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"

@@ -29,6 +29,7 @@ def served_page(catalog: ServedCatalog) -> str:
             len(catalog), catalog.release, catalog.model_id, catalog.columns, catalog.strangest
         ),
         "served": True,
+        "shaped": True,
         "maps": [map_head(each) for each in catalog.maps],
         "sky_labels": {frame: axis_labels(frame) for frame in FRAMES},
     }

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from raypipe.evaluation.selection import BATCH_ROWS, iterate_spectra, latents_of
+from raypipe.evaluation.selection import BATCH_ROWS, latents_of
 from raypipe.exploring.packing import logarithms, packed_block, varints
 from raypipe.model.bundle import Model
 from raypipe.model.channel_axes import ChannelAxes
@@ -21,6 +21,7 @@ from raypipe.model.presets import Folded
 from raypipe.spectra.batch import SpectraBatch
 from raypipe.spectra.channel_bins import ChannelBins
 from raypipe.spectra.decoding import COLUMNS
+from raypipe.spectra.detection_rows import iterate_spectra
 from raypipe.spectra.grid import EnergyGrid
 from raypipe.spectra.responses import ResponseLibrary
 from raypipe.store.workspace import Workspace

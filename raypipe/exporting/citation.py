@@ -39,12 +39,15 @@ _CSC_REFERENCES = tuple(
         "type": "article",
         "title": title,
         "authors": [{"family-names": "Evans", "given-names": "Ian N."}, {"name": "et al."}],
+        "journal": "The Astrophysical Journal Supplement Series",
+        "volume": volume,
+        "start": start,
         "year": year,
         "doi": doi,
     }
-    for title, year, doi in (
-        ("The Chandra Source Catalog", 2010, "10.1088/0067-0049/189/1/37"),
-        ("The Chandra Source Catalog Release 2 Series", 2024, "10.3847/1538-4365/ad6319"),
+    for title, volume, start, year, doi in (
+        ("The Chandra Source Catalog", 189, 37, 2010, "10.1088/0067-0049/189/1/37"),
+        ("The Chandra Source Catalog Release 2 Series", 274, 22, 2024, "10.3847/1538-4365/ad6319"),
     )
 )
 
@@ -87,7 +90,9 @@ class Origin:
         if not self.is_csc:
             return terms
         papers = "; ".join(
-            f"{paper['title']} ({paper['year']}), doi:{paper['doi']}" for paper in _CSC_REFERENCES
+            f"Evans et al. ({paper['year']}), {paper['title']}, ApJS {paper['volume']}, "
+            f"{paper['start']}, doi:{paper['doi']}"
+            for paper in _CSC_REFERENCES
         )
         return (
             f"{terms} Please acknowledge: This research has made use of data obtained from the "

@@ -274,10 +274,13 @@ def count_of(number: int, noun: str) -> str:
 
 
 def minus(text: str) -> str:
-    """Set a typographic minus sign, and no sign if the number is rounded to zero."""
+    """Set typographic minus signs of numbers, and no sign if a number is rounded to zero.
+
+    Hyphens of words ("z-scores", "PCA-8") stay.
+    """
     if not any(digit in text for digit in "123456789"):
         text = text.lstrip("+-")
-    return text.replace("-", "−")
+    return re.sub(r"(?<![A-Za-z])-(?=[\d.])|(?<=\de)-(?=\d)", "−", text)
 
 
 def _class(style: str) -> str:

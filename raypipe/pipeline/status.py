@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from raypipe.catalog.added_columns import added_verbs
 from raypipe.errors import UsageError
 from raypipe.model.choice import default_model, models_of
 from raypipe.store.layout import (
@@ -33,7 +34,8 @@ def status(call: Call, workspace: str | Path | Workspace) -> dict[str, Any]:
 
     `default_model` is the one that verbs use if none is named, and says why it is.
     For a release: the rows of manifest, spectra and rejects and whether they add up, the rejects by
-    reason, and for each catalog its rows and whether evaluation and report exist. For a tuning: the
+    reason, and for each catalog its rows, whether evaluation and report exist, and for each verb
+    that has added columns, whether these belong to the catalog as it is now. For a tuning: the
     number of trials by status, and the best model so far. Raises UsageError where nothing is, for
     the address may be misspelled.
     """
@@ -72,6 +74,10 @@ def status_lines(state: dict[str, Any]) -> list[str]:
         lines += [f"    rejected {n}: {why}" for why, n in release["rejects_by_reason"].items()]
         for catalog in release["catalogs"]:
             extras = [name for name in ("evaluation", "report") if catalog[name]]
+            extras += [
+                name if current else f"{name} of an earlier state (run raypipe {name} again)"
+                for name, current in catalog["columns"].items()
+            ]
             lines.append(
                 f"    catalog {catalog['model_id']}: {catalog['rows']} rows"
                 + "".join(f", {name}" for name in extras)
@@ -104,16 +110,20 @@ def _release(workspace: Workspace, release: str) -> dict[str, Any]:
         ),
         "rejects_by_reason": _reasons(workspace, release),
         "catalogs": [
-            {
-                "model_id": model_id,
-                "rows": require_publication(workspace, release, model_id).rows,
-                "evaluation": workspace.exists(
-                    f"{evaluation_folder(release, model_id)}/metrics.json"
-                ),
-                "report": workspace.exists(report_name(release, model_id)),
-            }
+            _catalog(workspace, release, model_id)
             for model_id in published_models(workspace, release)
         ],
+    }
+
+
+def _catalog(workspace: Workspace, release: str, model_id: str) -> dict[str, Any]:
+    published = require_publication(workspace, release, model_id)
+    return {
+        "model_id": model_id,
+        "rows": published.rows,
+        "evaluation": workspace.exists(f"{evaluation_folder(release, model_id)}/metrics.json"),
+        "report": workspace.exists(report_name(release, model_id)),
+        "columns": added_verbs(workspace, published),
     }
 
 

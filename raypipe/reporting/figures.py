@@ -101,12 +101,15 @@ def learning_curve(history: Sequence[Mapping[str, Any]], best_epoch: int | None)
 
 
 @_in_style
-def latent_map(positions: FloatArray, classes: TextArray, names: Sequence[str] = ()) -> Figure:
+def latent_map(
+    positions: FloatArray, classes: TextArray, names: Sequence[str] = (), width: float = 5.6
+) -> Figure:
     """Draw detections in a plane (n, 2), colored by class; unlabeled ones (None) are gray.
 
     The rarest of many classes are joined. `names` (n,), if given, are written beside the points.
+    Text is larger on a figure of less `width`, in inches, because the page scales figures.
     """
-    figure, axes = new_figure(5.6, 4.6)
+    figure, axes = new_figure(width, 0.82 * width)
     _scatter_classes(axes, positions, join_rare(classes))
     for (x, y), name in zip(positions, names, strict=False):
         axes.annotate(name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7.5)
@@ -324,7 +327,10 @@ def _point_size(n: int) -> float:
 
 def _legend_below(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, handletextpad=0.2)
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=4, handletextpad=0.2, columnspacing=1,
+        markerscale=1.8,
+    )  # fmt: skip
 
 
 def _bare(axes: Axes) -> None:

@@ -159,7 +159,7 @@ def _pictures(report_data: ReportData) -> list[Html]:
         classes = np.array([c if isinstance(c, str) else None for c in rows["class"]], object)
     pictures = [
         figure(
-            figures.latent_map(chart.positions, classes),
+            figures.latent_map(chart.positions, classes, width=3.8),
             "Each point is a spectrum; neighbors have similar spectra, whatever their brightness.",
             title="Spectra in order of similarity",
             link=report_data.explorer,

@@ -14,7 +14,9 @@ from raypipe.config import Config
 from raypipe.evaluation.evaluated_catalog import choose_catalog
 from raypipe.html.page import Html, count_of, page, section
 from raypipe.reporting import detections, glance, scores, sections, study
+from raypipe.reporting.aligned import aligned_section
 from raypipe.reporting.classified import classified_section
+from raypipe.reporting.clusters import clusters_section
 from raypipe.reporting.report_data import ReportData, gather_report_data
 from raypipe.store.layout import report_name
 from raypipe.store.workspace import Workspace
@@ -29,7 +31,9 @@ SECTIONS = (
     ("spectra", "Spectra and their reconstructions", sections.spectra_section),
     ("latents", "Latents", sections.latents_section),
     ("evaluation", "Evaluation", scores.evaluation_section),
+    ("clusters", "Clusters", clusters_section),
     ("classified", "Classification", classified_section),
+    ("aligned", "Alignment with a second view", aligned_section),
     ("study", "The study's questions", study.study_section),
     ("training", "Training", sections.training_section),
     ("data", "Data", sections.data_section),
@@ -75,10 +79,10 @@ def build_page(report_data: ReportData) -> Html:
         (anchor, title, section(anchor, title, build(report_data)))
         for anchor, title, build in SECTIONS
     ]
-    preset = f", preset {report_data.model.preset}" if report_data.model is not None else ""
     return page(
         title=f"Latent catalog of {report_data.release}",
-        lead=f"{count_of(len(report_data.catalog), 'detection')} by {report_data.model_id}{preset}",
+        lead=f"{count_of(len(report_data.catalog), 'detection')}, "
+        f"latents by {report_data.model_id}",
         sections=made,
         footer=f"raypipe {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +14,11 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from raypipe.catalog.classes import catalog_classes
+from raypipe.catalog.open import open_clusters
 from raypipe.classifying.classify import metrics_name as classified_name
 from raypipe.config import ReportConfig
 from raypipe.display.spectrum_figure import BinnedSpectrum
+from raypipe.errors import RaypipeError, UsageError
 from raypipe.evaluation.evaluated_catalog import EvaluatedCatalog, labeled_catalog, metrics_name
 from raypipe.evaluation.selection import choose_rows, has_latents, latents_of, read_spectra
 from raypipe.evaluation.validation import fitting_threads, on_one_scale
@@ -31,6 +34,8 @@ from raypipe.store.manifest import read_manifest_summary
 from raypipe.store.parts import count_rows
 from raypipe.store.publication import published_models
 from raypipe.store.workspace import Workspace
+
+log = logging.getLogger(__name__)
 
 SHOW_ALL_ROWS = 20
 """A report shows every detection of a catalog with at most this many."""
@@ -83,6 +88,7 @@ class ReportData:
     labels: str | None
     metrics: dict[str, Any] | None
     classified: dict[str, Any] | None
+    clusters: pd.DataFrame | None
     model: Model | None
     training: dict[str, dict[str, Any]]
     totals: dict[str, int]
@@ -120,6 +126,7 @@ def gather_report_data(
         labels=label_source,
         metrics=store.read_object(metrics, {}) if store.exists(metrics) else None,
         classified=_classified(store, release, model_id),
+        clusters=_clusters(store, release, model_id),
         model=model,
         training=_training_records(store, evaluated),
         totals=count_rows(store, release),
@@ -138,6 +145,17 @@ def _classified(store: Workspace, release: str, model_id: str) -> dict[str, Any]
     if not store.exists(name):
         return None
     return store.read_object(name, {"classified": dict, "features": dict, "prior": dict})
+
+
+def _clusters(store: Workspace, release: str, model_id: str) -> pd.DataFrame | None:
+    """Read the table of clusters of a catalog, None if it has none that still belong to it."""
+    try:
+        return open_clusters(store, release=release, model=model_id)
+    except UsageError:
+        return None
+    except RaypipeError as error:
+        log.warning("report: clusters are left out: %s", error)
+        return None
 
 
 def choose_examples(catalog: pd.DataFrame, wanted: int, seed: int) -> list[int]:

@@ -54,8 +54,8 @@ def _beside_published(metrics: Mapping[str, Any]) -> Html:
     rows = [
         [
             text_cell(each.question),
-            text_cell(each.published, wide=True),
-            text_cell(minus(each.ours), wide=True),
+            text_cell(each.published),
+            text_cell(minus(each.ours)),
             text_cell(each.differs, wide=True),
         ]
         for each in beside_published(metrics)
@@ -92,8 +92,8 @@ def _sky(answer: Answer) -> Html:
         "Each detection of the catalog beside the real one that it was drawn from. KS is the "
         "distance of the two distributions, 0 if they are equal; ours - real is the median "
         "difference and half the width of 68% of the differences, of log10 for fluxes and counts. "
-        "A survey is drawn at the real counts, but with another exposure, so that its fluxes "
-        "scatter; its hardness should not."
+        "A survey is drawn at the real counts and fluxes, as far as exposures allow; its fluxes "
+        "scatter as photons do."
     )
     numbers = range(1, len(headers))
     return join([table(headers, rows, numbers=numbers), paragraph(note, "note")])
@@ -289,7 +289,7 @@ def _formulas(answer: Answer) -> Html:
         [
             table(headers, rows, numbers=range(2, 6)),
             paragraph(note, "note"),
-            figure(fronts, "R² against length of all formulas of each front.", wide=True),
+            grid([figure(fronts, "R² against length of all formulas of each front.")]),
         ]
     )
 

@@ -50,7 +50,7 @@ def formula_fronts(by_direction: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Draw R2 on held-out sources against length, one line per direction."""
     known = {name: each for name, each in by_direction.items() if each["reason"] is None}
     with styled():
-        figure, axes = new_figure(7.0, 3.2)
+        figure, axes = new_figure(5.2, 4.0)
         colors = colormaps["tab20"]
         for number, (name, each) in enumerate(known.items()):
             front = each["front"]
@@ -60,6 +60,6 @@ def formula_fronts(by_direction: Mapping[str, Mapping[str, Any]]) -> Figure:
                 marker="o", ms=3.5, lw=1.1, color=colors(number % 20), label=name,
             )  # fmt: skip
         axes.set(xlabel="length of the formula", ylabel="R²", ylim=(0, 1))
-        axes.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=4)
         light_grid(axes)
     return figure

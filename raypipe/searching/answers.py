@@ -39,8 +39,10 @@ _COLUMNS = {
     "class": _Shown(),
     "likely_class": _Shown("likely class", meaning="most probable class by the model"),
     "p_likely_class": _Shown(
-        "p", ".2f", meaning="its probability, if all classes are equally frequent"
+        "p", ".2f", meaning="its probability, of the catalog's columns p_<class>"
     ),
+    "best_class": _Shown("best class"),
+    "cluster": _Shown(form=".0f"),
     "total_counts": _Shown("counts", ",.0f"),
     "hardness": _Shown(
         form="+.2f",

@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 _ABOUT = ("detection_id", "best_detection_id", "name", "ra", "dec", "class", "total_counts")
 _FIT = ("cash", "cash_expected", "fit_zscore", "anomaly_score", "n_detections")
 _BANDS = tuple(f"{kind}_{band}" for kind in ("counts", "background_counts") for band in "smh")
-_WANTED = frozenset({*_ABOUT, "cluster", *_FIT, *_BANDS, *CAUSE_COLUMNS})
+_ADDED = ("cluster", "best_class")
+"""Columns that `cluster` and `classify` have added."""
+_WANTED = frozenset({*_ABOUT, *_ADDED, *_FIT, *_BANDS, *CAUSE_COLUMNS})
 _READERS = 8
 
 
@@ -70,7 +72,7 @@ class SearchedRows:
         (h - s) / (h + s) of net counts, and `causes` are those of `raypipe.searching.causes`.
         """
         found = self.table.take(pa.array(rows)).to_pandas()
-        described = found[[name for name in (*_ABOUT, "cluster") if name in found]].copy()
+        described = found[[name for name in (*_ABOUT, *_ADDED) if name in found]].copy()
         if self.classes:
             likely = most_probable(found, self.classes)
             described["likely_class"], described["p_likely_class"] = (

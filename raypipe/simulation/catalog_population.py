@@ -7,6 +7,7 @@ import pandas as pd
 
 from raypipe.catalog.brought_table import read_catalog
 from raypipe.errors import UsageError
+from raypipe.physics.energy import FloatArray
 from raypipe.simulation.populations import Sources
 from raypipe.simulation.targets import Targets
 from raypipe.store.addresses import Address, shown
@@ -25,6 +26,8 @@ LOWEST_NH_1E20 = 0.1
 """Smaller fitted column densities have no visible effect and are raised to this."""
 
 COUNTS_COLUMN = "src_cnts_aper90_b"
+FLUX_COLUMN = "obs_flux_aper90_b"
+"""Energy flux of the detection, erg/cm2/s, 0.5-7 keV. A table may lack it."""
 IDENTITY_COLUMNS = ("name", "ra", "dec", "obsid", "obi", "region_id", "class")
 FIT_COLUMNS = tuple(
     f"{model}_{suffix}"
@@ -48,9 +51,9 @@ def catalog_targets(
     (`raypipe.catalog.column_names.CLASS_COLUMNS`), which is blank if unknown. The spectrum is the
     fit with the smallest statistic among power law, black body and bremsstrahlung with credible
     parameters (`CREDIBLE`); sources without such a fit are left out. Expected counts are the
-    detection's net counts, limited to `counts_min` and `counts_max`. No source is drawn again
-    before all have been drawn. Raises UsageError if the table cannot be read, lacks columns, or has
-    no fits.
+    detection's net counts, limited to `counts_min` and `counts_max`, and its flux is that of
+    `FLUX_COLUMN`. No source is drawn again before all have been drawn. Raises UsageError if the
+    table cannot be read, lacks columns, or has no fits.
     """
     table = read_catalog(path).to_pandas()
     needed = (*IDENTITY_COLUMNS, COUNTS_COLUMN, *FIT_COLUMNS)
@@ -82,6 +85,7 @@ def catalog_targets(
             + "."
             + drawn["region_id"].astype(str)
         ).to_numpy(dtype=object),
+        flux=_fluxes(drawn),
     )
 
 
@@ -94,6 +98,14 @@ def best_models(table: pd.DataFrame) -> pd.Series:
         statistics[model] = table[f"{model}_stat"].where(credible)
     fitted = statistics.notna().any(axis=1)
     return statistics[fitted].idxmin(axis=1).reindex(table.index)
+
+
+def _fluxes(rows: pd.DataFrame) -> FloatArray:
+    """Return the fluxes of rows, (n,), NaN where there is none or only an upper limit."""
+    if FLUX_COLUMN not in rows:
+        return np.full(len(rows), np.nan)
+    flux = rows[FLUX_COLUMN].to_numpy(dtype=float, na_value=np.nan)
+    return np.where(flux > 0, flux, np.nan)
 
 
 def _label(value: object) -> str | None:

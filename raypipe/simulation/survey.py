@@ -14,14 +14,12 @@ from raypipe.simulation.background import background_shape, backscal_range
 from raypipe.simulation.instrument import Instrument, effective_area, fold
 from raypipe.simulation.mission_products import FILE_PREFIX, mission_stem
 from raypipe.simulation.populations import PARAMETERS, photon_flux
-from raypipe.simulation.survey_plan import BATCH, Plan, plan_survey
+from raypipe.simulation.survey_plan import BATCH, EXPOSURE_RANGE_S, Plan, plan_survey
 
 RELEASE = "sim"
 OBI = 0
 REGION_ID = 1
 
-EXPOSURE_RANGE_S = (1e3, 250e3)
-"""Limits of the exposures of ACIS. They were chosen."""
 SHORTEST_S = 20.0
 """Shortest exposure of another telescope than ACIS: some have ten times its area."""
 

@@ -18,11 +18,21 @@ from raypipe.simulation.catalog_population import catalog_targets
 from raypipe.simulation.instrument import Instrument
 from raypipe.simulation.responses import read_responses
 from raypipe.simulation.targets import Targets, population_targets
-from raypipe.simulation.visits import COARSE, SEEN_SHARE, choose_instruments, seen_shares
+from raypipe.simulation.visits import (
+    COARSE,
+    SEEN_SHARE,
+    choose_instruments,
+    count_rates,
+    fitting_instruments,
+    off_axis_shares,
+    seen_shares,
+)
 
 BATCH = 256
 """Number of detections that share a random stream. Another number changes the result of a seed."""
 
+EXPOSURE_RANGE_S = (1e3, 250e3)
+"""Limits of the exposures of ACIS. They were chosen."""
 TYPICAL_EXPOSURE_S = 25e3
 EXPOSURE_DEX = 0.4
 """Exposures for which counts are planned are log-normal. The values were chosen."""
@@ -104,6 +114,8 @@ def plan_survey(
 
     Sources come from the built-in population, or from the table `catalog`; instruments are the
     built-in ones, or the responses of any telescopes in the folder, or the folders, `responses`.
+    A detection of a table keeps its counts and its flux: that decides its exposure, and its
+    response where another would need an impossible exposure.
     Each source is observed `visits` times, through different telescopes as far as there are any;
     with 1 visit some sources are observed again by chance. Plasmas are raypipe's own, or made from
     the tables of AtomDB in the folder `apec_dir`. The same arguments give the same plan. Raises
@@ -132,8 +144,16 @@ def plan_survey(
     source_flux = (targets.counts / typical * ERG_PER_COUNT)[first]
     source_row = np.unique(targets.source, return_inverse=True)[1]
     instrument = rng.integers(len(instruments), size=detections)
-    if visits > 1 or not all(each.is_acis for each in instruments):
+    is_chandra = all(each.is_acis for each in instruments)
+    if visits > 1 or not is_chandra:
         instrument, targets = _observed(seed, targets, instruments, tables)
+    scatter = _dex(rng, 1.0, VARIABILITY_DEX, detections)
+    off_axis = HIGHEST_OFF_AXIS_ARCMIN * np.sqrt(rng.uniform(0, 1, detections))
+    psf_fraction = rng.uniform(*PSF_FRACTION, detections)
+    if visits == 1 and is_chandra and np.isfinite(targets.flux).any():
+        shares = off_axis_shares(off_axis) * psf_fraction
+        exposures = _needed_exposures(targets, instruments, shares, tables)
+        instrument = fitting_instruments(instrument, exposures, EXPOSURE_RANGE_S)
     usual_rate = np.array([background_rate(each) for each in instruments])
     return Plan(
         instruments=instruments,
@@ -141,9 +161,9 @@ def plan_survey(
         targets=targets,
         seed=seed,
         instrument=instrument,
-        flux=source_flux[source_row] * _dex(rng, 1.0, VARIABILITY_DEX, detections),
-        off_axis_arcmin=HIGHEST_OFF_AXIS_ARCMIN * np.sqrt(rng.uniform(0, 1, detections)),
-        psf_fraction=rng.uniform(*PSF_FRACTION, detections),
+        flux=np.where(np.isfinite(targets.flux), targets.flux, source_flux[source_row] * scatter),
+        off_axis_arcmin=off_axis,
+        psf_fraction=psf_fraction,
         background_share=_log_uniform(rng, BACKGROUND_SHARE, detections),
         background_area=rng.uniform(*BACKGROUND_AREA, detections),
         background_rate=_dex(rng, 1.0, BACKGROUND_RATE_DEX, detections) * usual_rate[instrument],
@@ -166,6 +186,17 @@ def _observed(
     seen = np.minimum(shares[targets.source, instrument] / SEEN_SHARE, 1.0)
     counts = np.maximum(targets.counts * seen, LEAST_COUNTS)
     return instrument, replace(targets, counts=counts)
+
+
+def _needed_exposures(
+    targets: Targets, instruments: Sequence[Instrument], shares: FloatArray, apec_dir: str | None
+) -> FloatArray:
+    """Return the exposure (s) that gives counts and flux of each detection: (N, I), NaN if unknown.
+
+    `shares` (N,) of the area on axis are left where the detection lies.
+    """
+    rates = count_rates(targets.sources, instruments, apec_dir)[targets.source] * shares[:, None]
+    return np.asarray((targets.counts / targets.flux)[:, None] / rates)
 
 
 def _instruments(responses: Responses) -> Sequence[Instrument]:
@@ -211,7 +242,11 @@ def _repeated(
     counts = np.exp(rng.uniform(np.log(counts_min), np.log(counts_max), detections))
     counts[::visits] = targets.counts
     return replace(
-        targets, source=targets.source[again], counts=counts, origin=targets.origin[again]
+        targets,
+        source=targets.source[again],
+        counts=counts,
+        origin=targets.origin[again],
+        flux=targets.flux[again],
     )
 
 

@@ -20,7 +20,8 @@ class Targets:
 
     Per source (K,): `sources` (parameters), `label` (class or None), `name`, `ra`, `dec` (deg).
     Per detection (N,): `source` (index of the source), `counts` (expected source counts, 0.5-7
-    keV), `origin` (the detection of a real catalog whose counts it has, or None).
+    keV), `origin` (the detection of a real catalog whose counts it has, or None), `flux` (that
+    detection's flux, erg/cm2/s, 0.5-7 keV, NaN if unknown).
     """
 
     sources: Sources
@@ -31,6 +32,7 @@ class Targets:
     source: npt.NDArray[np.intp]
     counts: FloatArray
     origin: npt.NDArray[np.object_]
+    flux: FloatArray
 
     def __len__(self) -> int:
         return len(self.source)
@@ -65,6 +67,7 @@ def population_targets(
         source=source,
         counts=np.exp(rng.uniform(np.log(counts_min), np.log(counts_max), detections)),
         origin=np.full(detections, None, dtype=object),
+        flux=np.full(detections, np.nan),
     )
 
 

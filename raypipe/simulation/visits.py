@@ -1,4 +1,4 @@
-"""Choose which telescopes look at which sources."""
+"""Choose which telescopes and which of their responses look at which sources."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from raypipe.physics.energy import BAND_KEV, EnergyGrid, FloatArray
-from raypipe.simulation.instrument import Instrument
+from raypipe.physics.energy import BAND_KEV, ERG_PER_KEV, EnergyGrid, FloatArray
+from raypipe.simulation.instrument import Instrument, vignetting
 from raypipe.simulation.populations import Sources, photon_flux
 
 SEEN_SHARE = 0.01
@@ -16,6 +16,8 @@ SEEN_SHARE = 0.01
 USABLE_AREA = 0.05
 """Energies count as seen where the area is at least this share of its maximum from 0.5 to 7 keV."""
 COARSE = EnergyGrid(0.3, 10.0, 194)
+TYPICAL_KEV = 1.5
+"""Energy of a typical photon, by which areas off axis are compared."""
 _SOURCES_AT_ONCE = 4096
 
 
@@ -34,6 +36,50 @@ def seen_shares(
         flux = photon_flux(sources.take(rows), COARSE, apec_dir)[:, COARSE.in_band]
         shares[rows] = (flux @ seen) / flux.sum(axis=1, keepdims=True)
     return shares
+
+
+def count_rates(
+    sources: Sources, instruments: Sequence[Instrument], apec_dir: str | None = None
+) -> FloatArray:
+    """Return counts per second of each source at a flux of 1 erg/cm2/s, 0.5-7 keV, on axis: (K, I).
+
+    Redistribution is ignored, which changes some percent. `apec_dir` is that of `photon_flux`.
+    """
+    energies = COARSE.mid_kev[COARSE.in_band]
+    area = np.stack(
+        [
+            np.interp(energies, each.energy_mid_kev, each.area_cm2, left=0.0, right=0.0)
+            for each in instruments
+        ],
+        axis=1,
+    )
+    rates = np.empty((len(sources), len(instruments)))
+    for start in range(0, len(sources), _SOURCES_AT_ONCE):
+        rows = np.arange(start, min(start + _SOURCES_AT_ONCE, len(sources)))
+        flux = photon_flux(sources.take(rows), COARSE, apec_dir)[:, COARSE.in_band]
+        rates[rows] = (flux @ area) / (flux @ energies * ERG_PER_KEV)[:, None]
+    return rates
+
+
+def fitting_instruments(
+    drawn: npt.NDArray[np.intp], exposures_s: FloatArray, limits_s: tuple[float, float]
+) -> npt.NDArray[np.intp]:
+    """Replace drawn instruments (N,) that would need an exposure beyond the limits.
+
+    `exposures_s` (N, I) is what each instrument needs, NaN if nothing is asked of a detection. Its
+    instrument is kept then, and wherever its exposure is possible. Otherwise the detection gets the
+    instrument whose exposure is nearest to the limits, which may still lie beyond them.
+    """
+    low, high = limits_s
+    beyond = np.maximum(np.log(exposures_s / high), np.log(low / exposures_s))
+    beyond = np.maximum(np.nan_to_num(beyond), 0.0)
+    possible = beyond[np.arange(len(drawn)), drawn] == 0
+    return np.where(possible, drawn, beyond.argmin(axis=1))
+
+
+def off_axis_shares(off_axis_arcmin: FloatArray) -> FloatArray:
+    """Return the share of the on-axis area that is left at each angle (N,), at `TYPICAL_KEV`."""
+    return vignetting(np.array([TYPICAL_KEV]), off_axis_arcmin)[:, 0]
 
 
 def _sees(instrument: Instrument) -> FloatArray:

@@ -16,8 +16,13 @@ from raypipe.simulation.catalog_population import catalog_targets
 from raypipe.simulation.instrument import Instrument, effective_area
 from raypipe.simulation.populations import Sources
 from raypipe.simulation.responses import read_responses
-from raypipe.simulation.survey import EXPOSURE_RANGE_S, SHORTEST_S
-from raypipe.simulation.survey_plan import HIGHEST_OFF_AXIS_ARCMIN, PSF_FRACTION, SKY_SHARE
+from raypipe.simulation.survey import SHORTEST_S
+from raypipe.simulation.survey_plan import (
+    EXPOSURE_RANGE_S,
+    HIGHEST_OFF_AXIS_ARCMIN,
+    PSF_FRACTION,
+    SKY_SHARE,
+)
 from raypipe.simulation.targets import population_targets
 from raypipe.simulation.visits import seen_shares
 from raypipe.spectra.batch import stack_responses

@@ -22,15 +22,18 @@ QUICK: dict[str, Any] = {"width": 32, "epochs": 40, "batch_size": 64, "dropout":
 """Settings with which a toy is aligned in about a second."""
 
 
-def posteriors(rng: np.random.Generator, n: int, error: float) -> LatentPosteriors:
+def posteriors(
+    rng: np.random.Generator, n: int, error: float, latents: int = LATENTS
+) -> LatentPosteriors:
     """Latents of a unit normal, all with the same error."""
-    factors = np.broadcast_to(error * np.eye(LATENTS), (n, LATENTS, LATENTS)).copy()
-    return LatentPosteriors(rng.standard_normal((n, LATENTS)), factors)
+    factors = np.broadcast_to(error * np.eye(latents), (n, latents, latents)).copy()
+    return LatentPosteriors(rng.standard_normal((n, latents)), factors)
 
 
 def linear_view(z: np.ndarray, rng: np.random.Generator, noise: float = 0.1) -> list[ViewColumn]:
     """A vector that is a rotation of the latents, and their first one as a number."""
-    rotation = np.linalg.qr(rng.standard_normal((LATENTS, LATENTS)))[0]
+    latents = z.shape[1]
+    rotation = np.linalg.qr(rng.standard_normal((latents, latents)))[0]
     seen = z @ rotation + noise * rng.standard_normal(z.shape)
     return [
         ViewColumn("turned", "vector", seen.astype(np.float32)),

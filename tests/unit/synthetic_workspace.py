@@ -189,16 +189,18 @@ def publish_catalog(workspace: Workspace, spectra: pa.Table, model: Model) -> st
     return model.model_id
 
 
-def publish_table(workspace: Workspace, model: Model, table: pa.Table) -> None:
-    """Make a table the catalog by a model, in place of what is published."""
-    base = find_publication(workspace, RELEASE, model.model_id)
+def publish_table(
+    workspace: Workspace, model: Model, table: pa.Table, release: str = RELEASE
+) -> None:
+    """Make a table the catalog of a release by a model, in place of what is published."""
+    base = find_publication(workspace, release, model.model_id)
     number = base.number + 1 if base else 1
-    part = f"{catalog_folder(RELEASE, model.model_id)}/part-00000-{number}.parquet"
-    sources = f"{sources_folder(RELEASE, model.model_id)}/sources-{number}.parquet"
+    part = f"{catalog_folder(release, model.model_id)}/part-00000-{number}.parquet"
+    sources = f"{sources_folder(release, model.model_id)}/sources-{number}.parquet"
     workspace.write_table(part, table)
     workspace.write_tables(sources, source_tables(table, model))
     new = Publication(
-        RELEASE,
+        release,
         model.model_id,
         number=0,
         rows=table.num_rows,

@@ -6,13 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from raypipe.aligning.measure import flat, measure_translation, similarities
+from raypipe.aligning.calibrate import (
+    ONE_SIGMA_SHARE,
+    calibrate,
+    source_weights,
+    widening,
+)
+from raypipe.aligning.measure import measure_translation, similarities
 from raypipe.aligning.retrieval import baselines, chance, judge, ranks, recall
-from raypipe.aligning.usefulness import usefulness
+from raypipe.alignment.bundle import Alignment
+from raypipe.alignment.judged import JudgedPairs
 from raypipe.alignment.losses import cholesky_nll, info_nce, sigmoid_loss
 from raypipe.alignment.spectrum_inputs import LatentPosteriors
 from raypipe.alignment.translation import predict_latents, predict_views
 from raypipe.alignment.view_table import ViewColumn
+from raypipe.alignment.views import flat
 from raypipe.config_align import AlignConfig
 from raypipe.errors import UsageError
 from tests.unit.aligned_pairs import LATENTS, QUICK, Toy, linear_view, posteriors
@@ -61,7 +69,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(linear: Toy
 
 def test_each_side_predicts_the_other_with_errors_of_the_right_size(linear: Toy) -> None:
     made, judged = linear.alignment(), linear.judged()
-    measured = measure_translation(made, judged)
+    measured = measure_translation(made, linear.pairs.take(linear.division.test), judged)
     assert measured["view"]["first"]["r2"] > 0.9
     assert 0.5 < measured["view"]["first"]["coverage"] < 0.85
     for each in measured["latents"].values():
@@ -169,7 +177,11 @@ def test_the_shared_space_adds_nothing_that_neither_side_knows(linear: Toy) -> N
         "never": np.full(len(rows), np.nan),
         "half": np.where(linear.pairs.posteriors.mean[rows, 0] > 0, "up", "down").astype(object),
     }
-    found = usefulness(linear.alignment(), linear.pairs.take(rows), targets, seed=0)
+    pairs = linear.pairs.take(rows)
+    judged = JudgedPairs.of(
+        [str(row) for row in rows], pairs.posteriors, pairs.views(), [linear.alignment()]
+    )
+    [found] = judged.usefulness(targets, seed=0)
     assert found["known"]["latents"]["value"] > 0.8
     assert found["known"]["shared"]["value"] > 0.6
     assert found["half"]["view"]["value"] > 0.85
@@ -235,3 +247,47 @@ def test_too_few_sources_to_judge_are_refused() -> None:
     known = posteriors(rng, 20, 0.1)
     with pytest.raises(UsageError, match=r"align\.test_fraction"):
         Toy(linear_view(known.mean, rng), known, AlignConfig(**QUICK))
+
+
+def _wrong_widths(made: Alignment, factor: float) -> Alignment:
+    made.network.view_widening.fill_(factor)
+    made.network.latent_widening.fill_(factor)
+    return made
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_calibration_mends_widths_that_are_wrong_by_a_factor_of_two(factor: float) -> None:
+    rng = np.random.default_rng(11)
+    known = posteriors(rng, 1600, error=0.1)
+    settings = {"validation_fraction": 0.3, "test_fraction": 0.3, "epochs": 15}
+    toy = Toy(linear_view(known.mean, rng), known, AlignConfig(**QUICK | settings))
+    made = _wrong_widths(toy.alignment(), factor)
+    test, judged = toy.pairs.take(toy.division.test), toy.judged()
+    before = measure_translation(made, test, judged)
+    calibrate(made, toy.pairs.take(toy.division.validation), seed=0)
+    after = measure_translation(made, test, judged)
+    for side, name in (("view", "first"), ("latents", "z0"), ("latents", "z3")):
+        wrong, mended = before[side][name], after[side][name]
+        assert abs(wrong["coverage"] - ONE_SIGMA_SHARE) > 0.15
+        assert abs(mended["coverage"] - ONE_SIGMA_SHARE) < 3 * mended["coverage_err"] + 0.03
+        assert mended["r2"] == wrong["r2"]
+
+
+def test_a_factor_from_few_sources_stays_near_one() -> None:
+    rng = np.random.default_rng(12)
+    wide = {}
+    for n in (10, 30, 1000):
+        pulls = 1.5 * rng.standard_normal(n)
+        wide[n] = widening(pulls, np.ones(n), np.arange(n), seed=0)
+    assert wide[10] == 1.0
+    assert 1.0 < wide[30] < 1.4
+    assert wide[1000] == pytest.approx(1.5, rel=0.1)
+
+
+def test_each_source_counts_once_in_a_calibration() -> None:
+    """Half of the sources have ten detections predicted well, half a single one predicted badly."""
+    rng = np.random.default_rng(13)
+    pulls = np.concatenate([0.5 * rng.standard_normal(2500), 2.0 * rng.standard_normal(250)])
+    source = np.concatenate([np.repeat(np.arange(250), 10), np.arange(250, 500)])
+    assert widening(pulls, source_weights(source), source, seed=0) > 0.9
+    assert widening(pulls, np.ones(2750), source, seed=0) < 0.7

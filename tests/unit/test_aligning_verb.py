@@ -85,7 +85,13 @@ def test_the_command_line_prints_a_table_and_adds_columns(
     assert (catalog["predicted_seen_lolim"] < catalog["predicted_seen_hilim"]).all()
     name = printed.split("\n")[0]
     made = sorted(path.name for path in (copy / "alignments" / name).iterdir())
-    assert made == ["README.md", "align.safetensors", "config.toml", "metrics.json"]
+    assert made == [
+        "README.md",
+        "align.safetensors",
+        "config.toml",
+        "judged.parquet",
+        "metrics.json",
+    ]
     assert "joined by name" in (copy / "alignments" / name / "README.md").read_text()
     name_of = catalog["name"].iloc[3]
     assert main(["search", "--workspace", str(copy), "--like-view", name_of, "-k", "3"]) == 0
@@ -317,3 +323,33 @@ def test_tables_that_cannot_be_aligned_are_refused_and_leave_nothing(
     with pytest.raises(UsageError, match=message):
         raypipe.align(store, with_=tmp_path / "t.csv", config=QUICK, **options)
     assert store.folders("runs") == runs
+
+
+def _list_of(values: list[Any], wrong: Any) -> list[Any]:
+    return [wrong if place == 4 else each for place, each in enumerate(values)]
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (lambda n: pa.nulls(n, pa.float64()), "can serve as a view: x .constant or empty"),
+        (lambda n: _list_of([[0.5, float(i)] for i in range(n)], [1.0, np.nan]), "row 5: NaN"),
+        (lambda n: _list_of([[0.5, float(i)] for i in range(n)], [1.0]), "different lengths, 1 to"),
+        (lambda n: [["a", str(i)] for i in range(n)], r"holds list<.*string>; expected numbers"),
+        (lambda n: [[[1.0, float(i)]] for i in range(n)], r"holds list<.*list<.*; expected"),
+        (lambda n: [f"{i / 7:.3f}" for i in range(n)], "holds numbers as text; store numbers"),
+        (lambda n: _list_of([str(i) for i in range(n)], "n/a"), "row 5: 'n/a' is no number"),
+        (lambda n: [f"caption {i}" for i in range(n)], "different texts, at most 64"),
+        (lambda n: _list_of([float(i) for i in range(n)], np.inf), "row 5: infinite"),
+    ],
+)
+def test_a_broken_column_is_refused_with_its_row_and_the_mend(
+    synthetic: Synthetic, tmp_path: Path, column: Callable[[int], Any], message: str
+) -> None:
+    names = raypipe.open_catalog(synthetic.workspace)["name"].unique()
+    table = pa.table({"name": names, "x": column(len(names))})
+    pq.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(UsageError, match=message):
+        raypipe.align(synthetic.workspace, with_=tmp_path / "t.parquet", config=QUICK)
+    with pytest.raises(UsageError, match=r"column x|x \("):
+        raypipe.align(synthetic.workspace, with_=tmp_path / "t.parquet", columns="x", config=QUICK)

@@ -76,7 +76,11 @@ def test_by_default_all_that_can_be_used_is_and_the_rest_is_named(
         ({"x": [[1.0], [1.0, 2.0]] * 3}, ["x"], "vectors of different lengths, 1 to 2"),
         ({"x": [[1.0, float("nan")]] * 6}, ["x"], "column x, row 1: NaN or infinity"),
         ({"x": [[1.0, None]] * 6}, ["x"], "column x, row 1: NaN or infinity"),
-        ({"x": [[]] * 6}, ["x"], "no number or text|vectors of 0 numbers|no column"),
+        (
+            {"x": [[]] * 6},
+            ["x"],
+            "no number or text|vectors of 0 numbers|expected numbers|no column",
+        ),
         (
             {"t": [[1.0]] * 6, "r": [[1.0, 2.0]] * 6},
             ["t:r"],

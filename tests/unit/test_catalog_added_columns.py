@@ -135,6 +135,24 @@ def test_an_added_column_replaces_its_like_and_spares_a_column_of_the_user(tmp_p
 
 
 @pytest.mark.parametrize(
+    "kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
+)
+def test_ids_may_be_of_any_type_of_string(tmp_path: Path, kind: pa.DataType) -> None:
+    workspace, published = catalog(tmp_path)
+    new = rows_of(["r:4", "r:0"], described("cluster", [7, 5]))
+    sources = rows_of(["r:4"], described("cluster", [7]), "best_detection_id")
+    cast = [
+        table.set_column(0, table.column_names[0], table[0].cast(kind)) for table in (new, sources)
+    ]
+    write_added(workspace, published, "cluster", cast[0], ABOUT, sources=cast[1])
+    assert raypipe.open_catalog(workspace)["cluster"].fillna(-1).tolist() == [5, -1, -1, -1, 7]
+    assert raypipe.open_sources(workspace)["cluster"].fillna(-1).tolist() == [-1, 7]
+    twice = pa.concat_tables([cast[0], cast[0]])
+    with pytest.raises(RaypipeError, match="is there twice"):
+        write_added(workspace, published, "cluster", twice, ABOUT)
+
+
+@pytest.mark.parametrize(
     ("ids", "problem"),
     [
         (["r:0", "r:0"], "is there twice"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from raypipe.identity import source_keys
 from raypipe.ingestion import ingest as ingest_module
 from raypipe.ingestion import reader
 from raypipe.model.bundle import load_model, save_model
+from raypipe.pipeline.status import status_lines
 from raypipe.store.layout import model_folder
 from raypipe.store.workspace import Workspace
 from tests.alone import embed_alone, ingest_alone
@@ -127,6 +129,41 @@ def test_rows_are_those_of_a_run_from_the_beginning_and_nothing_is_read_or_encod
     votes = [f"p_{name}" for name in CLASSES]
     moved = np.flatnonzero((renewed[votes] != detections[votes]).any(axis=1))
     assert renewed["name"][moved].tolist() == ["source 1a"]
+
+
+def test_columns_that_verbs_have_added_have_to_be_made_again(
+    survey: Path,
+    tables: tuple[Path, Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Names decide which detections are of one source: clusters of sources need the new ones."""
+    workspace = Workspace(tmp_path / "w")
+    discover(workspace, survey, tables[0])
+    ingest_alone(workspace, RELEASE)
+    model_id = add_model(workspace, tmp_path / "model")
+    embed_alone(workspace, RELEASE, model_id)
+    raypipe.cluster(workspace, clusters=2)
+    before = raypipe.open_catalog(workspace).set_index("detection_id")["cluster"]
+    assert ": 24 rows, cluster" in shown(workspace)
+    discover(workspace, survey, tables[1])
+    raypipe.ingest(workspace)
+    with caplog.at_level(logging.WARNING):
+        raypipe.embed(workspace, model=model_id)
+    said = "leave the columns of cluster out until raypipe cluster has run again"
+    assert said in caplog.text
+    assert "cluster" not in raypipe.open_catalog(workspace)
+    assert "cluster of an earlier state (run raypipe cluster again)" in shown(workspace)
+    raypipe.cluster(workspace, clusters=2)
+    after = raypipe.open_catalog(workspace).set_index("detection_id")["cluster"]
+    pd.testing.assert_series_equal(after, before.loc[after.index])
+    caplog.clear()
+    raypipe.embed(workspace, model=model_id)
+    assert said not in caplog.text
+
+
+def shown(workspace: Workspace) -> str:
+    return "\n".join(status_lines(raypipe.status(workspace)))
 
 
 def test_counts_are_not_even_read_to_copy_rows(

@@ -17,7 +17,7 @@ from raypipe.classifying.calibration import Calibration, calibration_errors, pri
 from raypipe.classifying.classifier import Classifier, judge
 from raypipe.classifying.conformal import Conformal, nonconformity
 from raypipe.classifying.features import GROUPS, Features, features_of, galactic_latitude
-from raypipe.classifying.forest import Forest, source_weights
+from raypipe.classifying.forest import Forest, grow, source_weights
 from raypipe.classifying.measure import judged_by_others, measure, measure_left_out
 from raypipe.classifying.saved import classifier_bytes, read_classifier
 from raypipe.classifying.training import Trained, labelled_rows, train_classifier
@@ -110,6 +110,42 @@ def test_what_groups_add_sums_to_the_probability() -> None:
     shares, added = forest.explain(z.astype(np.float32), np.array([0, 1, 1]), 2)
     root = forest.value[forest.roots].mean(axis=0)
     assert root + added.sum(axis=1) == pytest.approx(shares, abs=1e-6)
+
+
+def test_joined_forests_give_their_mean_and_ask_for_their_own_features() -> None:
+    z, codes, _ = blobs()
+    columns = (np.array([0, 2]), np.array([1]))
+    weights = np.ones(len(z))
+    parts = [grow(z[:, own], codes, weights, 3, trees=8, seed=1) for own in columns]
+    joined = Forest.joined(parts, columns)
+    assert joined.problem(3) is None
+    new = np.random.default_rng(1).normal(size=(200, 3)).astype(np.float32)
+    each = [part.predict(new[:, own]) for part, own in zip(parts, columns, strict=True)]
+    assert joined.predict(new) == pytest.approx(np.mean(each, axis=0), abs=1e-9)
+
+
+def test_one_half_of_the_trees_sees_latents_and_the_other_half_fits() -> None:
+    z, codes, keys = blobs()
+    values = np.hstack([z, z[:, :1]]).astype(np.float32)
+    names, groups = ("z0", "powlaw_gamma", "z1", "abs_b"), ("spectrum",) * 3 + ("context",)
+    features = Features(names, groups, values)
+    found = train_classifier(features, z, codes, keys, CLASSES, FAST, model_id="m", context="all")
+    for forest in found.classifier.forests:
+        asked = asked_by_tree(forest)
+        half = len(asked) // 2
+        assert set.union(*asked[:half]) == {0, 2, 3}
+        assert set.union(*asked[half:]) == {1, 3}
+    for kept in (["z0", "z1", "abs_b"], ["powlaw_gamma", "abs_b"]):
+        (every,) = features.select(kept).views()
+        assert every.tolist() == list(range(len(kept)))
+
+
+def asked_by_tree(forest: Forest) -> list[set[int]]:
+    ends = [*forest.roots[1:], len(forest.feature)]
+    return [
+        set(forest.feature[first:end].tolist()) - {-1}
+        for first, end in zip(forest.roots, ends, strict=True)
+    ]
 
 
 def test_an_answer_rests_on_the_group_that_tells_the_classes_apart() -> None:

@@ -10,9 +10,9 @@ from astropy.table import Table
 
 import raypipe
 from raypipe.cli import main
-from raypipe.clustering.figure import clusters_figure
 from raypipe.clustering.members import Members, Space
 from raypipe.clustering.numbering import Numbering, number_clusters
+from raypipe.display.clusters_figure import clusters_figure
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.latents.flux_shapes import FluxShapes, flux_roots, photons_in_bins
 from raypipe.latents.look_alikes import graph_clusters

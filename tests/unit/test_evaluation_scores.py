@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import threadpool_limits
 
 from raypipe.catalog.hardness import hardness_ratios
@@ -26,6 +27,7 @@ from raypipe.evaluation.validation import (
     bootstrap_sums,
     grouped_folds,
     labeled_rows,
+    limit,
     score_classes,
     sources_of,
 )
@@ -101,6 +103,20 @@ def test_folds_never_share_a_source(groups: list[int], folds: int, seed: int) ->
         assert not set(sources[train]) & set(sources[test])
         judged.extend(test.tolist())
     assert sorted(judged) == list(range(len(groups)))
+    reference = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    expected = reference.split(np.zeros((len(strata), 1)), strata, groups=sources)
+    for found, wanted in zip(grouped_folds(strata, sources, folds, seed), expected, strict=True):
+        np.testing.assert_array_equal(found[1], wanted[1])
+
+
+def test_of_many_rows_some_are_drawn_in_their_order() -> None:
+    rows = np.arange(100, 200)
+    np.testing.assert_array_equal(limit(rows, 100, 0), rows)
+    drawn = limit(rows, 10, 0)
+    assert len(set(drawn.tolist())) == 10
+    assert set(drawn.tolist()) <= set(rows.tolist())
+    np.testing.assert_array_equal(drawn, np.sort(drawn))
+    np.testing.assert_array_equal(drawn, limit(rows, 10, 0))
 
 
 def test_rare_classes_are_left_out_and_named() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,12 +13,13 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from raypipe.evaluation import symbolic
+from raypipe.evaluation import study, symbolic
 from raypipe.evaluation.compare_runs import comparison_text
 from raypipe.evaluation.evaluate import evaluate
 from raypipe.evaluation.evaluated_catalog import EvaluatedCatalog, earlier_metrics, metrics_name
 from raypipe.evaluation.published import beside_published
 from raypipe.evaluation.questions import few_labels, formulas, time_domain
+from raypipe.evaluation.questions.material import Material
 from raypipe.evaluation.study import QUESTIONS
 from raypipe.model.bundle import load_model
 from raypipe.reporting.study import ANSWERS, study_section
@@ -119,6 +121,50 @@ def test_all_questions_are_answered_and_kept(synthetic: Synthetic, tmp_path: Pat
     again = evaluate(synthetic.workspace, **common)
     assert again["study"] == json.loads(json.dumps(study))
     assert evaluate(synthetic.workspace, config=FAST)["study"] == {}
+
+
+def test_an_interrupted_study_continues_with_the_question_it_was_at(
+    synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def question(name: str, error: BaseException | None = None) -> Callable[..., dict[str, Any]]:
+        def measure(_: Material) -> dict[str, Any]:
+            asked.append(name)
+            if error is not None:
+                raise error
+            return {"reason": None, "name": name}
+
+        return measure
+
+    def evaluated(questions: Mapping[str, Any], **options: Any) -> Any:
+        monkeypatch.setattr(study, "QUESTIONS", questions)
+        settings = {"evaluate": {**FAST["evaluate"], "questions": list(questions)}}
+        return evaluate(synthetic.workspace, config=settings, **options)["study"]
+
+    questions = {"sky": question("sky"), "clusters": question("clusters", KeyboardInterrupt())}
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(questions)
+    written = earlier_metrics(
+        synthetic.workspace, EvaluatedCatalog(RELEASE, synthetic.models[0], None)
+    )
+    assert written is not None
+    assert written["study"]["sky"]["name"] == "sky"
+    assert written["summary"], "the figures of every evaluation are there as well"
+
+    # A question that fails does not stop the others, and is asked again.
+    questions["clusters"] = question("clusters", ValueError("no such thing"))
+    questions["quantities"] = question("quantities")
+    found = evaluated(questions)
+    assert found["clusters"]["reason"] == "failed with ValueError: no such thing"
+    assert found["quantities"]["reason"] is None
+    questions["clusters"] = question("clusters")
+    assert evaluated(questions)["clusters"]["reason"] is None
+    assert asked == ["sky", "clusters", "clusters", "quantities", "clusters"]
+
+    # Other labels are another question.
+    evaluated(questions, labels=synthetic.truth)
+    assert asked[5:] == ["sky", "clusters", "quantities"]
 
 
 def test_questions_that_cannot_be_measured_say_why(synthetic: Synthetic) -> None:

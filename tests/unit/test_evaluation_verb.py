@@ -134,6 +134,16 @@ def test_labels_by_name_carry_the_class_alone() -> None:
     assert "log_nh" not in joined
 
 
+def test_labels_without_a_common_key_join_by_position(tmp_path: Path) -> None:
+    placed = CATALOG.assign(ra=[10.0, 10.0, 200.0], dec=[-5.0, -5.01, 60.0])
+    lines = ["RA,Dec,class,log_nh", "200.0003,60,NS,21", "10,-5.0001,CV,20", "90,0,AGN,22"]
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    joined, keys = join_labels(placed, read_labels(tmp_path / "labels.csv"))
+    assert keys == "position, the nearest within 1 arcsec"
+    assert clean_classes(joined["class"]).tolist() == ["CV", None, "NS"]
+    assert "log_nh" not in joined
+
+
 def test_labels_that_match_nothing_or_disagree_are_refused() -> None:
     with pytest.raises(UsageError, match="no row matches"):
         join_labels(CATALOG, pd.DataFrame({"name": ["2CXO Z"], "class": ["AGN"]}))
@@ -266,8 +276,18 @@ def test_evaluate_refuses_labels_of_other_detections(synthetic: Synthetic, tmp_p
         evaluate(synthetic.workspace, labels=tmp_path / "labels.csv", config=FAST)
 
 
-def test_fingerprint_does_not_depend_on_order() -> None:
-    assert fingerprint(["b", "a"]) == fingerprint(["a", "b"]) != fingerprint(["a"])
+def test_fingerprint_is_that_of_detections_in_any_order() -> None:
+    frame = pd.DataFrame({"detection_id": ["a", "b"], "class": ["AGN", None], "counts_s": [1, 2]})
+    printed = fingerprint(frame)
+    assert printed == fingerprint(frame[::-1].reset_index(drop=True))
+    others = [
+        frame[:1],
+        frame.assign(name=["one source", "one source"]),
+        frame.assign(**{"class": ["AGN", "YSO"]}),
+        frame.assign(counts_s=[1, 3]),
+    ]
+    assert len({printed, *map(fingerprint, others)}) == 1 + len(others)
+    assert fingerprint(frame.assign(z0=[0.1, 0.2])) == printed, "latents are those of a model"
 
 
 def test_plain_values_are_json() -> None:

@@ -48,6 +48,8 @@ PIXELS = """
 })()
 """
 
+MOVE = "(() => { const { x_range } = explorer.models('map'); x_range.start -= 1; })()"
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
@@ -179,6 +181,45 @@ def _assert_spectrum(
     assert np.allclose(flux["y"], expected, rtol=0.011)
     assert (flux["low"] < flux["y"]).all()
     assert (flux["high"] > flux["y"]).all()
+
+
+def test_the_pointer_marks_a_point_without_drawing_all_of_them_again(page: Page) -> None:
+    page.run(
+        """window.drawings = 0;
+        for (const name of ["map", "sky"]) {
+          const { computed_renderer_views } = Bokeh.index.get_one(explorer.models(name));
+          const points = computed_renderer_views.find((v) => v.model.name === `${name}_points`);
+          const paint = points.paint.bind(points);
+          points.paint = (...given) => { window.drawings += 1; return paint(...given); };
+        }"""
+    )
+    page.run("document.getElementById('follow').click()")  # The pointer may be on a point.
+    frames = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    for row in (20, 21):
+        page.run(f"explorer.show({row}).then(() => {frames})")
+        x, y = page.run(f"explorer.places.map.map((each) => each[{row}])")
+        for mark in ("map_ring", "map_ellipse"):
+            corners = np.array(page.run(f"['xs', 'ys'].map((k) => explorer.models('{mark}')[k])"))
+            middle = (corners.min(axis=1) + corners.max(axis=1)) / 2
+            assert np.allclose(middle, [x, y], atol=0.01)
+    assert page.run("window.drawings") == 0
+    page.run(MOVE)
+    page.wait("window.drawings > 0", 20)
+    page.run("document.getElementById('follow').click()")
+
+
+def test_a_part_of_the_points_is_drawn_while_the_view_moves_where_drawing_is_slow(
+    page: Page,
+) -> None:
+    visible = "['points', 'coarse'].map((part) => explorer.models(`map_${part}`).visible)"
+    page.run("explorer.plane.mostMoving = 10")
+    page.run(f"explorer.plane.slow = false; {MOVE}")
+    assert page.run(visible) == [True, False]
+    assert page.run(f"explorer.plane.slow = true; {MOVE}; {visible}") == [False, True]
+    drawn = page.run("[...explorer.models('coarse').data.x]")
+    assert drawn == page.run("[...explorer.places.map[0]].filter((_, i) => i % 8 === 0)")
+    page.wait(f"({visible})[0] && !({visible})[1]", 20)
+    page.run("explorer.plane.slow = false")
 
 
 def test_the_ellipse_is_that_of_the_covariance(page: Page, catalog: pd.DataFrame) -> None:

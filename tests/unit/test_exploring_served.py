@@ -8,6 +8,7 @@ import json
 import logging
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -350,6 +351,30 @@ def test_it_warns_where_others_can_reach_it(caplog: pytest.LogCaptureFixture) ->
 
 
 @pytest.mark.slow
+def test_a_browser_that_leaves_is_no_error(capfd: pytest.CaptureFixture[str]) -> None:
+    left = threading.Event()
+
+    def answer(_: object) -> bytes:
+        left.wait(30)
+        return bytes(1 << 24)
+
+    server = ExplorerServer("127.0.0.1", 0, "", {"slow": answer})
+    server.daemon_threads = False  # Closing the server then waits for its threads.
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        head = f"POST /api/slow HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {server.token}"
+        with socket.create_connection(server.server_address[:2]) as browser:
+            browser.sendall(f"{head}\r\nContent-Length: 2\r\n\r\n{{}}".encode())
+        left.set()
+        assert request(server, "GET", f"/?token={server.token}") == (200, b"")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_ctrl_c_ends_it(made: Synthetic) -> None:
     command = [sys.executable, "-m", "raypipe.cli", "explore", "--serve", "--workspace"]
     process = subprocess.Popen(

@@ -119,7 +119,7 @@ def test_the_point_under_the_pointer_is_shown(
     counts = page.run("explorer.spectrum.counts.reduce((sum, each) => sum + each, 0)")
     assert counts == frame["total_counts"].iloc[row]
     assert page.run("explorer.spectrum.exposure") == table["exposure_s"][row].as_py()
-    page.wait("explorer.models('map_ellipse').data.x.length === 61", 20)
+    page.wait("explorer.models('map_ellipse').xs.length === 61", 20)
 
 
 def test_a_box_selects_the_rows_inside(page: Page, frame: pd.DataFrame) -> None:

@@ -25,7 +25,7 @@ from raypipe.display.spectrum_figure import (
 from raypipe.display.style import ACCENT, CLASS_STYLE, OTHER_STYLE, SECOND
 from raypipe.evaluation.evaluate import evaluate
 from raypipe.evaluation.evaluated_catalog import choose_catalog
-from raypipe.html.page import number_cell, svg, text_cell
+from raypipe.html.page import minus, number_cell, svg, text_cell
 from raypipe.reporting import figures
 from raypipe.reporting.classes import MOST_CLASSES, class_styles, join_rare
 from raypipe.reporting.detections import (
@@ -467,3 +467,16 @@ def test_rejects_with_the_same_problem_are_one_row() -> None:
 def test_a_detection_is_labelled_by_its_telescope() -> None:
     row = pd.Series({"name": "A2029", "telescope": "ASCA", "instrument": "SIS0", "flags": "a|b"})
     assert remarks(row) == "A2029 · ASCA · SIS0 · a, b"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("-0.25", "−0.25"),
+        ("-0.00", "0.00"),
+        ("3e-14", "3e−14"),
+        ("z-scores of -0.1, PCA-8", "z-scores of −0.1, PCA-8"),
+    ],
+)
+def test_minus_signs_are_those_of_numbers(text: str, shown: str) -> None:
+    assert minus(text) == shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -281,6 +282,23 @@ def test_the_table_has_units_rounded_numbers_and_a_legend(opened: LatentSearch) 
     hardness = (net["h"] - net["s"]) / (net["h"] + net["s"])
     assert best["hardness"] == pytest.approx(hardness)
     assert f"{hardness:+.2f}" in first
+
+
+def test_the_table_shows_the_columns_that_verbs_have_added(tmp_path: Path) -> None:
+    made = make_workspace(tmp_path, 40)
+    raypipe.cluster(made.workspace, clusters=2)
+    raypipe.classify(made.workspace, config={"classify": {"folds": 2, "trees": 10}})
+    catalog = raypipe.open_catalog(made.workspace).set_index("detection_id")
+    answer = raypipe.search(made.workspace, detection="sim:6.0.1", k=5)
+    rows = catalog.loc[answer["detection_id"]]
+    assert answer["cluster"].tolist() == rows["cluster"].tolist()
+    assert answer["best_class"].tolist() == rows["best_class"].tolist()
+    shown = answer_text(answer)
+    title, _, first, *_ = _table_of(shown)
+    assert {"cluster", "best class"} <= set(re.split("  +", title))
+    assert f"  {rows['cluster'].iloc[0]}  " in first
+    assert "most probable cluster, found without labels" in shown
+    assert "equally frequent; null for what is unlike" in shown
 
 
 def test_the_table_leaves_out_empty_columns_and_json_keeps_them(

@@ -12,11 +12,12 @@ from astropy.table import Table
 from scipy import stats
 
 from raypipe.errors import UsageError
-from raypipe.simulation.catalog_population import best_models
+from raypipe.simulation.catalog_population import FLUX_COLUMN, best_models
 from raypipe.simulation.populations import CLASSES, PARAMETERS
 from raypipe.simulation.survey import Survey, draw_batch, draw_batches, draw_survey
 from raypipe.simulation.survey_plan import BATCH, plan_survey
 from raypipe.simulation.targets import catalog_name
+from raypipe.simulation.visits import fitting_instruments
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +161,29 @@ def test_sources_of_a_real_table(shared_data: Path) -> None:
     np.testing.assert_allclose(first["dec"], -27.6931, atol=1e-3)
     again = drawn["name"].value_counts()
     assert again.max() - again.min() <= 1
+
+
+def test_counts_and_flux_of_a_real_row_agree(shared_data: Path) -> None:
+    """The exposure follows from both, as far as there are responses and exposures for it."""
+    path = shared_data / "catalog/csc20_detections.parquet"
+    drawn = pd.DataFrame(draw_survey(1000, seed=3, catalog=path).table)
+    real = pd.read_parquet(path)
+    identity = real[["obsid", "obi", "region_id"]].astype(str).agg(".".join, axis=1)
+    real = real.assign(catalog_detection=identity)[["name", "catalog_detection", FLUX_COLUMN]]
+    flux = drawn.merge(real, how="left", on=["name", "catalog_detection"])[FLUX_COLUMN]
+    known = flux.to_numpy() > 0
+    dex = np.log10(drawn["flux_b"].to_numpy()[known] / flux.to_numpy()[known])
+    assert np.mean(np.abs(dex) < 1e-3) > 0.97
+    assert np.abs(dex).max() < 1.0
+    at_limit = np.isin(drawn["exposure_s"].to_numpy()[known], (1e3, 250e3))
+    assert at_limit[np.abs(dex) > 1e-3].all()
+
+
+def test_an_instrument_is_replaced_only_where_its_exposure_is_impossible() -> None:
+    exposures = np.array([[10.0, 50.0], [500.0, 50.0], [1.0, 0.1], [np.nan, np.nan]])
+    drawn = np.array([1, 0, 1, 1])
+    kept = fitting_instruments(drawn, exposures, (5.0, 100.0))
+    assert kept.tolist() == [1, 1, 0, 1]
 
 
 def test_the_best_credible_fit_is_taken() -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from sklearn.metrics import adjusted_mutual_info_score
-from sklearn.model_selection import StratifiedGroupKFold
 
 from raypipe.config import EvaluateConfig
 from raypipe.evaluation.baselines import root_shares
@@ -26,6 +25,7 @@ from raypipe.evaluation.validation import (
     TextArray,
     bootstrap_sums,
     fitting_threads,
+    grouped_folds,
     labeled_rows,
     score_classes,
 )
@@ -111,10 +111,8 @@ def judge_halves(
     votes = np.zeros((len(clusters), n_classes))
     accuracies = []
     for split in range(SPLITS):
-        halves = StratifiedGroupKFold(2, shuffle=True, random_state=seed + split)
         predicted = np.full(len(clusters), -1, dtype=np.int64)
-        blank = np.zeros((len(clusters), 1))
-        for train, test in halves.split(blank, labeled.codes, groups=labeled.sources):
+        for train, test in grouped_folds(labeled.codes, labeled.sources, 2, seed + split):
             meaning = map_clusters(clusters[train], labeled.codes[train], components)
             predicted[test] = meaning[clusters[test]]
         said = predicted >= 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from raypipe._version import __version__
 from raypipe.config import EvaluateConfig
 from raypipe.evaluation.baselines import Representation
 from raypipe.evaluation.selection import BinnedSpectra, latents_of
@@ -52,6 +55,26 @@ class Material:
         return latents_of(self.frame)
 
     @cached_property
+    def fingerprint(self) -> str:
+        """Return a SHA-256 of all that decides an answer: data, model, settings and version."""
+        digest = hashlib.sha256(__version__.encode())
+        settings = self.settings.model_dump(exclude={"questions", "baseline_presets"})
+        digest.update(json.dumps(settings, sort_keys=True).encode())
+        digest.update(str(None if self.model is None else self.model.fingerprint).encode())
+        for table in (self.frame, self.real):
+            for name, column in [] if table is None else table.items():
+                if not _has_lists(column):
+                    values = pd.util.hash_pandas_object(column, index=False).to_numpy()
+                    digest.update(str(name).encode() + values.tobytes())
+        for each in self.representations:
+            # All others follow from the tables and the spectra.
+            features = each.features.tobytes() if each.kind == "model" else b""
+            digest.update(f"{each.name} {each.note}".encode() + features)
+        for array in (self.covariances, None if self.spectra is None else self.spectra.counts):
+            digest.update(b"" if array is None else array.tobytes())
+        return digest.hexdigest()
+
+    @cached_property
     def covariances(self) -> FloatArray | None:
         """Return the covariances of the latents, (n, latents, latents); None without errors."""
         if "z_cov" not in self.frame or self.frame["z_cov"].isna().all():
@@ -59,6 +82,12 @@ class Material:
         cells = self.frame["z_cov"]
         latents = latents_of_triangle(len(cells.dropna().iloc[0]))
         return unpack(triangles_in(cells, latents))
+
+
+def _has_lists(column: pd.Series[Any]) -> bool:
+    """Tell whether the cells of a column are lists or arrays."""
+    known = column.dropna()
+    return len(known) > 0 and isinstance(known.iloc[0], list | np.ndarray)
 
 
 def unmeasured(reason: str) -> dict[str, Any]:

@@ -23,10 +23,14 @@ from raypipe.evaluation.validation import (
     LabeledRows,
     TextArray,
     grouped_folds,
+    limit,
 )
 
 SUPERVISED = "supervised network on full spectra"
 """Name of the networks among the representations."""
+
+MOST_TRAINED = 20_000
+"""Most spectra to train a network on."""
 
 _SETTINGS: dict[str, Any] = {
     "hidden_layer_sizes": (64,),
@@ -42,6 +46,7 @@ def predict_values(
     """Predict values (n,) from spectra (n, bins) by a network trained on other sources."""
     predicted = np.empty(len(values))
     for train, test in value_folds(values, sources, settings):
+        train = limit(train, MOST_TRAINED, settings.seed)
         inputs = _scaled(spectra, train)
         middle, scale = values[train].mean(), max(float(values[train].std()), 1e-12)
         network = MLPRegressor(**_SETTINGS, random_state=settings.seed)
@@ -60,6 +65,7 @@ def predict_classes(
     """
     predicted = np.full(len(labeled.codes), -1, dtype=np.int64)
     for train, test in grouped_folds(labeled.codes, labeled.sources, settings.folds, settings.seed):
+        train = limit(train, MOST_TRAINED, settings.seed)
         inputs, codes = _scaled(spectra, train), labeled.codes[train]
         weights = (len(codes) / np.bincount(codes).clip(1) / len(np.unique(codes)))[codes]
         network = MLPClassifier(**_SETTINGS, random_state=settings.seed)

@@ -2,8 +2,6 @@
 "use strict";
 
 const MOST_QUERIES = 20;
-const MOST_SHAPED = 20_000;
-const MARK_AFTER_MS = 80;
 
 class Explorer {
   constructor(packed, catalog, models) {
@@ -12,6 +10,7 @@ class Explorer {
     this.kept = new Array(this.n).fill(true);
     this.latents = this.columns.filter((each) => /^z\d+$/.test(each.name));
     this.plane = packed.served ? new Shaded(this) : new Glyphs(this);
+    for (const name of ["map", "sky"]) this.onMove(name, () => this.mark());
   }
 
   column(name) {
@@ -26,6 +25,13 @@ class Explorer {
   async select(rows) {
     this.plane.select(rows);
     if (rows.length) await this.show(rows[0]);
+  }
+
+  /** Call a function whenever the ranges of map or sky change, or their size. */
+  onMove(name, moved) {
+    const figure = this.models(name);
+    for (const range of [figure.x_range, figure.y_range]) range.change.connect(moved);
+    figure.properties.inner_width?.change.connect(moved);
   }
 
   // -- places of the points --
@@ -78,12 +84,12 @@ class Explorer {
     await this.catalog.values(this.colored);
     const dark = document.documentElement.dataset.theme === "dark";
     // Small points have no visible shape, and Bokeh draws all of them once per shape.
-    const shaped = this.packed.served || this.n <= MOST_SHAPED;
+    const { shaped } = this.packed;
     const color = this.colored.categories ? colorWords(this.colored, shaped) : colorNumbers(this.colored, this.packed.palette, dark);
     this.models("colors").setv({ palette: color.palette, low: color.low, high: color.high });
     const counts = $("sized").checked && this.column("total_counts");
     if (counts) await this.catalog.values(counts);
-    const base = this.n > MOST_SHAPED ? 3 : this.n > 2000 ? 4.5 : 6;
+    const base = !shaped ? 3 : this.n > 2000 ? 4.5 : 6;
     const size = Float64Array.from({ length: this.n }, (_, i) =>
       counts ? Math.min(26, base * (0.5 + 0.45 * Math.log10(1 + counts.values[i]))) : base * 1.4,
     );
@@ -116,9 +122,7 @@ class Explorer {
     Object.assign(this, { point, record, spectrum: point.spectrum });
     describeRecord(record, this);
     this.draw();
-    // To mark the point, all points are painted again: wait until the pointer rests.
-    clearTimeout(this.marking);
-    this.marking = setTimeout(() => this.mark(), MARK_AFTER_MS);
+    this.mark();
     this.drawn = row;
     this.milliseconds = performance.now() - began;
   }
@@ -147,8 +151,8 @@ class Explorer {
     if (this.shown === null || !this.places) return;
     for (const name of ["map", "sky"]) {
       const [x, y] = this.places[name].map((values) => values[this.shown]);
-      this.models(`${name}_current`).data = Number.isFinite(x) ? { x: [x], y: [y] } : { x: [], y: [] };
-      if (name === "map") this.models("map_ellipse").data = ellipse(x, y, this.variance());
+      this.models(`${name}_ring`).setv(ring(x, y, this.models(name)));
+      if (name === "map") this.models("map_ellipse").setv(ellipse(x, y, this.variance()));
     }
   }
 
@@ -236,8 +240,8 @@ class Explorer {
         if (part.type === "Legend") part.label_text_color = ink;
       }
     }
-    for (const name of ["map_ellipse_line", "map_current_ring", "sky_current_ring"]) {
-      this.models(name).glyph.line_color = ink;
+    for (const name of ["map_ellipse", "map_ring", "sky_ring"]) {
+      this.models(name).line_color = ink;
     }
     if (this.colored) this.color();
   }

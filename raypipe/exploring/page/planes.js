@@ -2,11 +2,60 @@
 "use strict";
 
 const HIGHLIGHTED = 5000;
+const COARSE_POINTS = 4000;
+const SLOW_MS = 120;
+const REST_MS = 250;
 
 class Glyphs {
   constructor(explorer) {
     this.explorer = explorer;
     this.points = explorer.models("points");
+    this.mostMoving = COARSE_POINTS;
+    this.resting = {};
+    for (const name of ["map", "sky"]) explorer.onMove(name, () => this.moved(name));
+  }
+
+  /** Where drawing is slow, draw a part of the points until the view comes to rest. */
+  moved(name) {
+    const began = performance.now();
+    if (this.slow) this.coarsen(name);
+    else requestAnimationFrame(() => setTimeout(() => (this.slow ||= performance.now() - began > SLOW_MS)));
+  }
+
+  coarsen(name) {
+    if (this.points.data.x.length < 2 * this.mostMoving) return;
+    const show = (coarse) => {
+      for (const part of ["coarse", "points"]) {
+        this.renderer(name, part).visible = coarse === (part === "coarse");
+      }
+    };
+    if (!this.resting[name]) {
+      this.sample();
+      show(true);
+    }
+    clearTimeout(this.resting[name]);
+    this.resting[name] = setTimeout(() => {
+      this.resting[name] = null;
+      show(false);
+    }, REST_MS);
+  }
+
+  renderer(name, part) {
+    return this.explorer.models(`${name}_${part}`);
+  }
+
+  /** Give the coarse points their data: those of every n-th point that passes the filters. */
+  sample() {
+    const { data } = this.points, { kept } = this.explorer;
+    if (this.sampled?.data === data && this.sampled.kept === kept) return;
+    this.sampled = { data, kept };
+    const rows = [...kept.keys()].filter((row) => kept[row]);
+    const step = Math.ceil(rows.length / this.mostMoving);
+    const chosen = rows.filter((_, i) => i % step === 0);
+    const names = ["x", "y", "sx", "sy", "value", "size"];
+    this.explorer.models("coarse").data = Object.fromEntries(
+      names.map((name) => [name, Float64Array.from(chosen, (row) => data[name][row])]),
+    );
   }
 
   get selection() {
@@ -45,9 +94,7 @@ class Shaded {
     this.drawing = { map: 0, sky: 0 };
     for (const name of ["map", "sky"]) {
       const figure = explorer.models(name);
-      const redraw = () => this.later(name);
-      for (const range of [figure.x_range, figure.y_range]) range.change.connect(redraw);
-      figure.properties.inner_width?.change.connect(redraw);
+      explorer.onMove(name, () => this.later(name));
       figure.on_event("mousemove", (event) => this.pointed(name, event));
       figure.on_event("tap", (event) => this.tapped(name, event));
       figure.on_event("selectiongeometry", (event) => this.drawn(name, event));

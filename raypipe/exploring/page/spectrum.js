@@ -99,15 +99,26 @@ function logRange(values, room) {
 
 /** Return the corners of the 68% ellipse of a covariance [xx, xy, yy] about a place. */
 function ellipse(x, y, [xx, xy, yy]) {
-  const answer = { x: [], y: [] };
+  const answer = { xs: [], ys: [] };
   if (!(xx > 0 && yy > 0)) return answer;
   // 68% of a normal distribution in two dimensions lie within 1.515 standard deviations.
   const scale = Math.sqrt(-2 * Math.log(1 - 0.6827));
   const a = Math.sqrt(xx), b = xy / a, c = Math.sqrt(Math.max(0, yy - b * b));
   for (let i = 0; i <= 60; i++) {
     const cos = scale * Math.cos((i * Math.PI) / 30), sin = scale * Math.sin((i * Math.PI) / 30);
-    answer.x.push(x + a * cos);
-    answer.y.push(y + b * cos + c * sin);
+    answer.xs.push(x + a * cos);
+    answer.ys.push(y + b * cos + c * sin);
   }
   return answer;
+}
+
+/** Return the corners of a ring about a place on a figure, of some pixels in radius. */
+function ring(x, y, figure, pixels = 8) {
+  const wide = Math.abs(figure.x_range.end - figure.x_range.start) / figure.inner_width;
+  const high = Math.abs(figure.y_range.end - figure.y_range.start) / figure.inner_height;
+  const angles = Array.from({ length: Number.isFinite(x * wide * high) ? 32 : 0 }, (_, i) => (i * Math.PI) / 16);
+  return {
+    xs: angles.map((each) => x + pixels * wide * Math.cos(each)),
+    ys: angles.map((each) => y + pixels * high * Math.sin(each)),
+  };
 }
