@@ -36,6 +36,9 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's workers have a niceness of 15 by default: beside other work they would get less of the
+# machine than the bare processes.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 import torch
 
