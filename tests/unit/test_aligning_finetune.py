@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 import raypipe
 from raypipe.aligning import paired_spectra
 from raypipe.alignment.bundle import load_alignment
+from raypipe.catalog.schema import catalog_table
 from raypipe.catalog.split import TEST, assign_splits
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.identity import source_keys
@@ -25,7 +26,7 @@ from raypipe.spectra.batch import SpectraBatch
 from raypipe.spectra.responses import ResponseLibrary
 from raypipe.store.publication import read_detections
 from raypipe.store.workspace import Workspace
-from tests.unit.synthetic_workspace import RELEASE, Synthetic, make_workspace
+from tests.unit.synthetic_workspace import RELEASE, Synthetic, make_workspace, publish_table
 from tests.unit.test_aligning_verb import MODEL, write_view
 
 QUICK: dict[str, Any] = {
@@ -97,18 +98,26 @@ def test_the_tuned_model_is_another_bundle_and_the_base_stays_as_it_was(
     assert found["after"]["validation_contrast"] < found["before"]["validation_contrast"]
 
 
-def test_the_tuned_model_measures_spectra_and_its_latents_are_white(case: Case) -> None:
+def test_the_tuned_model_makes_a_catalog_that_is_aligned(case: Case) -> None:
     model_id = case.align()["finetuned"]["model_id"]
     model = load_model(case.store.absolute_uri(f"models/{model_id}"))
-    table = case.store.read_table("spectra/sim/part-00000.parquet")
-    batch = SpectraBatch.from_table(table, ResponseLibrary(case.store))
-    frame = model.encode_batch(batch)
-    assert np.isfinite(frame[["z0", "z7", "cash", "p_AGN"]].to_numpy()).all()
-    keys = source_keys(table["name"].to_pylist(), table["detection_id"].to_pylist())
-    seen = np.flatnonzero(np.isin(keys, model.population.reference_source))
+    spectra = case.store.read_table("spectra/sim/part-00000.parquet")
+    batch = SpectraBatch.from_table(spectra, ResponseLibrary(case.store))
+    keys = source_keys(spectra["name"].to_pylist(), spectra["detection_id"].to_pylist())
+    measured = model.encode_batch(batch, keys, model.config.embed)
+    assert np.isfinite(measured[["z0", "z7", "cash", "p_AGN"]].to_numpy()).all()
+    # Over the spectra of the tuning the latents of the encoder are white, as after a training.
+    learned = np.flatnonzero(np.isin(keys, model.population.reference_source))
     with torch.no_grad():
-        z = model.network.encode(prepare(batch.take(seen)))
+        z = model.network.encode(prepare(batch.take(learned)))
     assert torch.cov(z.T).numpy() == pytest.approx(np.eye(8), abs=2e-2)
+
+    rows = catalog_table(spectra, measured, model.split_of(keys), model_id)
+    publish_table(case.store, model, rows)
+    options: dict[str, Any] = {"with_": case.view, "columns": "seen,other", "key": "name"}
+    metrics = raypipe.align(case.store, model=model_id, config={"align": QUICK}, **options)
+    assert metrics["data"]["train"] > 50
+    assert "shared_3" in raypipe.open_catalog(case.store, model=model_id)
 
 
 def test_the_split_of_the_alignment_holds(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
