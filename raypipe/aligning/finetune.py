@@ -22,7 +22,7 @@ from raypipe.aligning.tune import PairedSpectra, Tuned, tune
 from raypipe.alignment.bundle import Alignment
 from raypipe.config import Config
 from raypipe.config_align import AlignConfig
-from raypipe.errors import UsageError
+from raypipe.errors import RaypipeError, UsageError
 from raypipe.identity import hash_names, without_release
 from raypipe.model.bundle import Model, load_model, save_model
 from raypipe.model.choice import TUNED, models_of
@@ -81,7 +81,13 @@ class Tuning:
         model_id = self.model_id(alignment_id)
         if model_id not in models_of(store):
             return None
-        metrics = load_model(store.absolute_uri(model_folder(model_id))).metrics
+        where = store.absolute_uri(model_folder(model_id))
+        metrics = load_model(where).metrics
+        if FINETUNED not in metrics:
+            raise RaypipeError(
+                f"{where}/metrics.json: it does not describe the tuning; restore it from a copy, "
+                "or delete the model's folder and run raypipe align --finetune again"
+            )
         return {FINETUNED: metrics[FINETUNED]}
 
     def make(

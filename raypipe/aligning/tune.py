@@ -80,32 +80,13 @@ def tune(
     validation sources is kept. The result depends on settings and data alone.
     """
     config = settings.align
-    network, heads = copy.deepcopy(base), copy.deepcopy(heads)
-    size = min(config.batch_size, len(train))
-    steps = len(train) // size
-    parameters = [*network.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(parameters, config.finetune_learning_rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: rate_at(step / (config.finetune_epochs * steps))
-    )
-    tuned = Tuned(network, _validate(network, heads, validation, settings))
-    best_state, least = copy.deepcopy(network.state_dict()), math.inf
+    tuner = _Tuner(copy.deepcopy(base), copy.deepcopy(heads), settings, len(train))
+    tuned = Tuned(tuner.network, tuner.validate(validation))
+    best_state, least = tuner.network.state_dict(), math.inf
     for epoch in range(config.finetune_epochs):
-        torch.manual_seed(_seed(config, epoch))
-        network.train()
-        heads.train()
-        total = 0.0
-        for rows in torch.randperm(len(train))[: steps * size].split(size):
-            loss = _loss(network, heads, train.take(rows.numpy()), settings)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), settings.train.gradient_clip)
-            nn.utils.clip_grad_norm_(heads.parameters(), _HEADS_CLIP)
-            optimizer.step()
-            schedule.step()
-            total += float(loss.detach())
-        losses = _validate(network, heads, validation, settings)
-        tuned.history.append({"epoch": float(epoch), "train_loss": total / steps, **losses})
+        learned = tuner.run_epoch(epoch, train)
+        losses = tuner.validate(validation)
+        tuned.history.append({"epoch": float(epoch), **learned, **losses})
         objective = _objective(losses, config)
         if not math.isfinite(objective):
             raise RaypipeError(
@@ -119,56 +100,95 @@ def tune(
         )
         if objective < least:
             least, tuned.best_epoch = objective, epoch
-            best_state = copy.deepcopy(network.state_dict())
+            best_state = copy.deepcopy(tuner.network.state_dict())
         elif epoch - tuned.best_epoch >= config.finetune_patience:
             break
     if least >= _objective(tuned.before, config):
         log.warning("align: tuning did not lower the loss of the validation sources")
-    network.load_state_dict(best_state)
-    network.eval()
+    tuned.network.load_state_dict(best_state)
+    tuned.network.eval()
     return tuned
+
+
+class _Tuner:
+    """Train a network and heads, epoch by epoch; `rows` is the number of training spectra."""
+
+    def __init__(self, network: Folded, heads: Aligner, settings: Config, rows: int) -> None:
+        self.network, self.heads, self.settings = network, heads, settings
+        config = settings.align
+        self.size = min(config.batch_size, rows)
+        self.steps = rows // self.size
+        parameters = [*network.parameters(), *heads.parameters()]
+        # Weights do not decay: in a few epochs that would only take from what the base has learned.
+        self.optimizer = torch.optim.AdamW(
+            parameters, config.finetune_learning_rate, weight_decay=0.0
+        )
+        steps = config.finetune_epochs * self.steps
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: rate_at(step / steps)
+        )
+
+    def run_epoch(self, epoch: int, train: PairedSpectra) -> dict[str, float]:
+        """Train for one pass over the spectra; returns the means of both losses."""
+        weight = self.settings.align.finetune_weight
+        torch.manual_seed(_seed(self.settings.align, epoch))
+        self.network.train()
+        self.heads.train()
+        sums = {"train_loss": 0.0}
+        for rows in torch.randperm(len(train))[: self.steps * self.size].split(self.size):
+            some = train.take(rows.numpy())
+            z, loss = self._reconstruct(some)
+            sums["train_loss"] += float(loss.detach().mean())
+            objective = loss.mean() + self.settings.train.latent_penalty * z.square().mean()
+            if weight:
+                apart = _contrast(self.heads, z, some.pairs, self.settings.align)
+                sums["train_contrast"] = sums.get("train_contrast", 0.0) + float(apart.detach())
+                objective = objective + weight * apart
+            self._step(objective)
+        return {name: total / self.steps for name, total in sums.items()}
+
+    @torch.no_grad()
+    def validate(self, validation: PairedSpectra) -> dict[str, float]:
+        """Measure both losses of the validation spectra, thinned in the same way in every call."""
+        config = self.settings.align
+        self.network.eval()
+        self.heads.eval()
+        torch.manual_seed(_seed(config, _VALIDATING))
+        order = np.random.default_rng(config.seed).permutation(len(validation))
+        total = apart = 0.0
+        for some in validation.take(order).split(config.batch_size):
+            z, loss = self._reconstruct(some)
+            total += float(loss.sum())
+            apart += float(_contrast(self.heads, z, some.pairs, config)) * len(some)
+        number = len(validation)
+        return {"validation_loss": total / number, "validation_contrast": apart / number}
+
+    def _reconstruct(self, some: PairedSpectra) -> tuple[Tensor, Tensor]:
+        """Encode part of the counts; returns the latents, and the loss of each row for the rest."""
+        shown = thin(some.batch, self.settings.train.thinning_min, self.network.most_shown)
+        z = self.network.encode(shown)
+        return z, self.network.loss(z, some.batch, shown)
+
+    def _step(self, objective: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        objective.backward()
+        clip = self.settings.train.gradient_clip
+        nn.utils.clip_grad_norm_(self.network.parameters(), clip)
+        nn.utils.clip_grad_norm_(self.heads.parameters(), _HEADS_CLIP)
+        self.optimizer.step()
+        self.schedule.step()
 
 
 def _objective(losses: dict[str, float], config: AlignConfig) -> float:
     return losses["validation_loss"] + config.finetune_weight * losses["validation_contrast"]
 
 
-def _loss(network: Folded, heads: Aligner, some: PairedSpectra, settings: Config) -> Tensor:
-    """Return the loss of one batch: the objective of training, plus the weighted contrast."""
-    train, config = settings.train, settings.align
-    shown = thin(some.batch, train.thinning_min, network.most_shown)
-    z = network.encode(shown)
-    each = network.loss(z, some.batch, shown) + train.latent_penalty * z.square().mean(-1)
-    if config.finetune_weight == 0:
-        return each.mean()
-    return each.mean() + config.finetune_weight * _contrast(heads, z, some.pairs, config)
-
-
 def _contrast(heads: Aligner, z: Tensor, pairs: Pairs, config: AlignConfig) -> Tensor:
-    """Return the contrastive loss of latents (n, latents) that are at their encoded places."""
+    """Return the contrastive loss of encoded latents (n, latents) with the views of the pairs."""
     log_widths = torch.from_numpy(pairs.posteriors.features())[:, heads.latents :]
     _, spectrum = heads.embed_spectra(torch.cat([z, log_widths], dim=1))
     _, view = heads.embed_views(view_tensors(pairs.views()))
     return contrast(heads, spectrum, view, pairs.positives(np.arange(len(pairs))), config)
-
-
-@torch.no_grad()
-def _validate(
-    network: Folded, heads: Aligner, validation: PairedSpectra, settings: Config
-) -> dict[str, float]:
-    """Measure both losses of the validation spectra, thinned in the same way in every call."""
-    network.eval()
-    heads.eval()
-    torch.manual_seed(_seed(settings.align, _VALIDATING))
-    order = np.random.default_rng(settings.align.seed).permutation(len(validation))
-    loss = apart = 0.0
-    for some in validation.take(order).split(settings.align.batch_size):
-        shown = thin(some.batch, settings.train.thinning_min, network.most_shown)
-        z = network.encode(shown)
-        loss += float(network.loss(z, some.batch, shown).sum())
-        apart += float(_contrast(heads, z, some.pairs, settings.align)) * len(some)
-    number = len(validation)
-    return {"validation_loss": loss / number, "validation_contrast": apart / number}
 
 
 def _seed(config: AlignConfig, epoch: int) -> int:

@@ -198,6 +198,13 @@ def test_the_settings_of_tuning_leave_the_alignment_as_it_is(
     assert "is already made" in caplog.text
 
 
+def test_a_tuned_model_whose_description_is_lost_is_an_error_with_the_mend(case: Case) -> None:
+    model_id = case.align()["finetuned"]["model_id"]
+    (Path(case.store.uri) / "models" / model_id / "metrics.json").write_text("{}")
+    with pytest.raises(RaypipeError, match="delete the model's folder and run raypipe align"):
+        case.align()
+
+
 def test_a_tuned_model_is_used_only_if_it_is_named(case: Case) -> None:
     model_id = case.align()["finetuned"]["model_id"]
     assert default_model(case.store).model_id == MODEL
