@@ -21,7 +21,7 @@ from tests.pipeline.training import SETTINGS
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
-DRAWN = "_mean", "_sd", "_lolim", "_hilim", "posterior_ess"
+DRAWN = "_mean", "_sd", "_lolim", "_hilim", "posterior_ess", "hard_hs", "hard_hm", "hard_ms"
 """Endings of the columns that are computed from chosen draws of the posterior."""
 PRODUCTS = "pha3", "arf3", "rmf3"
 CONFIG = {**SETTINGS, "embed": {"cpus_per_actor": 0.5, "actors": 1}}
