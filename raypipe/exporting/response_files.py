@@ -41,8 +41,8 @@ Written by raypipe {version} from the responses that the spectra of this release
 which it was chosen, the number of detections that it serves, and the time they span. A matrix holds
 within these.
 
-The files are RMFs of OGIP (RSP_MATRIX, REDIST) that sherpa and XSPEC read. Their energy bins are
-those of raypipe, {low:g} to {high:g} keV. Their channels are raypipe's channel bins, from 1 on: the
+The files follow OGIP's standard for RMFs (RSP_MATRIX, REDIST). Their energy bins are those of
+raypipe, {low:g} to {high:g} keV. Their channels are raypipe's channel bins, from 1 on: the
 columns NATIVE_MIN and NATIVE_MAX of EBOUNDS are the first and last channel of the original
 response, counted from 0, that a channel sums. Sum the counts of a spectrum likewise to fit it with
 such a file. The effective area is not in the matrix: put that of the ARF on the same energy bins.
