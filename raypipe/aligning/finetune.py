@@ -198,8 +198,9 @@ def _record(
     origin: Origin,
     labels: npt.NDArray[np.object_],
 ) -> dict[str, Any]:
-    """Describe the spectra of the tuning, with the keys of a training's record."""
+    """Describe the spectra of the tuning, the first of `origin`, as the record of a training."""
     counts = train.batch.counts.sum(-1)
+    telescopes, responses = origin.numbers(len(train))
     known, numbers = np.unique([each for each in labels if each], return_counts=True)
     classes = dict(zip(known.tolist(), numbers.tolist(), strict=True))
     trained_on = TrainedOn(
@@ -208,8 +209,8 @@ def _record(
         detections=len(train),
         sources=len(np.unique(train.pairs.source)),
         counts=(int(counts.min()), int(counts.max())),
-        responses=origin.responses,
-        telescopes=origin.telescopes,
+        responses=responses,
+        telescopes=telescopes,
         classes=classes,
     )
     return {

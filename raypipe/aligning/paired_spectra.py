@@ -34,10 +34,15 @@ _SHARE_OF_MEMORY = 0.5
 
 @dataclass(frozen=True)
 class Origin:
-    """Count the telescopes and the different responses of spectra."""
+    """Hold the telescope of each of n spectra, with its instrument, and the id of its response."""
 
-    telescopes: dict[str, int]
-    responses: int
+    telescopes: list[str]
+    rmf_ids: list[str]
+
+    def numbers(self, rows: int) -> tuple[dict[str, int], int]:
+        """Count the first `rows` spectra of each telescope, and their different responses."""
+        telescopes = Counter(self.telescopes[:rows])
+        return dict(sorted(telescopes.items())), len(set(self.rmf_ids[:rows]))
 
 
 def read_paired_spectra(
@@ -50,11 +55,9 @@ def read_paired_spectra(
     """
     table = _read(workspace, release, detection_ids)
     batch = prepare(SpectraBatch.from_table(table, ResponseLibrary(workspace)))
-    names = [name for name in _TELESCOPE if name in table.column_names]
-    rows = zip(*(table[name].to_pylist() for name in names), strict=True)
-    telescopes = Counter(" ".join(filter(None, row)) or "unknown" for row in rows)
-    origin = Origin(dict(sorted(telescopes.items())), len(set(table["rmf_id"].to_pylist())))
-    return PairedSpectra(pairs, batch), origin
+    named = table.select([name for name in _TELESCOPE if name in table.column_names])
+    telescopes = [" ".join(filter(None, row.values())) or "unknown" for row in named.to_pylist()]
+    return PairedSpectra(pairs, batch), Origin(telescopes, table["rmf_id"].to_pylist())
 
 
 def _read(workspace: Workspace, release: str, detection_ids: list[str]) -> pa.Table:
