@@ -120,8 +120,8 @@ def divide(sources: Rows, config: AlignConfig) -> Division:
 def make_pairs(data: AlignData, division: Division, config: AlignConfig) -> tuple[Pairs, ViewScale]:
     """Scale the view of all pairs by a scale that is fitted to the rows of training.
 
-    `division` is that of the paired detections. Raises UsageError if a column has the same value in
-    all of the rows of training.
+    `division` is that of the paired detections. Columns that are constant in the rows of training
+    are left out. Raises UsageError if no column is left.
     """
     rows = data.paired
     seen = np.unique(data.place[rows[division.train]])
