@@ -17,7 +17,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 Context = Literal["all", "none"]
-"""Whether the surroundings of a source take part: Galactic latitude, column density, and more."""
+"""Choice to use the context of a source (Galactic latitude, column density and more) or not."""
 
 GROUPS = CLASS_GROUPS
 """Groups of features, for what a classification rests on."""
