@@ -48,6 +48,7 @@ from benchmarks.alignment_optima import (
     all_pairs,
     by_bayes,
     marginal,
+    noisy_parameters,
     normal_log_density,
     posteriors_of,
 )
@@ -141,18 +142,9 @@ def truth_of_sources(
     the bands of predicted spectra.
     """
     frame = raypipe.open_catalog(workspace)
-    kt = frame["kt_kev"].astype(float)
-    truth = pd.DataFrame(
-        {
-            "log_nh": frame["log_nh"].astype(float),
-            "photon_index": frame["photon_index"].astype(float),
-            "log_kt": np.log10(kt.where(kt > 0)),
-        }
-    )
-    rng = np.random.default_rng(2)
-    noisy = truth + rng.standard_normal(truth.shape) * np.array(list(TRUE_NOISE.values()))
-    table = _write(folder / "parameters.parquet", frame, dict(noisy.items()))
-    options = {"key": "detection_id", "columns": ",".join(noisy)}
+    truth, noisy = noisy_parameters(frame)
+    table = _write(folder / "parameters.parquet", frame, {c: noisy[c] for c in TRUE_NOISE})
+    options = {"key": "detection_id", "columns": ",".join(TRUE_NOISE)}
     case = Case(workspace, table, {"targets": ["class"], **settings}, **options)
     metrics = case.run()
     train, judged = case.pairs()

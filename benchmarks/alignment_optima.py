@@ -40,6 +40,20 @@ def marginal(values: Floats, train: Pairs) -> Floats:
     return np.asarray(logsumexp(normal_log_density(values, train), axis=0))
 
 
+def noisy_parameters(catalog: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the true parameters of simulated detections, and the same in noise as a view."""
+    kt = catalog["kt_kev"].astype(float)
+    truth = pd.DataFrame(
+        {
+            "log_nh": catalog["log_nh"].astype(float),
+            "photon_index": catalog["photon_index"].astype(float),
+            "log_kt": np.log10(kt.where(kt > 0)),
+        }
+    )
+    rng = np.random.default_rng(2)
+    return truth, truth + rng.standard_normal(truth.shape) * np.array(list(TRUE_NOISE.values()))
+
+
 def by_bayes(y: Floats, theta: Floats, judged: Pairs, train: Pairs) -> Floats:
     """Return ln p(y_j | x_i) - ln p(y_j), (spectra, views); see `truth_of_sources`."""
     sigma = np.array(list(TRUE_NOISE.values()))

@@ -83,6 +83,9 @@ OPTIONS = {
     ),
     "detection": Option("find detections similar to this one", metavar="ID"),
     "detections": Option("predict for this number of detections; default: all in the manifest"),
+    "finetune": Option(
+        "also tune a copy of the catalog's model, encoder and decoder, to the view, as a new model"
+    ),
     "first": Option("release with a catalog"),
     "format": Option("format; ogip writes the responses", choices=(*FORMATS, RESPONSES)),
     "host": Option("serve at this address of the machine; default: 127.0.0.1", metavar="ADDRESS"),

@@ -57,6 +57,21 @@ class AlignConfig(Section):
         description="Alignments of permuted pairs, which must find nothing, as a check.",
     )
     seed: int = Field(0, ge=0, description="Seed for weights, split, order and draws.")
+    finetune_epochs: int = Field(
+        10, ge=1, description="Maximum number of passes over the spectra with --finetune."
+    )
+    finetune_weight: float = Field(
+        0.1,
+        ge=0,
+        description="Weight of the contrastive loss beside that of the reconstruction with "
+        "--finetune: 0 trains the model further without the view.",
+    )
+    finetune_learning_rate: float = Field(
+        3e-4, gt=0, description="Peak learning rate with --finetune."
+    )
+    finetune_patience: int = Field(
+        3, ge=1, description="With --finetune, stop after this many epochs without improvement."
+    )
     num_workers: int = Field(
         1,
         ge=1,

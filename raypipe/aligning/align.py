@@ -20,6 +20,7 @@ from raypipe._version import __version__
 from raypipe.aligning.added import shared_table, view_table
 from raypipe.aligning.calibrate import calibrate
 from raypipe.aligning.data import AlignData, Division, divide, join_view, make_pairs
+from raypipe.aligning.finetune import PREFIX, Tuning
 from raypipe.aligning.fit import Fitted
 from raypipe.aligning.measure import (
     gallery_rows,
@@ -47,6 +48,7 @@ from raypipe.catalog.added_columns import find_added, write_added
 from raypipe.config import Config
 from raypipe.errors import UsageError
 from raypipe.model.choice import choose_model
+from raypipe.model.training_record import FINETUNED
 from raypipe.store.addresses import Address
 from raypipe.store.layout import alignment_folder
 from raypipe.store.lease import exclusive
@@ -75,6 +77,7 @@ def align(
     text_encoder: str | os.PathLike[str] | None = None,
     release: str | None = None,
     model: str | None = None,
+    finetune: bool = False,
     config: Config | Mapping[str, Any] | str | Path | None = None,
 ) -> dict[str, Any]:
     """Align the spectra of a catalog with the view in a table; return the metrics.
@@ -83,9 +86,11 @@ def align(
     within `radius` arcsec; by default the first of these that matches. `columns` names the columns
     of the view, separated by commas: numbers, words, vectors, or a light curve as TIMES:RATES. With
     `text_encoder`, a folder of the sentence-transformers layout, columns of text are read as texts.
-    Writes the bundle `alignments/<id>/` and adds the columns shared_0.. to the catalog. If the
-    alignment exists already for the same settings and data, it is not trained again. Raises
-    UsageError for a table or columns that cannot be used.
+    Writes the bundle `alignments/<id>/` and adds the columns shared_0.. to the catalog. With
+    `finetune`, also tunes a copy of the catalog's model to the view, as a model of the workspace
+    that is used only if it is named; `finetuned` in the metrics describes it. What exists already
+    for the same settings and data is not trained again. Raises UsageError for a table or columns
+    that cannot be used.
     """
     store = call.workspace
     if key is not None and key not in KEYS:
@@ -95,15 +100,19 @@ def align(
     release = choose_release(store, release)
     model_id = choose_model(store, release, model)
     catalog = require_publication(store, release, model_id)
+    tuning = Tuning.of(store, model_id, call.config) if finetune else None
     encoder = read_text_encoder(text_encoder) if text_encoder is not None else None
     table = read_view_table(with_, _names(columns), texts=encoder is not None)
     rows = detections_of(store, catalog, None)
     data = join_view(rows, table, encoder, key, radius)
     about = _about(release, model_id, table, data, encoder, call.config)
     settings = {"alignment_id": about.alignment_id, "align": _recipe(call.config)}
-    if _is_made(store, about.alignment_id) and find_added(store, catalog, VERB, settings):
+    is_whole = _is_made(store, about.alignment_id) and find_added(store, catalog, VERB, settings)
+    found = tuning.find(store, about.alignment_id) if tuning else {}
+    if is_whole and found is not None:
         log.info("align: %s is already made", about.alignment_id)
-        return _metrics_of(store, about.alignment_id)
+        _tell_tuned(found)
+        return _metrics_of(store, about.alignment_id) | found
     division = divide(data.sources[data.paired], call.config.align)
     pairs, scale = make_pairs(data, division, call.config.align)
     targets = _targets(call.config, rows, data, with_)
@@ -116,10 +125,25 @@ def align(
             made, judged = _make(call, about, parts, scale, targets)
             save_judged(store, about.alignment_id, judged)  # the bundle, last, makes it complete
             save_alignment(made, store)
-        _add_columns(store, catalog, made, data, table, settings)
+        if not is_whole:
+            _add_columns(store, catalog, made, data, table, settings)
         figures |= {"alignment_id": about.alignment_id, **made.metrics["retrieval"]["to_view"]}
+        if tuning and found is None:
+            found = tuning.make(store, made, data, pairs, division, rows)
+        figures |= found or {}
     log.info("align: %s done", about.alignment_id)
-    return made.metrics
+    _tell_tuned(found)
+    return made.metrics | (found or {})
+
+
+def _tell_tuned(found: Mapping[str, Any] | None) -> None:
+    """Say how to use the tuned model, if there is one."""
+    if found:
+        log.info(
+            "align: %s is the tuned model: run raypipe embed --model %s, then raypipe align "
+            "--model %s",
+            *[found[FINETUNED]["model_id"]] * 3,
+        )
 
 
 def _names(columns: str | Sequence[str] | None) -> list[str] | None:
@@ -160,7 +184,11 @@ def _about(
 
 
 def _recipe(config: Config) -> dict[str, Any]:
-    return config.align.model_dump(exclude=EXECUTION)
+    return {
+        name: value
+        for name, value in config.align.model_dump().items()
+        if name not in EXECUTION and not name.startswith(PREFIX)
+    }
 
 
 def _folders(about: About) -> tuple[str, str]:

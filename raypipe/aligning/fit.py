@@ -86,7 +86,7 @@ def fit(
         network.parameters(), config.learning_rate, weight_decay=config.weight_decay
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: _rate(step / (config.epochs * steps))
+        optimizer, lambda step: rate_at(step / (config.epochs * steps))
     )
     fitted = Fitted(network)
     best_state, best_loss = copy.deepcopy(network.state_dict()), math.inf
@@ -135,7 +135,7 @@ def _network(train: Pairs, scale: ViewScale, config: AlignConfig) -> Aligner:
     return network
 
 
-def _rate(done: float) -> float:
+def rate_at(done: float) -> float:
     """Return the learning rate in units of its peak: a linear rise, then half a cosine to zero."""
     if done < _WARM_UP:
         return 0.05 + 0.95 * done / _WARM_UP
@@ -163,16 +163,17 @@ def _step(
     spectrum, shared = team.gather(made.spectrum), team.gather(made.view)
     # The gathered rows are ordered by worker: each has every world-th row of the batch.
     gathered = np.concatenate([rows[rank :: team.world] for rank in range(team.world)])
-    loss = _contrast(network, spectrum, shared, pairs.positives(gathered), config)
+    loss = contrast(network, spectrum, shared, pairs.positives(gathered), config)
     if config.translation:
         truth = torch.from_numpy(draws.astype(np.float32))
         loss = loss + config.translation * network.translation_loss(made, truth, view)
     return loss
 
 
-def _contrast(
+def contrast(
     network: Aligner, spectrum: Tensor, view: Tensor, positive: Tensor, config: AlignConfig
 ) -> Tensor:
+    """Return the contrastive loss of unit vectors of spectra and views, (n, dimensions) each."""
     logits = network.similarity(spectrum, view, with_bias=config.loss == "sigmoid")
     return LOSSES[config.loss](logits, positive)
 
@@ -188,7 +189,7 @@ def _validation_loss(network: Aligner, pairs: Pairs, config: AlignConfig) -> flo
         posteriors = pairs.posteriors.take(rows)
         view = view_tensors(pairs.view.take(pairs.place[rows]))
         made = network(torch.from_numpy(posteriors.features()), view)
-        loss = _contrast(network, made.spectrum, made.view, pairs.positives(rows), config)
+        loss = contrast(network, made.spectrum, made.view, pairs.positives(rows), config)
         if config.translation:
             truth = torch.from_numpy(posteriors.mean.astype(np.float32))
             loss = loss + config.translation * network.translation_loss(made, truth, view)

@@ -9,6 +9,7 @@ import numpy as np
 
 from raypipe.box import is_from_box
 from raypipe.model.training_record import (
+    FINETUNED,
     TrainingRecord,
     describe_counts,
     describe_numbers,
@@ -16,6 +17,7 @@ from raypipe.model.training_record import (
     describe_spectra,
     training_record,
 )
+from raypipe.redaction import printable
 from raypipe.spectra.channel_bins import BAND_KEV, MOST_BINS
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ def model_card(model: Model) -> str:
 
 A raypipe autoencoder of X-ray spectra, preset `{model.preset}`: {model.config.model.latents} \
 latents that describe the spectrum of a detection{_RESPONSE.get(model.preset, "")}.
-
+{_tuning(model.metrics.get(FINETUNED))}
 | | |
 |---|---|
 | trained on | {describe_spectra(trained_on, record.release)} |
@@ -127,6 +129,25 @@ _SIMULATED = {
     None: f" If the training spectra are simulated, {_MORE}",
 }
 """What to say of the accuracy of classes, by whether the training spectra were simulated."""
+
+
+def _tuning(found: Mapping[str, Any] | None) -> str:
+    """State from which model a tuned one was made, how, and what that did; "" for others."""
+    if not found:
+        return ""
+    before, after = found["before"], found["after"]
+    columns = printable(", ".join(found["columns"]), 200)
+    return f"""
+It is {found["base_model"]}, tuned to a second view of sources by `raypipe align --finetune`: \
+{columns} of {printable(found["table"], 200)}, with weight {found["weight"]:g} of the contrastive \
+loss, learning rate {found["learning_rate"]:g} and seed {found["seed"]}; the best of \
+{found["epochs"]} epochs was epoch {found["best_epoch"]}. On sources that only stopped the tuning, \
+the contrastive loss went from {before["validation_contrast"]:.3f} to \
+{after["validation_contrast"]:.3f}, the loss of the reconstruction from \
+{before["validation_loss"]:.4f} to {after["validation_loss"]:.4f}, and the Cash statistic per bin \
+after refinement from {before["cash_per_bin"]:.4f} to {after["cash_per_bin"]:.4f}. The rows below \
+describe the spectra of the tuning.
+"""
 
 
 def _without_train(spectra: Mapping[str, int]) -> dict[str, int]:

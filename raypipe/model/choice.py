@@ -17,6 +17,8 @@ WEIGHTS = "model.safetensors"
 """File without which a folder is not a model bundle."""
 _DESCRIPTION = ("config.toml", "metrics.json", "README.md")
 _DEFAULT_PRESET = "folded"
+TUNED = "tuned-"
+"""Beginning of the ids of models that `align --finetune` made. They are used only if named."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,13 @@ def default_model(workspace: Workspace) -> Choice:
     A model of the workspace wins: one that was trained, the newest of preset `folded` if there is
     one; else the newest copy of a model in the box, so that a workspace stays with the model that
     made its catalogs when a later version of raypipe carries another. A workspace without models
-    uses the model in the box.
+    uses the model in the box. A model tuned to a view is never the default.
     """
-    found = {name: f"{model_folder(name)}/{WEIGHTS}" for name in models_of(workspace)}
+    found = {
+        name: f"{model_folder(name)}/{WEIGHTS}"
+        for name in models_of(workspace)
+        if not name.startswith(TUNED)
+    }
     own = {name: file for name, file in found.items() if not is_from_box(name)}
     if not found:
         return Choice(MODEL_ID, box_folder(), "it ships with raypipe; the workspace has no model")

@@ -13,6 +13,10 @@ TRAINED_ON = "trained_on"
 """Key of the description of the training spectra in metrics.json."""
 
 
+FINETUNED = "finetuned"
+"""Key of the description of a tuning to a view (`raypipe align --finetune`) in metrics.json."""
+
+
 class TrainedOn(BaseModel):
     """Describe the spectra on which a model was trained; None and {} stand for unknown.
 
