@@ -38,7 +38,7 @@ def shared_table(made: Alignment, data: AlignData) -> pa.Table:
 def view_table(made: Alignment, data: AlignData, table: ViewTable) -> pa.Table:
     """Return the rows of the user's table that have values.
 
-    Each has its shared vector and the latents predicted for it, with their covariance.
+    Each row has its shared vector and the latents predicted for it, with their covariance.
     """
     columns = used_columns(data.columns, made.view)
     rows = np.flatnonzero(np.stack([column.is_known for column in columns]).any(axis=0))
@@ -62,7 +62,7 @@ def view_table(made: Alignment, data: AlignData, table: ViewTable) -> pa.Table:
 
 
 def _summaries(table: ViewTable, rows: np.ndarray) -> list[str]:
-    """Write the first values of each row that words can hold."""
+    """Describe each row by its first values that can be written in words."""
     shown = [c for c in table.columns if c.kind in ("number", "category", "text")]
     taken = [column.take(rows) for column in shown[:_MOST_SUMMARIZED]]
     return [

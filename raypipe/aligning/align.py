@@ -82,14 +82,14 @@ def align(
 ) -> dict[str, Any]:
     """Align the spectra of a catalog with the view in a table; return the metrics.
 
-    `with_` is a table whose rows are joined to detections by `key`: name, detection_id, or
-    position within `radius` arcsec; by default the first of them that matches. `columns` names
-    those of the view, separated by commas: numbers, words, vectors, or a light curve as
-    TIMES:RATES. With `text_encoder`, a folder of the sentence-transformers layout, columns of text
-    are read as texts. Writes the bundle `alignments/<id>/` and adds the columns shared_0.. to the
-    catalog. With `finetune`, also tunes a copy of the catalog's model to the view, as a model of
-    the workspace that is used only if it is named; `finetuned` in the metrics describes it. The
-    same command on the same data finds what it has made. Raises UsageError for a table or columns
+    `with_` is a table whose rows are joined to detections by `key`: name, detection_id, or position
+    within `radius` arcsec; by default the first of these that matches. `columns` names the columns
+    of the view, separated by commas: numbers, words, vectors, or a light curve as TIMES:RATES. With
+    `text_encoder`, a folder of the sentence-transformers layout, columns of text are read as texts.
+    Writes the bundle `alignments/<id>/` and adds the columns shared_0.. to the catalog. With
+    `finetune`, also tunes a copy of the catalog's model to the view, as a model of the workspace
+    that is used only if it is named; `finetuned` in the metrics describes it. What exists already
+    for the same settings and data is not trained again. Raises UsageError for a table or columns
     that cannot be used.
     """
     store = call.workspace
@@ -206,9 +206,9 @@ def _metrics_of(store: Workspace, alignment_id: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Parts:
-    """Hold the pairs of training, validation and test, and the judged ones among the last.
+    """Hold the pairs of training, validation and test, and the judged pairs among the test pairs.
 
-    `chosen` are the rows of the judged pairs among all paired detections, `ids` their ids.
+    `chosen` are the rows of the judged pairs among all paired detections, and `ids` their ids.
     """
 
     train: Pairs
@@ -220,7 +220,7 @@ class _Parts:
 
     @classmethod
     def of(cls, pairs: Pairs, division: Division, data: AlignData, seed: int) -> _Parts:
-        """Divide pairs, and choose those that judge."""
+        """Divide pairs, and choose those by which the alignment is judged."""
         train, validation = pairs.take(division.train), pairs.take(division.validation)
         test = pairs.take(division.test)
         rows = gallery_rows(test, seed)
@@ -236,7 +236,7 @@ def _make(
     scale: ViewScale,
     targets: Mapping[str, npt.NDArray[Any]],
 ) -> tuple[Alignment, JudgedPairs]:
-    """Train the alignment, and those of permuted pairs as a check; measure all."""
+    """Train the alignment, and as a check alignments of permuted pairs; measure all of them."""
     train, test, seed = parts.train, parts.test, call.config.align.seed
     log.info("align: %s: %d pairs to train, %d to judge", about.alignment_id, len(train), len(test))
     made, fitted = _trained(call, about, train, parts.validation, scale, about.alignment_id)
@@ -306,9 +306,9 @@ def _add_columns(
 def _targets(
     config: Config, rows: pa.Table, data: AlignData, with_: Address
 ) -> dict[str, npt.NDArray[Any]]:
-    """Return the values of the targets for the paired detections: from the catalog, or the table.
+    """Return the values of the targets for paired detections, from the catalog or from the table.
 
-    Raises UsageError for a column that neither has, and for one of the view itself.
+    Raises UsageError for a column that neither of them has, and for a column of the view.
     """
     names = config.align.targets
     if seen := [column.name for column in data.columns if column.name in names]:

@@ -1,8 +1,8 @@
-"""Calibrate the widths of predictions on sources that the weights of an alignment were not fit to.
+"""Calibrate the widths of predictions on sources to which an alignment was not fitted.
 
 Split conformal prediction (Lei et al. 2018, JASA 113, 1094) multiplies widths by the quantile at
-68.27% of |truth - prediction| / width among held-out sources. With few of them that factor is noisy
-itself, and would spoil widths that are right. Its logarithm l, with variance v by bootstraps over
+68.27% of |truth - prediction| / width among held-out sources. With few sources this factor is
+noisy, and would spoil widths that are right. Its logarithm l, with variance v by bootstraps over
 sources, is therefore multiplied by max(0, 1 - v / l²) (James & Stein 1961).
 """
 
@@ -28,10 +28,10 @@ _WIDENING = 0.2, 5.0
 
 
 def calibrate(made: Alignment, held_out: Pairs, seed: int) -> None:
-    """Multiply the predicted widths of an alignment so that 68% of held-out truths are within them.
+    """Scale the predicted widths of an alignment so that 68% of held-out truths are within them.
 
-    All detections of the pairs count, each source as one. A column with fewer than 20 sources
-    keeps its widths.
+    All detections of the pairs are used, with a total weight of 1 per source. A column with fewer
+    than 20 sources keeps its widths.
     """
     network = made.network
     weight = source_weights(held_out.source)
@@ -60,7 +60,7 @@ def view_pulls(made: Alignment, pairs: Pairs) -> Floats:
 
 
 def latent_pulls(made: Alignment, pairs: Pairs) -> Floats:
-    """Return (truth - prediction) / width of latents predicted from views, (n, latents).
+    """Return (truth - prediction) / width of the latents predicted from views, (n, latents).
 
     The truth is a draw from the posterior of each detection.
     """
@@ -101,6 +101,6 @@ def widening(pulls: Floats, weight: Floats, source: npt.NDArray[np.int64], seed:
 
 
 def _quantile(ascending: Floats, weight: Floats, sources: int) -> float:
-    """Return the weighted quantile at 68%, one source of `sources` counted as infinitely far."""
+    """Return the weighted quantile at 68%, with one source more than `sources` infinitely far."""
     share = np.cumsum(weight) / weight.sum() * sources / (sources + 1)
     return float(ascending[min(int(np.searchsorted(share, ONE_SIGMA_SHARE)), len(share) - 1)])

@@ -1,4 +1,4 @@
-"""Read the detections of a catalog and the view in a table, and join them."""
+"""Read the detections of a catalog and the view of a table, and join them."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ _MATCHED_BY = ("detection_id", "obsid", "obi", "region_id", "name", "ra", "dec")
 class AlignData:
     """Hold n detections with latents, and the view of those that a table has.
 
-    `detection_ids`, `sources` (keys) and `place` are (n,): `place` is the row of the view, -1
-    without one. `columns` are those of the view, texts already encoded; `how` says how rows were
-    joined, and `fingerprint` is a hash of all that an alignment learns from.
+    `detection_ids`, `sources` (keys) and `place` are (n,): `place` is the row of the view, -1 if
+    there is none. `columns` are those of the view, with texts already encoded; `how` says how rows
+    were joined, and `fingerprint` is a hash of all data from which an alignment learns.
     """
 
     detection_ids: pa.ChunkedArray
@@ -57,7 +57,7 @@ class AlignData:
 
 @dataclass(frozen=True)
 class Division:
-    """Hold the rows of training, validation and test among pairs; each source is in one of them."""
+    """Hold which pairs are for training, validation and test; each source is in one of them."""
 
     train: Rows
     validation: Rows
@@ -73,7 +73,7 @@ def join_view(
 ) -> AlignData:
     """Join a view to the rows of a catalog that have latents.
 
-    Raises UsageError if no row matches, or if too few sources have both.
+    Raises UsageError if no row matches, or if too few sources have both a spectrum and a view.
     """
     posteriors, known = read_posteriors(catalog)
     rows = np.flatnonzero(known)
@@ -118,10 +118,10 @@ def divide(sources: Rows, config: AlignConfig) -> Division:
 
 
 def make_pairs(data: AlignData, division: Division, config: AlignConfig) -> tuple[Pairs, ViewScale]:
-    """Scale the view of all pairs by the rows that training sees.
+    """Scale the view of all pairs by a scale that is fitted to the rows of training.
 
-    `division` is that of the paired detections. Raises UsageError if a column is the same in all
-    of them.
+    `division` is that of the paired detections. Columns that are constant in the rows of training
+    are left out. Raises UsageError if no column is left.
     """
     rows = data.paired
     seen = np.unique(data.place[rows[division.train]])

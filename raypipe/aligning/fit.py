@@ -1,4 +1,4 @@
-"""Fit the heads: batches of pairs, draws from posteriors, early stopping. Knows nothing of Ray."""
+"""Fit the heads, with batches of pairs, draws from posteriors and early stopping, without Ray."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Team:
 
 @dataclass
 class Fitted:
-    """Hold the fitted network and its history: one entry of losses per epoch."""
+    """Hold the fitted network and its history: one entry with the losses per epoch."""
 
     network: Aligner
     history: list[dict[str, float]] = field(default_factory=list)
@@ -69,10 +69,11 @@ def fit(
     team: Team | None = None,
     tell: Callable[[dict[str, float]], None] | None = None,
 ) -> Fitted:
-    """Fit heads and decoders to training pairs; keep the weights of the lowest validation loss.
+    """Fit heads and decoders to training pairs; keep the weights with the lowest validation loss.
 
-    The result depends on the settings and the data alone, not on the machine's load; workers of a
-    `team` call this together with the same arguments. `tell` receives each entry of the history.
+    The result depends on the settings and the data alone, not on the load of the machine. The
+    workers of a `team` call this together, with the same arguments. `tell` is called with each
+    entry of the history.
     """
     team = team or Team()
     torch.manual_seed(config.seed)

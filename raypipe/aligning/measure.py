@@ -21,7 +21,7 @@ _MOST_JUDGED = 5000
 
 
 def gallery_rows(test: Pairs, seed: int) -> npt.NDArray[np.int64]:
-    """Return one detection, with one view, per test source; of more than 5,000, a sample."""
+    """Return one detection with one view per test source; a sample if there are more than 5,000."""
     rows = test.one_per_source()
     if len(rows) > _MOST_JUDGED:
         rows = np.sort(np.random.default_rng(seed).permutation(rows)[:_MOST_JUDGED])
@@ -50,13 +50,14 @@ def measure_retrieval(made: Alignment, train: Pairs, judged: Pairs, seed: int) -
 
 
 def measure_translation(made: Alignment, test: Pairs, judged: Pairs) -> dict[str, Any]:
-    """Measure how well either side predicts the other, and how often the truth is in 68% limits.
+    """Measure how well either side predicts the other, and how often its 68% limits hold the truth.
 
-    Of each number of the view: the share of the variance of normal scores that the prediction
-    explains (`r2`), and the `coverage` of its one-sigma interval, 0.683 if its errors are right,
-    among all detections `test`, each source counted as one, with its standard error.
-    `coverage_judged` is that among the judged pairs: of the best detection of each source, which
-    is a selected one. Of each latent: the same, against a draw from the posterior.
+    For each number of the view, `r2` is the share of the variance of normal scores that the
+    prediction explains. `coverage` is the share of truths in the one-sigma interval, 0.683 if its
+    errors are right, among all detections `test`, with each source counted as one; it has a
+    standard error. `coverage_judged` is the same among the judged pairs, which have the best
+    detection of each source and are therefore a selected sample. Each latent has the same figures,
+    with a draw from its posterior as the truth.
     """
     numbers = {
         column.name: place.start
@@ -84,7 +85,7 @@ def measure_translation(made: Alignment, test: Pairs, judged: Pairs) -> dict[str
 def _agreement(
     mean: Floats, truth: Floats, chosen: Floats, every: Floats, source: npt.NDArray[np.int64]
 ) -> dict[str, float]:
-    """Compare predictions of judged pairs, (n,), where `chosen` is known; `every` are all pulls."""
+    """Compare predictions of judged pairs (n,), with pulls `chosen`; `every` are all pulls."""
     known = np.isfinite(chosen)
     variance = float(np.var(truth[known])) or 1.0
     coverage, error = _coverage(every, source)

@@ -19,9 +19,9 @@ Rows = npt.NDArray[np.int64]
 class Pairs:
     """Hold n detections, each with a row of the view.
 
-    `view` are the rows of the view that occur, `place` (n,) is each detection's row in it, and
+    `view` has the rows of the view that occur, `place` (n,) is the row of each detection in it, and
     `source` (n,) the key of its source. `group` (rows,) numbers the rows of the view so that equal
-    ones share a number: they are positives of each other.
+    rows share a number: they count as right answers (positives) for each other.
     """
 
     posteriors: LatentPosteriors
@@ -40,9 +40,9 @@ class Pairs:
         )
 
     def permuted(self, seed: int) -> Pairs:
-        """Return the pairs with the views of sources exchanged at random: nothing links the sides.
+        """Exchange the views of sources at random, so that nothing links the two sides.
 
-        All detections of a source keep one view among them if they had one.
+        All detections of a source get the same view.
         """
         # Exchange among the sources' first rows: a source's detections stay together.
         sources, first, inverse = np.unique(self.source, return_index=True, return_inverse=True)
@@ -51,10 +51,10 @@ class Pairs:
         return Pairs(self.posteriors, self.view, place, self.source, self.group)
 
     def one_per_source(self) -> Rows:
-        """Return one row per source and group of views: that with the narrowest posterior.
+        """Return one row per source and group of views: the one with the narrowest posterior.
 
-        Among the rows returned no source and no view occurs twice, so that each spectrum has one
-        right answer.
+        Among these rows, no source and no view occurs twice, so that each spectrum has one right
+        answer.
         """
         widths = self.posteriors.widths
         size = np.log(widths.clip(1e-6)).sum(axis=1) if widths.any() else np.zeros(len(self))

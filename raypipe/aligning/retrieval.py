@@ -1,4 +1,4 @@
-"""Measure how well a spectrum finds its view among others, and the reverse; with baselines."""
+"""Measure how well a spectrum finds its view among others, and the reverse, beside baselines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BOOTSTRAPS = 200
 def ranks(similarity: Floats) -> Floats:
     """Return the rank of each row's own column, (n,), from 1; ties count half.
 
-    `similarity` (n, n): the right answer to row i is column i, and larger is more similar.
+    In `similarity` (n, n), the right answer to row i is column i, and larger is more similar.
     """
     own = np.diagonal(similarity)[:, None]
     above = (similarity > own).sum(axis=1)
@@ -70,10 +70,10 @@ def baselines(
 ) -> Mapping[str, Floats]:
     """Return the similarities (n, n) of test spectra and views by linear methods.
 
-    `ridge` predicts the view from the spectrum and compares it with the views by the distance in
-    units of the residuals; `ridge_back` is the reverse. `cca` compares canonical variates by the
-    log density ratio of their normal distribution, for the number of variates that is best in
-    cross-validation. Inputs are (n, features) of pairs.
+    `ridge` predicts the view from the spectrum, and compares the prediction with the views by their
+    distance in units of the residuals; `ridge_back` is the reverse. `cca` compares canonical
+    variates by the log density ratio of their normal distribution, for the number of variates that
+    is best in cross-validation. Inputs are (n, features) of pairs.
     """
     return {
         "ridge": _ridge(train_spectra, train_views, spectra, views),
@@ -83,7 +83,7 @@ def baselines(
 
 
 def _ridge(x: Floats, y: Floats, test_x: Floats, test_y: Floats) -> Floats:
-    """Return minus half the squared distances of predicted and actual rows."""
+    """Return the squared distances of predicted and actual rows, times -1/2."""
     from sklearn.linear_model import RidgeCV
 
     model = RidgeCV(alphas=_RIDGES).fit(*_standard(x, y))

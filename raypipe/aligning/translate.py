@@ -43,11 +43,11 @@ def translate(
 
     `view` is a row of that table, by its name, detection_id or #N, or values of its columns as
     JSON. The answer has the photon flux density with a band of 68%, in units of the photon flux in
-    0.5-7 keV, as the row does not say how bright a detection is. With `detection`, a detection_id
-    of the workspace, or `pha`, a file whose ARF and RMF are beside it or given, it also has the
-    counts that the predicted spectrum leads to in that instrument and exposure, as bright as that
-    spectrum is. `plot` names a .png or .svg. Raises UsageError for a row or values that do not fit,
-    and if no view is aligned with the catalog.
+    0.5-7 keV, because the row does not say how bright a detection is. With `detection`, a
+    detection_id of the workspace, or `pha`, a file whose ARF and RMF are beside it or given, the
+    answer also has the counts that are expected from the predicted spectrum in that instrument and
+    exposure, at the brightness of that detection. `plot` names a .png or .svg. Raises UsageError
+    for a row or values that do not fit, and if no view is aligned with the catalog.
     """
     if detection is not None and pha is not None:
         raise UsageError("give --detection or --pha, not both")
@@ -78,7 +78,7 @@ def translate(
 
 
 def _described(opened: OpenedAlignment, view: str) -> dict[str, Any]:
-    """Return what the answer says of the view: its values, or row, name and summary."""
+    """Describe the view for the answer: by its values, or by row, name and summary."""
     if view.lstrip().startswith(("[", "{")):
         return {"view": view}
     row = opened.find_row(view)

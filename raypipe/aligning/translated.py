@@ -33,7 +33,7 @@ class Translated:
     """Hold the spectrum predicted from a view.
 
     `query` describes the view; `flux` has one row; `counts` are those of the spectrum `detection`,
-    None without one.
+    or None if there is no such spectrum.
     """
 
     query: dict[str, Any]
@@ -43,7 +43,7 @@ class Translated:
     detection: str
 
     def as_json(self) -> dict[str, Any]:
-        """Return all numbers as JSON holds them."""
+        """Return all numbers in a form that JSON can hold."""
         flux = self.flux
         found: dict[str, Any] = {
             "alignment_id": self.alignment_id,

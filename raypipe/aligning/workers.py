@@ -24,9 +24,9 @@ def fit_pairs(
     workspace: Workspace,
     name: str,
 ) -> Fitted:
-    """Fit heads to pairs with `align.num_workers` workers; one trains here, without Ray.
+    """Fit heads to pairs with `align.num_workers` workers; a single one trains here, without Ray.
 
-    `name` is that of the run. All workers together see the batches that one would see.
+    `name` is the name of the run. All workers together see the batches that one would see.
     """
     config = settings.align
     if config.num_workers == 1:

@@ -1,4 +1,4 @@
-"""Save and load alignments: weights, scales of the view, settings, metrics and a card."""
+"""Save and load alignments: weights, scales of the view, settings, metrics and a model card."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ _ROWS_AT_ONCE = 8192
 
 @dataclass(frozen=True)
 class About:
-    """Say what was aligned: a catalog with the view in a table.
+    """Describe what was aligned: a catalog, and the view of a table.
 
-    `key` is the key by which rows were joined, `texts` the columns that a text encoder read, with
-    the fingerprint of that encoder and the folder in which it was.
+    `key` is the key by which rows were joined, and `texts` are the columns that a text encoder
+    read. The fingerprint and the folder of this encoder are kept with them.
     """
 
     alignment_id: str
@@ -106,9 +106,9 @@ class Alignment:
     def inputs_of(
         self, columns: Sequence[ViewColumn], encoder: TextEncoder | None = None
     ) -> ViewInputs:
-        """Scale columns of a view, texts through the encoder with which the alignment was made.
+        """Scale columns of a view; encode texts by the encoder with which the alignment was made.
 
-        Raises UsageError for another encoder or none where there are texts.
+        Raises UsageError if there are texts and the encoder is missing or another one.
         """
         return self.view.transform(encoded(columns, self._checked(encoder, columns)))
 
@@ -153,7 +153,7 @@ def view_tensors(view: ViewInputs) -> ViewTensors:
 
 
 def save_alignment(made: Alignment, workspace: Workspace) -> None:
-    """Write the bundle of an alignment; the weights come last, so that with them it is complete."""
+    """Write the bundle of an alignment; the weights come last and so mark it as complete."""
     folder = alignment_folder(made.about.alignment_id)
     tensors = {
         f"network.{name}": value.detach().contiguous().numpy()
@@ -178,8 +178,8 @@ def save_alignment(made: Alignment, workspace: Workspace) -> None:
 def load_alignment(path: str | os.PathLike[str]) -> Alignment:
     """Open the bundle of an alignment, a folder or s3:// prefix.
 
-    Raises RaypipeError if it is none, is incomplete, has changed since it was saved, or holds
-    impossible numbers.
+    Raises RaypipeError if it is no such bundle, is incomplete, has changed since it was saved, or
+    holds impossible numbers.
     """
     bundle = Workspace(path)
     where = bundle.absolute_uri(WEIGHTS)

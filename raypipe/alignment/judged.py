@@ -1,4 +1,4 @@
-"""Keep the pairs by which an alignment is judged, so that later labels can be asked about them."""
+"""Keep the pairs by which an alignment is judged, so that later labels can be scored on them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SIDES = ("latents", "view")
 
 @dataclass(frozen=True)
 class Space:
-    """Hold where a shared space has the spectra and the views of n pairs, (n, dimensions) each."""
+    """Hold the shared vectors of the spectra and the views of n pairs, (n, dimensions) each."""
 
     spectra: Floats
     views: Floats
@@ -44,8 +44,8 @@ class Space:
 class JudgedPairs:
     """Hold n pairs of a spectrum and a view that training has not seen, one per source.
 
-    `latents` and `view` (n, features) are the plain features of either side. `spaces` are that of
-    the alignment, then those of alignments of permuted pairs.
+    `latents` and `view` (n, features) are the plain features of the two sides. `spaces` has the
+    space of the alignment first, then those of alignments of permuted pairs.
     """
 
     detection_ids: Sequence[str]
@@ -61,7 +61,7 @@ class JudgedPairs:
         view: ViewInputs,
         alignments: Sequence[Alignment],
     ) -> JudgedPairs:
-        """Collect pairs with their places in the space of each alignment."""
+        """Collect pairs with their shared vectors in the space of each alignment."""
         return cls(
             detection_ids,
             posteriors.features().astype(np.float64),
@@ -92,7 +92,7 @@ def save_judged(store: Workspace, alignment_id: str, judged: JudgedPairs) -> Non
 
 
 def read_judged(store: Workspace, alignment_id: str) -> JudgedPairs:
-    """Read the judged pairs of an alignment; raises RaypipeError if they are not there or whole."""
+    """Read the judged pairs of an alignment; raises RaypipeError if they are missing or damaged."""
     name = _file(alignment_id)
     again = (
         f"delete {store.absolute_uri(alignment_folder(alignment_id))} and run raypipe align again"
@@ -119,7 +119,7 @@ def _file(alignment_id: str) -> str:
 
 
 def _names(number: int) -> tuple[str, str]:
-    """Return the columns of a space: number 0 is that of the alignment."""
+    """Return the columns of a space; number 0 is the space of the alignment."""
     before = f"permuted_{number}_" if number else ""
     return f"{before}shared", f"{before}view_shared"
 

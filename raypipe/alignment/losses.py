@@ -1,4 +1,4 @@
-"""Compare every spectrum of a batch with every view of it: the losses of CLIP and of SigLIP."""
+"""Compare every spectrum of a batch with every view of the batch: losses of CLIP and SigLIP."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ LOSSES = {"infonce": info_nce, "sigmoid": sigmoid_loss}
 
 
 def gaussian_nll(mean: Tensor, log_width: Tensor, truth: Tensor, known: Tensor) -> Tensor:
-    """Return minus the mean log density of known values under normals; 0 if none is known."""
+    """Return minus the mean log density of known values, which are normal; 0 if none is known."""
     weight = known.to(mean.dtype)
     nats = log_width + 0.5 * ((truth - mean) * torch.exp(-log_width)) ** 2
     return (nats * weight).sum() / weight.sum().clamp(min=1.0)
 
 
 def cholesky_nll(mean: Tensor, precision_factor: Tensor, truth: Tensor) -> Tensor:
-    """Return minus the mean log density of vectors (n, k) under normals, per element.
+    """Return minus the mean log density per element of vectors (n, k) under normal distributions.
 
     `precision_factor` (n, k, k) is lower triangular with a positive diagonal: the precision is
     L L^T.

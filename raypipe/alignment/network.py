@@ -50,7 +50,7 @@ class CurveEncoder(nn.Module):
         self.layers = nn.TransformerEncoder(layer, _CURVE_LAYERS, enable_nested_tensor=False)
 
     def forward(self, curves: Tensor, points: Tensor) -> Tensor:
-        """Encode curves (n, points, channels) with so many points each; (n, width)."""
+        """Encode curves (n, points, channels), given the number of points of each; (n, width)."""
         place = torch.arange(curves.shape[1])[None, :]
         there = place < points[:, None]
         # Sines of the place in time, at 1, 2, 4 and 8 cycles per curve.
@@ -88,7 +88,7 @@ class Head(nn.Module):
 
 @dataclass
 class Aligned:
-    """Hold what the network makes of a batch: unit vectors and hidden features of either side."""
+    """Hold the outputs of the network: unit vectors and hidden features of either side."""
 
     spectrum: Tensor
     view: Tensor
@@ -174,7 +174,7 @@ class Aligner(nn.Module):
         return out[:, :k], factor / self.latent_widening[:, None]
 
     def translation_loss(self, made: Aligned, latents: Tensor, view: ViewTensors) -> Tensor:
-        """Return how badly either side predicts the other, in nats per number."""
+        """Return the loss by which either side predicts the other, in nats per number."""
         return self._view_loss(made.spectrum_hidden, view) + cholesky_nll(
             *self.predict_latents(made.view_hidden), latents
         )

@@ -50,10 +50,10 @@ _VECTORS = ("shared", "predicted_z", "predicted_z_cov")
 class OpenedAlignment:
     """Hold an alignment with the rows of its view.
 
-    `rows` has a row per row of the user's table that has values: `row` (its number, from 1), the
-    keys that the table has, and `summary`, its values in words; `shared` (rows, dimensions) are
-    its unit vectors. `predicted_z` (rows, latents) and `predicted_z_cov` (rows, latents, latents)
-    are the latents that the view leads to.
+    `rows` has one row per row of the user's table that has values, with the columns `row` (its
+    number, from 1), the keys that the table has, and `summary` (its values in words). `shared`
+    (rows, dimensions) are the unit vectors of these rows, and `predicted_z` (rows, latents) and
+    `predicted_z_cov` (rows, latents, latents) are the latents predicted from them.
     """
 
     workspace: Workspace
@@ -64,7 +64,7 @@ class OpenedAlignment:
     predicted_z_cov: Floats
 
     def find_row(self, called: str) -> int:
-        """Return the row of the view with this key, or with the number N if called "#N".
+        """Return the row of the view with this key, or for "#N" the row with the number N.
 
         Raises UsageError if there is none.
         """
@@ -85,8 +85,8 @@ class OpenedAlignment:
     def embed_values(self, text: str) -> Float32:
         """Map values of a view, given as JSON, into the shared space: a unit vector (dimensions,).
 
-        They are a list of numbers, if the view is one vector, or an object with values by the
-        names of columns; columns that it lacks are missing. Raises UsageError for other text.
+        The JSON is a list of numbers, if the view is one vector, or an object that maps names of
+        columns to values; other columns count as missing. Raises UsageError for other text.
         """
         return self.alignment.embed_views(self.inputs_of(_values_in(text)))[0]
 
@@ -106,7 +106,7 @@ class OpenedAlignment:
         """Predict the spectrum of a row of the view, or of values given as JSON.
 
         `view` is that of `raypipe search --like-view`; `model` defaults to that of the catalog.
-        Raises UsageError for another model than the catalog's, and for preset paper.
+        Raises UsageError for a model other than the catalog's, and for preset paper.
         """
         return predict_spectra(*self._latents_of(view), self.own_model(model), draws)
 
@@ -151,7 +151,7 @@ class OpenedAlignment:
         return model_folder(self.alignment.about.model_id)
 
     def inputs_of(self, values: Any) -> ViewInputs:
-        """Scale the values of one row of a view: a list, or a mapping from names of columns."""
+        """Scale the values of one row of a view: a list, or a mapping by names of columns."""
         about, columns = self.alignment.about, self.alignment.view.columns
         if isinstance(values, list):
             if len(columns) != 1 or columns[0].kind != "vector":
@@ -184,9 +184,10 @@ def open_alignment(
     release: str | None = None,
     model: str | None = None,
 ) -> OpenedAlignment:
-    """Open the alignment whose columns were added to a catalog; arguments as in `open_catalog`.
+    """Open the alignment of a catalog; the arguments are those of `open_catalog`.
 
-    Raises UsageError if there is none, RaypipeError if the catalog has changed since.
+    This is the alignment whose columns the catalog has. Raises UsageError if there is none, and
+    RaypipeError if the catalog has changed since.
     """
     store = workspace if isinstance(workspace, Workspace) else Workspace(workspace)
     release = choose_release(store, release)
@@ -232,7 +233,7 @@ def _values_in(text: str) -> list[Any] | Mapping[str, Any]:
 
 
 def _one_row(name: str, kind: str, size: int, value: Any) -> ViewColumn:
-    """Make a column of one row; raises UsageError for a value of another kind than the column."""
+    """Make a column of one row; raises UsageError if the value does not fit the column."""
     try:
         if kind == "number":
             values: npt.NDArray[Any] = np.array([np.nan if value is None else float(value)])

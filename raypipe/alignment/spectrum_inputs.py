@@ -1,4 +1,4 @@
-"""Make inputs of a network from the posteriors of latents, and draw from these posteriors."""
+"""Make the inputs of a network from the posteriors of latents, and draw from the posteriors."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _WIDTHS = 1e-3, 10.0
 class LatentPosteriors:
     """Hold the posteriors of n spectra as normal distributions.
 
-    `mean` (n, latents) and `factors` (n, latents, latents), the lower Cholesky factors of the
-    covariances; all zero without errors (preset paper, `embed.errors = false`).
+    `mean` is (n, latents). `factors` (n, latents, latents) are the lower Cholesky factors of the
+    covariances, all zero without errors (preset paper, `embed.errors = false`).
     """
 
     mean: Floats

@@ -1,8 +1,9 @@
-"""Encode texts with a folder of the sentence-transformers layout, without that package.
+"""Encode texts by the model in a folder of the sentence-transformers layout, without that package.
 
-Two architectures are read, both from safetensors, never from pickles: BERT with the mean or the
-first token (such as all-MiniLM-L6-v2), and static embeddings, the mean of the tokens' vectors
-(Model2Vec and StaticEmbedding). The package `tokenizers` splits texts into tokens.
+Two architectures can be read, both from safetensors and never from pickles: BERT, which returns the
+mean over the tokens or the first token (such as all-MiniLM-L6-v2), and static embeddings, which
+return the mean of the tokens' vectors (Model2Vec and StaticEmbedding). The package `tokenizers`
+splits texts into tokens.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _POOLING = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """Hold an encoder of texts, the folder it was read from, and a hash of its files."""
+    """Hold an encoder of texts, the folder from which it was read, and a hash of its files."""
 
     folder: str
     fingerprint: str
@@ -66,7 +67,7 @@ class TextEncoder:
 
 
 def read_text_encoder(folder: str | os.PathLike[str]) -> TextEncoder:
-    """Read a text encoder; raises UsageError if the folder is none that can be read."""
+    """Read a text encoder; raises UsageError if the folder holds none that can be read."""
     root = Path(folder)
     try:
         from tokenizers import Tokenizer

@@ -29,8 +29,9 @@ NORM_KEV = 0.5, 7.0
 class PredictedSpectra:
     """Hold photon flux densities predicted from views, with a band of 68%.
 
-    `energy_kev` (n_energy,); `value` (the median), `lolim` and `hilim` (n, n_energy), per keV, in
-    units of the photon flux in 0.5-7 keV. The view does not say how bright the detection is.
+    `energy_kev` is (n_energy,). `value` (the median), `lolim` and `hilim` (n, n_energy) are per
+    keV, in units of the photon flux in 0.5-7 keV, because the view does not say how bright the
+    detection is.
     """
 
     energy_kev: Floats
@@ -41,7 +42,7 @@ class PredictedSpectra:
 
 @dataclass(frozen=True)
 class PredictedCounts:
-    """Hold the counts of a detection, and those that the spectrum predicted from a view expects.
+    """Hold the counts of a detection, and those expected from the spectrum predicted from a view.
 
     `edges_kev` (bins + 1,) are the edges of the channel bins; `draws` (draws, bins) the expected
     counts of source and background for each drawn spectrum; `counts` (bins,) those observed, and
@@ -57,7 +58,8 @@ class PredictedCounts:
     def limits(self, first_bins: npt.NDArray[np.int64] | None = None) -> Floats:
         """Return lower limit, median and upper limit of 68% of the expected counts, (3, bins).
 
-        With `first_bins`, they are those of groups of bins that begin there, (3, groups).
+        With `first_bins`, they are the limits of groups of bins that begin at these bins, (3,
+        groups).
         """
         draws = self.draws
         if first_bins is not None:
@@ -77,8 +79,9 @@ def view_scores(made: Alignment, posteriors: LatentPosteriors) -> tuple[Floats, 
 def predict_views(made: Alignment, posteriors: LatentPosteriors) -> pd.DataFrame:
     """Predict numbers and categories of the views of spectra, one row per spectrum.
 
-    A number has its median, with 68% limits <name>_lolim and <name>_hilim; a category has its most
-    probable word, with its probability <name>_p. Vectors and light curves are not predicted.
+    A number is predicted by its median, with 68% limits <name>_lolim and <name>_hilim; a category
+    by its most probable word, with the probability <name>_p. Vectors and light curves are not
+    predicted.
     """
     mean, width = view_scores(made, posteriors)
     found: dict[str, npt.NDArray[np.generic]] = {}
@@ -137,9 +140,10 @@ def predict_counts(
 ) -> PredictedCounts:
     """Fold the spectrum predicted from one view through the response of one detection.
 
-    `mean` (latents,) and `covariance` are the predicted latents. Each draw is as bright as makes
-    the counts of the detection most likely, as the view does not say how bright it is. Raises
-    UsageError for preset paper, and for a detection whose likelihood cannot be computed.
+    `mean` (latents,) and `covariance` are the predicted latents. Each draw is scaled to the
+    brightness that makes the counts of the detection most likely, because the view does not say how
+    bright the detection is. Raises UsageError for preset paper, and for a detection whose
+    likelihood cannot be computed.
     """
     network = folded_network(model)
     if not spectra.is_measurable.all():
@@ -158,7 +162,7 @@ def predict_counts(
 
 
 def folded_network(model: Model) -> Folded:
-    """Return the network of a model with a flux; raises UsageError for preset paper."""
+    """Return the network of a model that predicts fluxes; raises UsageError for preset paper."""
     if not isinstance(model.network, Folded):
         raise UsageError(f"{model.model_id}: preset {model.preset} has no flux; use folded")
     return model.network

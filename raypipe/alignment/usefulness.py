@@ -26,7 +26,7 @@ GAINS = (
 
 @dataclass(frozen=True)
 class Features:
-    """Hold what predicts a target for n pairs: latents, view, and either side in a shared space.
+    """Hold the features of n pairs that predict a target: latents, view, and shared vectors.
 
     All are (n, features); `spectra` and `views` are the shared vectors of the two sides.
     """
@@ -54,14 +54,15 @@ class Features:
 def usefulness(
     spaces: Sequence[Features], targets: Mapping[str, npt.NDArray[Any]], seed: int
 ) -> list[dict[str, Any]]:
-    """Score how well each set of features predicts each target, on sources training has not seen.
+    """Score how well each set of features predicts each target, on sources unseen in training.
 
     `spaces` have the same latents and view, with the shared vectors of different alignments; the
     answer has an entry for each. `targets` are numbers, NaN where unknown, or classes, None where
     unknown, (n,). Extremely randomized trees (Geurts et al. 2006) are fitted and judged by
-    cross-validation among the judged sources. The score is R² of a number and the balanced accuracy
-    of a class, with the standard deviation of bootstraps over sources; `gain` has differences,
-    bootstrapped in pairs. A target with too few known rows is None.
+    cross-validation among the judged sources. The score is R² for a number and the balanced
+    accuracy for a class, with the standard deviation of bootstraps over sources; `gain` has the
+    differences between two sets of features, from the same bootstraps. The answer for a target with
+    too few known rows is None.
     """
     judges = {name: _Judge.of(values, seed) for name, values in targets.items()}
     return [
@@ -77,8 +78,9 @@ def usefulness(
 class _Judge:
     """Score sets of features by how well they predict one target.
 
-    `known` (n,) are the rows with a value and `truth` their values; `draws` are rows of bootstraps.
-    `scored` keeps the scores of the sets without a shared space, which all spaces have in common.
+    `known` (n,) are the rows with a value and `truth` their values; `draws` are the rows drawn in
+    each bootstrap. `scored` keeps the scores of the sets without a shared space, which are the same
+    for all spaces.
     """
 
     known: npt.NDArray[np.bool_]

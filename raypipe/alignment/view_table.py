@@ -41,9 +41,9 @@ _MOSTLY = 0.5
 class ViewColumn:
     """Hold one column of a view before it is scaled.
 
-    `values` are, by kind: float64 (n,), NaN if missing; objects (n,), str or None, for category and
-    text; float32 (n, d), NaN in rows without a vector; for a curve, objects (n,) that are arrays
-    (2, points) of times and rates, or None.
+    The type of `values` depends on the kind. For a number it is float64 (n,), NaN if missing; for
+    category and text, objects (n,) that are str or None; for a vector, float32 (n, d), NaN in rows
+    without one; for a curve, objects (n,) that are None or arrays (2, points) of times and rates.
     """
 
     name: str
@@ -66,7 +66,7 @@ class ViewColumn:
 class ViewTable:
     """Hold the view of n rows: its columns, and in `identity` the keys by which rows are joined.
 
-    `file` is its address, fit to print.
+    `file` is the address of the table, without secrets.
     """
 
     file: str
@@ -82,10 +82,11 @@ def read_view_table(
 ) -> ViewTable:
     """Read columns of a table at a path, s3:// or https:// as a view.
 
-    `wanted` names columns, and light curves as TIMES:RATES; by default all columns are read that
-    identify no row and are numbers, words, or vectors of one length. With `texts`, columns of text
-    are texts for an encoder, otherwise categories. Vectors and curves are read from Parquet alone.
-    Raises UsageError, which names the column and the row, for values that cannot be used.
+    `wanted` names columns, and light curves as TIMES:RATES. By default all columns are read that do
+    not identify rows and that are numbers, words, or vectors of one length. With `texts`, columns
+    of text are read as texts for an encoder, otherwise as categories. Vectors and curves are read
+    from Parquet only. Raises UsageError, which names the column and the row, for values that cannot
+    be used.
     """
     where = shown(address)
     with local_file(address) as file:
@@ -113,7 +114,7 @@ def read_view_table(
 class _Reader:
     """Make columns of a view from columns of single values and of lists.
 
-    `others` has the types of the columns that are neither.
+    `others` has the types of the columns that are neither of these.
     """
 
     where: str
@@ -136,7 +137,7 @@ class _Reader:
         return made
 
     def usable(self) -> list[ViewColumn]:
-        """Make all columns that can be used; the log names the others."""
+        """Make all columns that can be used; name the others in the log."""
         made, left_out = [], []
         names = dict.fromkeys([*self.single, *self.lists, *self.others])
         if "class" in names:  # the name that the table has for it says the same

@@ -1,4 +1,4 @@
-"""Scale the columns of a view to the inputs of a network, and back.
+"""Scale the columns of a view to inputs of a network, and back.
 
 A number becomes its normal score: the standard normal quantile of its rank among the training
 rows, by interpolation between `KNOTS` quantiles, so that fluxes over many decades and columns with
@@ -37,7 +37,7 @@ CURVE_FACTS = 4
 
 @dataclass(frozen=True)
 class ScaledColumn:
-    """Describe how one column becomes inputs: its kind, its number of them, and its scale.
+    """Describe how one column becomes inputs: its kind, the number of its inputs, and its scale.
 
     `tensors` hold the scale: `values` and `scores` of the knots of a number, `mean` and `width` of
     a vector or curve. `categories` are the words of a categorical column.
@@ -54,9 +54,9 @@ class ScaledColumn:
 class ViewInputs:
     """Hold the scaled view of n rows.
 
-    `values` (n, inputs), 0 where a column has no value; `known` (n, columns). `curves`
-    (n, points, CURVE_CHANNELS) with the number of points of each row in `points` (n,) if one of the
-    columns is a light curve, otherwise None.
+    `values` (n, inputs) are 0 where a column has no value, and `known` (n, columns) says where it
+    has one. If one of the columns is a light curve, `curves` is (n, points, CURVE_CHANNELS), with
+    the number of points of each row in `points` (n,); otherwise both are None.
     """
 
     values: Float32
@@ -162,7 +162,7 @@ class ViewScale:
 
 
 def flat(view: ViewInputs) -> Floats:
-    """Return a view as plain features, (n, features): its inputs and which of them are known."""
+    """Return a view as plain features, (n, features): its inputs, and which columns are known."""
     return np.concatenate([view.values, view.known], axis=1).astype(np.float64)
 
 
@@ -220,7 +220,7 @@ def _fit(column: ViewColumn) -> ScaledColumn:
 
 
 def _knots(known: Floats) -> tuple[Floats, Floats]:
-    """Return different values in ascending order, and the normal score of each."""
+    """Return distinct values in ascending order, and the normal score of each."""
     shares = np.linspace(_EDGE, 1 - _EDGE, KNOTS)
     # A value that many rows share, such as 0, is one knot at the middle of its shares.
     values, knot = np.unique(np.quantile(known, shares), return_inverse=True)
@@ -258,7 +258,7 @@ def _facts(curve: Floats) -> list[float]:
 def _curve_points(
     scale: ScaledColumn, column: ViewColumn, most: int
 ) -> tuple[Float32, npt.NDArray[np.int64]]:
-    """Return the points of each light curve, at most `most`, evenly chosen, and their numbers."""
+    """Return at most `most` evenly chosen points of each light curve, and the number of points."""
     curves = [np.zeros((2, 0)) if curve is None else curve for curve in column.values]
     chosen = [
         curve

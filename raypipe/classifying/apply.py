@@ -71,7 +71,7 @@ def _classify_block(
 
 
 def _blocks(starts: IntArray, rows: int) -> Iterator[tuple[slice, IntArray]]:
-    """Yield slices of ordered rows that hold whole sources, with where these begin in the slice."""
+    """Yield slices of ordered rows that hold whole sources, with the first row of each source."""
     if not rows:
         yield slice(0, 0), starts
     ends = np.append(starts[1:], rows)

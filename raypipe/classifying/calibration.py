@@ -1,4 +1,4 @@
-"""Turn the votes of a forest into probabilities that hold, and measure how well they hold."""
+"""Turn the votes of a forest into calibrated probabilities, and measure their calibration."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ BOOTSTRAP_DRAWS = 400
 class Calibration:
     """Calibrate votes v of a forest whose classes weigh the same: softmax(ln v @ matrix + bias).
 
-    This is Dirichlet calibration (Kull et al. 2019, NeurIPS 32), drawn to the forest's own answer
-    where there are few sources. It restores the shares of the classes among the labelled sources,
-    `shares` (classes,). `matrix` is (classes, classes), `bias` (classes,).
+    This is Dirichlet calibration (Kull et al. 2019, NeurIPS 32), regularized toward the votes
+    themselves if there are few sources. It restores the shares of the classes among the labelled
+    sources, `shares` (classes,). `matrix` is (classes, classes), `bias` (classes,).
     """
 
     matrix: FloatArray
@@ -72,7 +72,7 @@ class Calibration:
         return np.asarray(np.exp(scores - logsumexp(scores, axis=1, keepdims=True)))
 
     def for_shares(self, probabilities: FloatArray, shares: FloatArray) -> FloatArray:
-        """Return what `probabilities` of `apply` are in a population with other class shares."""
+        """Convert `probabilities` of `apply` to a population with other class shares."""
         odds = probabilities * (shares / self.shares)
         return np.asarray(odds / odds.sum(axis=1, keepdims=True))
 
@@ -80,9 +80,9 @@ class Calibration:
 def prior_shares(
     prior: str | Mapping[str, float], classes: tuple[str, ...], labelled: FloatArray
 ) -> FloatArray:
-    """Return the shares of classes that a setting stands for: "labelled", "equal", or a mapping.
+    """Return the class shares that a setting describes: "labelled", "equal", or a mapping.
 
-    In a mapping, classes without a share keep what they have among the labelled sources. Raises
+    Classes that a mapping leaves out divide the rest as among the labelled sources. Raises
     ValueError for a class that the labels lack.
     """
     if prior == "labelled":
@@ -107,7 +107,7 @@ def calibration_errors(
     probability and the share of rows that are of the class (classwise ECE, Kull et al. 2019).
     `ece_top` compares the largest probability with how often its class is right. All sources weigh
     the same. The errors are standard deviations over resampled sources. `ece_of_perfect` and
-    `ece_top_of_perfect` are what probabilities that hold exactly would show on average with as few
+    `ece_top_of_perfect` are the averages that exactly right probabilities would have with as few
     sources: no ECE can be expected to be smaller.
     """
     from raypipe.classifying.forest import source_weights
@@ -159,9 +159,9 @@ def _distance(probability: FloatArray, true: FloatArray, weights: FloatArray) ->
 def reliability(
     probabilities: FloatArray, codes: IntArray, sources: IntArray
 ) -> list[dict[str, float]]:
-    """Return, per bin of probability over all classes, what was predicted and how often it held.
+    """Return predicted and true frequencies in bins of probability, over all classes.
 
-    `sources` is the number of sources whose worth of probabilities is in the bin.
+    `sources` is the sum of the weights of the probabilities in the bin, in units of sources.
     """
     from raypipe.classifying.forest import source_weights
 

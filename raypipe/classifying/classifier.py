@@ -20,7 +20,7 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Judgement:
-    """Hold the calibrations of one kind of rows, detections or sources."""
+    """Hold the calibrations for one kind of rows: detections or sources."""
 
     calibration: Calibration
     conformal: Conformal
@@ -43,10 +43,10 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Raw:
-    """Hold what the forests and densities say of rows, before calibration.
+    """Hold the answers of forests and densities for rows, before calibration.
 
-    `votes` (n, classes) with equal weight of all classes; `added` (n, groups, classes), what each
-    group of features added to them; `strange` (n,), NaN without latents.
+    `votes` (n, classes) are those with equal weight of all classes, `added` (n, groups, classes)
+    the contribution of each group of features to them, and `strange` (n,) is NaN without latents.
     """
 
     votes: FloatArray
@@ -71,10 +71,10 @@ class Raw:
 class Answers:
     """Hold the classification of rows.
 
-    `probabilities` (n, classes) hold for a population with the prior's shares; `best` (n,) is the
-    most probable class if all were equally frequent; `in_set` (n, classes) tells the classes of
-    the set; `unlike_p` (n,) is small for what is unlike all labelled sources; `rests_on`
-    (n, groups) are the shares of the groups of features in the decision for `best`.
+    `probabilities` (n, classes) hold for a population with the class shares of the prior; `best`
+    (n,) is the most probable class if all were equally frequent; `in_set` (n, classes) marks the
+    classes of the set; `unlike_p` (n,) is small for rows that are unlike all labelled sources;
+    `rests_on` (n, groups) are the shares of the groups of features in the decision for `best`.
     """
 
     probabilities: FloatArray
@@ -101,8 +101,8 @@ class Classifier:
     The forest of a fold has not seen the fold's sources. A labelled source, whose key is among
     `known` (m,), sorted, is judged by the forest of its fold, `fold_of` (m,), so that no source
     votes on itself; any other source by the mean of all forests. `densities` belong to the same
-    folds. `features` and `groups` name the features in the order in which the forests ask for
-    them. Latents of other models than `model_id` mean something else.
+    folds. `features` and `groups` name the features in the order of the columns of the forests. The
+    classifier is valid only for latents by the model `model_id`.
     """
 
     model_id: str
@@ -160,10 +160,9 @@ def ask(
 
 
 def judge(judgement: Judgement, raw: Raw, prior: FloatArray, coverage: float) -> Answers:
-    """Turn what the forests say into calibrated answers.
+    """Calibrate the answers of the forests.
 
-    `prior` (classes,) are the shares of the classes in the population for which the probabilities
-    shall hold.
+    `prior` (classes,) are the class shares of the population for which the probabilities hold.
     """
     labelled = judgement.calibration.apply(raw.votes)
     n, classes = labelled.shape
@@ -180,10 +179,10 @@ def judge(judgement: Judgement, raw: Raw, prior: FloatArray, coverage: float) ->
 
 
 def shares_of_groups(added: FloatArray) -> FloatArray:
-    """Return each group's share of what speaks for a class, (n, groups).
+    """Return the share of each group of features in what speaks for a class, (n, groups).
 
-    `added` (n, groups) is what the groups added to the votes for it; groups that speak against it
-    have the share 0, and all have where nothing speaks for it.
+    `added` (n, groups) is what the groups added to the votes for the class. A group that speaks
+    against the class has the share 0; if no group speaks for it, all shares are 0.
     """
     support = np.maximum(added, 0.0)
     total = support.sum(axis=1, keepdims=True)

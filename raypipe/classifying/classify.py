@@ -77,12 +77,12 @@ def classify(
 ) -> dict[str, Any]:
     """Add class probabilities to the detections and sources of a catalog; return measurements.
 
-    A classifier is trained on the labelled sources: those of the table `labels`, else those with a
-    value in the catalog's column `class`. It is kept beside the model, in
-    `models/<model_id>/classifier.safetensors`. Without any labels, that one is used, or the one
-    that `classifier` names: the file of a classifier for the same model. With `classifier`, labels
-    only measure how good it is. `context` is "all" or "none"; "none" leaves the position in the sky
-    out, with `nh_gal` and `classify.context_columns`.
+    A classifier is trained on the labelled sources: those of the table `labels`, or without a table
+    those with a value in the catalog's column `class`. It is kept beside the model, in
+    `models/<model_id>/classifier.safetensors`, and used again where there are no labels. If
+    `classifier` names the file of a classifier for the same model, that one is used, and labels
+    only measure how good it is. `context` is "all" or "none"; "none" leaves out the position in the
+    sky, `nh_gal` and `classify.context_columns`.
 
     `open_catalog` and `open_sources` show the added columns (docs/classifying.md). Repeating the
     call does nothing unless catalog, labels, classifier or settings have changed. Raises UsageError
@@ -115,9 +115,9 @@ def classify(
 
 @dataclass(frozen=True)
 class _Plan:
-    """Hold how to get a classifier, and a description of it and of its labels.
+    """Hold a classifier or the rows to train one on, with a description of it and of its labels.
 
-    `classifier` is None if one has to be trained on `labelled`; `origin` says where it is from.
+    `classifier` is None if one has to be trained on `labelled`; `origin` says where it comes from.
     """
 
     classifier: Classifier | None
@@ -175,7 +175,7 @@ def _require_fit(
 
 
 def _known_classes(labels: Labels, material: Material, given: Classifier) -> LabelledRows | None:
-    """Return the rows of classes that a classifier knows, None if there are none."""
+    """Return the rows whose class a classifier knows, None if there are none."""
     place = {name: code for code, name in enumerate(given.classes)}
     codes = np.array([place.get(name, -1) for name in labels], dtype=np.int64)
     rows = np.flatnonzero((codes >= 0) & material.usable)

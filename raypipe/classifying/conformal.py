@@ -18,10 +18,10 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Conformal:
-    """Hold calibration scores, sorted per class, and the weight of each and all smaller ones.
+    """Hold calibration scores, sorted per class, with their cumulative weights.
 
-    A score is how little a row conforms to its class. `scores` (m,) of all classes follow each
-    other from `starts` (classes + 1,); `weights` (m,) sum to 1 per source.
+    A score says how little a row conforms to its class. `scores` (m,) has the classes one after the
+    other, and `starts` (classes + 1,) says where each begins; `weights` (m,) sum to 1 per source.
     """
 
     scores: FloatArray
@@ -55,7 +55,7 @@ class Conformal:
 def nonconformity(probabilities: FloatArray) -> FloatArray:
     """Return how little rows conform to each class, (n, classes), from their probabilities.
 
-    It is the largest probability of another class, less that of the class.
+    It is the largest probability of another class minus that of the class.
     """
     n, k = probabilities.shape
     order = np.sort(probabilities, axis=1)

@@ -17,7 +17,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 Context = Literal["all", "none"]
-"""Whether the surroundings of a source take part: Galactic latitude, column density, and more."""
+"""Choice to use the context of a source (Galactic latitude, column density and more) or not."""
 
 GROUPS = CLASS_GROUPS
 """Groups of features, for what a classification rests on."""
@@ -52,7 +52,7 @@ class Features:
     values: npt.NDArray[np.float32]
 
     def select(self, names: Sequence[str]) -> Features:
-        """Return these features in this order; one that is not there is missing in all rows."""
+        """Return these features in this order; a feature that is not there is NaN in all rows."""
         place = {name: i for i, name in enumerate(self.names)}
         values = np.full((len(self.values), len(names)), np.nan, np.float32)
         groups = []
@@ -63,7 +63,7 @@ class Features:
         return Features(tuple(names), tuple(groups), values)
 
     def views(self) -> tuple[IntArray, ...]:
-        """Return the columns of the features that each part of a forest asks for.
+        """Return the columns of the features that each part of a forest uses.
 
         Latents and the parameters of physical fits describe the same spectrum. If there are both,
         one half of the trees sees the spectrum by its latents and the other half by the fits, so
@@ -86,9 +86,10 @@ class Features:
 
 @dataclass(frozen=True)
 class _Feature:
-    """Define a feature: its group, the columns of which the first present one is read, and more.
+    """Define a feature: its group, and the columns of which the first one present is read.
 
-    `needs` lists columns that are all needed; `compute` turns them, (n,) each, into the feature.
+    If the feature is computed, `needs` lists the columns that it needs, all of them, and `compute`
+    turns these, (n,) each, into the feature.
     """
 
     group: str
@@ -140,7 +141,7 @@ _FEATURES: dict[str, _Feature] = {
 
 
 def feature_columns(columns: Sequence[str] = ()) -> list[str]:
-    """Return the columns of a catalog that features are made of; `columns` are further context."""
+    """Return the columns of a catalog that features need; `columns` are further context."""
     known = [name for each in _FEATURES.values() for name in (*each.columns, *each.needs)]
     return list(dict.fromkeys([*known, *columns]))
 

@@ -1,7 +1,7 @@
-"""Hold a random forest as arrays: predict, and say which groups of features a prediction rests on.
+"""Hold a random forest as arrays; predict, and say which groups of features decide.
 
 scikit-learn grows the trees but can only store them as a pickle, which runs code when it is read.
-Arrays are safe to load, and give the same probabilities as scikit-learn; a test compares them.
+Arrays are safe to load, and give the same probabilities as scikit-learn, as a test checks.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Forest:
 
     @classmethod
     def of(cls, fitted: Any, classes: int) -> Forest:
-        """Take the trees of a fitted RandomForestClassifier of codes below `classes`."""
+        """Take the trees of a RandomForestClassifier, fitted to codes below `classes`."""
         trees = [each.tree_ for each in fitted.estimators_]
         sizes = np.array([tree.node_count for tree in trees])
         starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
@@ -68,9 +68,9 @@ class Forest:
 
     @classmethod
     def joined(cls, forests: Sequence[Forest], columns: Sequence[IntArray]) -> Forest:
-        """Join forests, of which each asks for some of the features only, to one.
+        """Join forests, each of which uses only some of the features, into one.
 
-        `columns` has, per forest, the place of each of its features among those of all.
+        For each forest, `columns` has the place of each of its features among all features.
         """
         starts = np.cumsum([0, *(len(each.feature) for each in forests)])[:-1]
 
@@ -107,7 +107,7 @@ class Forest:
     def explain(
         self, values: npt.NDArray[np.float32], group: IntArray, groups: int
     ) -> tuple[FloatArray, FloatArray]:
-        """Return class probabilities (n, classes), and what each group added, (n, groups, classes).
+        """Return probabilities (n, classes), and what each group added, (n, groups, classes).
 
         `group` (d,) is the group of each feature. On its way down a tree a row changes its class
         shares at every node; the change is credited to the group of the feature that the node asks
@@ -135,9 +135,9 @@ class Forest:
         return shares / len(self.roots), added / len(self.roots)
 
     def problem(self, features: int) -> str | None:
-        """Say what is wrong with arrays from a file, for that number of features; None if sound.
+        """Say what is wrong with arrays from a file, given the number of features; None if sound.
 
-        In a sound forest every way down ends: children exist and have larger numbers.
+        In a sound forest every path ends in a leaf: children exist and have larger numbers.
         """
         n = len(self.feature)
         shapes = {"threshold": (n,), "left": (n,), "right": (n,), "missing_left": (n,)}
@@ -192,7 +192,7 @@ LEAF_SHARE = 0.005
 
 
 def balanced_weights(codes: IntArray, sources: IntArray, classes: int) -> FloatArray:
-    """Return weights (n,) by which all classes weigh the same, and all sources of a class.
+    """Return weights (n,) that are equal in sum for all classes, and for all sources of a class.
 
     However many detections a source has, together they count as one.
     """

@@ -1,4 +1,4 @@
-"""Measure a classifier on the labels of a catalog, and say in short how good it is."""
+"""Measure a classifier on the labels of a catalog, and give its headline figures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from raypipe.config import ClassifyConfig
 def measure_trained(
     material: Material, trained: Trained, labelled: LabelledRows, settings: ClassifyConfig
 ) -> dict[str, Any]:
-    """Measure a classifier on its own labelled sources, each judged by those of other folds."""
+    """Measure a classifier on its labelled sources, each judged by a forest without it."""
     keys, codes, used = material.keys[labelled.rows], labelled.codes, trained.classifier
     whole, row = raw_of_sources(trained.raw, keys)
     return {
@@ -60,7 +60,7 @@ def measure_applied(
     labelled: LabelledRows | None,
     settings: ClassifyConfig,
 ) -> dict[str, Any]:
-    """Measure a classifier from elsewhere on labelled sources that it does not know."""
+    """Measure a classifier from elsewhere on labelled sources that it was not trained on."""
     rows, codes = np.zeros(0, np.int64), np.zeros(0, np.int64)
     if labelled is not None:
         is_new = used.folds_of(material.keys[labelled.rows]) < 0
@@ -94,7 +94,7 @@ def _measured(judged: Judged, used: Classifier, settings: ClassifyConfig) -> dic
 def _score_neighbors(
     material: Material, labelled: LabelledRows, used: Classifier, settings: ClassifyConfig
 ) -> dict[str, Any]:
-    """Score the catalog's votes of neighbors on the same rows, the baseline."""
+    """Score the votes of neighbors, which the catalog has, on the same rows as a baseline."""
     names = [f"p_{name}" for name in used.classes]
     if missing := sorted(set(names).difference(material.votes.column_names)):
         return {"reason": f"the model of the catalog knows no {', '.join(missing)}"}

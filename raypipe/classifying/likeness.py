@@ -1,4 +1,4 @@
-"""Find what is unlike all labelled sources: far from every class in latent space."""
+"""Find rows that are unlike all labelled sources: far from every class in latent space."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ClassDensities:
     def fit(
         cls, z: FloatArray, codes: IntArray, weights: FloatArray, classes: int
     ) -> ClassDensities:
-        """Fit latents (n, k) of every class; a class without rows is as wide as the prior."""
+        """Fit the latents (n, k) of each class; a class without rows is as wide as the prior."""
         k = z.shape[1]
         means, factors = np.zeros((classes, k)), np.tile(np.eye(k), (classes, 1, 1))
         for code in range(classes):
@@ -52,7 +52,7 @@ class ClassDensities:
 
 @dataclass(frozen=True)
 class Strangeness:
-    """Hold sorted scores of labelled rows, with the weight of all that are at least as large."""
+    """Hold sorted scores of labelled rows, each with the weight of all at least as large."""
 
     scores: FloatArray
     weights: FloatArray
@@ -67,7 +67,7 @@ class Strangeness:
     def p_values(self, scores: FloatArray) -> FloatArray:
         """Return the share of labelled sources, and of the row itself, at least as strange, (n,).
 
-        It is NaN where a score is.
+        It is NaN where the score is NaN.
         """
         below = np.concatenate([[0.0], np.cumsum(self.weights)])
         place = np.searchsorted(self.scores, np.nan_to_num(scores), side="left")
@@ -76,10 +76,11 @@ class Strangeness:
 
 
 def strangeness(log_densities: FloatArray, votes: FloatArray) -> FloatArray:
-    """Return how unlike all classes rows are, (n,), from densities and votes (n, classes).
+    """Return scores (n,) of how unlike all classes rows are, from densities and votes (n, classes).
 
-    It is large for a row that is far from every class in latent space, and for one that the forest,
-    which knows more than latents, cannot place. docs/classifying.md compares it with either alone.
+    The score is large for a row that is far from every class in latent space, and for a row that
+    the forest, which uses more than latents, cannot place. docs/classifying.md compares it with
+    either part alone.
     """
     unplaced = np.log(1.0 - votes.max(axis=1) + _LEAST_DOUBT)
     return np.asarray(2.0 * unplaced - 0.25 * log_densities.max(axis=1))

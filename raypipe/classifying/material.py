@@ -1,4 +1,4 @@
-"""Read from a catalog what a classification needs: features, latents, labels and votes."""
+"""Read the features, latents, labels and votes of a catalog that a classification needs."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _IDENTITY = ("detection_id", "obsid", "obi", "region_id", "name", "class")
 class Material:
     """Hold one state of a catalog: rows of detections, and keys and votes of its sources.
 
-    `frame` has identity and the columns of features; `z` (n, k) are latents and `usable` (n,) tells
-    which rows have them. `keys` (n,) and `source_keys` (s,) identify sources. `votes` and
+    `frame` has identity and the columns of features; `z` (n, k) are latents, and `usable` (n,)
+    marks the rows that have them. `keys` (n,) and `source_keys` (s,) identify sources. `votes` and
     `source_votes` are the columns p_<class> of detections and sources.
     """
 
@@ -50,7 +50,7 @@ class Material:
         return np.asarray(np.isfinite(self.z).all(axis=1) & (self.z.shape[1] > 0))
 
     def labels(self, table: str | os.PathLike[str] | None) -> npt.NDArray[np.object_]:
-        """Return the classes of the rows (n,), None without: of a table, else of the catalog.
+        """Return the classes of the rows (n,) by a table, else by the catalog; None if unknown.
 
         Raises UsageError for a table that matches no row.
         """

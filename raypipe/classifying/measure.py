@@ -1,4 +1,4 @@
-"""Measure a classification on labelled rows that it was not trained on."""
+"""Measure a classification on labelled rows on which it was not trained."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ LEFT_OUT_TREES = 20
 class Judged:
     """Hold answers on labelled rows, each from forests and calibrations without its source.
 
-    `probabilities` (n, classes) hold for the labelled population, `equal` (n, classes) if all
-    classes were equally frequent; `p_values` (n, classes) are conformal, `unlike_p` (n,) those of
-    strangeness. `codes` and `sources` (n,) are the true classes and the keys of the sources.
+    `probabilities` (n, classes) hold for the labelled population, `equal` (n, classes) for one in
+    which all classes are equally frequent. `p_values` (n, classes) are conformal, and `unlike_p`
+    (n,) are the p-values of strangeness. `codes` and `sources` (n,) are the true classes and the
+    keys of the sources.
     """
 
     probabilities: FloatArray
@@ -82,8 +83,8 @@ def measure(
 
     `balanced_accuracy` is the mean recall of the decision for the most probable class if all were
     equally frequent, `balanced_accuracy_labelled` that of the decision for the most probable class
-    in the labelled population. Errors are standard deviations over resampled sources. Classes of
-    which no row is judged have None.
+    in the labelled population. Errors are standard deviations over resampled sources. The figures
+    of a class are None if none of its rows is judged.
     """
     weights = source_weights(judged.sources)
     k = len(classes)
@@ -156,9 +157,9 @@ def measure_left_out(
 
     For each class, forests of LEFT_OUT_TREES trees per fold (n,) and densities are made from the
     other classes. `found` is the share of the left-out sources that are called unlike the others,
-    `found_at_5_percent` what it would be if 5% of the labelled sources were called so, too, and
-    `auc` the probability that one of them is stranger than a source of another class (0.5: not at
-    all).
+    and `found_at_5_percent` is this share if 5% of the labelled sources are called unlike as well.
+    `auc` is the probability that a left-out source is stranger than a source of another class (0.5:
+    it does not stand out).
     """
     answer = {}
     weights = source_weights(sources)

@@ -26,9 +26,9 @@ def class_table(
 ) -> pa.Table:
     """Make the added columns of rows with the column `key` of `ids`.
 
-    `votes` holds the columns p_<class> that the catalog has from votes of neighbors: they stay as
-    votes_<class>. A class that they have and the classifier lacks gets the probability 0. Rows that
-    are not `usable` (n,), since they have no latents, are null.
+    `votes` holds the columns p_<class> that the catalog has from votes of neighbors; they are kept
+    as votes_<class>. A class that the votes have and the classifier lacks gets the probability 0.
+    Rows that are not `usable` (n,), because they have no latents, are null.
     """
     unlike = np.nan_to_num(answers.unlike_p, nan=1.0) <= unlike_p
     names = np.array(classes, dtype=object)

@@ -1,4 +1,4 @@
-"""Train a classifier on labelled detections, with every source whole in one fold."""
+"""Train a classifier on labelled detections, with all detections of a source in one fold."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TooFewLabelsError(UsageError):
 class LabelledRows:
     """Hold the rows to train on: `rows` (m,) are their indices, `codes` (m,) index `classes`.
 
-    `left_out` counts the sources of the classes that have too few of them.
+    `left_out` counts the sources of the classes that have too few sources.
     """
 
     rows: IntArray
@@ -38,7 +38,7 @@ class LabelledRows:
 
 @dataclass(frozen=True)
 class Trained:
-    """Hold a classifier with what it says of its labelled rows, each by a forest without it.
+    """Hold a classifier, and its answers for labelled rows by forests that have not seen them.
 
     `features` are those of the labelled rows, `fold` (m,) is the fold of each.
     """
@@ -97,9 +97,9 @@ def train_classifier(
     model_id: str,
     context: Context,
 ) -> Trained:
-    """Train on the features, latents (m, k), class codes and source keys (m,) of labelled rows.
+    """Train on features, latents (m, k), class codes (m,) and source keys (m,) of labelled rows.
 
-    Features that no row has are not asked for.
+    Features that no row has are not used.
     """
     features = features.measured()
     fold = _folds(codes, sources, settings)
@@ -135,7 +135,7 @@ def grow_folds(
 ) -> tuple[tuple[Forest, ...], tuple[ClassDensities, ...]]:
     """Grow a forest and fit densities for each fold (m,), on the rows of all other folds.
 
-    Rows of fold -1 are left out of all of them.
+    Rows of fold -1 are in no training set.
     """
     classes = int(codes.max()) + 1
     forests, densities = [], []
@@ -161,14 +161,14 @@ def grow_folds(
 
 
 def by_source(sources: IntArray) -> tuple[IntArray, IntArray]:
-    """Return an order (n,) with the rows of each source together, and where each begins (s,)."""
+    """Return an order (n,) that keeps the rows of a source together, and the starts (s,)."""
     order = np.argsort(sources, kind="stable")
     _, starts = np.unique(sources[order], return_index=True)
     return order.astype(np.int64), starts.astype(np.int64)
 
 
 def raw_of_sources(raw: Raw, sources: IntArray) -> tuple[Raw, IntArray]:
-    """Average rows over their sources; return it with the index of a row of each source, (s,)."""
+    """Average rows over their sources; also return the index of one row of each source, (s,)."""
     order, starts = by_source(sources)
     ordered = Raw(raw.votes[order], raw.added[order], raw.strange[order])
     return ordered.averaged(starts), order[starts]

@@ -65,12 +65,13 @@ def cluster(
 ) -> dict[str, Any]:
     """Find clusters of a catalog's detections, and add them to the catalog as columns.
 
-    Class labels are not used. Detections and sources get the columns `cluster`, null without
-    latents, and p_cluster_<k>; `raypipe.open_clusters` opens a table of the clusters. `method` and
-    `clusters` replace the settings of these names. A cluster keeps the number that most of its
-    sources had in the release `previous`: by default in the clusters that this release has, else
-    in the newest ones by the same model. The same catalog and settings give the same clusters, and
-    are not clustered again. `plot` names a PNG or SVG file for the spectra of the clusters.
+    Class labels are not used. Detections and sources get the columns `cluster`, which is null
+    without latents, and p_cluster_<k>; `raypipe.open_clusters` opens a table of the clusters.
+    `method` and `clusters` replace the settings of these names. A cluster keeps the number of the
+    earlier cluster with which it shares most sources. The earlier clusters are those of the release
+    `previous`; by default those of this release, and if it has none, the newest ones by the same
+    model. If catalog and settings have not changed, nothing is done. `plot` names a PNG or SVG file
+    for the spectra of the clusters.
 
     Returns release, model and the numbers of clusters and rows. Raises UsageError for an unknown
     release, model or method, and if there are too few detections with latents.
@@ -133,7 +134,7 @@ def _read(store: Workspace, release: str, model: Model) -> _Read:
 
 
 def _with_options(config: ClusterConfig, method: str | None, clusters: int | None) -> ClusterConfig:
-    """Return the settings with those replaced that options of the verb have given."""
+    """Return the settings, with the options of the verb in place of those of the same names."""
     known = get_args(ClusterMethod)
     if method is not None and method not in known:
         raise UsageError(f"method {method!r}: expected one of {', '.join(known)}")
@@ -151,9 +152,9 @@ def _with_options(config: ClusterConfig, method: str | None, clusters: int | Non
 def _found_before(
     store: Workspace, catalog: Publication, about: dict[str, Any]
 ) -> Publication | None:
-    """Return the clusters of this catalog by these settings, if there are any.
+    """Return the clusters of this catalog that were made with these settings, if there are any.
 
-    Whose numbers they have does not matter: without changes, they keep their own.
+    They need not be numbered again: without changes, clusters keep their numbers.
     """
     found = find_publication(store, catalog.release, catalog.model_id, _VERB)
     if found is None:

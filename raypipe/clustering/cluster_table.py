@@ -1,4 +1,4 @@
-"""Make the table of clusters: size, spectrum, classes, and members that stand for each."""
+"""Make the table of clusters: size, spectrum, classes, and typical and extreme members of each."""
 
 from __future__ import annotations
 
@@ -95,10 +95,10 @@ def _field(name: str, kind: pa.DataType) -> pa.Field:
 
 
 def _classes(classes: npt.NDArray[np.object_], inside: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """Count the labelled sources of each class, and find the class with the largest share inside.
+    """Count the labelled sources of each class, and find the class with the largest share here.
 
-    The share of a class is that of its own sources, so that a frequent class does not claim every
-    cluster.
+    The share of a class is the part of its labelled sources that is in this cluster, so that a
+    frequent class does not claim every cluster.
     """
     labelled = np.array([isinstance(each, str) and each != "" for each in classes], dtype=bool)
     names, totals = np.unique(classes[labelled].astype(str), return_counts=True)
@@ -136,7 +136,7 @@ def _first_of_sources(members: Members, rows: IntArray) -> IntArray:
 
 
 def _flux(model: Model, z: FloatArray, seed: int) -> dict[str, Any]:
-    """Decode members, and take the median and the limits that enclose 68% of them."""
+    """Decode members to fluxes; return their median and the limits that enclose 68% of them."""
     names = ("flux", "flux_lolim", "flux_hilim")
     if not isinstance(model.network, Folded):
         return dict.fromkeys(("energy_lo_kev", "energy_hi_kev", *names))
@@ -153,7 +153,7 @@ def _flux(model: Model, z: FloatArray, seed: int) -> dict[str, Any]:
 def _distances(space: Space, members: Members, clusters: IntArray, count: int) -> FloatArray:
     """Return the distance of each member from the mean of its cluster, in standard deviations.
 
-    The variance is that of the cluster's members plus that of the member's own error.
+    The variance is the sum of the variance of the cluster's members and that of the member's error.
     """
     values = np.concatenate([space.values(some) for some in members.blocks()])
     d = values.shape[1]

@@ -29,7 +29,7 @@ LEAST_ROWS = 2 * ROWS_PER_COMPONENT
 class Found:
     """Hold the probability of each cluster for detections (n, k) and sources (s, k).
 
-    No cluster is empty: each is the most probable one of a detection.
+    No cluster is empty: each is the most probable one of at least one detection.
     """
 
     detections: FloatArray
@@ -42,7 +42,7 @@ class Found:
 
 
 class TooFewRowsError(UsageError):
-    """Report that a catalog has too few detections with latents to look for clusters."""
+    """Report that a catalog has too few detections with latents to find clusters."""
 
 
 def require_rows(rows: int, config: ClusterConfig, where: str) -> None:
@@ -98,7 +98,8 @@ def _mixture(space: Space, detections: Members, sources: Members, config: Cluste
 def _communities(detections: Members, sources: Members, config: ClusterConfig) -> Found:
     """Find communities of all detections; a source has the mean shares of its detections.
 
-    Neighbors are those among latents: on a simulated population they agreed better with classes.
+    Neighbors are found among latents and not among flux shapes, because on a simulated population
+    the communities then agreed better with classes.
     """
     shares = graph_clusters(detections.z, detections.sources, config.resolution, config.seed)
     keys, inverse = np.unique(detections.sources, return_inverse=True)

@@ -28,8 +28,8 @@ NUMBERS_USED = "numbers_used"
 class Numbering:
     """Hold clusters that were numbered before: the cluster of each source, by its key.
 
-    `used` is the number of all numbers that were ever given, some perhaps to clusters that a later
-    release no longer has. `made_by` names the release and the publication.
+    `used` counts all numbers that were ever given, also those of clusters that a later release no
+    longer has. `made_by` names the release and the publication.
     """
 
     keys: IntArray
@@ -43,9 +43,9 @@ def find_numbering(
 ) -> Numbering | None:
     """Read the numbers that the clusters of a release keep; None if there are none before.
 
-    They are those of the release `previous`; by default those that this release has now, else those
-    of the release with the newest clusters by the same model. Raises UsageError if `previous` is
-    unknown or has no clusters by the model.
+    They are those of the release `previous`; by default those of this release, and if it has none,
+    those of the release with the newest clusters by the same model. Raises UsageError if `previous`
+    is unknown or has no clusters by the model.
     """
     if previous is not None:
         choose_release(workspace, previous)
@@ -71,9 +71,9 @@ def number_clusters(
 ) -> tuple[IntArray, int]:
     """Return the number of each cluster, (count,), and how many numbers are used by now.
 
-    `clusters` (s,) are those of the sources with the keys `sources`, from 0 to `count` - 1. An
-    earlier number goes to the cluster that shares its sources, such that the sum of shared sources
-    is largest (Hungarian assignment). Clusters that share none get new numbers, in order.
+    `clusters` (s,) are those of the sources with the keys `sources`, from 0 to `count` - 1. Earlier
+    numbers are assigned so that the largest number of sources stays under its number (Hungarian
+    method). Clusters that share no source with an earlier one get new numbers, in order.
     """
     if numbering is None:
         return np.arange(count), count

@@ -48,7 +48,7 @@ _FIRST = (
 class ColumnHead:
     """Describe a column by which points are colored, filtered and listed.
 
-    Where there are `categories`, its values are places in these.
+    If there are `categories`, the values of the column are indices of these.
     """
 
     name: str
@@ -67,7 +67,7 @@ class ExplorerColumn(ColumnHead):
 
 @dataclass(frozen=True)
 class ChosenColumns:
-    """Hold the columns of a page, and the names of those that it leaves out."""
+    """Hold the columns of a page, and the names of the columns that it leaves out."""
 
     columns: list[ExplorerColumn]
     left_out: list[str]
@@ -76,9 +76,9 @@ class ChosenColumns:
 def choose_columns(
     frame: pd.DataFrame, brought: set[str], most: int = MOST_COLUMNS
 ) -> ChosenColumns:
-    """Choose numbers and texts of few different values, at most `most`.
+    """Choose at most `most` columns: numbers, and texts with few different values.
 
-    Columns without any value are left out without a word; all others left out are named.
+    Columns without any value are left out silently; all others that are left out are named.
     """
     chosen: list[ExplorerColumn] = []
     left_out: list[str] = []
@@ -99,10 +99,11 @@ def join_table(
 ) -> tuple[pd.DataFrame, set[str], str]:
     """Join all columns of a user's table to a catalog's rows.
 
-    Rows are matched by detection_id, by obsid, obi and region_id, by name, else by position: the
-    nearest within the radius. Returns the joined rows, the names of the added columns, and a
-    sentence that says how many rows matched. A column whose name the catalog has is renamed. Raises
-    UsageError if the table cannot be read or matches no row, and if rows of the same key disagree.
+    Rows are matched by detection_id, by obsid, obi and region_id, by name, or else by position (the
+    nearest row within the radius). Returns the joined rows, the names of the added columns, and a
+    sentence that says how many rows matched. A column is renamed if the catalog has one of this
+    name. Raises UsageError if the table cannot be read or matches no row, and if rows with the same
+    key disagree.
     """
     file = shown(path)
     table = read_catalog(path)
@@ -125,9 +126,10 @@ def join_table(
 def rows_in_table(
     frame: pd.DataFrame, path: str | os.PathLike[str], radius_arcsec: float
 ) -> npt.NDArray[np.int64]:
-    """Return the rows of a catalog that a user's table has, matched as by `join_table`.
+    """Return the rows of a catalog that match a user's table, as `join_table` matches them.
 
-    Several rows of the table may be the same. Raises UsageError as `join_table` does otherwise.
+    Several rows of the table may match the same row. Otherwise UsageError is raised as by
+    `join_table`.
     """
     other = read_catalog(path).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
     places, _ = matched_rows(frame, other, radius_arcsec, shown(path), repeated=True)
@@ -137,7 +139,7 @@ def rows_in_table(
 def column_order(name: str, brought: set[str]) -> tuple[int, int, str]:
     """Return a key to sort columns by: those of the user's table, raypipe's own, then others.
 
-    Of raypipe's own, groups and probabilities come first, limits and errors last.
+    Among raypipe's own columns, groups and probabilities come first, limits and errors last.
     """
     if name in brought:
         return 0, 0, ""

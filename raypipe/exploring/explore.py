@@ -42,11 +42,11 @@ def explore(
     region_id, by name, or else by position within `radius` arcsec. `sample` is the largest number
     of detections on the page, by default 50,000; the strangest are among them.
 
-    With `serve`, no file is written: the page is served with all detections at `host` and `port`,
-    by default a free one, until Ctrl-C, and its address is returned. This needs datashader.
+    With `serve`, no file is written: the page is served with all detections at `host` and `port`
+    (by default a free one) until Ctrl-C, and its address is returned. This needs datashader.
 
-    Raises UsageError if there is no such catalog, if it has no detections, or if the table matches
-    none; and if it cannot be served there.
+    Raises UsageError if there is no such catalog, if it has no detections, if the table matches
+    none, or if the page cannot be served at this host and port.
     """
     store = call.workspace
     if sample is not None and sample < 1:

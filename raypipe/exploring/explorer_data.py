@@ -1,4 +1,4 @@
-"""Gather what an explorer shows: rows, columns, maps and spectra of a catalog."""
+"""Gather the contents of an explorer: rows, columns, maps and spectra of a catalog."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class PlacedMap:
 
 @dataclass(frozen=True)
 class ExplorerData:
-    """Hold what an explorer shows, one entry per row of `frame`.
+    """Hold the contents of an explorer, one entry per row of `frame`.
 
-    `sources` (n,) numbers the source of each row; `strangest` has the rows of each ranking with
-    their chances; `maps` may be empty; `notes` are sentences for the reader.
+    `sources` (n,) is the number of each row's source; `strangest` has the rows of each ranking with
+    their probabilities by chance; `maps` may be empty; `notes` are sentences for the reader.
     """
 
     release: str
@@ -119,7 +119,7 @@ def gather_explorer_data(
 
 
 def draw_sample(n: int, wanted: int, always: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Draw `wanted` of n rows at random, in order; the rows of `always` are among them first."""
+    """Draw `wanted` of n rows at random, in order; the rows of `always` are taken first."""
     if n <= wanted:
         return np.arange(n)
     first = np.unique(always)[:wanted]
@@ -146,7 +146,7 @@ def _most(found: Significances, frame: pd.DataFrame) -> npt.NDArray[np.int64]:
 
 
 def _maps(frame: pd.DataFrame) -> list[PlacedMap]:
-    """Make the maps of the rows that have latents; the others are at NaN."""
+    """Make maps of the rows that have latents; the places of the others are NaN."""
     measured = has_latents(frame)
     z, covariance = latents_of(frame)[measured], latent_covariance(frame)[measured]
     return [
@@ -162,7 +162,7 @@ def _maps(frame: pd.DataFrame) -> list[PlacedMap]:
 
 
 def spread(values: npt.NDArray[np.float64], rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Return values (m, k) of the m marked `rows` (n,) as (n, k), NaN in the others."""
+    """Return values (m, k) of the m marked `rows` (n,) as (n, k), with NaN in the other rows."""
     whole = np.full((len(rows), values.shape[1]), np.nan)
     whole[rows] = values
     return whole

@@ -46,7 +46,7 @@ OFFLINE_NOTES = (
 
 
 def explorer_page(data: ExplorerData) -> str:
-    """Return the whole page; it loads nothing from elsewhere."""
+    """Return the whole page, which loads nothing from elsewhere."""
     title, notes = f"Explorer of {data.release}", [*data.notes, *OFFLINE_NOTES]
     lead = f"{count_of(len(data.frame), 'detection')}, latents by {data.model_id}"
     return fill_page(title, lead, notes, page_data(data), make_figures(outlined=_are_shaped(data)))
@@ -55,7 +55,7 @@ def explorer_page(data: ExplorerData) -> str:
 def fill_page(
     title: str, lead: str, notes: Sequence[str], content: Mapping[str, Any], figures: Figures
 ) -> str:
-    """Return the HTML of an explorer with its figures, scripts and `content` for these."""
+    """Return the HTML of an explorer with its figures, scripts and the `content` that they show."""
     script, places = components(figures.by_name())
     bokeh = Resources(mode="inline", components=["bokeh", "bokeh-gl"])
     folder = files("raypipe.exploring") / "page"
@@ -76,13 +76,13 @@ def fill_page(
 
 
 def json_in_html(content: Mapping[str, Any]) -> str:
-    """Write JSON for a script element: no text of it can end the element or open another."""
+    """Write JSON for a script element; no text in it can end the element or open another."""
     text = json.dumps(content, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def page_data(data: ExplorerData) -> dict[str, Any]:
-    """Return all data of the page as JSON has it, with long columns packed."""
+    """Return all data of the page in a form that JSON can hold, with long columns packed."""
     frame = data.frame
     ra, dec = (_numbers(frame, name) for name in ("ra", "dec"))
     return {
@@ -128,7 +128,7 @@ def common_data(
     columns: Sequence[ColumnHead],
     strangest: Mapping[str, Sequence[tuple[int, float]]],
 ) -> dict[str, Any]:
-    """Return what a page needs to know whether it holds the catalog or asks a server for it."""
+    """Return the data that a page needs both if it holds the catalog and if it asks a server."""
     return {
         "n": rows,
         "file": f"{release}-{model_id}",
@@ -157,7 +157,7 @@ def common_data(
 
 
 def map_head(each: PlacedMap | LatentMap) -> dict[str, Any]:
-    """Return what a page says of a map."""
+    """Describe a map for the page."""
     kept = None if np.isnan(each.kept) else each.kept
     return {"name": each.name, "method": each.method, "kept": kept}
 
@@ -190,9 +190,9 @@ def _errors(frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def package_template(release: str) -> str:
-    """Return the address of a detection's spectrum in the archive, for detection 0.0.0.
+    """Return the pattern of addresses of spectra in the archive, as that of detection 0.0.0.
 
-    Releases of other names are taken to be of the current one.
+    A release with an unknown name is taken to be the current one.
     """
     archive = RELEASES.get(release, RELEASES["csc2.1"])
     keys = [ProductKey(release, 0, 0, 0, product) for product in PRODUCTS]

@@ -1,4 +1,4 @@
-"""Build the explorer's figures with Bokeh; their data are filled in by the page's script."""
+"""Build the explorer's figures with Bokeh; the script of the page fills in their data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SELECTED = "window.explorer.selected()"
 
 @dataclass(frozen=True)
 class Figures:
-    """Hold the figures of the page by the names of their places in it."""
+    """Hold the figures of the page, by the names of their places on it."""
 
     map: figure
     sky: figure
@@ -76,7 +76,7 @@ def make_figures(shaded: bool = False, outlined: bool = True) -> Figures:
 
 @dataclass(frozen=True)
 class _Points:
-    """Hold what map and sky draw: all points, and the few that stand for them during a movement."""
+    """Hold the points of map and sky: all, and the few that stand for them during a movement."""
 
     all: ColumnDataSource
     coarse: ColumnDataSource
@@ -107,7 +107,7 @@ def _plane(
     xy: tuple[str, str],
     height: int,
 ) -> figure:
-    """Make a figure of all points, of the shown one with its posterior, and of joined sources.
+    """Make a figure of all points, the shown one with its posterior, and lines that join sources.
 
     The shown point is marked on a layer above the others, so that these are not drawn again when
     the pointer moves on.

@@ -47,10 +47,10 @@ class LatentMap:
         """Carry posteriors of mean `z` (n, k) and `covariance` (n, k, k) to the map, (n, 3).
 
         Returns the variance of x, the covariance and the variance of y, NaN where unknown, by the
-        unscented transform: Julier and Uhlmann 2004, Proc. IEEE 92, 401. The 2 k points
-        z +- sqrt(k) L_j, where L_j are the columns of a factor L with L L^T = covariance, have the
-        posterior's mean and covariance; those of their places on the map approximate the
-        posterior's there, and are exact on a linear map.
+        unscented transform: Julier and Uhlmann 2004, Proc. IEEE 92, 401. The 2 k points z +-
+        sqrt(k) L_j, where L_j are the columns of a factor L with L L^T = covariance, have the mean
+        and the covariance of the posterior. Mean and covariance of their places approximate those
+        of the posterior on the map, and are exact on a linear map.
         """
         latents = z.shape[1]
         known = np.asarray(np.isfinite(covariance).all(axis=(1, 2)))
@@ -67,9 +67,9 @@ class LatentMap:
 
 
 def make_maps(z: Floats, seed: int) -> list[LatentMap]:
-    """Make maps of latents `z` (n, k), the best at neighbors first.
+    """Make maps of latents `z` (n, k), the one that keeps most neighbors first.
 
-    They are principal components, and t-SNE if there are at least 50 detections. Returns no map for
+    The maps are principal components and, for at least 50 detections, t-SNE. There is no map for
     fewer than three detections or fewer than two latents.
     """
     if len(z) < 3 or z.shape[1] < 2:

@@ -1,4 +1,4 @@
-"""Pack numbers small for a page: rounded columns, and integers in compressed blocks."""
+"""Pack numbers into few bytes for a page: rounded columns, and integers in compressed blocks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def packed_shorts(values: npt.ArrayLike) -> str:
 
 
 def _packed_planes(values: npt.NDArray[Any]) -> str:
-    """Pack numbers with the bytes of each place together, which compress better so."""
+    """Pack numbers with all bytes of one significance together, which compresses better."""
     return packed_bytes(values.reshape(-1, 1).view(np.uint8).T.tobytes())
 
 
@@ -78,7 +78,7 @@ def varints(values: Integers) -> bytes:
 
 
 def logarithms(values: Floats, step: float, least: float) -> Integers:
-    """Quantize positive values: the first one's logarithm in units of `step`, then differences.
+    """Quantize positive values: the logarithm of the first in units of `step`, then differences.
 
     Values below `least`, or not finite, count as `least`. Returns integers shaped as `values`.
     """

@@ -1,4 +1,4 @@
-"""Exchange tables and rows with TOPCAT, Aladin and others by SAMP (IVOA 1.3)."""
+"""Exchange tables and rows with TOPCAT, Aladin and other programs by SAMP (IVOA 1.3)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _KEPT_EVENTS = 100
 
 @dataclass(frozen=True)
 class Received:
-    """Hold what another program has sent: the catalog's rows that it means, and a sentence."""
+    """Hold the rows of the catalog that another program has sent, and a sentence about them."""
 
     number: int
     rows: list[int]
@@ -49,7 +49,7 @@ class Received:
 
 
 class Samp:
-    """Connect to the hub of this user when asked, send selections, and keep what is received."""
+    """Connect to the SAMP hub of this user when asked, send selections, and keep received ones."""
 
     def __init__(self, catalog: ServedCatalog) -> None:
         self.catalog = catalog
@@ -152,7 +152,7 @@ class Samp:
             del self.events[:-_KEPT_EVENTS]
 
     def _rows_meant(self, kind: str, parameters: Mapping[str, Any]) -> tuple[list[int], str]:
-        """Return the rows of the catalog that a message means, and what it is."""
+        """Return the rows of the catalog that a message means, and a description of the message."""
         if kind == POINT:
             rows = _nearest_row(self.catalog, float(parameters["ra"]), float(parameters["dec"]))
             return rows, "a position" + ("" if rows else " that no detection is near")
@@ -200,7 +200,7 @@ def _nearest_row(catalog: ServedCatalog, ra: float, dec: float) -> list[int]:
 
 
 def _fetch(url: str) -> bytes:
-    """Read a table that a program of this user offers: a file, or from a server, at most 256 MB."""
+    """Read a table, at most 256 MB, that a program of this user offers as a file or by a server."""
     parts = urlsplit(url)
     if parts.scheme == "file":
         with Path(unquote(parts.path)).open("rb") as stream:

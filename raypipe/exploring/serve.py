@@ -45,7 +45,7 @@ class BadQuestionError(Exception):
 
 
 class ExplorerServer(ThreadingHTTPServer):
-    """Answer the page at `/`, and questions at `/api/<name>` by the functions of `answers`."""
+    """Answer `/` by the page, and questions at `/api/<name>` by the functions of `answers`."""
 
     daemon_threads = True
 
@@ -88,7 +88,7 @@ class ExplorerServer(ThreadingHTTPServer):
             self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Keep quiet about a browser that has left; print other errors."""
+        """Ignore that a browser has left; print other errors."""
         if isinstance(sys.exception(), ConnectionError):
             log.debug("explore: the browser left before its answer was sent")
         else:
@@ -140,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(HTTPStatus.OK, "application/json", json.dumps(found).encode())
 
     def _is_ours(self, token: str) -> bool:
-        """Return whether a request has the token, and comes from our own page."""
+        """Return whether a request has the token and comes from the page of this server."""
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
         if origin is not None and origin != f"http://{host}":
             return False
@@ -183,7 +183,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _is_loopback_name(host: str) -> bool:
-    """Return whether a Host header names this machine: a name of another could be rebound to it."""
+    """Return whether a Host header names this machine; other names could be rebound to it."""
     name = urlsplit(f"//{host}").hostname or ""
     try:
         return name == "localhost" or ip_address(name).is_loopback

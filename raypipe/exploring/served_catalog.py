@@ -55,10 +55,10 @@ _MOST_FOUND = 5000
 
 
 class ServedCatalog:
-    """Hold identity, positions and latents of a catalog; read everything else when it is asked for.
+    """Hold identity, positions and latents of a catalog; read everything else when it is needed.
 
-    All answers are about the publication of the catalog that was there at the start. They raise
-    RaypipeError if its files have been removed since.
+    All answers are about the publication of the catalog at the start. They raise RaypipeError if
+    its files have been removed since.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class ServedCatalog:
         return answer
 
     def _choose_columns(self, own: set[str], brought: set[str]) -> None:
-        """Choose all numbers, and the texts of few different words; only the latter are read."""
+        """Choose all numbers, and the texts with few different words; read only the latter."""
         texts, heads = [], []
         for field in self._schema:
             if field.name in IDENTITY or field.name in brought:
@@ -201,7 +201,7 @@ class ServedCatalog:
     def find(
         self, text: str, position: tuple[float, float] | None, radius_arcsec: float
     ) -> tuple[Rows, str]:
-        """Find rows by a part of their name or id, else by position; return them and how."""
+        """Find rows by a part of their name or id, or else by position; return them and how."""
         if not text.strip():
             return np.array([], dtype=np.int64), ""
         hits = np.zeros(len(self), dtype=bool)
@@ -216,7 +216,7 @@ class ServedCatalog:
         return near[:_MOST_FOUND], f"within {radius_arcsec:g} arcsec"
 
     def similar(self, rows: list[int], k: int) -> list[dict[str, float]]:
-        """Return the k rows most similar to any of some rows, as the page's own search does."""
+        """Return the k rows most similar to any of some rows, as the search on the page does."""
         known = Posteriors(self.z, self.triangles)
         best: dict[int, dict[str, float]] = {}
         for row in rows:
@@ -274,7 +274,7 @@ class ServedCatalog:
         }
 
     def rows_in(self, path: str | os.PathLike[str], radius_arcsec: float) -> Rows:
-        """Return the rows that a user's table has, matched as by `join_table`."""
+        """Return the rows that match a user's table, as `join_table` matches them."""
         keys = self.frame[[name for name in _KEYS if name in self.frame]]
         return rows_in_table(keys, path, radius_arcsec)
 

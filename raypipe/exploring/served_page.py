@@ -22,7 +22,7 @@ _MOST_TEXT = 400
 
 
 def served_page(catalog: ServedCatalog) -> str:
-    """Return the HTML of the page; it asks the server for the catalog."""
+    """Return the HTML of the page, which asks the server for the catalog."""
     lead = f"{count_of(len(catalog), 'detection')}, latents by {catalog.model_id}"
     content = {
         **common_data(
@@ -63,7 +63,7 @@ def answers_from(catalog: ServedCatalog) -> Answers:
 
 
 def rows_of(catalog: ServedCatalog, asked: Question, most: int) -> list[int]:
-    """Return the rows of a question; raises BadQuestionError unless all are of the catalog."""
+    """Return the rows of a question; raises BadQuestionError unless the catalog has all of them."""
     rows = asked.get("rows")
     if not isinstance(rows, list) or len(rows) > most:
         raise BadQuestionError(f"rows: expected a list of at most {most:,} rows")

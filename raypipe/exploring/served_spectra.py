@@ -29,7 +29,7 @@ _LIMITS = ("flux", "low", "high")
 
 
 class SpectraOfParts:
-    """Give the spectrum of a detection, from the row group of its part that holds it."""
+    """Read the spectrum of a detection from the row group of the part that holds it."""
 
     def __init__(self, store: Workspace, release: str, model: Model | None) -> None:
         self.store, self.release, self.model = store, release, model
@@ -85,5 +85,5 @@ class SpectraOfParts:
 
 
 def plain(values: Iterable[float]) -> list[float | None]:
-    """Return numbers as JSON has them: None for those that are not finite."""
+    """Return numbers in a form that JSON can hold, with None for those that are not finite."""
     return [float(value) if np.isfinite(value) else None for value in values]

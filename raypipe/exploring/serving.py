@@ -25,7 +25,7 @@ def serve_catalog(
     host: str,
     port: int,
 ) -> str:
-    """Serve a catalog until Ctrl-C, and return the address that its page had, without token."""
+    """Serve a catalog until Ctrl-C; return the address of its page without the token."""
     require_datashader()
     log.info("explore: reading latents and positions of %s", evaluated.model_id)
     catalog = ServedCatalog(store, evaluated, table, radius_arcsec)

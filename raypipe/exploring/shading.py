@@ -44,8 +44,8 @@ class View:
 class Coloring:
     """Describe colors of numbers between `low` and `high`, or of words.
 
-    `words` are the values that have a color each; other values are grey. `logarithmic` says that
-    `low` and `high` are decimal logarithms of the values. On a `dark` page the palette starts with
+    `words` are the values that have a color each; other values are grey. If `logarithmic`, `low`
+    and `high` are decimal logarithms of the values. On a `dark` page the palette starts with
     lighter colors.
     """
 

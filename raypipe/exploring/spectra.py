@@ -54,12 +54,12 @@ _FLUX_POINTS = 96
 class PackedSpectra:
     """Hold the spectra of a page, in the order of the catalog's rows.
 
-    `rows` are the bytes of each (`varints`), empty where the workspace has no spectrum: its counts
-    per channel bin and, where it has latents, the logarithms of the fold and of its background
-    (`STEP`), of the flux at `flux_kev` (`FLUX_STEP`) and the 68% half width of the flux's
-    logarithm (`BAND_STEP`), none for a preset without a flux. All logarithms but those of the band
-    are differences from the one before. `bins` has the edges of each kind of channel bins, and
-    `kind` (n,) which of them a row has.
+    `rows` are the bytes of each spectrum (`varints`), empty where the workspace has none: its
+    counts per channel bin and, where it has latents, the logarithms of the fold and of the
+    background (in units of `STEP`), of the flux at `flux_kev` (`FLUX_STEP`), and the 68% half width
+    of the logarithm of the flux (`BAND_STEP`). A preset without a flux lacks the last two. All
+    logarithms are differences from the one before, except those of the band. `bins` has the edges
+    of each kind of channel bins, and `kind` (n,) which of them a row has.
     """
 
     rows: list[bytes]
@@ -82,7 +82,7 @@ class PackedSpectra:
 def pack_spectra(
     workspace: Workspace, release: str, frame: pd.DataFrame, model: Model | None
 ) -> PackedSpectra:
-    """Read and pack the spectra of a catalog's rows; without a model they have counts alone."""
+    """Read and pack the spectra of a catalog's rows; without a model they have only counts."""
     has_flux = model is not None and isinstance(model.network, Folded)
     z = latents_of(frame)
     spectra = PackedSpectra(
@@ -105,7 +105,7 @@ def pack_spectra(
 
 
 def latent_covariance(frame: pd.DataFrame) -> Floats:
-    """Return the posterior covariances of a catalog's rows, (n, k, k), NaN where unknown."""
+    """Return the posterior covariances of the latents of rows, (n, k, k), NaN where unknown."""
     latents = latents_of(frame).shape[1]
     cells = frame["z_cov"] if "z_cov" in frame else [None] * len(frame)
     return unpack(triangles_in(cells, latents))
@@ -114,8 +114,9 @@ def latent_covariance(frame: pd.DataFrame) -> Floats:
 def quantized_covariance(covariance: Floats) -> tuple[Integers, Integers]:
     """Quantize covariances (n, k, k): logarithms of the widths (k, n), and correlations.
 
-    The widths are in units of `STEP`, `NO_ERRORS` where a covariance is unknown; the correlations
-    below the diagonal, row by row, (k (k - 1) / 2, n), in units of `CORRELATION_STEP`.
+    The widths are in units of `STEP`, and `NO_ERRORS` where a covariance is unknown. The
+    correlations are those below the diagonal, row by row, (k (k - 1) / 2, n), in units of
+    `CORRELATION_STEP`.
     """
     variance = np.nan_to_num(np.diagonal(covariance, axis1=1, axis2=2))
     std = np.clip(np.sqrt(np.maximum(variance, 0.0)), *_STD_RANGE)
@@ -128,7 +129,7 @@ def quantized_covariance(covariance: Floats) -> tuple[Integers, Integers]:
 
 
 def flux_energies() -> Integers:
-    """Return the bins of the energy grid at which a page has the flux: evenly in the logarithm."""
+    """Return the bins of the energy grid at which a page has the flux, even in the logarithm."""
     middle = EnergyGrid().mid_kev
     wanted = np.geomspace(middle[0], middle[-1], _FLUX_POINTS)
     return np.unique(np.abs(np.log(middle / wanted[:, None])).argmin(axis=1)).astype(np.int64)
@@ -164,12 +165,12 @@ def _pack_batch(
 
 @dataclass(frozen=True)
 class Predicted:
-    """Hold what a model predicts of n spectra.
+    """Hold the predictions of a model for n spectra.
 
     `fold` and `background` (n, 256) are counts per channel bin; `flux` (n, points), in
-    photon/cm2/s/keV, is at the energies `flux_energies`, averaged at the instrument's resolution,
-    and `band` (n, points) the 68% half width of its logarithm; both have no points for a preset
-    without a flux.
+    photon/cm2/s/keV, is the flux at the energies `flux_energies`, averaged at the instrument's
+    resolution, and `band` (n, points) is the 68% half width of its logarithm; both have no points
+    for a preset without a flux.
     """
 
     fold: npt.NDArray[np.floating[Any]]
@@ -199,7 +200,7 @@ def _at_resolution(batch: SpectraBatch, flux: npt.NDArray[Any]) -> npt.NDArray[A
 
 
 def _quantized(predicted: Predicted) -> tuple[list[Integers], list[Integers]]:
-    """Quantize predictions: those per channel bin, and the others."""
+    """Quantize predictions: those per channel bin, and those of the flux."""
     counts = [
         logarithms(part, STEP, LEAST_COUNTS) for part in (predicted.fold, predicted.background)
     ]
@@ -215,11 +216,11 @@ def _flux_scatter(
 ) -> Floats:
     """Return the standard deviation of the flux's logarithm over the posterior, (n, n_energy).
 
-    The flux is averaged at the instrument's resolution. The deviation is that of the shape, by the
-    unscented transform (Julier and Uhlmann 2004, Proc. IEEE 92, 401): the points z +- sqrt(k) L_j,
-    L L^T the covariance of the k latents, each with the amplitude that leaves the total of the
-    `source` counts (n,) as it is; and that of the amplitude, sqrt(counts) / source counts, added in
-    quadrature.
+    The flux is averaged at the instrument's resolution. Two deviations are added in quadrature.
+    That of the shape follows from the unscented transform (Julier and Uhlmann 2004, Proc. IEEE 92,
+    401): the points are z +- sqrt(k) L_j, where L L^T is the covariance of the k latents, each with
+    the amplitude that keeps the total of the `source` counts (n,). That of the amplitude is
+    sqrt(counts) / source counts.
     """
     network = model.network
     assert isinstance(network, Folded)

@@ -1,1 +1,1 @@
-"""Find structure among latents: mixtures that use the error of each row, and clusters."""
+"""Find structure among latents: mixtures that use the errors of the rows, and communities."""

@@ -1,8 +1,9 @@
 """Fit a Gaussian mixture to values that each have their own error: extreme deconvolution.
 
 The mixture describes the true values. Each row enters by its likelihood, so that a faint detection
-neither widens the components nor moves their means. After Bovy, Hogg & Roweis (2011,
-arXiv:0905.2979), with the likelihood in information form: a row may say nothing of a direction.
+neither widens the components nor moves their means. The method is that of Bovy, Hogg & Roweis
+(2011, arXiv:0905.2979), with the likelihood in information form, so that a row may leave a
+direction undetermined.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Likelihoods:
         """Take posteriors (n, d), (n, d, d) under a unit normal prior, and remove the prior.
 
         The likelihood has the information C^-1 - 1, where the posterior has C^-1. Eigenvalues that
-        rounding has made negative become 0: the row says nothing of that direction.
+        rounding has made negative become 0: the row leaves that direction undetermined.
         """
         precision = inverses(covariance)
         values, vectors = np.linalg.eigh(precision - np.eye(mean.shape[1]))
@@ -99,7 +100,7 @@ class Mixture:
     def log_evidence(self, rows: Likelihoods) -> FloatArray:
         """Return the log likelihood of each row with each component, weight included, (n, k).
 
-        It is in nats, up to a constant of the row, the same for all mixtures.
+        It is in nats, up to a constant for each row that is the same for all mixtures.
         """
         parts = [_expect(self, block).evidence for block in _blocks(rows, len(self))]
         return (
@@ -111,15 +112,15 @@ class Mixture:
         return np.asarray(softmax(self.log_evidence(rows), axis=1))
 
     def bic(self, rows: int) -> float:
-        """Return the Bayesian information criterion of the fit to so many rows; less is better."""
+        """Return the Bayesian information criterion, given the number of rows; less is better."""
         return float(self.parameters * np.log(rows) - 2 * rows * self.log_likelihood)
 
 
 def fit_mixture(rows: Likelihoods, components: int, seed: int, starts: int = 3) -> Mixture:
     """Fit a mixture by expectation maximization; the same seed gives the same mixture.
 
-    The true values have to be of order one. Of several starts at random, the one that is best after
-    a few steps is continued. Components are in order of falling weight. Raises UsageError for fewer
+    The true values have to be of order one. Of several random starts, the one that is best after a
+    few steps is continued. Components are sorted by falling weight. Raises UsageError for fewer
     than `ROWS_PER_COMPONENT` rows per component.
     """
     if not 1 <= components <= len(rows) // ROWS_PER_COMPONENT:
@@ -137,8 +138,8 @@ def fit_mixture(rows: Likelihoods, components: int, seed: int, starts: int = 3) 
 def choose_mixture(rows: Likelihoods, most: int, seed: int, starts: int = 3) -> Mixture:
     """Fit mixtures of 2, 4, 8 ... up to `most` components, and return that with the lowest BIC.
 
-    Larger numbers are not tried once the criterion rises. The number that is best is then fitted
-    from several starts.
+    Larger numbers are not tried once the criterion rises. The best number is then fitted from
+    several starts.
     """
     most = min(most, len(rows) // ROWS_PER_COMPONENT)
     best = fit_mixture(rows, min(2, most), seed, 1)
@@ -183,7 +184,7 @@ def _expect(mixture: Mixture, rows: tuple[Tensor, Tensor]) -> _Moments:
 
 
 def _step(rows: Likelihoods, mixture: Mixture) -> Mixture:
-    """Do one step; the log likelihood that it returns is that of the mixture before the step."""
+    """Do one step; the log likelihood of the result is that of the mixture before the step."""
     k, d = mixture.means.shape
     total, first = torch.zeros(k, dtype=torch.float64), torch.zeros(k, d, dtype=torch.float64)
     second = torch.zeros(k, d, d, dtype=torch.float64)
@@ -228,7 +229,7 @@ def _climb(rows: Likelihoods, mixture: Mixture, steps: int) -> Mixture:
 
 
 def _start(points: FloatArray, components: int, seed: int) -> Mixture:
-    """Start from the groups of a k-means of the most probable values."""
+    """Start from the groups that k-means finds among the most probable values."""
     k_means = KMeans(components, n_init=1, random_state=seed).fit(points)
     d = points.shape[1]
     groups = [points[k_means.labels_ == k] for k in range(components)]

@@ -1,8 +1,8 @@
-"""Describe latents by the shape of the flux they decode to, with errors.
+"""Describe latents by the shape of the flux to which they decode, with errors.
 
-Distances between latents differ in meaning from place to place, because the decoder is not linear.
-The roots of the shares of the photon flux in bins of energy have one meaning everywhere: their
-Euclidean distance is that of Hellinger between the spectra of the photons.
+The meaning of a distance between latents differs from place to place, because the decoder is not
+linear. That of the roots of the shares of the photon flux in bins of energy is the same everywhere:
+their Euclidean distance is the Hellinger distance between the photon spectra.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class FluxShapes:
     def covariance(self, z: FloatArray, z_cov: FloatArray) -> FloatArray:
         """Carry the covariance of latents (n, k, k) to the coordinates, (n, d, d).
 
-        It is that of the images of the 2 k sigma points z +- sqrt(k) L e_i, with z_cov = L L^T
-        (unscented transform; Julier & Uhlmann 1997).
+        It is the covariance of the images of the 2 k sigma points z +- sqrt(k) L e_i, with z_cov =
+        L L^T (unscented transform; Julier & Uhlmann 1997).
         """
         k = z.shape[1]
         steps = np.sqrt(k) * np.swapaxes(np.linalg.cholesky(z_cov), 1, 2)
@@ -80,7 +80,7 @@ def flux_roots(network: Folded, z: FloatArray) -> FloatArray:
 def photons_in_bins(network: Folded, z: FloatArray, edges_kev: FloatArray) -> FloatArray:
     """Return the photon flux that latents (n, k) decode to between edges (m + 1,), (n, m).
 
-    Only ratios within a row have a meaning: a shape has no amplitude.
+    Only ratios within a row have a meaning, because latents have no amplitude.
     """
     grid = network.grid
     low = np.maximum(grid.edges_kev[:-1, None], edges_kev[:-1])

@@ -23,9 +23,10 @@ def graph_clusters(
 ) -> FloatArray:
     """Return the share of each row's neighbors, itself included, in each community, (n, k).
 
-    A row of `values` (n, d) is joined to its `NEIGHBORS` nearest ones and to the next row of its
-    source (n,). Communities are those of the Leiden algorithm (Traag, Waltman & van Eck 2019) at
-    that resolution, in order of falling size. Raises UsageError if leidenalg is not installed.
+    Each row of `values` (n, d) is joined to its `NEIGHBORS` nearest rows and to the next row of its
+    source (n,). Communities are found by the Leiden algorithm (Traag, Waltman & van Eck 2019) at
+    the resolution given, and sorted by falling size. Raises UsageError if leidenalg is not
+    installed.
     """
     try:
         import igraph

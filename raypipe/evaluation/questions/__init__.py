@@ -1,1 +1,1 @@
-"""Measure the questions of the study: one module per question, which `study.ask` calls."""
+"""Answer the questions of the study: one module per question, which `study.ask` calls."""

@@ -1,4 +1,4 @@
-"""Ask how well clusters found without classes agree with classes, mapped and judged on halves."""
+"""Ask how well clusters that were found without classes agree with classes."""
 
 from __future__ import annotations
 
@@ -37,10 +37,11 @@ SPLITS = 20
 def measure_clusters(material: Material) -> dict[str, Any]:
     """Score the clusters of every representation on all classes, and on AGN against compact ones.
 
-    A Gaussian mixture of `components` is fitted to all rows without classes (for the second task,
-    as published, to the rows of its classes). By representation and task: see `judge_halves`.
-    `supervised` is the balanced accuracy of a network that was trained on whole spectra with their
-    classes, by `supervised.predict_classes`; None without spectra.
+    A Gaussian mixture of `components` is fitted to all rows without their classes (for the second
+    task, as published, only to the rows of these classes). The answer has the figures of
+    `judge_halves` by representation and task. `supervised` is the balanced accuracy of a network
+    that was trained on whole spectra with their classes (`supervised.predict_classes`); None
+    without spectra.
     """
     if not any(isinstance(each, str) for each in material.classes):
         return unmeasured("no row has a class")
@@ -100,11 +101,12 @@ def judge_halves(
 ) -> dict[str, Any]:
     """Map clusters (n,) to classes on one half of the sources, and judge them on the other.
 
-    Figures are means over `SPLITS` divisions, both ways: `balanced_accuracy` with its error over
-    resampled sources (`_error`) and its spread over divisions by the root of their number
-    (`_split_error`); by class, `completeness` (share of the class found) with its error, and
-    `purity` (share of the rows said to be of the class that are, if all classes had as many
-    rows). `adjusted_mutual_information` of clusters and classes needs no mapping.
+    Figures are means over `SPLITS` divisions, with either half as the judged one.
+    `balanced_accuracy` has its error over resampled sources (`_error`), and its spread over
+    divisions divided by the root of their number (`_split_error`). By class, `completeness` is the
+    share of the class that is found, with its error, and `purity` is the share of the rows assigned
+    to the class that belong to it, if all classes had equally many rows.
+    `adjusted_mutual_information` of clusters and classes needs no mapping.
     """
     n_classes = len(labeled.classes)
     # votes[i, c]: how often row i was said to be of class c. Unmapped clusters vote for none.

@@ -29,10 +29,10 @@ LOGARITHMIC = ("kt_kev", "powlaw_nh", "bb_kt", "brems_kt", "plasma_kt")
 class Direction:
     """Hold a direction of latent space.
 
-    `values` (n,) are the detections' places along it; a place is `weights` (latents,) times the
-    latents less their mean. `step` (latents,) is the mean change of the latents over one standard
-    deviation. `signal_to_noise` is the standard deviation of the places over their mean error, None
-    if the latents have no errors.
+    `values` (n,) are the coordinates of the detections along it: `weights` (latents,) times the
+    difference of the latents from their mean. `step` (latents,) is the mean change of the latents
+    over one standard deviation. `signal_to_noise` is the standard deviation of the coordinates
+    divided by their mean error, None if the latents have no errors.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Direction:
 
 
 def directions_of(material: Material) -> list[Direction]:
-    """Return each latent as a direction, then the `DIRECTIONS` with the most information."""
+    """Return each latent as a direction, then the `DIRECTIONS` most informative ones."""
     latents = material.latents
     noise = _mean_noise(material)
     found = [
@@ -71,7 +71,7 @@ def informative(latents: FloatArray, noise: FloatArray | None) -> FloatArray:
 
 
 def quantities_of(frame: pd.DataFrame) -> dict[str, FloatArray]:
-    """Return physical quantities of the detections that a direction may be named after, (n,)."""
+    """Return the physical quantities (n,) after which a direction may be named."""
     found: dict[str, FloatArray] = {}
     if (log_nh := numbers(frame, "log_nh")) is not None:
         found["log_nh"] = log_nh
@@ -90,10 +90,11 @@ def quantities_of(frame: pd.DataFrame) -> dict[str, FloatArray]:
 
 
 def name_direction(values: FloatArray, quantities: dict[str, FloatArray]) -> dict[str, Any]:
-    """Name a direction after the quantity with which its places (n,) correlate most.
+    """Name a direction after the quantity with which its coordinates (n,) correlate most.
 
-    Returns `name` (None below `NAMED_FROM`; "-" before it if the quantity falls) and
-    `correlations`: the three largest rank correlations, by quantity.
+    Returns `name` and `correlations`, the three largest rank correlations by quantity. `name` is
+    None for correlations below `NAMED_FROM`, and begins with "-" if the quantity falls along the
+    direction.
     """
     found = {}
     for name, quantity in quantities.items():

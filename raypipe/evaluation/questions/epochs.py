@@ -19,10 +19,10 @@ FEWEST_QUERIES = 20
 def measure_recall(material: Material) -> dict[str, Any]:
     """Measure how often a search with one detection finds another of the same source.
 
-    At most `MOST_QUERIES` detections of sources with several, one per source, drawn at random.
-    `recall_1` and `recall_10` are the shares for which the first, or one of the first ten answers,
-    is of the same source, with binomial errors over sources; `chance_...` is that of a random
-    order. Answers are ranked as `raypipe search` ranks them.
+    The queries are at most `MOST_QUERIES` detections, drawn at random, one per source that has
+    several. `recall_1` and `recall_10` are the shares of queries for which the first answer, or one
+    of the first ten, belongs to the same source, with binomial errors over sources; `chance_...` is
+    the same for a random order. Answers are ranked as `raypipe search` ranks them.
     """
     if material.covariances is None:
         return unmeasured("the latents have no errors")
@@ -64,7 +64,7 @@ def measure_recall(material: Material) -> dict[str, Any]:
 def log_overlaps(
     z: FloatArray, covariance: FloatArray, others: FloatArray, covariances: FloatArray
 ) -> npt.NDArray[np.float64]:
-    """Return ln of the density that two latent vectors are equal, of one row with others, (n,).
+    """Return the log density that the latents of one row equal those of others, (n,).
 
     It is the normal density of covariance C_1 + C_2 at the difference, by which
     `raypipe.searching.neighbors` ranks; constants are left out.

@@ -42,11 +42,11 @@ PREDICTORS: dict[str, Predictor] = {"knn": predict_knn, "linear": predict_linear
 def measure_few_labels(material: Material) -> dict[str, Any]:
     """Train on few sources per class, and judge on `JUDGED_SHARE` of the sources of each class.
 
-    By representation, a row per number of labeled sources per class (`labels`, None for all): the
-    balanced accuracy of kNN and of a linear discriminant, means over `REPEATS` draws of both the
-    labeled and the judged sources, `_error` their spread by the root of their number. A class with
-    fewer sources gives all it has that are not judged; `most_labels` is the largest number of any
-    class.
+    Each representation has one row per number of labeled sources per class (`labels`, None for
+    all). A row has the balanced accuracy of kNN and of a linear discriminant, as means over
+    `REPEATS` draws of both the labeled and the judged sources; `_error` is the spread over draws
+    divided by the root of their number. A class with fewer sources gives all of its sources that
+    are not judged; `most_labels` is the largest number that any class gives.
     """
     labeled = labeled_rows(material.classes, material.sources, material.settings.folds)
     if labeled.reason:
@@ -69,9 +69,9 @@ def measure_few_labels(material: Material) -> dict[str, Any]:
 def draw_sources(
     labeled: LabeledRows, number: int | None, rng: np.random.Generator
 ) -> tuple[IntArray, IntArray]:
-    """Draw rows to train on, of `number` sources per class, and rows to judge; no source in both.
+    """Draw rows of `number` sources per class to train on, and rows of other sources to judge.
 
-    A source is of the class of its first row.
+    The class of a source is that of its first row.
     """
     names, first = np.unique(labeled.sources.astype(str), return_index=True)
     codes = labeled.codes[first]

@@ -35,12 +35,13 @@ STABLE_CORRELATION = 0.98
 def measure_formulas(material: Material) -> dict[str, Any]:
     """Search for formulas of the fluxes s, m and h for each latent and informative direction.
 
-    A third of the sources serves the search, with `SEEDS` seeds, another chooses the front among
-    all formulas found, the last judges it. Each direction has its `front` (text, length, R2 on the
-    last third with its error), the shortest good one (`formula`, `length`, `r2`), and `stability`
-    over seeds: the least correlation of the seeds' formulas of at most that length, the variables
-    of each, and `is_stable`. `real` has R2 and rank correlation of the same formula of the real
-    detections' own fluxes with the same latents.
+    The search uses a third of the sources and `SEEDS` seeds. Another third chooses the front among
+    all formulas found, and the last third judges it. Each direction has its `front` (text, length,
+    and R2 on the last third with its error), the shortest good formula (`formula`, `length`, `r2`),
+    and its `stability` over seeds: the smallest correlation between the formulas of different seeds
+    of at most that length, the variables of each, and `is_stable`. `real` has the R2 and the rank
+    correlation of the same formula, applied to the fluxes of the real detections, with the same
+    latents.
     """
     columns = [numbers(material.frame, f"flux_{band}") for band in BANDS]
     if any(each is None for each in columns):
@@ -86,7 +87,7 @@ def _thirds(
 def choose_front(
     fronts: list[list[Formula]], x: FloatArray, y: FloatArray
 ) -> list[tuple[Formula, float]]:
-    """Choose formulas with their R2 on `x`, `y`: longer ones only if better by `LEAST_GAIN`."""
+    """Choose formulas by their R2 on `x`, `y`; longer ones have to be better by `LEAST_GAIN`."""
     scored = sorted(
         ((each, _r2(y, each.evaluate(x))) for front in fronts for each in front),
         key=lambda pair: (pair[0].length, -pair[1]),
@@ -101,9 +102,10 @@ def choose_front(
 
 
 def defined(values: FloatArray) -> FloatArray:
-    """Replace values that are not finite, as of the logarithm of a negative number, by the median.
+    """Replace values that are not finite, such as logarithms of negative numbers, by the median.
 
-    A formula must predict every detection: one that is not defined for some is judged by a guess.
+    A formula must predict every detection. If it is not defined for some, it is judged by this
+    guess.
     """
     finite = np.isfinite(values)
     return np.where(finite, values, np.median(values[finite]) if finite.any() else 0.0)
@@ -141,7 +143,7 @@ def _judge(
 def stability(
     fronts: list[list[Formula]], length: int, x: FloatArray, y: FloatArray
 ) -> dict[str, Any]:
-    """Compare the values on `x` of the seeds' best formulas of `y` of at most `length`."""
+    """Compare, on `x`, the best formulas of `y` that each seed has found with at most `length`."""
     bests = [
         max(
             (each for each in front if each.length <= length),

@@ -1,4 +1,4 @@
-"""Hold what the questions of the study work on: judged rows, representations, real detections."""
+"""Hold the data of the questions of the study: judged rows, representations, real detections."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from raypipe.model.covariance import latents_of_triangle, triangles_in, unpack
 
 @dataclass(frozen=True)
 class Material:
-    """Hold the judged detections and all that is known of them.
+    """Hold the judged detections and all that is known about them.
 
-    `frame` has a row per detection (n,), with latents; `representations` have features (n, d), the
-    latents first; `real` has the row of the real detection that each stands for, in the same order,
-    None without a table of real detections; `spectra` (n,) are None if they are not all there.
+    `frame` has one row per detection (n,), with latents. `representations` have features (n, d);
+    the latents are the first. `real` has, in the same order, the row of the real detection for
+    which each stands; it is None without a table of real detections. `spectra` (n,) are None if any
+    is missing.
     """
 
     frame: pd.DataFrame
@@ -56,7 +57,7 @@ class Material:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Return a SHA-256 of all that decides an answer: data, model, settings and version."""
+        """Return a SHA-256 of all that determines an answer: data, model, settings and version."""
         digest = hashlib.sha256(__version__.encode())
         settings = self.settings.model_dump(exclude={"questions", "baseline_presets"})
         digest.update(json.dumps(settings, sort_keys=True).encode())

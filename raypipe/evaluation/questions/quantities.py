@@ -39,12 +39,12 @@ POSTERIOR = "posterior draws"
 def measure_quantities(material: Material) -> dict[str, Any]:
     """Regress hardness ratios, log N_H, photon index and log kT on every representation.
 
-    Each of `quantities` has `definition`, `n_rows` (with a value; at most `MOST_ROWS` are drawn and
-    judged) and `by_representation`: `r2` and `mae` with
-    errors over resampled sources, of boosting for representations, and of a network on whole
-    spectra for `SUPERVISED`. Latents and posterior draws also have `pulls`, of nearest neighbors:
-    mean and width of (true - predicted) / spread, and the share within 1 and 2 spreads, which is
-    0.68 and 0.95 if the spread of the neighbors' values is a good error.
+    Each of `quantities` has `definition`, `n_rows` (the number of rows with a value, of which at
+    most `MOST_ROWS` are drawn and judged) and `by_representation`. There, `r2` and `mae` have
+    errors over resampled sources; they are those of boosting for representations, and of a network
+    on whole spectra for `SUPERVISED`. Latents and posterior draws also have `pulls` of predictions
+    by nearest neighbors: mean and width of (true - predicted) / spread, and the shares within 1 and
+    2 spreads, which are 0.68 and 0.95 if the spread of the neighbors' values is a good error.
     """
     targets = {
         name: target for name, target in regression_targets(material.frame).items() if target
@@ -71,11 +71,11 @@ def measure_quantities(material: Material) -> dict[str, Any]:
 def predictive(
     known: FloatArray, values: FloatArray, draws: FloatArray, neighbors: int
 ) -> tuple[FloatArray, FloatArray]:
-    """Return mean and spread of the values that the draws of each row point at, (m,) each.
+    """Return mean and spread (m,) of the values that the draws of each row predict.
 
-    `known` (n, latents) are the latents of rows with `values` (n,), `draws` (m, draws, latents) are
-    from the posteriors of others. A draw has the values of its nearest known latents; those of all
-    draws of a row together are its prediction.
+    `known` (n, latents) are the latents of rows with `values` (n,), and `draws` (m, draws, latents)
+    are from the posteriors of other rows. Each draw predicts the values of the nearest known
+    latents; the values from all draws of a row together are the prediction for the row.
     """
     k = min(neighbors, len(known))
     near = cKDTree(known).query(draws.reshape(-1, draws.shape[2]), k)[1]
@@ -125,7 +125,7 @@ def _of_one(
 
 
 def posterior_draws(latents: FloatArray, covariances: FloatArray, seed: int) -> FloatArray:
-    """Draw from the normal posterior of each row, (n, DRAWS, latents); NaN covariances draw 0."""
+    """Draw from the normal posterior of each row, (n, DRAWS, latents); NaN counts as no scatter."""
     rng = np.random.default_rng(seed)
     widths, axes = np.linalg.eigh(np.nan_to_num(covariances))
     steps = rng.normal(size=(len(latents), DRAWS, latents.shape[1]))

@@ -1,4 +1,4 @@
-"""Ask how each headline depends on counts, place on the detector, epoch and background."""
+"""Ask how the main figures depend on counts, off-axis angle, response, epoch and background."""
 
 from __future__ import annotations
 
@@ -48,13 +48,14 @@ class Slice:
 
 
 def measure_robustness(material: Material) -> dict[str, Any]:
-    """Measure the headlines in slices of each condition, and find sources at other epochs.
+    """Measure the main figures in slices of each condition, and find sources at other epochs.
 
     Predictions are those of the whole catalog, cross-validated; slices only choose which of them
-    are judged. Headlines: balanced accuracy of kNN and of clusters, R2 of log N_H by boosting, and
-    mean and width of the Cash z-scores. Accuracies of slices are means over the classes that have
-    at least `FEWEST_OF_CLASS` sources there: compare them with `classes`. `same_source` is the
-    recall of other detections of a source (`epochs.measure_recall`).
+    are judged. The figures are the balanced accuracy of kNN and of clusters, R2 of log N_H by
+    boosting, and mean and width of the Cash z-scores. The accuracy in a slice is the mean over the
+    classes that have at least `FEWEST_OF_CLASS` sources there; `classes` is the number of these,
+    which matters when you compare slices. `same_source` is the recall of other detections of a
+    source (`epochs.measure_recall`).
     """
     with fitting_threads(len(material.frame)):
         headlines = _headlines(material)
@@ -74,10 +75,10 @@ def measure_robustness(material: Material) -> dict[str, Any]:
 
 
 def slices_of(material: Material) -> dict[str, list[Slice]]:
-    """Divide the rows by counts, off-axis angle, response, epoch and share of the background.
+    """Divide the rows by counts, off-axis angle, response, epoch and share of background.
 
-    Counts have fixed ranges, the others quarters of their values; a condition that no column knows
-    is left out.
+    Counts have fixed ranges, the other numbers are divided into quarters; a condition for which the
+    catalog has no column is left out.
     """
     frame = material.frame
     counts = numbers(frame, "total_counts")

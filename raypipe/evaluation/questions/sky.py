@@ -1,4 +1,4 @@
-"""Ask whether a survey drawn from a real table looks like the sky it stands for."""
+"""Ask whether a survey drawn from a real table resembles the real detections."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ UNLABELED = "without a class"
 def measure_sky(material: Material) -> dict[str, Any]:
     """Compare fluxes, counts and hardness of the catalog with those of the real detections.
 
-    Real detections count as often as they were drawn, so that both sides have the same sources. By
-    class and quantity: number of detections, quantiles of both (`catalog` and `real`; fluxes and
-    counts as log10), the Kolmogorov-Smirnov distance `ks` (0: alike, 1: apart), and median and half
-    width of 68% of catalog - real, detection by detection. `ks_noise` is the distance that 95% of
-    equal distributions do not exceed.
+    Real detections count as often as they were drawn, so that both sides have the same sources.
+    Each class and quantity has the number of detections, quantiles of both sides (`catalog` and
+    `real`; fluxes and counts as log10), the Kolmogorov-Smirnov distance `ks` (0: alike, 1: apart),
+    and median and 68% half width of catalog - real, detection by detection. `ks_noise` is the
+    distance that 95% of samples of one distribution do not exceed.
     """
     if material.real is None:
         return unmeasured("no table of real detections: give it by --catalog")

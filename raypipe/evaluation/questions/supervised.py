@@ -1,7 +1,7 @@
-"""Train networks on whole spectra with the answers, as a yardstick of latents without answers.
+"""Train networks on whole spectra with the answers, to compare with latents found without them.
 
-A catalog of some thousands of spectra is too small for such a network to reach what the photons
-allow: it is a rival, and a lower bound of that limit.
+A catalog of some thousands of spectra is too small for such a network to reach the best that the
+photons allow: it is a rival, and a lower bound of that best.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def predict_classes(
 
 
 def _scaled(spectra: FloatArray, train: IntArray) -> FloatArray:
-    """Center each bin, and divide all by one number, so that networks learn at their usual pace."""
+    """Center each bin, and divide all bins by one number, so that the usual learning rate suits."""
     centered = spectra - spectra[train].mean(axis=0)
     return np.asarray(centered / max(float(centered[train].std()), 1e-12))
 

@@ -1,8 +1,8 @@
-"""Ask how much spectra say about variability that flux and counts do not say.
+"""Ask how much information about variability spectra add to flux and counts.
 
 The variability columns are those of the Chandra Source Catalog. Probabilities within observations
-belong to a detection, those between observations to a source; a simulated detection has those of
-the real one that it was drawn from.
+belong to a detection, those between observations to a source. A simulated detection has those of
+the real detection from which it was drawn.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ RIVALS = ("hardness", "fits")
 def measure_time_domain(material: Material) -> dict[str, Any]:
     """Measure mutual information, in nats, of representations and variability.
 
-    Rows are one detection per source, drawn at random. Each of `quantities` has `free`, by
-    representation, and `given_flux_and_counts`, both as `mutual_information.Information` has it;
-    `flux_and_counts` among `free` is what those two alone share with variability, and `by_latent`
-    the information of each latent by itself.
+    One detection per source is used, drawn at random. Each of `quantities` has `free` and
+    `given_flux_and_counts` by representation, with the fields of `mutual_information.Information`.
+    In `free`, `flux_and_counts` is the information that these two alone share with variability;
+    `by_latent` has the information of each latent by itself.
     """
     known = variability_of(material.real if material.real is not None else material.frame)
     if not known:
@@ -85,7 +85,7 @@ def measure_time_domain(material: Material) -> dict[str, Any]:
 
 
 def variability_of(table: pd.DataFrame) -> dict[str, FloatArray]:
-    """Return the variability columns of a table that are there, (n,) each."""
+    """Return those variability columns that a table has, (n,) each."""
     found = {name: values for name in VARIABILITY if (values := numbers(table, name)) is not None}
     ratios = {
         "sigma_over_mean": ("var_sigma_b", "var_mean_b"),
@@ -99,7 +99,7 @@ def variability_of(table: pd.DataFrame) -> dict[str, FloatArray]:
 
 
 def flux_and_counts(material: Material) -> FloatArray | None:
-    """Return log flux and log counts, (n, 2), of the real detections, else of the catalog."""
+    """Return log flux and log counts, (n, 2), of the real detections, or else of the catalog."""
     for table, names in (
         (material.real, ("obs_flux_aper90_b", "src_cnts_aper90_b")),
         (material.frame, ("flux_b", "total_counts")),

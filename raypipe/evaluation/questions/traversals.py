@@ -26,10 +26,10 @@ EDGES_KEV = np.geomspace(0.3, 10.0, 61)
 def measure_traversals(material: Material) -> dict[str, Any]:
     """Decode steps of 1 and 2 standard deviations from the mean along each direction.
 
-    `energy_kev` (bins,) are the middles of the bins; each of `directions` has its `name`, the
-    physical quantity it follows (`directions.name_direction`), `signal_to_noise`, the `weights` of
-    the latents, and `curves`: the photon flux density (bins,) per step, of one photon/cm2/s in
-    `BAND_KEV`.
+    `energy_kev` (bins,) are the centers of the bins. Each of `directions` has its `name`, the
+    physical quantity that it follows (`directions.name_direction`), `signal_to_noise`, the
+    `weights` of the latents, and `curves`: per step the photon flux density (bins,), scaled to one
+    photon/cm2/s in `BAND_KEV`.
     """
     if material.model is None:
         return unmeasured("the model's bundle is not in the workspace")
