@@ -41,7 +41,7 @@ OF_ROW = ("var_", "ks_", "kp_")
 
 
 class Sample:
-    """Hold labelled detections with features by name, their classes, and their sources."""
+    """Hold labeled detections with features by name, their classes, and their sources."""
 
     def __init__(self, features: Mapping[str, pd.DataFrame], label: pd.Series, name: pd.Series):
         kept = label.notna().to_numpy()
@@ -55,7 +55,7 @@ class Sample:
         chosen = {key: pd.DataFrame(each) for key, each in self.features.items()}
         return Sample(chosen, label.where(rows), pd.Series(self.names))
 
-    def relabelled(self, label: pd.Series) -> Sample:
+    def relabeled(self, label: pd.Series) -> Sample:
         """Return the rows of the sources that `label`, by name, has, with its classes."""
         chosen = {key: pd.DataFrame(each) for key, each in self.features.items()}
         return Sample(chosen, pd.Series(self.names).map(label), pd.Series(self.names))
@@ -274,7 +274,7 @@ def main() -> None:
     real = Sample({**measured, "cuts": cuts}, table["class"], table["name"])
     if options.muwclass is not None:
         muwclass = pd.read_parquet(options.muwclass).set_index("name")
-        survey, real = (each.relabelled(muwclass["True_Class"]) for each in (survey, real))
+        survey, real = (each.relabeled(muwclass["True_Class"]) for each in (survey, real))
     print(f"survey: {len(survey.codes)} detections, {len(set(survey.names))} sources")
     scores = table_of(survey, SURVEY, options.splits, options.trees)
     gaps = {f"{a} - {b}": difference(scores, a, b) for a, b in DIFFERENCES}

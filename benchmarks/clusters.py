@@ -76,7 +76,7 @@ class Score(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labeled:
     """Hold classes (n,) or None and source keys (n,) of the rows that are clustered."""
 
     classes: npt.NDArray[np.object_]
@@ -245,7 +245,7 @@ def _graph(values: FloatArray, sources: Any, seed: int) -> IntArray:
     return graph_clusters(values, sources, 1.0, seed).argmax(axis=1).astype(np.int64)
 
 
-def real_rows(file: str) -> tuple[Labelled, FloatArray]:
+def real_rows(file: str) -> tuple[Labeled, FloatArray]:
     """Read real detections at the cut, and seven of their columns on one scale."""
     rows = pd.read_parquet(file)
     rows = rows[(rows["flux_significance_b"] > 5) & rows["powlaw_gamma"].notna()]
@@ -262,7 +262,7 @@ def real_rows(file: str) -> tuple[Labelled, FloatArray]:
     frame = pd.DataFrame(columns)
     values = frame.fillna(frame.median()).to_numpy(np.float64)
     keys = source_keys(rows["name"].tolist(), rows["name"].tolist())
-    return Labelled(rows["muwclass_true_class"].to_numpy(dtype=object), keys), values
+    return Labeled(rows["muwclass_true_class"].to_numpy(dtype=object), keys), values
 
 
 def line(name: str, score: Score, first: Score, clusters: list[IntArray]) -> str:
@@ -305,7 +305,7 @@ def main() -> None:
     members = members.take(drawn)
     frame = read_whole(workspace, release, model_id).to_pandas().set_index("detection_id")
     frame = frame.loc[members.ids].reset_index()
-    labelled, first = Labelled(members.classes, members.sources), None
+    labeled, first = Labeled(members.classes, members.sources), None
     header = (
         "method, input",
         "clusters",
@@ -318,7 +318,7 @@ def main() -> None:
     print(f"| {' | '.join(header)} |\n{'|---' * len(header)}|")
     for name, method in methods(workspace, catalog, members, frame):
         clusters = [method(seed) for seed in range(options.seeds)]
-        score = labelled.score(clusters)
+        score = labeled.score(clusters)
         first = first or score
         print(line(name, score, first, clusters), flush=True)
     if options.rows:

@@ -32,7 +32,7 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
-from benchmarks.clusters import COMPONENTS, Labelled, Score, deconvolved, line, mixture
+from benchmarks.clusters import COMPONENTS, Labeled, Score, deconvolved, line, mixture
 from raypipe import load_model
 from raypipe.clustering.members import Members, Space, read_members
 from raypipe.config import TrainConfig
@@ -148,7 +148,7 @@ def tune(
     return Tuned(network, latents, own, mean_loss(network, batch, config) / usual)
 
 
-def judged(labelled: Labelled, tuned: list[Tuned]) -> dict[str, tuple[Score, list[IntArray]]]:
+def judged(labeled: Labeled, tuned: list[Tuned]) -> dict[str, tuple[Score, list[IntArray]]]:
     """Judge the clusters by centers, and mixtures of the latents and of the fluxes of the model."""
     clusters = {
         "nearest center": [each.clusters for each in tuned],
@@ -158,7 +158,7 @@ def judged(labelled: Labelled, tuned: list[Tuned]) -> dict[str, tuple[Score, lis
             for seed, each in enumerate(tuned)
         ],
     }
-    return {name: (labelled.score(each), each) for name, each in clusters.items()}
+    return {name: (labeled.score(each), each) for name, each in clusters.items()}
 
 
 def main() -> None:
@@ -181,12 +181,12 @@ def main() -> None:
     catalog = require_publication(workspace, release, model_id)
     members = read_members(workspace, catalog, "detections", ())
     batch = read_batch(workspace, release, members)
-    labelled, seeds = Labelled(members.classes, members.sources), range(options.seeds)
+    labeled, seeds = Labeled(members.classes, members.sources), range(options.seeds)
 
     space = Space.fit(model, members, 8)
     rows = Likelihoods.of_measurements(space.values(members), space.covariance(members))
     clusters = [deconvolved(rows, seed) for seed in seeds]
-    first = labelled.score(clusters)
+    first = labeled.score(clusters)
     header = ("training, clusters by", "clusters", "8 classes", "AGN/compact", "AMI")
     print(f"| {' | '.join([*header, '8 - first', '2 - first', 'loss', 's'])} |")
     print("|---" * (len(header) + 4) + "|")
@@ -196,7 +196,7 @@ def main() -> None:
         Tuned(model.network, z, KMeans(COMPONENTS, n_init=3, random_state=s).fit_predict(z), 1.0)
         for s in seeds
     ]
-    for name, (score, each) in judged(labelled, before).items():
+    for name, (score, each) in judged(labeled, before).items():
         print(f"{line(f'none: {name}', score, first, each)} 1 | |", flush=True)
     for weight in options.weights:
         begun = time.perf_counter()
@@ -214,7 +214,7 @@ def main() -> None:
         ]
         seconds = (time.perf_counter() - begun) / options.seeds
         loss = np.mean([each.loss for each in tuned])
-        for name, (score, each) in judged(labelled, tuned).items():
+        for name, (score, each) in judged(labeled, tuned).items():
             start = line(f"weight {weight:g}: {name}", score, first, each)
             print(f"{start} {loss:.4f} | {seconds:.0f} |", flush=True)
 

@@ -26,7 +26,7 @@ VERBS = {
     "tune": "search for the settings that explain the spectra best",
     "embed": "write the latent catalog of a release",
     "cluster": "find clusters of detections, as columns of the catalog",
-    "classify": "add calibrated class probabilities, learned from labelled sources",
+    "classify": "add calibrated class probabilities, learned from labeled sources",
     "evaluate": "measure the quality of the latents",
     "align": "align spectra with a second view of their sources",
     "translate": "predict the spectrum of a row of the aligned table",

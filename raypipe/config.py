@@ -239,8 +239,8 @@ class EmbedConfig(Section):
     )
     class_scheme: ClassScheme = Field(
         "neighbors",
-        description="neighbors: class probabilities from votes of the nearest labelled latents. "
-        "density: from distances to labelled members of the mixture components.",
+        description="neighbors: class probabilities from votes of the nearest labeled latents. "
+        "density: from distances to labeled members of the mixture components.",
     )
     errors: bool = Field(
         True,

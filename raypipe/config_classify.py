@@ -12,7 +12,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class ClassifyConfig(Section):
-    """Classify detections and sources by labelled ones."""
+    """Classify detections and sources by labeled ones."""
 
     folds: int = Field(
         5,
@@ -25,17 +25,17 @@ class ClassifyConfig(Section):
     coverage: float = Field(
         0.9, gt=0.5, lt=1, description="Share of sources, per class, whose set holds their class."
     )
-    prior: Literal["labelled", "equal"] | dict[str, Share] = Field(
-        "labelled",
-        description="Population for which p_<class> holds. labelled: classes are as frequent as "
-        "among the labelled sources. equal: all are equally frequent. A table of shares by class: "
-        "those; classes that it lacks share the rest as among the labelled sources.",
+    prior: Literal["labeled", "equal"] | dict[str, Share] = Field(
+        "labeled",
+        description="Population for which p_<class> holds. labeled: classes are as frequent as "
+        "among the labeled sources. equal: all are equally frequent. A table of shares by class: "
+        "those; classes that it lacks share the rest as among the labeled sources.",
     )
     unlike_p: float = Field(
         0.01,
         gt=0,
         lt=0.5,
-        description="Largest share of labelled sources at least as unlike the others of their "
+        description="Largest share of labeled sources at least as unlike the others of their "
         "class for which a detection counts as none of the classes.",
     )
     context_columns: list[str] = Field(

@@ -114,7 +114,7 @@ class TrainConfig(Section):
     references: int = Field(
         20_000,
         ge=1,
-        description="Maximum number of labelled training spectra stored for class probabilities.",
+        description="Maximum number of labeled training spectra stored for class probabilities.",
     )
     validation_cash: bool = Field(
         False,

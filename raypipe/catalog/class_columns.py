@@ -20,11 +20,11 @@ CLASS_COLUMNS: dict[str, tuple[str, str, str]] = {
         "classes that cannot be excluded, separated by |: for each class, 90% of its sources have "
         "a set that holds it, or the share that classify.coverage states",
     ),
-    "class_unlike": ("", "meta.code", "whether it is unlike all labelled sources"),
+    "class_unlike": ("", "meta.code", "whether it is unlike all labeled sources"),
     "class_unlike_p": (
         "",
         "stat.probability",
-        "share of labelled sources that are at least as far from all classes in latent space",
+        "share of labeled sources that are at least as far from all classes in latent space",
     ),
     "class_rests_on": (
         "",
@@ -48,5 +48,5 @@ VOTES = "votes_"
 VOTES_COLUMN = (
     "",
     "stat.probability",
-    "probability of class {0} by votes of the nearest labelled latents of the model's training",
+    "probability of class {0} by votes of the nearest labeled latents of the model's training",
 )

@@ -19,7 +19,7 @@ _BINS = "in bins of energy, of a spectrum with one photon/cm2/s in 0.5-7 keV"
 
 TABLE_COLUMNS: dict[str, tuple[str, str, str]] = {
     "n_sources": ("", "meta.number;src", "number of sources whose most probable cluster it is"),
-    "likely_class": ("", "src.class", "class that is overrepresented most among labelled sources"),
+    "likely_class": ("", "src.class", "class that is overrepresented most among labeled sources"),
     "nearest_type": ("", "src.class", "class of the model's with the highest mean probability"),
     "nearest_type_p": ("", "stat.probability;src.class", "mean probability of nearest_type"),
     "typical": ("", "meta.id", "detections nearest to the mean of the cluster"),

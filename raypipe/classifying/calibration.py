@@ -28,7 +28,7 @@ class Calibration:
     """Calibrate votes v of a forest whose classes weigh the same: softmax(ln v @ matrix + bias).
 
     This is Dirichlet calibration (Kull et al. 2019, NeurIPS 32), regularized toward the votes
-    themselves if there are few sources. It restores the shares of the classes among the labelled
+    themselves if there are few sources. It restores the shares of the classes among the labeled
     sources, `shares` (classes,). `matrix` is (classes, classes), `bias` (classes,).
     """
 
@@ -67,7 +67,7 @@ class Calibration:
         return cls(best[: k * k].reshape(k, k), best[k * k :], shares)
 
     def apply(self, votes: FloatArray) -> FloatArray:
-        """Return probabilities (n, classes) in a population with the shares of the labelled one."""
+        """Return probabilities (n, classes) in a population with the shares of the labeled one."""
         scores = np.log(np.maximum(votes, _LEAST)) @ self.matrix + self.bias
         return np.asarray(np.exp(scores - logsumexp(scores, axis=1, keepdims=True)))
 
@@ -78,23 +78,23 @@ class Calibration:
 
 
 def prior_shares(
-    prior: str | Mapping[str, float], classes: tuple[str, ...], labelled: FloatArray
+    prior: str | Mapping[str, float], classes: tuple[str, ...], labeled: FloatArray
 ) -> FloatArray:
-    """Return the class shares that a setting describes: "labelled", "equal", or a mapping.
+    """Return the class shares that a setting describes: "labeled", "equal", or a mapping.
 
-    Classes that a mapping leaves out divide the rest as among the labelled sources. Raises
+    Classes that a mapping leaves out divide the rest as among the labeled sources. Raises
     ValueError for a class that the labels lack.
     """
-    if prior == "labelled":
-        return labelled
+    if prior == "labeled":
+        return labeled
     if isinstance(prior, str):
         return np.full(len(classes), 1 / len(classes))
     if unknown := sorted(set(prior).difference(classes)):
-        raise ValueError(f"no labelled source is of class {', '.join(unknown)}")
+        raise ValueError(f"no labeled source is of class {', '.join(unknown)}")
     given = np.array([prior.get(name, np.nan) for name in classes], dtype=np.float64)
     kept = np.isnan(given)
     rest = max(0.0, 1.0 - np.nansum(given))
-    given[kept] = rest * labelled[kept] / max(labelled[kept].sum(), 1e-12)
+    given[kept] = rest * labeled[kept] / max(labeled[kept].sum(), 1e-12)
     return np.asarray(given / given.sum())
 
 

@@ -30,7 +30,7 @@ class Judgement:
     def fit(
         cls, votes: FloatArray, scores: FloatArray, codes: IntArray, weights: FloatArray
     ) -> Judgement:
-        """Calibrate on votes (n, classes) and strangeness (n,) of labelled rows not trained on."""
+        """Calibrate on votes (n, classes) and strangeness (n,) of labeled rows not trained on."""
         calibration = Calibration.fit(votes, codes, weights)
         probabilities = calibration.apply(votes)
         own = nonconformity(probabilities)[np.arange(len(codes)), codes]
@@ -73,7 +73,7 @@ class Answers:
 
     `probabilities` (n, classes) hold for a population with the class shares of the prior; `best`
     (n,) is the most probable class if all were equally frequent; `in_set` (n, classes) marks the
-    classes of the set; `unlike_p` (n,) is small for rows that are unlike all labelled sources;
+    classes of the set; `unlike_p` (n,) is small for rows that are unlike all labeled sources;
     `rests_on` (n, groups) are the shares of the groups of features in the decision for `best`.
     """
 
@@ -96,9 +96,9 @@ class Answers:
 
 @dataclass(frozen=True)
 class Classifier:
-    """Hold forests, one per fold of the labelled sources, with their calibrations.
+    """Hold forests, one per fold of the labeled sources, with their calibrations.
 
-    The forest of a fold has not seen the fold's sources. A labelled source, whose key is among
+    The forest of a fold has not seen the fold's sources. A labeled source, whose key is among
     `known` (m,), sorted, is judged by the forest of its fold, `fold_of` (m,), so that no source
     votes on itself; any other source by the mean of all forests. `densities` belong to the same
     folds. `features` and `groups` name the features in the order of the columns of the forests. The
@@ -129,7 +129,7 @@ class Classifier:
         )
 
     def folds_of(self, sources: IntArray) -> IntArray:
-        """Return the fold of each source (n,), -1 for those that were not among the labelled."""
+        """Return the fold of each source (n,), -1 for those that were not among the labeled."""
         place = np.searchsorted(self.known, sources).clip(max=max(len(self.known) - 1, 0))
         found = self.known[place] == sources
         return np.where(found, self.fold_of[place], -1).astype(np.int64)
@@ -164,13 +164,13 @@ def judge(judgement: Judgement, raw: Raw, prior: FloatArray, coverage: float) ->
 
     `prior` (classes,) are the class shares of the population for which the probabilities hold.
     """
-    labelled = judgement.calibration.apply(raw.votes)
-    n, classes = labelled.shape
-    equal = judgement.calibration.for_shares(labelled, np.full(classes, 1 / classes))
+    labeled = judgement.calibration.apply(raw.votes)
+    n, classes = labeled.shape
+    equal = judgement.calibration.for_shares(labeled, np.full(classes, 1 / classes))
     best = equal.argmax(axis=1)
-    p_values = judgement.conformal.p_values(nonconformity(labelled))
+    p_values = judgement.conformal.p_values(nonconformity(labeled))
     return Answers(
-        probabilities=judgement.calibration.for_shares(labelled, prior),
+        probabilities=judgement.calibration.for_shares(labeled, prior),
         best=best,
         in_set=p_values > 1 - coverage,
         unlike_p=judgement.strange.p_values(raw.strange),

@@ -28,9 +28,9 @@ from raypipe.classifying.material import Material, read_material, rows_of
 from raypipe.classifying.saved import classifier_bytes, parse_classifier, read_classifier
 from raypipe.classifying.tables import class_table
 from raypipe.classifying.training import (
-    LabelledRows,
+    LabeledRows,
     Trained,
-    labelled_rows,
+    labeled_rows,
     train_classifier,
 )
 from raypipe.config import ClassifyConfig, Config
@@ -77,7 +77,7 @@ def classify(
 ) -> dict[str, Any]:
     """Add class probabilities to the detections and sources of a catalog; return measurements.
 
-    A classifier is trained on the labelled sources: those of the table `labels`, or without a table
+    A classifier is trained on the labeled sources: those of the table `labels`, or without a table
     those with a value in the catalog's column `class`. It is kept beside the model, in
     `models/<model_id>/classifier.safetensors`, and used again where there are no labels. If
     `classifier` names the file of a classifier for the same model, that one is used, and labels
@@ -117,11 +117,11 @@ def classify(
 class _Plan:
     """Hold a classifier or the rows to train one on, with a description of it and of its labels.
 
-    `classifier` is None if one has to be trained on `labelled`; `origin` says where it comes from.
+    `classifier` is None if one has to be trained on `labeled`; `origin` says where it comes from.
     """
 
     classifier: Classifier | None
-    labelled: LabelledRows | None
+    labeled: LabeledRows | None
     context: Context
     origin: str
     about: dict[str, Any]
@@ -149,9 +149,9 @@ def _plan(
         given = parse_classifier(data, origin)
         log.info("classify: no labels: using %s", origin)
     if data is None:
-        labelled = labelled_rows(labels, material.keys, material.usable, settings.folds)
+        labeled = labeled_rows(labels, material.keys, material.usable, settings.folds)
         about["context"] = chosen
-        return _Plan(None, labelled, chosen, "trained on these labels", about)
+        return _Plan(None, labeled, chosen, "trained on these labels", about)
     _require_fit(given, origin, material, model_id, context)
     about["classifier"] = hashlib.sha256(data).hexdigest()
     return _Plan(given, _known_classes(labels, material, given), given.context, origin, about)
@@ -174,12 +174,12 @@ def _require_fit(
         )
 
 
-def _known_classes(labels: Labels, material: Material, given: Classifier) -> LabelledRows | None:
+def _known_classes(labels: Labels, material: Material, given: Classifier) -> LabeledRows | None:
     """Return the rows whose class a classifier knows, None if there are none."""
     place = {name: code for code, name in enumerate(given.classes)}
     codes = np.array([place.get(name, -1) for name in labels], dtype=np.int64)
     rows = np.flatnonzero((codes >= 0) & material.usable)
-    return LabelledRows(rows, codes[rows], given.classes, {}) if len(rows) else None
+    return LabeledRows(rows, codes[rows], given.classes, {}) if len(rows) else None
 
 
 def _finished(
@@ -200,15 +200,15 @@ def _classify(
     catalog = material.catalog
     features = features_of(material.frame, context=plan.context, columns=settings.context_columns)
     if plan.classifier is None:
-        assert plan.labelled is not None
+        assert plan.labeled is not None
         trained = _train(material, features, plan, settings)
         used = trained.classifier
-        measured = measure_trained(material, trained, plan.labelled, settings)
+        measured = measure_trained(material, trained, plan.labeled, settings)
         data = classifier_bytes(used)
         store.write_bytes(classifier_name(catalog.model_id, plan.context), data)
     else:
         used = plan.classifier
-        measured = measure_applied(material, features, used, plan.labelled, settings)
+        measured = measure_applied(material, features, used, plan.labeled, settings)
     priors = _priors(used, settings)
     answers = classify_rows(used, features, material.z, material.keys, priors, settings.coverage)
     place = np.searchsorted(answers.keys, material.source_keys)
@@ -263,25 +263,25 @@ def _classify(
 def _train(
     material: Material, features: Features, plan: _Plan, settings: ClassifyConfig
 ) -> Trained:
-    labelled = plan.labelled
-    assert labelled is not None
+    labeled = plan.labeled
+    assert labeled is not None
     log.info(
         "classify: training on %d detections of %d sources, %d classes",
-        len(labelled.rows),
-        len(np.unique(material.keys[labelled.rows])),
-        len(labelled.classes),
+        len(labeled.rows),
+        len(np.unique(material.keys[labeled.rows])),
+        len(labeled.classes),
     )
-    if labelled.left_out:
-        few = ", ".join(f"{name} ({count})" for name, count in labelled.left_out.items())
+    if labeled.left_out:
+        few = ", ".join(f"{name} ({count})" for name, count in labeled.left_out.items())
         log.warning(
             "classify: classes with fewer than %d sources are left out: %s", settings.folds, few
         )
     return train_classifier(
-        rows_of(features, labelled.rows),
-        material.z[labelled.rows],
-        labelled.codes,
-        material.keys[labelled.rows],
-        labelled.classes,
+        rows_of(features, labeled.rows),
+        material.z[labeled.rows],
+        labeled.codes,
+        material.keys[labeled.rows],
+        labeled.classes,
         settings,
         model_id=material.catalog.model_id,
         context=plan.context,

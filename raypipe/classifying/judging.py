@@ -20,29 +20,29 @@ from raypipe.classifying.measure import (
     measure_left_out,
     score_votes,
 )
-from raypipe.classifying.training import LabelledRows, Trained, raw_of_sources
+from raypipe.classifying.training import LabeledRows, Trained, raw_of_sources
 from raypipe.config import ClassifyConfig
 
 
 def measure_trained(
-    material: Material, trained: Trained, labelled: LabelledRows, settings: ClassifyConfig
+    material: Material, trained: Trained, labeled: LabeledRows, settings: ClassifyConfig
 ) -> dict[str, Any]:
-    """Measure a classifier on its labelled sources, each judged by a forest without it."""
-    keys, codes, used = material.keys[labelled.rows], labelled.codes, trained.classifier
+    """Measure a classifier on its labeled sources, each judged by a forest without it."""
+    keys, codes, used = material.keys[labeled.rows], labeled.codes, trained.classifier
     whole, row = raw_of_sources(trained.raw, keys)
     return {
-        "judged": "labelled sources, each without itself",
-        "left_out_classes": labelled.left_out,
+        "judged": "labeled sources, each without itself",
+        "left_out_classes": labeled.left_out,
         "detections": _measured(
             judged_by_others(trained.raw, codes, keys, trained.fold), used, settings
         ),
         "sources": _measured(
             judged_by_others(whole, codes[row], keys[row], trained.fold[row]), used, settings
         ),
-        "neighbor_votes": _score_neighbors(material, labelled, used, settings),
+        "neighbor_votes": _score_neighbors(material, labeled, used, settings),
         "unseen_class": measure_left_out(
             trained.features,
-            material.z[labelled.rows],
+            material.z[labeled.rows],
             codes,
             keys,
             trained.fold,
@@ -57,22 +57,22 @@ def measure_applied(
     material: Material,
     features: Features,
     used: Classifier,
-    labelled: LabelledRows | None,
+    labeled: LabeledRows | None,
     settings: ClassifyConfig,
 ) -> dict[str, Any]:
-    """Measure a classifier from elsewhere on labelled sources that it was not trained on."""
+    """Measure a classifier from elsewhere on labeled sources that it was not trained on."""
     rows, codes = np.zeros(0, np.int64), np.zeros(0, np.int64)
-    if labelled is not None:
-        is_new = used.folds_of(material.keys[labelled.rows]) < 0
-        rows, codes = labelled.rows[is_new], labelled.codes[is_new]
+    if labeled is not None:
+        is_new = used.folds_of(material.keys[labeled.rows]) < 0
+        rows, codes = labeled.rows[is_new], labeled.codes[is_new]
     if not len(rows):
-        return {"judged": "nothing: no labelled source is new to the classifier"}
+        return {"judged": "nothing: no labeled source is new to the classifier"}
     keys = material.keys[rows]
     raw = used.raw(rows_of(features, rows), material.z[rows], keys)
     whole, row = raw_of_sources(raw, keys)
-    new = LabelledRows(rows, codes, used.classes, {})
+    new = LabeledRows(rows, codes, used.classes, {})
     return {
-        "judged": "labelled sources that are new to the classifier",
+        "judged": "labeled sources that are new to the classifier",
         "detections": _measured(judged_directly(used.detections, raw, codes, keys), used, settings),
         "sources": _measured(
             judged_directly(used.sources, whole, codes[row], keys[row]), used, settings
@@ -92,15 +92,15 @@ def _measured(judged: Judged, used: Classifier, settings: ClassifyConfig) -> dic
 
 
 def _score_neighbors(
-    material: Material, labelled: LabelledRows, used: Classifier, settings: ClassifyConfig
+    material: Material, labeled: LabeledRows, used: Classifier, settings: ClassifyConfig
 ) -> dict[str, Any]:
     """Score the votes of neighbors, which the catalog has, on the same rows as a baseline."""
     names = [f"p_{name}" for name in used.classes]
     if missing := sorted(set(names).difference(material.votes.column_names)):
         return {"reason": f"the model of the catalog knows no {', '.join(missing)}"}
-    votes = material.votes.select(names).to_pandas().to_numpy(dtype=np.float64)[labelled.rows]
+    votes = material.votes.select(names).to_pandas().to_numpy(dtype=np.float64)[labeled.rows]
     return score_votes(
-        np.nan_to_num(votes), labelled.codes, material.keys[labelled.rows], settings.seed
+        np.nan_to_num(votes), labeled.codes, material.keys[labeled.rows], settings.seed
     )
 
 
@@ -110,7 +110,7 @@ def headlines(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "classifier": metrics["classifier"],
         "detections": metrics["classified"]["detections"],
         "sources": metrics["classified"]["sources"],
-        "unlike all labelled sources": metrics["classified"]["sources_unlike"],
+        "unlike all labeled sources": metrics["classified"]["sources_unlike"],
         "judged on": metrics["judged"],
     }
     if (found := metrics.get("sources")) is None:
@@ -126,7 +126,7 @@ def headlines(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def count_unlike(table: pa.Table) -> int:
-    """Count the rows that are unlike all labelled sources."""
+    """Count the rows that are unlike all labeled sources."""
     return int(pc.sum(table["class_unlike"]).as_py() or 0)
 
 

@@ -1,4 +1,4 @@
-"""Find rows that are unlike all labelled sources: far from every class in latent space."""
+"""Find rows that are unlike all labeled sources: far from every class in latent space."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ClassDensities:
 
 @dataclass(frozen=True)
 class Strangeness:
-    """Hold sorted scores of labelled rows, each with the weight of all at least as large."""
+    """Hold sorted scores of labeled rows, each with the weight of all at least as large."""
 
     scores: FloatArray
     weights: FloatArray
@@ -65,7 +65,7 @@ class Strangeness:
         return cls(scores[known][order], weights[known][order])
 
     def p_values(self, scores: FloatArray) -> FloatArray:
-        """Return the share of labelled sources, and of the row itself, at least as strange, (n,).
+        """Return the share of labeled sources, and of the row itself, at least as strange, (n,).
 
         It is NaN where the score is NaN.
         """

@@ -1,4 +1,4 @@
-"""Measure a classification on labelled rows on which it was not trained."""
+"""Measure a classification on labeled rows on which it was not trained."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ LEFT_OUT_TREES = 20
 
 @dataclass(frozen=True)
 class Judged:
-    """Hold answers on labelled rows, each from forests and calibrations without its source.
+    """Hold answers on labeled rows, each from forests and calibrations without its source.
 
-    `probabilities` (n, classes) hold for the labelled population, `equal` (n, classes) for one in
+    `probabilities` (n, classes) hold for the labeled population, `equal` (n, classes) for one in
     which all classes are equally frequent. `p_values` (n, classes) are conformal, and `unlike_p`
     (n,) are the p-values of strangeness. `codes` and `sources` (n,) are the true classes and the
     keys of the sources.
@@ -82,8 +82,8 @@ def measure(
     """Measure recalls, calibration, sets and false alarms; all sources of a class weigh the same.
 
     `balanced_accuracy` is the mean recall of the decision for the most probable class if all were
-    equally frequent, `balanced_accuracy_labelled` that of the decision for the most probable class
-    in the labelled population. Errors are standard deviations over resampled sources. The figures
+    equally frequent, `balanced_accuracy_labeled` that of the decision for the most probable class
+    in the labeled population. Errors are standard deviations over resampled sources. The figures
     of a class are None if none of its rows is judged.
     """
     weights = source_weights(judged.sources)
@@ -105,7 +105,7 @@ def measure(
             "rows": int(rows.sum()),
             "recall": _known(value[code, 0]),
             "recall_error": _known(spread[code, 0]),
-            "recall_labelled": _known(value[code, 1]),
+            "recall_labeled": _known(value[code, 1]),
             "coverage": _known(value[code, 2]),
             "coverage_error": _known(spread[code, 2]),
         }
@@ -115,10 +115,10 @@ def measure(
         "sources": len(np.unique(judged.sources)),
         "balanced_accuracy": whole[0],
         "balanced_accuracy_error": whole_spread[0],
-        "balanced_accuracy_labelled": whole[1],
-        "balanced_accuracy_labelled_error": whole_spread[1],
+        "balanced_accuracy_labeled": whole[1],
+        "balanced_accuracy_labeled_error": whole_spread[1],
         "accuracy": float(np.average(hits[:, 0], weights=weights)),
-        "accuracy_labelled": float(np.average(hits[:, 1], weights=weights)),
+        "accuracy_labeled": float(np.average(hits[:, 1], weights=weights)),
         "log_loss": float(-np.average(np.log(np.maximum(true_p, 1e-6)), weights=weights)),
         **calibration_errors(judged.probabilities, judged.codes, judged.sources, seed),
         "reliability": reliability(judged.probabilities, judged.codes, judged.sources),
@@ -157,7 +157,7 @@ def measure_left_out(
 
     For each class, forests of LEFT_OUT_TREES trees per fold (n,) and densities are made from the
     other classes. `found` is the share of the left-out sources that are called unlike the others,
-    and `found_at_5_percent` is this share if 5% of the labelled sources are called unlike as well.
+    and `found_at_5_percent` is this share if 5% of the labeled sources are called unlike as well.
     `auc` is the probability that a left-out source is stranger than a source of another class (0.5:
     it does not stand out).
     """

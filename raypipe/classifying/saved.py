@@ -183,9 +183,9 @@ def _problem(found: Classifier) -> str | None:
         if not (np.diagonal(density.precision_factors, axis1=1, axis2=2) > 0).all():
             return "its densities are impossible"
     if found.known.ndim != 1 or found.known.shape != found.fold_of.shape:
-        return "its labelled sources and their folds differ in number"
+        return "its labeled sources and their folds differ in number"
     if (np.diff(found.known) <= 0).any() or not len(found.known):
-        return "its labelled sources are not in order"
+        return "its labeled sources are not in order"
     for judgement in (found.detections, found.sources):
         if problem := _problem_of(judgement, k):
             return problem

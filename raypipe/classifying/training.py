@@ -1,4 +1,4 @@
-"""Train a classifier on labelled detections, with all detections of a source in one fold."""
+"""Train a classifier on labeled detections, with all detections of a source in one fold."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TooFewLabelsError(UsageError):
 
 
 @dataclass(frozen=True)
-class LabelledRows:
+class LabeledRows:
     """Hold the rows to train on: `rows` (m,) are their indices, `codes` (m,) index `classes`.
 
     `left_out` counts the sources of the classes that have too few sources.
@@ -38,9 +38,9 @@ class LabelledRows:
 
 @dataclass(frozen=True)
 class Trained:
-    """Hold a classifier, and its answers for labelled rows by forests that have not seen them.
+    """Hold a classifier, and its answers for labeled rows by forests that have not seen them.
 
-    `features` are those of the labelled rows, `fold` (m,) is the fold of each.
+    `features` are those of the labeled rows, `fold` (m,) is the fold of each.
     """
 
     classifier: Classifier
@@ -49,12 +49,12 @@ class Trained:
     fold: IntArray
 
 
-def labelled_rows(
+def labeled_rows(
     classes: npt.NDArray[np.object_],
     sources: IntArray,
     usable: npt.NDArray[np.bool_],
     folds: int,
-) -> LabelledRows:
+) -> LabeledRows:
     """Select the usable rows of classes with at least `folds` sources.
 
     `classes` (n,) has None for rows without a label. Raises TooFewLabelsError if there are no
@@ -83,7 +83,7 @@ def labelled_rows(
         [place.get(name, -1) if ok else -1 for name, ok in zip(classes, has_label, strict=True)]
     )
     rows = np.flatnonzero(codes >= 0)
-    return LabelledRows(rows, codes[rows].astype(np.int64), kept, left_out)
+    return LabeledRows(rows, codes[rows].astype(np.int64), kept, left_out)
 
 
 def train_classifier(
@@ -97,7 +97,7 @@ def train_classifier(
     model_id: str,
     context: Context,
 ) -> Trained:
-    """Train on features, latents (m, k), class codes (m,) and source keys (m,) of labelled rows.
+    """Train on features, latents (m, k), class codes (m,) and source keys (m,) of labeled rows.
 
     Features that no row has are not used.
     """

@@ -95,14 +95,14 @@ def _field(name: str, kind: pa.DataType) -> pa.Field:
 
 
 def _classes(classes: npt.NDArray[np.object_], inside: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """Count the labelled sources of each class, and find the class with the largest share here.
+    """Count the labeled sources of each class, and find the class with the largest share here.
 
-    The share of a class is the part of its labelled sources that is in this cluster, so that a
+    The share of a class is the part of its labeled sources that is in this cluster, so that a
     frequent class does not claim every cluster.
     """
-    labelled = np.array([isinstance(each, str) and each != "" for each in classes], dtype=bool)
-    names, totals = np.unique(classes[labelled].astype(str), return_counts=True)
-    counts = np.array([(classes[labelled & inside] == name).sum() for name in names], np.int64)
+    labeled = np.array([isinstance(each, str) and each != "" for each in classes], dtype=bool)
+    names, totals = np.unique(classes[labeled].astype(str), return_counts=True)
+    counts = np.array([(classes[labeled & inside] == name).sum() for name in names], np.int64)
     order = [i for i in np.argsort(-counts, kind="stable") if counts[i]]
     return {
         "classes": [str(names[i]) for i in order],

@@ -53,7 +53,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Neighbor:
-    """Hold a labelled training spectrum near the described one: its class and its distance.
+    """Hold a labeled training spectrum near the described one: its class and its distance.
 
     `distance` is sqrt(d^T C^-1 d), with d the difference of the latents and C the covariance of the
     described spectrum's posterior: their separation in units of the joint error of all latents.

@@ -33,7 +33,7 @@ from raypipe.spectra.gridding import grid_detection
 Floats = npt.NDArray[np.float64]
 
 NEIGHBORS = 10
-"""Number of labelled training spectra in a description."""
+"""Number of labeled training spectra in a description."""
 DRAWS = 512
 """Draws from the posterior: one spectrum affords more than a catalog, and smooth bands."""
 _SMALLEST = 1e-12
@@ -130,7 +130,7 @@ def describe_spectrum(
 
 
 def nearest_references(z: Floats, covariance: Floats, model: Model) -> tuple[Neighbor, ...]:
-    """Return the labelled training spectra nearest to latents (k,) of this covariance (k, k).
+    """Return the labeled training spectra nearest to latents (k,) of this covariance (k, k).
 
     The latents of the references are taken as exact: the model does not keep their errors.
     """
@@ -174,7 +174,7 @@ def kind_of_references(model: Model) -> str:
     """Name the spectra that class probabilities and neighbors are from."""
     simulated = record_of(model).trained_on.simulated
     kind = {True: "simulated ", False: "observed ", None: ""}[simulated]
-    return f"labelled {kind}spectra"
+    return f"labeled {kind}spectra"
 
 
 def _draws(network: Folded, batch: Batch, steps: int) -> Draws:

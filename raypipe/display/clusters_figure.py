@@ -60,14 +60,14 @@ def cluster_figures(table: pd.DataFrame) -> list[Figure]:
     return figures
 
 
-def labelled_classes(row: pd.Series[Any], most: int) -> str:
-    """List the most frequent classes of a cluster's labelled sources, with their numbers."""
+def labeled_classes(row: pd.Series[Any], most: int) -> str:
+    """List the most frequent classes of a cluster's labeled sources, with their numbers."""
     pairs = list(zip(row["classes"], row["class_sources"], strict=True))[:most]
     return ", ".join(f"{name} {number}" for name, number in pairs) or "no labels"
 
 
 def _panel(axis: Axes, row: pd.Series[Any], mean: tuple[FloatArray, FloatArray] | None) -> None:
-    named = labelled_classes(row, _NAMED)
+    named = labeled_classes(row, _NAMED)
     axis.set_title(f"{row['cluster']}: {row['n_detections']:,} detections\n{named}")
     axis.set_xscale("log")
     axis.set_yscale("log")

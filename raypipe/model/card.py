@@ -67,7 +67,7 @@ latents = model.encode(raypipe.read_spectrum("acisf01575_001N001_r0085_pha3.fits
 
 Over the training spectra the latents are uncorrelated, with mean 0 and variance 1. \
 `metrics.json` holds the learning curve, `config.toml` every setting; `model.safetensors` holds \
-the weights, the population's density and the labelled latents behind the class probabilities. No \
+the weights, the population's density and the labeled latents behind the class probabilities. No \
 file contains code.
 
 ## How well it explains spectra
@@ -104,7 +104,7 @@ def describe_classes(model: Model) -> str:
     record = record_of(model)
     origin = describe_origin(record.trained_on, record.release)
     text = (
-        f"Class probabilities come from {len(population.reference_class):,} labelled training "
+        f"Class probabilities come from {len(population.reference_class):,} labeled training "
         f"spectra{origin and f' of {origin}'} ({listed}). They inherit the errors of these labels, "
         "and assume that all classes are equally frequent."
     )

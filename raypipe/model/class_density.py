@@ -1,7 +1,7 @@
-"""Classify by density: by the distance to the labelled members of each class within a component.
+"""Classify by density: by the distance to the labeled members of each class within a component.
 
 This is the scheme of Perez-Diaz et al. (2024). A detection is assigned to a component of a Gaussian
-mixture. For each class, the Mahalanobis distance d to the labelled members in that component is
+mixture. For each class, the Mahalanobis distance d to the labeled members in that component is
 computed, and the probabilities are the softmin of these distances, exp(-d) / sum exp(-d).
 """
 
@@ -18,14 +18,14 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 _LEAST_MEMBERS = 5
-"""Fewest labelled members of a class in a component from which a covariance is estimated."""
+"""Fewest labeled members of a class in a component from which a covariance is estimated."""
 _WIDTH_FLOOR = 0.05
 """Added to variances, since the members of a class may lie on a line."""
 
 
 @dataclass(frozen=True)
 class ComponentClasses:
-    """Hold the mean and inverse covariance of each class's labelled members per component.
+    """Hold the mean and inverse covariance of each class's labeled members per component.
 
     `means` (m + 1, classes, latents) and `precisions` (m + 1, classes, latents, latents) are NaN
     for classes with too few members; the last component holds the members of all components.
@@ -44,7 +44,7 @@ class ComponentClasses:
         n_classes: int,
         assign: Callable[[FloatArray], IntArray],
     ) -> ComponentClasses:
-        """Estimate densities from labelled latents (r, latents), with classes, components (r,)."""
+        """Estimate densities from labeled latents (r, latents), with classes, components (r,)."""
         size, latents = int(component.max()) + 2, z.shape[1]
         means = np.full((size, n_classes, latents), np.nan)
         precisions = np.full((size, n_classes, latents, latents), np.nan)
@@ -63,7 +63,7 @@ class ComponentClasses:
         """Return the probability of each class, (n, classes), for latents `z` (n, latents).
 
         A class without members in the detection's component has probability 0. In a component
-        without labelled members, the members of all components are used.
+        without labeled members, the members of all components are used.
         """
         component = np.minimum(self.assign(z), len(self.means) - 1)
         judged = np.any(np.isfinite(self.means[:, :, 0]), axis=1)

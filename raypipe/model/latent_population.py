@@ -28,12 +28,12 @@ _NEIGHBORS = 30
 _TEMPERATURES = 0.2, 5.0
 """Range in which the temperature is searched."""
 _JUDGED_MEMBERS = 10
-"""Fewest labelled members with which a class takes part in calibration and cross-validation."""
+"""Fewest labeled members with which a class takes part in calibration and cross-validation."""
 
 
 @dataclass(frozen=True)
 class Population:
-    """Hold a Gaussian mixture over the training latents, and the labelled training latents.
+    """Hold a Gaussian mixture over the training latents, and the labeled training latents.
 
     `weights` (m,), `means` (m, latents), `precisions_cholesky` (m, latents, latents);
     `reference_z` (r, latents) with `reference_class` (r,), indices into `classes`, and
@@ -62,10 +62,10 @@ class Population:
         seed: int,
         names: npt.ArrayLike | None = None,
     ) -> Population:
-        """Fit the mixture to training latents (n, latents), and keep labelled ones.
+        """Fit the mixture to training latents (n, latents), and keep labeled ones.
 
         `labels` (n,) are class names or None, `sources` (n,) the keys of the rows' sources; at most
-        `references` labelled rows are kept, with the `names` (n,) of their sources if these are
+        `references` labeled rows are kept, with the `names` (n,) of their sources if these are
         given.
         """
         from sklearn.mixture import GaussianMixture
@@ -74,20 +74,20 @@ class Population:
         sample = z[rng.permutation(len(z))[:_FIT_ROWS]]
         components = int(np.clip(len(sample) // _ROWS_PER_COMPONENT, 1, _COMPONENTS))
         mixture = GaussianMixture(components, reg_covar=_RIDGE, random_state=seed).fit(sample)
-        labelled = np.array([i for i, label in enumerate(labels) if label], dtype=np.int64)
-        labelled = np.sort(rng.permutation(labelled)[:references])
-        of_class = [str(labels[i]) for i in labelled]
+        labeled = np.array([i for i, label in enumerate(labels) if label], dtype=np.int64)
+        labeled = np.sort(rng.permutation(labeled)[:references])
+        of_class = [str(labels[i]) for i in labeled]
         classes = tuple(sorted(set(of_class)))
         index = {name: i for i, name in enumerate(classes)}
         return cls(
             weights=mixture.weights_,
             means=mixture.means_,
             precisions_cholesky=mixture.precisions_cholesky_,
-            reference_z=z[labelled],
+            reference_z=z[labeled],
             reference_class=np.array([index[name] for name in of_class], dtype=np.int64),
-            reference_source=sources[labelled],
+            reference_source=sources[labeled],
             classes=classes,
-            reference_names=() if names is None else tuple(map(str, np.asarray(names)[labelled])),
+            reference_names=() if names is None else tuple(map(str, np.asarray(names)[labeled])),
         ).calibrated()
 
     def anomaly_score(self, z: FloatArray) -> FloatArray:
@@ -112,7 +112,7 @@ class Population:
 
         Rows whose latents are not finite have NaN. If `sources` (n,) are given, the training
         detections of a source have no vote on it. Schemes: "neighbors" takes the votes of the
-        nearest labelled training latents, sharpened by `temperature`; "density" is that of
+        nearest labeled training latents, sharpened by `temperature`; "density" is that of
         `raypipe.model.class_density`, which does not exclude the source itself.
         """
         if not self.classes:
@@ -185,7 +185,7 @@ class Population:
         return replace(self, temperature=float(np.exp(best.x)))
 
     def balanced_accuracy(self) -> float | None:
-        """Cross-validate the most probable class on the labelled training latents.
+        """Cross-validate the most probable class on the labeled training latents.
 
         Each is judged by the votes of other sources alone. Returns the mean recall of the classes
         that have enough members, None if there are fewer than two such classes.

@@ -58,7 +58,7 @@ def _introduction(found: Mapping[str, Any]) -> str:
     unlike = count_of(counted["sources_unlike"], "source")
     return (
         f"A random forest gives {count_of(counted['sources'], 'source')} calibrated probabilities "
-        f"from {used}. Unlike all labelled ones: {unlike}, which get no class."
+        f"from {used}. Unlike all labeled ones: {unlike}, which get no class."
     )
 
 
@@ -66,7 +66,7 @@ def _population(found: Mapping[str, Any]) -> str:
     shares = ", ".join(f"{name} {share:.1%}" for name, share in found["prior"]["sources"].items())
     return (
         f"The probabilities in the catalog hold for a population with {shares}, those measured "
-        "here for the labelled one. best_class is the most probable class if all were equally "
+        "here for the labeled one. best_class is the most probable class if all were equally "
         "frequent."
     )
 
@@ -142,21 +142,21 @@ def _class_table(found: Mapping[str, Any], measured: Mapping[str, Any]) -> Html:
                 text_cell(name),
                 number_cell(each["sources"], "d"),
                 number_cell(each["recall"], ".2f", each["recall_error"]),
-                number_cell(each["recall_labelled"], ".2f"),
+                number_cell(each["recall_labeled"], ".2f"),
                 number_cell(each["coverage"], ".2f", each["coverage_error"]),
                 number_cell(left_out.get("auc"), ".2f"),
                 number_cell(left_out.get("found"), ".2f"),
             ]
         )
     caption = (
-        "Recall of best_class with its error; recall of the most probable class in the labelled "
+        "Recall of best_class with its error; recall of the most probable class in the labeled "
         "population, in which rare classes are rarely chosen; coverage of the sets. The last two "
         "columns leave the class out of the training: the probability that one of its sources is "
         "stranger than one of another class (0.5: not at all), and the share of its sources that "
         f"are then called unlike all others at the threshold of {found['unlike_p']:g}."
     )
     headers = [
-        *("class", "sources", "recall", "recall, labelled shares", "coverage"),
+        *("class", "sources", "recall", "recall, labeled shares", "coverage"),
         *("stands out if unseen", "called unlike if unseen"),
     ]
     return join([table(headers, rows, numbers=range(1, 7)), paragraph(caption, "note")])

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from raypipe.display.clusters_figure import cluster_figures, labelled_classes
+from raypipe.display.clusters_figure import cluster_figures, labeled_classes
 from raypipe.html.page import (
     Html,
     count_of,
@@ -52,7 +52,7 @@ def clusters_section(report_data: ReportData) -> Html:
 def _drawn(drawing: Figure, row: pd.Series[Any]) -> Html:
     return figure(
         drawing,
-        f"Labelled sources: {labelled_classes(row, _NAMED)}.",
+        f"Labeled sources: {labeled_classes(row, _NAMED)}.",
         title=f"Cluster {row['cluster']}",
         subtitle=f"{row['n_detections']:,} detections of {count_of(row['n_sources'], 'source')}",
     )
@@ -61,7 +61,7 @@ def _drawn(drawing: Figure, row: pd.Series[Any]) -> Html:
 def _table(clusters: pd.DataFrame) -> Html:
     rows = []
     for _, each in clusters.iterrows():
-        classes = labelled_classes(each, len(each["classes"]))
+        classes = labeled_classes(each, len(each["classes"]))
         rows.append(
             [
                 number_cell(each["cluster"], "d"),
@@ -74,7 +74,7 @@ def _table(clusters: pd.DataFrame) -> Html:
             ]
         )
     note = (
-        "Likely class: the class of whose labelled sources the cluster holds the largest share, "
+        "Likely class: the class of whose labeled sources the cluster holds the largest share, "
         "with the numbers of its sources. Nearest type: the class of the model's training sources "
         "with the highest mean probability."
     )

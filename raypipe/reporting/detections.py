@@ -166,7 +166,7 @@ def _class_notes(report_data: ReportData) -> list[Html]:
     if measured and measured["balanced_accuracy"] is not None:
         parts.append(
             paragraph(
-                "On the labelled detections of this catalog, their balanced accuracy is "
+                "On the labeled detections of this catalog, their balanced accuracy is "
                 f"{measured['balanced_accuracy']:.2f} ± {measured['balanced_accuracy_error']:.2f}."
             )
         )

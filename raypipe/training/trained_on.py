@@ -50,6 +50,6 @@ def describe_training_spectra(
 
 
 def class_numbers(roster: Roster) -> dict[str, int]:
-    """Count the labelled training spectra of each class."""
+    """Count the labeled training spectra of each class."""
     labels = roster.labels[roster.rows(TRAIN)]
     return dict(sorted(Counter(str(label) for label in labels if label).items()))

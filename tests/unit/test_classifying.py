@@ -20,7 +20,7 @@ from raypipe.classifying.features import GROUPS, Features, features_of, galactic
 from raypipe.classifying.forest import Forest, grow, source_weights
 from raypipe.classifying.measure import judged_by_others, measure, measure_left_out
 from raypipe.classifying.saved import classifier_bytes, read_classifier
-from raypipe.classifying.training import Trained, labelled_rows, train_classifier
+from raypipe.classifying.training import Trained, labeled_rows, train_classifier
 from raypipe.config import ClassifyConfig
 from raypipe.errors import RaypipeError, UsageError
 
@@ -164,7 +164,7 @@ def test_an_answer_rests_on_the_group_that_tells_the_classes_apart() -> None:
 
 
 def test_no_source_votes_on_itself() -> None:
-    """Noise is not learned: a labelled source is judged by a forest that has not seen it."""
+    """Noise is not learned: a labeled source is judged by a forest that has not seen it."""
     rng = np.random.default_rng(0)
     keys = np.repeat(np.arange(200), 4)
     z = np.repeat(rng.normal(size=(200, 3)), 4, axis=0)
@@ -200,23 +200,23 @@ def test_the_calibration_error_of_true_probabilities_is_that_of_perfect_ones() -
 
 
 def test_probabilities_follow_the_prior() -> None:
-    labelled = np.array([0.8, 0.2])
-    calibration = Calibration(np.eye(2), np.log(labelled), labelled)
+    labeled = np.array([0.8, 0.2])
+    calibration = Calibration(np.eye(2), np.log(labeled), labeled)
     even = np.array([[0.5, 0.5]])
     p = calibration.apply(even)
-    assert p[0] == pytest.approx(labelled)
+    assert p[0] == pytest.approx(labeled)
     assert calibration.for_shares(p, np.array([0.5, 0.5]))[0] == pytest.approx([0.5, 0.5])
     assert calibration.for_shares(p, np.array([0.1, 0.9]))[0] == pytest.approx([0.1, 0.9])
 
 
 def test_a_prior_may_state_some_classes_only() -> None:
-    labelled = np.array([0.5, 0.4, 0.1])
+    labeled = np.array([0.5, 0.4, 0.1])
     names = ("A", "B", "C")
-    assert prior_shares("labelled", names, labelled) == pytest.approx(labelled)
-    assert prior_shares("equal", names, labelled) == pytest.approx([1 / 3] * 3)
-    assert prior_shares({"A": 0.9}, names, labelled) == pytest.approx([0.9, 0.08, 0.02])
+    assert prior_shares("labeled", names, labeled) == pytest.approx(labeled)
+    assert prior_shares("equal", names, labeled) == pytest.approx([1 / 3] * 3)
+    assert prior_shares({"A": 0.9}, names, labeled) == pytest.approx([0.9, 0.08, 0.02])
     with pytest.raises(ValueError, match="QSO"):
-        prior_shares({"QSO": 0.9}, names, labelled)
+        prior_shares({"QSO": 0.9}, names, labeled)
 
 
 def test_conformal_p_values_are_those_of_the_definition() -> None:
@@ -265,7 +265,7 @@ def test_a_rare_class_is_not_drowned(known: Trained) -> None:
     found = measure(judged, CLASSES, coverage=0.9, unlike_p=0.01, seed=0)
     rare = found["classes"]["LM-STAR"]
     assert rare["recall"] > 0.75
-    assert found["balanced_accuracy"] >= found["balanced_accuracy_labelled"]
+    assert found["balanced_accuracy"] >= found["balanced_accuracy_labeled"]
     assert found["ece"] < 0.04
     assert found["coverage"] == pytest.approx(0.9, abs=0.05)
 
@@ -318,11 +318,11 @@ def test_labels_that_cannot_teach_are_refused() -> None:
     keys = np.arange(12)
     usable = np.ones(12, bool)
     with pytest.raises(UsageError, match="no detection with latents has a class"):
-        labelled_rows(np.full(12, None, object), keys, usable, 5)
+        labeled_rows(np.full(12, None, object), keys, usable, 5)
     with pytest.raises(UsageError, match=r"AGN \(12\).*add labels"):
-        labelled_rows(np.full(12, "AGN", object), keys, usable, 5)
+        labeled_rows(np.full(12, "AGN", object), keys, usable, 5)
     some = np.array(["AGN"] * 5 + ["YSO"] * 5 + ["CV"] * 2, object)
-    found = labelled_rows(some, keys, usable, 5)
+    found = labeled_rows(some, keys, usable, 5)
     assert (found.classes, found.left_out) == (("AGN", "YSO"), {"CV": 2})
 
 

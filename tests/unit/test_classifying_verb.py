@@ -30,14 +30,14 @@ MODEL = "folded-test"
 @pytest.fixture(scope="module")
 def _made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("classify")
-    make_workspace(folder / "labelled", detections=96, classes=CLASSES)
+    make_workspace(folder / "labeled", detections=96, classes=CLASSES)
     make_workspace(folder / "bare", detections=96, labels=False, classes=CLASSES)
-    return {name: folder / name for name in ("labelled", "bare")}
+    return {name: folder / name for name in ("labeled", "bare")}
 
 
 @pytest.fixture
-def labelled(_made: dict[str, Path], tmp_path: Path) -> Path:
-    return Path(shutil.copytree(_made["labelled"], tmp_path / "labelled"))
+def labeled(_made: dict[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(_made["labeled"], tmp_path / "labeled"))
 
 
 @pytest.fixture
@@ -49,10 +49,10 @@ def columns_of(workspace: Path) -> list[str]:
     return Workspace(workspace).files(f"columns/{RELEASE}/{MODEL}/classify")
 
 
-def test_probabilities_take_the_place_of_the_votes_which_stay(labelled: Path) -> None:
-    before = raypipe.open_catalog(labelled)
-    classify(labelled, config=FAST)
-    after, sources = raypipe.open_catalog(labelled), raypipe.open_sources(labelled)
+def test_probabilities_take_the_place_of_the_votes_which_stay(labeled: Path) -> None:
+    before = raypipe.open_catalog(labeled)
+    classify(labeled, config=FAST)
+    after, sources = raypipe.open_catalog(labeled), raypipe.open_sources(labeled)
     names = [f"p_{name}" for name in CLASSES]
     for table in (after, sources):
         assert table[names].sum(axis=1).to_numpy() == pytest.approx(1)
@@ -66,33 +66,33 @@ def test_probabilities_take_the_place_of_the_votes_which_stay(labelled: Path) ->
     assert after["best_class"].isna().equals(after["class_unlike"])
 
 
-def test_repeating_the_call_does_nothing(labelled: Path) -> None:
-    first = classify(labelled, config=FAST)
-    files = {name: Workspace(labelled).modified(name) for name in columns_of(labelled)}
-    assert classify(labelled, config=FAST) == first
-    assert {name: Workspace(labelled).modified(name) for name in columns_of(labelled)} == files
+def test_repeating_the_call_does_nothing(labeled: Path) -> None:
+    first = classify(labeled, config=FAST)
+    files = {name: Workspace(labeled).modified(name) for name in columns_of(labeled)}
+    assert classify(labeled, config=FAST) == first
+    assert {name: Workspace(labeled).modified(name) for name in columns_of(labeled)} == files
 
 
-def test_other_labels_or_settings_make_it_again(labelled: Path, tmp_path: Path) -> None:
-    prints = [classify(labelled, config=FAST)["fingerprint"]]
-    catalog = raypipe.open_catalog(labelled)
+def test_other_labels_or_settings_make_it_again(labeled: Path, tmp_path: Path) -> None:
+    prints = [classify(labeled, config=FAST)["fingerprint"]]
+    catalog = raypipe.open_catalog(labeled)
     table = tmp_path / "labels.csv"
     catalog.assign(**{"class": np.where(catalog["class"] == "AGN", "YSO", catalog["class"])})[
         ["detection_id", "class"]
     ].to_csv(table, index=False)
-    found = classify(labelled, labels=table, config=FAST)
+    found = classify(labeled, labels=table, config=FAST)
     assert "AGN" not in found["sources"]["classes"]
     # The model knows AGN: the column stays, and says that the classifier gives it no chance.
-    assert (raypipe.open_catalog(labelled)["p_AGN"] == 0).all()
+    assert (raypipe.open_catalog(labeled)["p_AGN"] == 0).all()
     prints.append(found["fingerprint"])
-    prints.append(classify(labelled, context="none", config=FAST)["fingerprint"])
-    prints.append(classify(labelled, config={"classify": {"trees": 16, "folds": 2}})["fingerprint"])
+    prints.append(classify(labeled, context="none", config=FAST)["fingerprint"])
+    prints.append(classify(labeled, config={"classify": {"trees": 16, "folds": 2}})["fingerprint"])
     assert len(set(prints)) == 4
 
 
-def test_an_interrupted_run_is_completed(labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = classify(labelled, config=FAST)
-    shutil.rmtree(labelled / "columns")
+def test_an_interrupted_run_is_completed(labeled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = classify(labeled, config=FAST)
+    shutil.rmtree(labeled / "columns")
     with monkeypatch.context() as patch:
 
         def fail(*_: Any, **__: Any) -> None:
@@ -100,60 +100,60 @@ def test_an_interrupted_run_is_completed(labelled: Path, monkeypatch: pytest.Mon
 
         patch.setattr("raypipe.classifying.classify.write_added", fail)
         with pytest.raises(KeyboardInterrupt):
-            classify(labelled, config=FAST)
-    assert "best_class" not in raypipe.open_catalog(labelled)
-    assert classify(labelled, config=FAST) == whole
-    assert "best_class" in raypipe.open_catalog(labelled)
+            classify(labeled, config=FAST)
+    assert "best_class" not in raypipe.open_catalog(labeled)
+    assert classify(labeled, config=FAST) == whole
+    assert "best_class" in raypipe.open_catalog(labeled)
 
 
-def test_context_has_its_own_classifier(labelled: Path) -> None:
-    assert classify(labelled, config=FAST)["features"]["spectrum"]
-    bare = classify(labelled, context="none", config=FAST)
+def test_context_has_its_own_classifier(labeled: Path) -> None:
+    assert classify(labeled, config=FAST)["features"]["spectrum"]
+    bare = classify(labeled, context="none", config=FAST)
     assert bare["features"]["context"] == []
-    assert Workspace(labelled).exists(classifier_name(MODEL, "all"))
-    assert Workspace(labelled).exists(classifier_name(MODEL, "none"))
+    assert Workspace(labeled).exists(classifier_name(MODEL, "all"))
+    assert Workspace(labeled).exists(classifier_name(MODEL, "none"))
     with pytest.raises(UsageError, match="expected all or none"):
-        classify(labelled, context="some", config=FAST)
+        classify(labeled, context="some", config=FAST)
 
 
-def test_a_classifier_is_taken_along(labelled: Path, bare: Path) -> None:
-    trained = classify(labelled, config=FAST)
-    file = labelled / classifier_name(MODEL, "all")
+def test_a_classifier_is_taken_along(labeled: Path, bare: Path) -> None:
+    trained = classify(labeled, config=FAST)
+    file = labeled / classifier_name(MODEL, "all")
     found = classify(bare, classifier=file, config=FAST)
     assert found["judged"].startswith("nothing")
-    there, here = raypipe.open_catalog(labelled), raypipe.open_catalog(bare)
+    there, here = raypipe.open_catalog(labeled), raypipe.open_catalog(bare)
     # The same sources: in both workspaces, each is judged by the forest that has not seen it.
     pd.testing.assert_series_equal(here["best_class"], there["best_class"])
     assert found["prior"] == trained["prior"]
 
 
-def test_without_labels_the_classifier_beside_the_model_is_used(labelled: Path, bare: Path) -> None:
-    classify(labelled, config=FAST)
+def test_without_labels_the_classifier_beside_the_model_is_used(labeled: Path, bare: Path) -> None:
+    classify(labeled, config=FAST)
     name = classifier_name(MODEL, "all")
-    shutil.copy(labelled / name, bare / name)
+    shutil.copy(labeled / name, bare / name)
     assert classify(bare, config=FAST)["classifier"].endswith(name)
 
 
-def test_labels_of_new_sources_measure_a_classifier(labelled: Path, tmp_path: Path) -> None:
-    catalog = raypipe.open_catalog(labelled)
+def test_labels_of_new_sources_measure_a_classifier(labeled: Path, tmp_path: Path) -> None:
+    catalog = raypipe.open_catalog(labeled)
     half = catalog.iloc[:48]
     table = tmp_path / "half.csv"
     half[["detection_id", "class"]].to_csv(table, index=False)
-    classify(labelled, labels=table, config=FAST)
-    file = labelled / classifier_name(MODEL, "all")
-    found = classify(labelled, classifier=file, config=FAST)
+    classify(labeled, labels=table, config=FAST)
+    file = labeled / classifier_name(MODEL, "all")
+    found = classify(labeled, classifier=file, config=FAST)
     keys = set(catalog["name"]) - set(half["name"])
-    assert found["judged"] == "labelled sources that are new to the classifier"
+    assert found["judged"] == "labeled sources that are new to the classifier"
     assert found["sources"]["rows"] == len(keys)
 
 
-def test_a_classifier_of_another_model_is_refused(labelled: Path, tmp_path: Path) -> None:
-    classify(labelled, config=FAST)
+def test_a_classifier_of_another_model_is_refused(labeled: Path, tmp_path: Path) -> None:
+    classify(labeled, config=FAST)
     other = make_workspace(tmp_path / "paper", detections=40, presets=("paper",))
     with pytest.raises(UsageError, match=r"latents of folded-test; this catalog is by paper-test"):
-        classify(other.workspace, classifier=labelled / classifier_name(MODEL, "all"), config=FAST)
+        classify(other.workspace, classifier=labeled / classifier_name(MODEL, "all"), config=FAST)
     with pytest.raises(UsageError, match="trained with --context all"):
-        classify(labelled, classifier=labelled / classifier_name(MODEL, "all"), context="none")
+        classify(labeled, classifier=labeled / classifier_name(MODEL, "all"), context="none")
 
 
 def _with_rows(workspace: Path, change: Callable[[pa.Table], pa.Table]) -> None:
@@ -163,42 +163,42 @@ def _with_rows(workspace: Path, change: Callable[[pa.Table], pa.Table]) -> None:
     publish_table(store, model, change(read_detections(store, RELEASE, MODEL)))
 
 
-def test_rows_without_latents_get_no_class(labelled: Path) -> None:
+def test_rows_without_latents_get_no_class(labeled: Path) -> None:
     def blank(table: pa.Table) -> pa.Table:
         z0 = table["z0"].to_numpy().copy()
         z0[:9] = np.nan
         place = table.column_names.index("z0")
         return table.set_column(place, table.schema.field("z0"), pa.array(z0, from_pandas=True))
 
-    _with_rows(labelled, blank)
-    found = classify(labelled, config=FAST)
-    catalog = raypipe.open_catalog(labelled)
+    _with_rows(labeled, blank)
+    found = classify(labeled, config=FAST)
+    catalog = raypipe.open_catalog(labeled)
     assert found["classified"]["detections"] == 87
     assert (
         catalog.loc[:8, ["p_AGN", "best_class", "class_set", "class_unlike"]].isna().all(axis=None)
     )
     assert catalog.loc[9:, "p_AGN"].notna().all()
     # The source of rows 9 and 10 has a latent in one of them.
-    sources = raypipe.open_sources(labelled).set_index("name")
+    sources = raypipe.open_sources(labeled).set_index("name")
     names = catalog["name"]
     assert np.isfinite(sources.loc[names[9], "p_AGN"])
     assert np.isnan(sources.loc[names[2], "p_AGN"])
 
 
-def test_a_catalog_without_rows_stays_one(labelled: Path, bare: Path) -> None:
-    classify(labelled, config=FAST)
+def test_a_catalog_without_rows_stays_one(labeled: Path, bare: Path) -> None:
+    classify(labeled, config=FAST)
     _with_rows(bare, lambda table: table.slice(0, 0))
-    found = classify(bare, classifier=labelled / classifier_name(MODEL, "all"), config=FAST)
+    found = classify(bare, classifier=labeled / classifier_name(MODEL, "all"), config=FAST)
     assert found["classified"]["detections"] == 0
     assert "best_class" in raypipe.open_catalog(bare)
 
 
-def test_a_changed_catalog_is_classified_again(labelled: Path) -> None:
-    classify(labelled, config=FAST)
-    _with_rows(labelled, lambda table: table.slice(0, 90))
-    assert "best_class" not in raypipe.open_catalog(labelled)
-    assert classify(labelled, config=FAST)["classified"]["detections"] == 90
-    assert raypipe.open_catalog(labelled)["p_AGN"].notna().all()
+def test_a_changed_catalog_is_classified_again(labeled: Path) -> None:
+    classify(labeled, config=FAST)
+    _with_rows(labeled, lambda table: table.slice(0, 90))
+    assert "best_class" not in raypipe.open_catalog(labeled)
+    assert classify(labeled, config=FAST)["classified"]["detections"] == 90
+    assert raypipe.open_catalog(labeled)["p_AGN"].notna().all()
 
 
 def test_without_labels_the_error_says_what_to_give(bare: Path) -> None:
@@ -207,50 +207,50 @@ def test_without_labels_the_error_says_what_to_give(bare: Path) -> None:
     assert not Workspace(bare).exists("columns")
 
 
-def test_labels_that_match_nothing_are_refused(labelled: Path, tmp_path: Path) -> None:
+def test_labels_that_match_nothing_are_refused(labeled: Path, tmp_path: Path) -> None:
     table = tmp_path / "labels.csv"
     pd.DataFrame({"detection_id": ["x:1.0.1"], "class": ["AGN"]}).to_csv(table, index=False)
     with pytest.raises(UsageError, match="no row matches"):
-        classify(labelled, labels=table, config=FAST)
+        classify(labeled, labels=table, config=FAST)
 
 
-def test_one_class_is_not_enough(labelled: Path, tmp_path: Path) -> None:
+def test_one_class_is_not_enough(labeled: Path, tmp_path: Path) -> None:
     table = tmp_path / "labels.csv"
-    catalog = raypipe.open_catalog(labelled)
+    catalog = raypipe.open_catalog(labeled)
     catalog[["detection_id"]].assign(**{"class": "AGN"}).to_csv(table, index=False)
     with pytest.raises(UsageError, match=r"at least two classes.*AGN \(49\)"):
-        classify(labelled, labels=table, config=FAST)
+        classify(labeled, labels=table, config=FAST)
 
 
-def test_a_prior_of_an_unknown_class_is_refused(labelled: Path) -> None:
+def test_a_prior_of_an_unknown_class_is_refused(labeled: Path) -> None:
     with pytest.raises(UsageError, match=r"classify\.prior.*QSO"):
-        classify(labelled, config={"classify": {"trees": 12, "folds": 2, "prior": {"QSO": 0.5}}})
+        classify(labeled, config={"classify": {"trees": 12, "folds": 2, "prior": {"QSO": 0.5}}})
 
 
 def test_a_damaged_classifier_in_the_workspace_says_how_to_mend_it(
-    labelled: Path, bare: Path
+    labeled: Path, bare: Path
 ) -> None:
-    classify(labelled, config=FAST)
+    classify(labeled, config=FAST)
     name = classifier_name(MODEL, "all")
-    data = (labelled / name).read_bytes()
+    data = (labeled / name).read_bytes()
     (bare / name).write_bytes(data[: len(data) // 2])
     with pytest.raises(RaypipeError, match=r"classifier.*run raypipe classify with --labels"):
         classify(bare, config=FAST)
 
 
 def test_the_command_line_prints_the_headlines(
-    labelled: Path, capsys: pytest.CaptureFixture[str]
+    labeled: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--set", "classify.trees=12", "--set", "classify.folds=2"]
-    assert main(["classify", "--workspace", str(labelled), *options]) == 0
+    assert main(["classify", "--workspace", str(labeled), *options]) == 0
     assert "balanced accuracy, sources: 0." in capsys.readouterr().out
-    metrics = json.loads((labelled / metrics_name(RELEASE, MODEL)).read_text())
-    assert main(["classify", "--workspace", str(labelled), *options, "--json"]) == 0
+    metrics = json.loads((labeled / metrics_name(RELEASE, MODEL)).read_text())
+    assert main(["classify", "--workspace", str(labeled), *options, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == metrics
 
 
-def test_measurements_have_what_the_page_shows(labelled: Path) -> None:
-    found = classify(labelled, config=FAST)
+def test_measurements_have_what_the_page_shows(labeled: Path) -> None:
+    found = classify(labeled, config=FAST)
     for kind in ("detections", "sources"):
         each = found[kind]
         assert set(each["classes"]) == set(CLASSES)

@@ -96,9 +96,9 @@ def test_draws_belong_to_the_described_spectrum(described: Description) -> None:
 
 def test_the_text_says_what_the_classes_and_neighbors_are(described: Description) -> None:
     text = str(described)
-    assert "the 600 labelled" in " ".join(text.split())
+    assert "the 600 labeled" in " ".join(text.split())
     assert "power laws that folded-format2 was trained on" in " ".join(text.split())
-    assert "nearest of the 600 labelled spectra of the training" in " ".join(text.split())
+    assert "nearest of the 600 labeled spectra of the training" in " ".join(text.split())
     assert "best physical fit: " in text
     assert "z-score" in text
     assert repr(described).startswith("Description(")

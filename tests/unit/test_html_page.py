@@ -194,7 +194,7 @@ def test_the_table_of_the_detections_follows(full_page: str) -> None:
     assert rows.count("<tr>") == DETECTIONS_SHOWN
     assert f"{DETECTIONS_SHOWN} of 120 detections" in opening
     assert f"catalog/{RELEASE}/folded-test/" in opening
-    assert "64 labelled training spectra of release sim (AGN 8, CV 8," in opening
+    assert "64 labeled training spectra of release sim (AGN 8, CV 8," in opening
 
 
 def test_unusual_detections_come_first_and_the_others_by_counts(tmp_path: Path) -> None:
@@ -464,7 +464,7 @@ def test_rejects_with_the_same_problem_are_one_row() -> None:
     assert found["uri"].tolist() == ["x/a.fits", "x/c.fits"]
 
 
-def test_a_detection_is_labelled_by_its_telescope() -> None:
+def test_a_detection_is_labeled_by_its_telescope() -> None:
     row = pd.Series({"name": "A2029", "telescope": "ASCA", "instrument": "SIS0", "flags": "a|b"})
     assert remarks(row) == "A2029 · ASCA · SIS0 · a, b"
 

@@ -64,7 +64,7 @@ def test_a_bundle_comes_back_whole(model: Model, tmp_path: Path) -> None:
     assert loaded.population.reference_names == ()
 
 
-def test_names_of_the_labelled_spectra_come_back(model: Model, tmp_path: Path) -> None:
+def test_names_of_the_labeled_spectra_come_back(model: Model, tmp_path: Path) -> None:
     keys, labels = np.arange(300), np.array([None, "AGN", "YSO"] * 100, dtype=object)
     z = np.random.default_rng(0).normal(size=(300, 8))
     names = [f"2CXO J{key:06d}.0+000000" for key in keys]
