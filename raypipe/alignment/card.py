@@ -73,7 +73,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
     if not judged:
         return "Not measured."
     lines = [
-        f"Among {judged['gallery']} sources that training has not seen:",
+        f"Among {judged['gallery']} different rows of the view, of sources new to it:",
         "",
         "| | direction | recall at 1 | at 1% | at 5% | median rank |",
         "|---|---|---|---|---|---|",

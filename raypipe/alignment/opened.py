@@ -22,7 +22,7 @@ from raypipe.alignment.translation import (
     predict_spectra,
 )
 from raypipe.alignment.view_table import MOST_ELEMENTS, ViewColumn
-from raypipe.alignment.views import ViewInputs
+from raypipe.alignment.views import ScaledColumn, ViewInputs
 from raypipe.catalog.added_columns import added_to, read_added_table
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.model.bundle import Model, load_model
@@ -161,10 +161,11 @@ class OpenedAlignment:
         if unknown := set(values) - {column.name for column in columns}:
             names = ", ".join(column.name for column in columns)
             raise UsageError(f"the view has no column {', '.join(sorted(unknown))}; it has {names}")
-        if not values:
+        if all(value is None for value in values.values()):
             raise UsageError("give the value of at least one column of the view")
         made = []
         for column in columns:
+            _require_known(column, values.get(column.name))
             kind = "text" if column.name in about.texts else column.kind
             made.append(_one_row(column.name, kind, column.size, values.get(column.name)))
         is_text = any(c.kind == "text" and c.values[0] is not None for c in made)
@@ -232,10 +233,22 @@ def _values_in(text: str) -> list[Any] | Mapping[str, Any]:
     return found
 
 
+def _require_known(column: ScaledColumn, value: Any) -> None:
+    """Raise UsageError for a word that the alignment has not seen in a column of words."""
+    if column.kind == "category" and isinstance(value, str) and value not in column.categories:
+        known = ", ".join(printable(each, 40) for each in column.categories[:20])
+        raise UsageError(
+            f"column {column.name}: {printable(value, 80)} is none of the values seen in training: "
+            f"{known}"
+        )
+
+
 def _one_row(name: str, kind: str, size: int, value: Any) -> ViewColumn:
     """Make a column of one row; raises UsageError if the value does not fit the column."""
     try:
         if kind == "number":
+            if isinstance(value, bool):
+                raise ValueError("expected a number")
             values: npt.NDArray[Any] = np.array([np.nan if value is None else float(value)])
             if value is not None and not np.isfinite(values).all():
                 raise ValueError("not finite")

@@ -29,6 +29,7 @@ from raypipe.classifying.saved import classifier_bytes, parse_classifier, read_c
 from raypipe.classifying.tables import class_table
 from raypipe.classifying.training import (
     LabeledRows,
+    TooFewLabelsError,
     Trained,
     labeled_rows,
     train_classifier,
@@ -97,6 +98,8 @@ def classify(
         store, require_publication(store, release, model_id), settings.context_columns
     )
     found = material.labels(labels)
+    if labels is not None and not any(isinstance(name, str) for name in found[material.usable]):
+        raise TooFewLabelsError("classify: --labels has no class of a detection with latents")
     plan = _plan(store, material, found, classifier, context, model_id, settings)
     with (
         call.recorded() as figures,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +16,9 @@ from raypipe.classifying.forest import Forest, balanced_weights, grow, source_we
 from raypipe.classifying.likeness import ClassDensities
 from raypipe.config import ClassifyConfig
 from raypipe.errors import UsageError
+from raypipe.redaction import printable
+
+_CLUSTER = re.compile(r"cluster_\d+", re.IGNORECASE)
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -21,6 +26,10 @@ IntArray = npt.NDArray[np.int64]
 
 class TooFewLabelsError(UsageError):
     """Report that there are no labels, or not enough sources of two classes."""
+
+
+class ClassNamesError(UsageError):
+    """Report names of classes that cannot name columns or stand in a set of classes."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,7 @@ def labeled_rows(
     """Select the usable rows of classes with at least `folds` sources.
 
     `classes` (n,) has None for rows without a label. Raises TooFewLabelsError if there are no
-    labels, or fewer than two such classes.
+    labels, or fewer than two such classes, and ClassNamesError for names that do not fit.
     """
     has_label = np.array([isinstance(name, str) for name in classes], dtype=bool) & usable
     if not has_label.any():
@@ -70,6 +79,7 @@ def labeled_rows(
         name: len(np.unique(sources[has_label & (classes == name)]))
         for name in sorted(set(classes[has_label]))
     }
+    _require_names(list(counts))
     kept = tuple(name for name, count in counts.items() if count >= folds)
     left_out = {name: count for name, count in counts.items() if count < folds}
     if len(kept) < 2:
@@ -84,6 +94,24 @@ def labeled_rows(
     )
     rows = np.flatnonzero(codes >= 0)
     return LabeledRows(rows, codes[rows].astype(np.int64), kept, left_out)
+
+
+def _require_names(classes: Sequence[str]) -> None:
+    """Raise ClassNamesError unless each class can have a column p_<class> and be in a set."""
+    seen: dict[str, str] = {}
+    for name in classes:
+        if not name.isprintable():
+            reason = "a control character is in its name"
+        elif "|" in name:
+            reason = "class_set separates classes by |"
+        elif _CLUSTER.fullmatch(name):
+            reason = f"p_{name.lower()} is a column of raypipe cluster"
+        elif other := seen.get(name.lower()):
+            reason = f"it differs from {other} only by upper and lower case"
+        else:
+            seen[name.lower()] = name
+            continue
+        raise ClassNamesError(f"classify: class {printable(name, 60)!r}: {reason}; rename it")
 
 
 def train_classifier(

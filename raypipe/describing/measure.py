@@ -63,6 +63,13 @@ class Evidence:
             return self.network.expected_counts(torch.from_numpy(self.z), self.batch)
 
 
+def _background_share(spectrum: Spectrum, background: float, total: int) -> float:
+    """Return the share of the counts that is background; NaN without counts or a background."""
+    if spectrum.background_counts is None or not total:
+        return float("nan")
+    return background / total
+
+
 def describe_spectrum(
     spectrum: Spectrum, model: Model, network: Folded, config: EmbedConfig
 ) -> Description:
@@ -107,7 +114,7 @@ def describe_spectrum(
         instrument=gridded.instrument,
         exposure_s=gridded.exposure_s,
         total_counts=total,
-        background_share=background / total if total else float("nan"),
+        background_share=_background_share(spectrum, background, total),
         fluxes=circumstances.fluxes,
         fits=fits,
         cash=float(row["cash"]),

@@ -23,6 +23,7 @@ from raypipe.describing.text import (
     parameter_title,
     physical_parameters,
     separation,
+    share_words,
     shown,
 )
 from raypipe.display.table import summary_table
@@ -86,7 +87,7 @@ def description_fragment(found: Description) -> Html:
     rows: dict[str, object] = {
         "instrument": instrument_of(found),
         "exposure": duration(found.exposure_s),
-        "counts": f"{found.total_counts:,}, background {found.background_share:.0%}",
+        "counts": f"{found.total_counts:,}, background {share_words(found.background_share)}",
     }
     for band, flux in found.fluxes.items():
         rows[f"flux {band_title(band)}, erg/cm2/s"] = flux_words(flux)
@@ -128,7 +129,7 @@ def _cards(found: Description) -> Html:
         (
             "counts",
             f"{found.total_counts:,}",
-            f"{found.background_share:.0%} of them expected background",
+            f"{share_words(found.background_share)} of them expected background",
         )
     ]
     covered = best_covered_flux(found)

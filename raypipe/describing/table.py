@@ -43,6 +43,10 @@ def described_text(found: Descriptions) -> str | None:
     return "\n\n".join(filter(None, parts))
 
 
+def _share(share: float) -> str:
+    return f"{share:.0%}" if math.isfinite(share) else ""
+
+
 def cells_of(found: Description) -> list[str]:
     """Return the cells of a spectrum's line."""
     return [column.cell(found) for column in _COLUMNS]
@@ -105,7 +109,7 @@ _COLUMNS = (
     _Column("telescope", "", False, lambda one: shown(f"{one.telescope} {one.instrument}".strip())),
     _Column("exposure", "s", True, lambda one: f"{one.exposure_s:,.0f}"),
     _Column("counts", "ct", True, lambda one: f"{one.total_counts:,}"),
-    _Column("background", "", True, lambda one: f"{one.background_share:.0%}"),
+    _Column("background", "", True, lambda one: _share(one.background_share)),
     _Column("flux b", "erg/cm2/s", True, _flux),
     _Column("error", "68%", True, _flux_error),
     _Column("best fit", "", False, lambda one: one.best_fit or ""),

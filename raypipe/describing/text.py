@@ -55,11 +55,16 @@ def description_text(found: Description) -> str:
 def headline(found: Description) -> str:
     """Return file, object, instrument, exposure, counts and background in one line."""
     share = found.background_share
-    background = f", {share:.0%} of them background" if math.isfinite(share) else ""
+    background = f", {share_words(share)} of them background" if found.total_counts else ""
     return (
         f"{shown(Path(found.file).name)}: {instrument_of(found)}, {duration(found.exposure_s)}, "
         f"{found.total_counts:,} counts{background}"
     )
+
+
+def share_words(share: float) -> str:
+    """Return a share in per cent, or that it is not known."""
+    return f"{share:.0%}" if math.isfinite(share) else "an unknown share"
 
 
 def instrument_of(found: Description) -> str:

@@ -119,6 +119,8 @@ def comparison_text(result: Mapping[str, Any]) -> str:
     )
     if result["same_detections"]:
         lines.append("both judge the same detections: errors of the differences are upper limits")
+    else:
+        lines.append("they judge different detections: differences are also those of the catalogs")
     for which in ("first", "second"):
         if missing := result[f"only_in_{which}"]:
             lines.append(f"{len(missing)} figures are only in the {which} run")

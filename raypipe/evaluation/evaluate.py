@@ -106,7 +106,9 @@ def evaluate(
     if compare is not None:
         return plain(compare_runs(store, release, compare))
     evaluated = choose_catalog(store, release, model)
-    asked = list(QUESTIONS) if study else settings.evaluate.questions
+    asked: list[str] = [*settings.evaluate.questions]
+    if study and not asked:
+        asked = list(QUESTIONS)
     with call.recorded() as figures:
         metrics, material = _metrics(
             store, evaluated, labels, catalog, alignment, settings.evaluate

@@ -10,7 +10,7 @@ from typing import Any
 from raypipe._version import __version__
 from raypipe.catalog.labels import read_labels
 from raypipe.classifying.classify import classify
-from raypipe.classifying.training import TooFewLabelsError
+from raypipe.classifying.training import ClassNamesError, TooFewLabelsError
 from raypipe.clustering.cluster import cluster
 from raypipe.clustering.finding import TooFewRowsError
 from raypipe.config import Config
@@ -126,6 +126,8 @@ def _classify(
         classify(workspace, release=release, model=model_id, labels=labels, config=settings)
     except TooFewLabelsError as error:
         log.info("run: no class probabilities with context: %s", error)
+    except ClassNamesError as error:
+        log.warning("run: no class probabilities with context: %s", error)
 
 
 def _simulated_survey(workspace: Workspace, settings: Config) -> str:

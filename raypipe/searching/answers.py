@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from raypipe.catalog.schema import describe
+from raypipe.redaction import printable
 from raypipe.searching.strangest import RANKINGS, UNUSUAL_CHANCE, format_chance
 
 
@@ -134,7 +135,7 @@ def _query(query: dict[str, Any]) -> str:
         if name in query and name not in _IN_JSON_ONLY and _has_value(query[name])
     ]
     described = "query: " + ", ".join(f"{title} {text}" for title, text in facts)
-    return "\n".join([described, *(f"note: {note}" for note in query.get("notes", []))])
+    return "\n".join([printable(described), *(f"note: {note}" for note in query.get("notes", []))])
 
 
 def _table(answer: pd.DataFrame) -> str:

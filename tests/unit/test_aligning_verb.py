@@ -216,6 +216,8 @@ def test_search_goes_from_views_to_spectra_and_back(
         ({"like_view": '{"x": 1}'}, "the view has no column x"),
         ({"like_view": '{"seen": "much"}'}, "column seen"),
         ({"like_view": '{"seen": NaN}'}, "column seen"),
+        ({"like_view": '{"seen": true}'}, "column seen: True: expected a number"),
+        ({"like_view": '{"seen": null}'}, "at least one column"),
         ({"like_view": "{"}, "nor JSON"),
         ({"text": "a star"}, "has no texts"),
         ({"strangest": True, "to_view": True}, "--to-view belongs to"),

@@ -20,7 +20,7 @@ from raypipe.classifying.features import GROUPS, Features, features_of, galactic
 from raypipe.classifying.forest import Forest, grow, source_weights
 from raypipe.classifying.measure import judged_by_others, measure, measure_left_out
 from raypipe.classifying.saved import classifier_bytes, read_classifier
-from raypipe.classifying.training import Trained, labeled_rows, train_classifier
+from raypipe.classifying.training import ClassNamesError, Trained, labeled_rows, train_classifier
 from raypipe.config import ClassifyConfig
 from raypipe.errors import RaypipeError, UsageError
 
@@ -324,6 +324,21 @@ def test_labels_that_cannot_teach_are_refused() -> None:
     some = np.array(["AGN"] * 5 + ["YSO"] * 5 + ["CV"] * 2, object)
     found = labeled_rows(some, keys, usable, 5)
     assert (found.classes, found.left_out) == (("AGN", "YSO"), {"CV": 2})
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("agn", "differs from AGN only by upper and lower case"),
+        ("cluster_3", "p_cluster_3 is a column of raypipe cluster"),
+        ("A|B", "class_set separates classes by"),
+        ("A\tB", "a control character"),
+    ],
+)
+def test_classes_that_cannot_name_columns_are_refused(name: str, reason: str) -> None:
+    labels = np.array(["AGN"] * 5 + [name] * 5, object)
+    with pytest.raises(ClassNamesError, match=reason):
+        labeled_rows(labels, np.arange(10), np.ones(10, bool), 5)
 
 
 def test_a_saved_classifier_answers_the_same(known: Trained, tmp_path: Path) -> None:

@@ -214,6 +214,16 @@ def test_labels_that_match_nothing_are_refused(labeled: Path, tmp_path: Path) ->
         classify(labeled, labels=table, config=FAST)
 
 
+def test_a_table_without_a_class_is_not_replaced_by_another_classifier(
+    labeled: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "labels.csv"
+    ids = raypipe.open_catalog(labeled)[["detection_id"]]
+    ids.assign(**{"class": None}).to_csv(table, index=False)
+    with pytest.raises(UsageError, match="--labels has no class of a detection"):
+        classify(labeled, labels=table, config=FAST)
+
+
 def test_one_class_is_not_enough(labeled: Path, tmp_path: Path) -> None:
     table = tmp_path / "labels.csv"
     catalog = raypipe.open_catalog(labeled)

@@ -61,6 +61,15 @@ def described(model: Model) -> Description:
     return found
 
 
+def test_without_a_background_its_share_is_not_known(model: Model) -> None:
+    bare = replace(power_law_spectrum(), background_counts=None, background_scale=None)
+    found = raypipe.describe(bare, model=model)
+    assert isinstance(found, Description)
+    assert np.isnan(found.background_share)
+    assert "an unknown share of them background" in str(found)
+    assert "an unknown share" in description_page(found)
+
+
 def test_the_json_has_what_the_contract_names(described: Description) -> None:
     answer = json.loads(json.dumps(described.as_json(), allow_nan=False))
     assert set(answer) >= CONTRACT
