@@ -156,6 +156,6 @@ def _read_metrics(store: Workspace, release: str | None, run: str) -> dict[str, 
                 f"{run}: not evaluated; run raypipe evaluate --model {run}, or name a metrics.json"
             )
         found = store.read_json(name)
-    if not isinstance(found, dict) or "data" not in found:
+    if not isinstance(found, dict) or not isinstance(found.get("data"), dict):
         raise UsageError(f"{shown(run)}: no metrics of raypipe evaluate")
     return found

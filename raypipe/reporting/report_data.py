@@ -55,6 +55,9 @@ SIGMAS = {FAR: "far_sigmas", BADLY_FIT: "fit_sigmas"}
 WORST_FITS = 2
 """Number of spectra shown because the model explains them worst."""
 
+_PARTS = ("summary", "classification", "regression", "study", "alignment")
+"""Parts of metrics.json that are objects, where they are there."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -114,7 +117,6 @@ def gather_report_data(
     explained = catalog.loc[has_latents(catalog)]
     chosen = choose_examples(explained, settings.examples, settings.seed)
     worst = choose_worst(explained)
-    metrics = metrics_name(release, model_id)
     return ReportData(
         release=release,
         model_id=model_id,
@@ -124,7 +126,7 @@ def gather_report_data(
         else model.population.classes,
         significances=found,
         labels=label_source,
-        metrics=store.read_object(metrics, {}) if store.exists(metrics) else None,
+        metrics=_metrics(store, metrics_name(release, model_id)),
         classified=_classified(store, release, model_id),
         clusters=_clusters(store, release, model_id),
         model=model,
@@ -137,6 +139,19 @@ def gather_report_data(
         latent_map=map_latents(catalog, settings.seed),
         explorer=_explorer_address(store, release, model_id),
     )
+
+
+def _metrics(store: Workspace, name: str) -> dict[str, Any] | None:
+    """Read the metrics of a catalog; None without any. Raises RaypipeError for a damaged file."""
+    if not store.exists(name):
+        return None
+    found = store.read_object(name, {"data": dict, "comparison": list})
+    for field in _PARTS:
+        if not isinstance(found.get(field) or {}, dict):
+            raise store.unexpected(name, f"its field {field} has the wrong type")
+    if not all(isinstance(row, dict) for row in found["comparison"]):
+        raise store.unexpected(name, "its field comparison has the wrong type")
+    return found
 
 
 def _classified(store: Workspace, release: str, model_id: str) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,9 @@ import pytest
 
 import raypipe
 from raypipe.config import ReportConfig
+from raypipe.errors import RaypipeError
 from raypipe.evaluation.evaluate import evaluate
-from raypipe.evaluation.evaluated_catalog import choose_catalog
+from raypipe.evaluation.evaluated_catalog import choose_catalog, metrics_name
 from raypipe.html.page import minus, number_cell, text_cell
 from raypipe.reporting.detections import (
     DETECTIONS_SHOWN,
@@ -214,6 +216,19 @@ def test_a_page_of_400_classes(tmp_path: Path) -> None:
     assert "classes, the most frequent first" in text
     assert "other (371 classes)" in text
     assert len(page) < 6_000_000
+
+
+@pytest.mark.parametrize(
+    "changed", [{"data": "x"}, {"classification": [1, 2]}, {"comparison": [3]}]
+)
+def test_metrics_of_another_shape_are_an_error_that_says_what_to_do(
+    tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    made = make_workspace(tmp_path, detections=6)
+    name = metrics_name(RELEASE, made.models[0])
+    made.workspace.write_json(name, {"data": {}, "comparison": []} | changed)
+    with pytest.raises(RaypipeError, match=f"{next(iter(changed))}.*raypipe evaluate again"):
+        report(str(tmp_path))
 
 
 def test_cells() -> None:
