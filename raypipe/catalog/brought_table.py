@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -62,10 +63,9 @@ def read_catalog_file(file: Path, where: str) -> pa.Table:
             f"{where}: not a readable Parquet, CSV, TSV, FITS, VOTable or ECSV catalog ({reason})"
         ) from error
     if columns.left_out:
-        log.info(
-            "%s: columns that hold no single values are not joined: %s",
-            where,
-            _listed(columns.left_out),
+        left_out = _listed(columns.left_out)
+        _say_once(
+            logging.INFO, f"{where}: columns that hold no single values are not joined: {left_out}"
         )
     if len(columns.names) > MOST_COLUMNS:
         raise UsageError(f"{where}: {len(columns.names)} columns, at most {MOST_COLUMNS} are kept")
@@ -94,8 +94,14 @@ def _named(names: Sequence[str], values: Sequence[pa.ChunkedArray], where: str) 
     table = pa.table(columns, schema=pa.schema(fields))
     if changed := renamed(table):
         pairs = [f"{printable(old, 60)!r} is {new}" for new, old in changed.items()]
-        log.warning("%s: columns renamed: %s", where, _listed(pairs))
+        _say_once(logging.WARNING, f"{where}: columns renamed: {_listed(pairs)}")
     return table
+
+
+@lru_cache(maxsize=1000)
+def _say_once(level: int, message: str) -> None:
+    """Log a message that every stage would repeat which reads the same table."""
+    log.log(level, "%s", message)
 
 
 def _listed(words: Sequence[str], most: int = 20) -> str:

@@ -102,11 +102,12 @@ class _Widths:
 
     The profile takes the background as known. `factor` (n, 3) is the ratio of the standard
     deviations with and without the noise of the measured background, for the fitted variable, the
-    column density and the log amplitude.
+    column density and the log amplitude; `deviations` (n, 3) are those with it.
     """
 
     covariance: Tensor
     factor: Tensor
+    deviations: Tensor
 
     @classmethod
     def of(cls, here: Fold, data: Data, limits: Limits, place: Tensor) -> _Widths:
@@ -123,7 +124,7 @@ class _Widths:
             torch.einsum("nij,njk,nik->ni", along, each, along) for each in (covariance, inverse)
         )
         factor = torch.where(narrow > 0, (wide / narrow).sqrt(), 1.0)
-        return cls(covariance, factor)
+        return cls(covariance, factor, wide.clamp_min(0.0).sqrt())
 
 
 def _flux(slopes: Tensor, here: Fold, widths: _Widths, grid: EnergyGrid) -> tuple[Tensor, Tensor]:
@@ -149,6 +150,9 @@ def _in_units(
 ) -> Fit:
     best = torch.cat([place[:, :2], here.log_amplitude[:, None].double()], 1)
     low, high = (best + widths.factor * (each - best) for each in (ends.low, ends.high))
+    # Of a model far from the counts, the profile may end on the wrong side of the best value.
+    low = torch.where(low > best, best - widths.deviations, low)
+    high = torch.where(high < best, best + widths.deviations, high)
     # Widened intervals end at the hard limits of the parameters; NaN stays NaN.
     low = torch.cat([torch.maximum(low[:, :2], limits.low[:2]), low[:, 2:]], 1)
     high = torch.cat([torch.minimum(high[:, :2], limits.high[:2]), high[:, 2:]], 1)

@@ -317,3 +317,19 @@ def test_real_spectra_have_the_power_laws_of_xspec(
     assert fitted.low["value"][0] < gamma < fitted.high["value"][0]
     assert fitted.low["nh_1e22"][0] < nh_1e22 < fitted.high["nh_1e22"][0]
     assert fitted.flux[0] == pytest.approx(flux, rel=0.05)
+
+
+def test_intervals_hold_the_best_value_of_a_model_that_is_far_from_the_counts(
+    shared_data: Path,
+) -> None:
+    """The profile of a Cash statistic that is far from a parabola may end on the wrong side."""
+    nicer = shared_data / "missions" / "nicer"
+    spectrum = read_spectrum(
+        nicer / "nicer_unbinned.pha", arf=nicer / "nicer.arf", rmf=nicer / "nicer.rmf.gz"
+    )
+    batch = prepare(SpectraBatch.from_spectra([spectrum]))
+    for name in MODELS:
+        fitted = fit_model(batch, GRID, name)
+        for quantity, best in (("value", fitted.value), ("nh_1e22", fitted.nh_1e22)):
+            assert not fitted.low[quantity][0] > best[0], (name, quantity)
+            assert not fitted.high[quantity][0] < best[0], (name, quantity)
