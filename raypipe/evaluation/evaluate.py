@@ -114,15 +114,18 @@ def evaluate(
             store, evaluated, labels, catalog, alignment, settings.evaluate
         )
 
+        name = metrics_name(evaluated.release, evaluated.model_id)
+
         def keep(answers: dict[str, Any]) -> None:
             metrics["study"] = plain(answers)
-            store.write_json(metrics_name(evaluated.release, evaluated.model_id), metrics)
+            store.write_json(name, metrics)
 
         keep(still_valid(earlier_metrics(store, evaluated), metrics))
         ask(material, asked, metrics["study"], keep)
         figures.update(metrics["summary"])
     for headline in headlines(metrics):
         log.info("evaluate: %s: %s (%s)", headline.label, headline.value, headline.note)
+    log.info("evaluate: all figures are in %s; raypipe report shows them", store.absolute_uri(name))
     return metrics
 
 
