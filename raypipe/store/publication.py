@@ -148,7 +148,7 @@ def publish(
         published = base
     else:
         number = (base.number if base else 0) + 1
-        when = datetime.now(UTC).isoformat(timespec="seconds")
+        when = datetime.now(UTC).isoformat(timespec="milliseconds")
         _require_files(workspace, new)
         published = _create(workspace, replace(new, number=number, published=when))
     for name in {*leftovers, *(base.files if base else ())} - published.files:

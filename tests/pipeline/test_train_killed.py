@@ -131,7 +131,10 @@ def _wait_for_two_epochs(workspace: Workspace, driver: subprocess.Popen[bytes]) 
     """Until a second checkpoint is written, and the first one registered with Ray Train."""
 
     def newest() -> int:
-        written = Path(workspace.root).glob("checkpoints/*/epoch-*/*.pt")
+        try:
+            written = list(Path(workspace.root).glob("checkpoints/*/epoch-*/*.pt"))
+        except FileNotFoundError:  # An older checkpoint was deleted during the search.
+            return -1
         return max((int(path.parent.name.removeprefix("epoch-")) for path in written), default=-1)
 
     before = newest()

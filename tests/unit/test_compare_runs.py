@@ -70,7 +70,8 @@ def test_the_text_begins_with_the_largest_difference(tmp_path: Path) -> None:
     assert lines[1].startswith("better    classification/knn/balanced_accuracy: 0.7 -> 0.9")
     assert lines[2].startswith("worse     study/quantities/log_nh/mae")
     assert lines[3].startswith("3 of 5 figures differ by less than 2 sigma")
-    assert len(lines) == 4
+    assert lines[4].startswith("they judge different detections")
+    assert len(lines) == 5
 
 
 @pytest.mark.parametrize("content", ["not json", "[]", '{"other": 1}'])
