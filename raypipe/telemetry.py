@@ -36,7 +36,7 @@ GAUGES = {
 TAGS = ("stage", "subject", "kind")
 """Tags of every metric: the verb, its release or model, and the kind of loss or step of rejects."""
 
-_REASONS_TOLD = 5
+_REASONS_NAMED = 5
 
 
 class Stage:
@@ -77,9 +77,9 @@ class Stage:
 
     def figures(self) -> dict[str, Any]:
         """Return the result of the stage."""
-        told = dict(self.reasons.most_common(_REASONS_TOLD))
-        if (others := self.reasons.total() - sum(told.values())) > 0:
-            told["other reasons"] = others
+        named = dict(self.reasons.most_common(_REASONS_NAMED))
+        if (others := self.reasons.total() - sum(named.values())) > 0:
+            named["other reasons"] = others
         return {
             "stage": self.name,
             "subject": self.subject,
@@ -88,7 +88,7 @@ class Stage:
             "rows": self.totals["rows"],
             "kept": self.totals["kept"],
             **self.totals,
-            "rejects_by_reason": told,
+            "rejects_by_reason": named,
         }
 
     def _tags(self, kind: str) -> dict[str, str]:

@@ -180,16 +180,16 @@ def _copy_parts(
     if not todo:
         return {}
     copied = []
-    with stage("embed", release) as told:
+    with stage("embed", release) as tally:
         for outcome in map(encoder.copy, todo):
             if outcome is not None:
                 copied.append(outcome.name)
-                told.add("kept", outcome.kept)
+                tally.add("kept", outcome.kept)
     if not copied:
         return {}
     there.update(copied)
-    log.info("embed: %d detections measured before", told.totals["kept"])
-    return {"work": told.figures()}
+    log.info("embed: %d detections measured before", tally.totals["kept"])
+    return {"work": tally.figures()}
 
 
 def _look(
@@ -281,22 +281,22 @@ def _run_parts(task: _Task, parts: list[int], joined: bool, there: set[str]) -> 
         num_cpus=config.cpus_per_actor,
         num_gpus=config.gpus_per_actor,
     )
-    with stage("embed", task.release) as told:
+    with stage("embed", task.release) as tally:
         for number, outcome in enumerate(outcomes, 1):
-            told.add("rows", outcome["rows"] - outcome["kept"])
-            told.add("kept", outcome["kept"])
-            told.add("not_measured", outcome["not_measured"])
+            tally.add("rows", outcome["rows"] - outcome["kept"])
+            tally.add("kept", outcome["kept"])
+            tally.add("not_measured", outcome["not_measured"])
             there.add(outcome["name"])
             _name_unmeasured(outcome)
             log.info(
                 "embed: %d/%d parts, %d detections, %d measured before, %.0f/s",
                 number,
                 len(parts),
-                told.totals["rows"],
-                told.totals["kept"],
-                told.per_s("rows"),
+                tally.totals["rows"],
+                tally.totals["kept"],
+                tally.per_s("rows"),
             )
-    return told.figures()
+    return tally.figures()
 
 
 def _name_unmeasured(outcome: Mapping[str, Any]) -> None:

@@ -86,17 +86,17 @@ def _copy_parts(
     if not 0 < len(published) <= _COPIED_HERE:
         return parts
     left = [part for part in parts if part not in published]
-    with stage("ingest", release) as told:
+    with stage("ingest", release) as tally:
         for part in published:
             outcome = copy_part(workspace, release, part, config)
             if outcome is None:
                 left.append(part)
                 continue
-            told.add("kept", outcome.kept)
-            told.reject(outcome.rejected)
+            tally.add("kept", outcome.kept)
+            tally.reject(outcome.rejected)
     if len(left) < len(parts):
-        figures["work"] = told.figures()
-        log.info("ingest: %d detections kept", told.totals["kept"])
+        figures["work"] = tally.figures()
+        log.info("ingest: %d detections kept", tally.totals["kept"])
     return sorted(left)
 
 
@@ -125,36 +125,36 @@ def _run(
         return asdict(ingest_part(workspace, release, part, config))
 
     cpus = config.cpus_per_task
-    with stage("ingest", release) as told:
+    with stage("ingest", release) as tally:
         if choosing:
             for chosen in map_parts("choose RMFs", [0], choose, num_cpus=cpus):
                 log.info("ingest: RMFs chosen for %d zones of chips", chosen["zones"])
                 if config.choose_rmfs_again and not chosen["zones"]:
                     log.warning("ingest: no RMF could be chosen; see that the source is in reach")
-                _tell(told, chosen)
+                _count(tally, chosen)
             parts = parts_to_ingest(workspace, release, config)
         tasks = tasks_for(len(parts), cpus, settings.ray)
         outcomes = map_parts("ingest", parts, work, tasks, num_cpus=cpus)
         for number, outcome in enumerate(outcomes, 1):
-            told.add("rows", outcome["spectra"] + outcome["rejects"] - outcome["kept"])
-            told.add("kept", outcome["kept"])
-            told.reject(outcome["rejected"])
-            _tell(told, outcome)
+            tally.add("rows", outcome["spectra"] + outcome["rejects"] - outcome["kept"])
+            tally.add("kept", outcome["kept"])
+            tally.reject(outcome["rejected"])
+            _count(tally, outcome)
             log.info(
                 "ingest: %d/%d parts, %d detections, %d kept, %d rejects, %.0f detections/s, "
                 "%.1f MB/s, %d requests (%d of them again)",
                 number,
                 len(parts),
-                *(told.totals[name] for name in ("rows", "kept", "rejects")),
-                told.per_s("rows"),
-                told.per_s("bytes_read") / 1e6,
-                told.totals["requests"],
-                told.totals["retries"],
+                *(tally.totals[name] for name in ("rows", "kept", "rejects")),
+                tally.per_s("rows"),
+                tally.per_s("bytes_read") / 1e6,
+                tally.totals["requests"],
+                tally.totals["retries"],
             )
-    return told.figures()
+    return tally.figures()
 
 
-def _tell(told: Stage, outcome: Mapping[str, Any]) -> None:
+def _count(tally: Stage, outcome: Mapping[str, Any]) -> None:
     """Add the cost of reading to the stage's counts."""
     for name in "bytes_read", "requests", "retries", "rmfs", "rmf_bytes":
-        told.add(name, outcome[name])
+        tally.add(name, outcome[name])

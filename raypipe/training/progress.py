@@ -29,7 +29,7 @@ class News:
 
 
 @contextmanager
-def news_of(told: Stage, epochs: int, events: EventLog) -> Iterator[News]:
+def news_of(tally: Stage, epochs: int, events: EventLog) -> Iterator[News]:
     """Log news while the block runs, and keep epochs as events and metrics; yields the queue.
 
     The queue lives on the driver's machine, so that losing another machine loses no news.
@@ -51,10 +51,10 @@ def news_of(told: Stage, epochs: int, events: EventLog) -> Iterator[News]:
             if report["news"] == "outcome":
                 news.outcome.update(report)
                 continue
-            log.info("train: %s %s", told.subject, _line(report, epochs))
+            log.info("train: %s %s", tally.subject, _line(report, epochs))
             if report["news"] == "epoch":
                 events.add(report)
-                _measure(told, report)
+                _measure(tally, report)
 
     follower = threading.Thread(target=follow, daemon=True)
     follower.start()
@@ -68,13 +68,13 @@ def news_of(told: Stage, epochs: int, events: EventLog) -> Iterator[News]:
         raise RaypipeError(errors[0])
 
 
-def _measure(told: Stage, report: dict[str, Any]) -> None:
+def _measure(tally: Stage, report: dict[str, Any]) -> None:
     """Set Ray's metrics from an epoch."""
-    told.add("rows", round(report["spectra_per_s"] * report["seconds"]))
-    told.set("loss", report["train_loss"], "train")
-    told.set("loss", report["validation_loss"], "validation")
-    told.set("spectra_per_s", report["spectra_per_s"])
-    told.set("epoch", report["epoch"] + 1)
+    tally.add("rows", round(report["spectra_per_s"] * report["seconds"]))
+    tally.set("loss", report["train_loss"], "train")
+    tally.set("loss", report["validation_loss"], "validation")
+    tally.set("spectra_per_s", report["spectra_per_s"])
+    tally.set("epoch", report["epoch"] + 1)
 
 
 def _line(report: dict[str, Any], epochs: int) -> str:

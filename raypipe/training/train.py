@@ -164,9 +164,9 @@ def fit(
     number = f"{most}" if fewest >= most else f"{fewest} to {most}"
     log.info("train: starting %s worker%s (about 20 s)", number, "" if most == 1 else "s")
     with (
-        stage("train", model_id) as told,
+        stage("train", model_id) as tally,
         event_log(workspace, events_folder) as events,
-        news_of(told, settings.train.epochs, events) as news,
+        news_of(tally, settings.train.epochs, events) as news,
         _interruptible(),
         own_errors(),
     ):

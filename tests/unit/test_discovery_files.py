@@ -14,11 +14,9 @@ import pytest
 from raypipe.discovery import folder as folder_module
 from raypipe.discovery.discover import discover
 from raypipe.discovery.files import UNSEEN, Skipped, list_files
-from raypipe.discovery.listing import may_be_pha
-from raypipe.discovery.peek import LOOK_BYTES, holds_spectrum
 from raypipe.errors import UsageError
 from raypipe.store.workspace import Workspace
-from tests.unit.ogip_files import arf_hdu, pha_bytes, pha_hdu, to_bytes
+from tests.unit.ogip_files import arf_hdu, pha_bytes, to_bytes
 
 CSC = "acisf{:05d}_000N00{}_r0001_{}3.fits.gz"
 
@@ -362,33 +360,6 @@ def test_no_more_files_are_looked_into_than_allowed(
     assert len(names) == 3
     assert summary["overlooked_suffixes"] == {".fits": 3}
     assert "3 FITS files of other names are not looked into: more than 2" in caplog.text
-
-
-def test_a_look_is_bounded() -> None:
-    table = to_bytes(pha_hdu())
-    assert holds_spectrum(table)
-    assert holds_spectrum(table[: len(table) // 2])
-    assert holds_spectrum(gzip.compress(table)[:LOOK_BYTES])
-    assert not holds_spectrum(gzip.compress(bytes(200 << 20))[:LOOK_BYTES])
-    assert not holds_spectrum(b"HDUCLAS1= 'SPECTRUM'")
-    shifted = b"SIMPLE  =" + b"HDUCLAS1= 'SPECTRUM'".rjust(100)
-    assert not holds_spectrum(shifted)
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("P0123_M1S001_SourceSpec_0001.fits", True),
-        ("x.FTZ", True),
-        ("acisf00635N003_evt2.fits.gz", False),
-        ("acisf00635_000N020_r0102_reg3.fits.gz", False),
-        ("acisf00635_000N020_r0102b_psf3.fits.gz", False),
-        ("x.arf", False),
-        ("x.txt", False),
-    ],
-)
-def test_which_files_are_worth_a_look(name: str, expected: bool) -> None:
-    assert may_be_pha(name) is expected
 
 
 def test_a_hidden_file_is_not_listed(source: Path) -> None:

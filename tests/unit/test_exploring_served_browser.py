@@ -19,8 +19,7 @@ from raypipe.exploring.served_page import answers_from, served_page
 from raypipe.exploring.shading import warm_up
 from raypipe.store.layout import part_name, spectra_folder
 from tests.chromium import Page, chromium_page
-from tests.unit.synthetic_workspace import RELEASE, Synthetic, make_workspace
-from tests.unit.test_exploring_browser import (
+from tests.unit.explorer_page import (
     CLASSES,
     HOSTILE,
     PIXELS,
@@ -29,6 +28,7 @@ from tests.unit.test_exploring_browser import (
     hover,
     select_by,
 )
+from tests.unit.synthetic_workspace import RELEASE, Synthetic, make_workspace
 
 
 @pytest.fixture(scope="module")
