@@ -107,7 +107,8 @@ def draw(
       that leaves too few effective draws, the exact posterior weights all of them.
 
     With `integrals`, the fluxes of the draws in bands are in `Draws.sums`. Without a generator the
-    draws depend on a row's own counts alone: up to rounding, they are the same in every batch.
+    draws depend on a row's own counts alone. They are the same in every batch up to rounding, which
+    can exchange single draws of a row that has several proposals.
     """
     seeds = content_seeds(batch) if generator is None else random_seeds(len(batch), generator)
     order = batch.response_index.argsort(stable=True)
