@@ -35,18 +35,21 @@ docs: $(VENV)/installed-dev  # into build/docs; a warning is an error
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs build/docs
 
 # Makes the model that ships with the package again, from the folder DATA of responses, spectra and
-# the catalog of fits; hours on a CPU, minutes with DEVICE=cuda.
+# the catalog of fits; hours on a CPU, minutes with DEVICE=cuda. To try the recipe in some minutes:
+# make model DATA=DIR MODEL=build/trial FIRST="--steps 1000 --set train.batch_size=16" LAST="--steps 1000"
 DEVICE ?= cpu
 MODEL := raypipe/box/any-telescope-1
+FIRST := --steps 9000 --set train.batch_size=256
+LAST := --steps 3000 --set train.batch_size=1024
 ON_ALL := --made-up 20 --device $(DEVICE) --set train.compile=false \
 	--set train.precision=float32 --set train.patience=1000
 model: $(VENV)/installed-dev
 	test -n "$(DATA)" || { echo "say where the data are: make model DATA=FOLDER" >&2; exit 2; }
 	$(BIN)/python -m recipes.any_telescope prepare --data $(DATA) --sky build/sky.npz
 	$(BIN)/python -m recipes.any_telescope.train build/sky.npz build/first.safetensors \
-		--steps 9000 --set train.batch_size=256 $(ON_ALL)
+		$(FIRST) $(ON_ALL)
 	$(BIN)/python -m recipes.any_telescope.train build/sky.npz build/model.safetensors \
-		--start build/first.safetensors --steps 3000 --set train.batch_size=1024 $(ON_ALL)
+		--start build/first.safetensors $(LAST) $(ON_ALL)
 	$(BIN)/python -m recipes.any_telescope bundle --data $(DATA) --sky build/sky.npz \
 		--network build/model.safetensors --out $(MODEL)
 

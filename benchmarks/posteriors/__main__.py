@@ -1,9 +1,12 @@
 """Check posteriors: calibration by simulation, long chains on real spectra, and z-scores.
 
 Usage: python -m benchmarks.posteriors --model BUNDLE --data DIR [--figures DIR]
+       python -m benchmarks.posteriors --model BUNDLE --data DIR --calibration
+           [--seed N] [--least COUNTS] [--thorough]
 
 DIR holds real spectra in the folders csc, ciao and missions. Sources are drawn from the prior,
-folded through the responses of the real spectra, and observed with Poisson noise.
+folded through the responses of the real spectra, and observed with Poisson noise. With
+`--calibration` that is all, for detections of at least COUNTS counts.
 """
 
 from __future__ import annotations
@@ -48,6 +51,10 @@ def main() -> None:
     parser.add_argument("--detections", type=int, default=8000)
     parser.add_argument("--draws", type=int, default=64)
     parser.add_argument("--iterations", type=int, default=300, help="of each long chain")
+    parser.add_argument("--calibration", action="store_true", help="nothing else, no figures")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--least", type=float, default=0.0, help="counts of the calibration")
+    parser.add_argument("--thorough", action="store_true", help="look for modes as describe does")
     given = parser.parse_args()
     torch.set_num_threads(1)
     network = load_model(given.model).network
@@ -55,9 +62,13 @@ def main() -> None:
         parser.error(f"{given.model}: the model has no likelihood; use preset folded")
     spectra = real_spectra(given.data / name for name in FOLDERS)
     seen_by = templates(spectra)
-    simulated = simulate(network, seen_by, given.detections, seed=1, known_background=True)
-    found = calibrate(network, simulated, given.draws, seed=2)
+    simulated = simulate(
+        network, seen_by, given.detections, seed=given.seed, known_background=True
+    ).at_least(given.least)
+    found = calibrate(network, simulated, given.draws, seed=2, thorough=given.thorough)
     _print_calibration(found, given.draws)
+    if given.calibration:
+        return
     given.figures.mkdir(parents=True, exist_ok=True)
     figures.draw_calibration(found, given.figures / "posterior_calibration.png")
     for known in (True, False):

@@ -39,7 +39,9 @@ class Calibration:
     draw_ms: float
 
 
-def calibrate(model: Folded, simulated: Simulated, draws: int, seed: int) -> Calibration:
+def calibrate(
+    model: Folded, simulated: Simulated, draws: int, seed: int, *, thorough: bool = False
+) -> Calibration:
     """Draw from the posterior of each detection and find the place of the truth."""
     rng = torch.Generator().manual_seed(seed)
     found: dict[str, list[np.ndarray]] = {}
@@ -50,7 +52,7 @@ def calibrate(model: Folded, simulated: Simulated, draws: int, seed: int) -> Cal
         with torch.no_grad():
             refined = refine(model, model.encode(batch), batch, REFINE_STEPS)
         refined_at = time.perf_counter()
-        drawn = draw(model, refined, batch, draws)
+        drawn = draw(model, refined, batch, draws, thorough=thorough)
         drawing += time.perf_counter() - refined_at
         refining += refined_at - started
         z, log_amplitude = simulated.z[rows], simulated.log_amplitude[rows, None]

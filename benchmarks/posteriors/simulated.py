@@ -36,6 +36,11 @@ class Simulated:
         """Return the total counts, (n,)."""
         return self.batch.counts.sum(-1).numpy()
 
+    def at_least(self, counts: float) -> Simulated:
+        """Keep the detections of at least that many counts."""
+        rows = torch.nonzero(self.batch.counts.sum(-1) >= counts)[:, 0]
+        return Simulated(self.batch.take(rows), self.z[rows], self.log_amplitude[rows])
+
 
 def real_spectra(folders: Iterable[Path]) -> list[RealSpectrum]:
     """Read real spectra, and thin those with more than 30,000 counts."""

@@ -106,6 +106,7 @@ def tune(
     if least >= _objective(tuned.before, config):
         log.warning("align: tuning did not lower the loss of the validation sources")
     tuned.network.load_state_dict(best_state)
+    tuned.network.flux_errors = None  # Those of the base do not hold for other weights.
     tuned.network.eval()
     return tuned
 

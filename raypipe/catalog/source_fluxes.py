@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import gamma
 
+from raypipe.model.flux_errors import widened
+
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
@@ -17,7 +19,11 @@ _SHAPES = np.geomspace(0.05, 1e7, 600)
 
 
 def combine_fluxes(
-    value: FloatArray, lolim: FloatArray, hilim: FloatArray, starts: IntArray
+    value: FloatArray,
+    lolim: FloatArray,
+    hilim: FloatArray,
+    starts: IntArray,
+    log_error: float = 0.0,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Combine fluxes (n,) with their limits to those of sources, value and limits of (s,).
 
@@ -27,6 +33,10 @@ def combine_fluxes(
     posterior of k counts for a constant exposure r per flux and a prior flat in log F. Likelihoods
     multiply, and the prior counts once: k and r are summed over the detections. So the flux is the
     sum of the counts over that of the exposures, and stays unbiased for few counts.
+
+    `log_error` is the error of the model that the limits contain. The detections of a source share
+    it, so that it does not shrink with their number n: of its square, the sum leaves 1 / n (with n
+    the effective number), and what is missing is added in quadrature.
 
     A lower limit of 0 means that a detection has an upper limit (90%, prior flat in F). A source
     without any other detection has an upper limit, too.
@@ -46,6 +56,9 @@ def combine_fluxes(
         low = np.where(is_found, gamma.ppf(_LOW, counts) / exposure, 0.0)
         limit = gamma.ppf(_LIMIT, counts + 1.0) / exposure
         high = np.where(is_found, gamma.ppf(_HIGH, counts) / exposure, limit)
+        squares = np.add.reduceat(np.where(known, shape**2, 0.0), starts)
+        missing = log_error * np.sqrt(np.maximum(1.0 - squares / counts**2, 0.0))
+        low, high = np.exp(widened(np.log([low, middle, high]), is_found * missing))[[0, 2]]
     measured = exposure > 0
     combined = (np.where(measured, each, np.nan) for each in (middle, low, high))
     one, other, third = combined

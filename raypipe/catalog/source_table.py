@@ -25,6 +25,9 @@ from raypipe.config import ClassScheme
 from raypipe.identity import source_keys
 from raypipe.model.bundle import Model
 from raypipe.model.covariance import pack, triangles_of, unpack
+from raypipe.model.flux_errors import FluxErrors
+from raypipe.model.presets import flux_errors_of
+from raypipe.spectra.band_counts import BANDS_KEV
 
 _SOURCES_AT_ONCE = 20_000
 _LIMITS = "", "_lolim", "_hilim"
@@ -80,7 +83,7 @@ def _sources(
     columns["total_counts"] = pa.array(_sums(counts, starts))
     columns["flags"] = _flags(rows["flags"].to_pylist(), combined, starts)
     columns |= _latent_columns(combined)
-    columns |= _flux_columns(rows, starts)
+    columns |= _flux_columns(rows, starts, flux_errors_of(model.network))
     columns["variability_chi2"] = numbers(combined.chi2)
     columns["variability_dof"] = pa.array(combined.dof.astype(np.int32))
     columns["variability_p"] = numbers(combined.p_value)
@@ -147,16 +150,29 @@ def _latent_columns(combined: Combined) -> dict[str, pa.Array]:
     return columns
 
 
-def _flux_columns(rows: pa.Table, starts: npt.NDArray[np.int64]) -> dict[str, pa.Array]:
+def _flux_columns(
+    rows: pa.Table, starts: npt.NDArray[np.int64], errors: FluxErrors | None
+) -> dict[str, pa.Array]:
     columns: dict[str, pa.Array] = {}
+    log_errors = dict.fromkeys(FLUXES, 0.0) if errors is None else _log_errors(errors)
     for name in FLUXES:
         names = [name + end for end in _LIMITS]
         if names[0] in rows.column_names and len(starts):
             value, low, high = (rows[each].to_numpy().astype(np.float64) for each in names)
-            combined = combine_fluxes(value, low, high, starts)
+            combined = combine_fluxes(value, low, high, starts, log_errors[name])
             for each, values in zip(names, combined, strict=True):
                 columns[each] = numbers(values.astype(np.float32))
     return columns
+
+
+def _log_errors(errors: FluxErrors) -> dict[str, float]:
+    """Return the errors of the model in the logarithm of each flux, by the name of its column."""
+    photons, energy = errors.of_photons(BANDS_KEV), errors.of_energy(BANDS_KEV)
+    return {
+        f"{kind}_{band}": float(value)
+        for kind, values in (("flux", energy), ("photflux", photons))
+        for band, value in zip(BANDS_KEV, values, strict=True)
+    }
 
 
 def _sums(values: npt.NDArray[Any], starts: npt.NDArray[np.int64]) -> npt.NDArray[Any]:

@@ -186,7 +186,7 @@ def kind_of_references(model: Model) -> str:
 
 def _draws(network: Folded, batch: Batch, steps: int) -> Draws:
     refined = refine(network, network.encode(batch), batch, steps)
-    return draw(network, refined, batch, DRAWS)
+    return draw(network, refined, batch, DRAWS, thorough=True)
 
 
 def _fluxes(measured: BandFluxes) -> dict[str, Flux]:

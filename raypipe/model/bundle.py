@@ -42,10 +42,11 @@ from raypipe.model.encode import (
 )
 from raypipe.model.flux_answers import density_of, flux_frame
 from raypipe.model.flux_density import FluxDensity, at_resolution
+from raypipe.model.flux_errors import FluxErrors
 from raypipe.model.inputs import SpectrumOrPath, identity_of, latents_in, read_all
 from raypipe.model.integrity import require_finite, require_population
 from raypipe.model.latent_population import Population
-from raypipe.model.presets import Folded, Paper, build
+from raypipe.model.presets import Folded, Paper, build, flux_errors_of
 from raypipe.ogip import Spectrum
 from raypipe.spectra.band_counts import BANDS_KEV
 from raypipe.spectra.batch import SpectraBatch
@@ -279,6 +280,8 @@ def save_model(model: Model, workspace: Workspace, folder: str) -> None:
     tensors |= population_tensors(model.population)
     tensors["sources.train"] = model.train_sources
     tensors["sources.validation"] = model.validation_sources
+    if (flux_errors := flux_errors_of(model.network)) is not None:
+        tensors |= flux_errors.tensors()
     description = description_of(model.model_id, model.grid, model.population)
     config = model.config.to_toml().encode()
     workspace.write_bytes(f"{folder}/config.toml", config)
@@ -322,6 +325,8 @@ def load_model(path: str | os.PathLike[str] | None = None) -> Model:
                 if name.startswith("network.")
             }
         )
+        if isinstance(network, Folded):
+            network.flux_errors = FluxErrors.from_tensors(tensors)
         population = population_from(tensors, header)
         require_population(population, config.model.latents)
         model_id = check_name(str(header["model_id"]), "model")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raypipe.box import is_from_box
+from raypipe.model.presets import flux_errors_of
 from raypipe.model.training_record import (
     FINETUNED,
     TrainingRecord,
@@ -18,6 +19,7 @@ from raypipe.model.training_record import (
     training_record,
 )
 from raypipe.redaction import printable
+from raypipe.spectra.band_counts import BANDS_KEV
 from raypipe.spectra.channel_bins import BAND_KEV, MOST_BINS
 
 if TYPE_CHECKING:
@@ -74,6 +76,10 @@ file contains code.
 
 {_quality_table(quality) if quality else "Not measured."}
 {_real_spectra_table(model.metrics.get("real_spectra"))}
+## Fluxes
+
+{_flux_errors(model)}
+
 ## Limits
 
 {_limits(quality)}The model reads imaging spectra of X-ray telescopes with their own ARF \
@@ -201,6 +207,32 @@ def _quality_table(quality: dict[str, Any]) -> str:
             f"| {row['cash_per_bin']:.3f} | {row['cash_expected_per_bin']:.3f} "
             f"| {_signed(zscore['mean'])} | {_number(zscore['width'])} |"
         )
+    return "\n".join(lines)
+
+
+def _flux_errors(model: Model) -> str:
+    """Tabulate how far fluxes are off without noise, or state that it is unknown."""
+    if model.preset != "folded":
+        return "This preset has no fluxes."
+    errors = flux_errors_of(model.network)
+    if errors is None:
+        return (
+            "How far fluxes are off without noise was not measured, so that the limits of fluxes "
+            "contain the noise alone. For bright sources they are too narrow."
+        )
+    photons, energy = errors.of_photons(BANDS_KEV), errors.of_energy(BANDS_KEV)
+    lines = [
+        "Latents describe a spectrum only approximately. Without noise, fluxes of 68% of "
+        "simulated sources that the model was not trained on are off by less than this; the limits "
+        "of fluxes contain it.",
+        "",
+        "| band | photon flux | energy flux |",
+        "|---|---|---|",
+    ]
+    lines += [
+        f"| {name}, {low:g}-{high:g} keV | {one:.1%} | {other:.1%} |"
+        for (name, (low, high)), one, other in zip(BANDS_KEV.items(), photons, energy, strict=True)
+    ]
     return "\n".join(lines)
 
 

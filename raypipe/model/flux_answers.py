@@ -51,7 +51,7 @@ def _posterior(
 ) -> tuple[Batch, Draws]:
     batch = prepare(spectra, next(network.parameters()).device)
     refined = refine(network, network.encode(batch), batch, refine_steps)
-    return batch, draw(network, refined, batch, draws)
+    return batch, draw(network, refined, batch, draws, thorough=True)
 
 
 def _columns(fluxes: BandFluxes) -> dict[str, npt.NDArray[Any]]:

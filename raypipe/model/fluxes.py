@@ -12,6 +12,7 @@ from torch import Tensor
 
 from raypipe.model.band_sums import BandIntegrals, Bands, BandSums, overlaps
 from raypipe.model.features import Batch
+from raypipe.model.flux_errors import Floats, FluxErrors, widened
 from raypipe.model.folding import cash_per_bin, redistribute
 from raypipe.model.log_shapes import LogShapes
 from raypipe.model.presets import Folded
@@ -44,7 +45,8 @@ _DRAWS_AT_ONCE = 512
 class Estimate:
     """Hold values and limits, (n, bands) each, NaN where the instrument sees too little of a band.
 
-    `value` is the median of the posterior, `lolim` and `hilim` enclose 68% of it. Where the source
+    `value` is the median of the posterior, `lolim` and `hilim` enclose 68% of it, and the error of
+    the model is added to them in quadrature. Where the source
     is not detected in the band, `upper_limit` is its 90% upper limit, `lolim` is 0 and `hilim` is
     the upper limit; elsewhere `upper_limit` is NaN.
     """
@@ -69,7 +71,7 @@ class BandFluxes:
     `weights` (n, draws) of the draws, whose sum is one, and their effective number `ess` (n,).
     `seen` (n, bands) is the share of each band that the instrument sees, in the logarithm of
     energy. `test_statistic` (n, bands) says how much the counts favor photons in the band; see
-    `_test_statistics`.
+    `_test_statistics`. Limits are widened by `errors`, those of the model, if these are known.
     """
 
     bands: Bands
@@ -79,6 +81,7 @@ class BandFluxes:
     ess: Tensor
     seen: Tensor
     test_statistic: Tensor
+    errors: FluxErrors | None = None
 
     @property
     def is_detected(self) -> npt.NDArray[np.bool_]:
@@ -93,12 +96,15 @@ class BandFluxes:
     @property
     def photon_flux(self) -> Estimate:
         """Return the photon fluxes, photon/cm2/s."""
-        return self._estimate(self.photons)
+        return self._estimate(self.photons, self._photon_errors)
 
     @property
     def energy_flux(self) -> Estimate:
         """Return the energy fluxes, erg/cm2/s."""
-        return self._estimate(self.energy)
+        if self.errors is None:
+            return self._estimate(self.energy)
+        errors = self.errors.of_energy(self.bands, self.seen.cpu().numpy())
+        return self._estimate(self.energy, errors)
 
     def hardness(self, harder: str, softer: str) -> Estimate:
         """Return (x - y) / (x + y) of the photon fluxes in two bands, (n, 1); no upper limits.
@@ -106,16 +112,23 @@ class BandFluxes:
         The catalog of Chandra defines its hardness ratios so (Evans et al. 2010, ApJS 189, 37).
         """
         names = list(self.bands)
-        places = names.index(harder), names.index(softer)
-        x, y = (self.photons[..., [place]] for place in places)
-        lolim, value, hilim = self._quantiles((x - y) / (x + y))
+        places = [names.index(harder), names.index(softer)]
+        x, y = self.photons[..., places].clamp_min(_LEAST_FLUX).log().split(1, -1)
+        errors = self._photon_errors
+        both = None if errors is None else np.linalg.norm(errors[:, places], axis=1)[:, None]
+        lolim, value, hilim = np.tanh(0.5 * self._quantiles(x - y, both))
         estimate = Estimate(value, lolim, hilim, np.full_like(value, np.nan))
-        is_seen = self.is_seen[:, places[0]] & self.is_seen[:, places[1]]
-        return estimate.where(is_seen[:, None])
+        return estimate.where(self.is_seen[:, places].min(1, keepdims=True))
 
-    def _estimate(self, draws: Tensor) -> Estimate:
+    @property
+    def _photon_errors(self) -> Floats | None:
+        if self.errors is None:
+            return None
+        return self.errors.of_photons(self.bands, self.seen.cpu().numpy())
+
+    def _estimate(self, draws: Tensor, errors: Floats | None = None) -> Estimate:
         logs = draws.clamp_min(_LEAST_FLUX).log()
-        lolim, value, hilim = np.exp(self._quantiles(logs))
+        lolim, value, hilim = np.exp(self._quantiles(logs, errors))
         # The posterior has a prior flat in log flux. An upper limit takes the prior that is flat in
         # flux, as is usual (Kraft, Burrows & Nousek 1991, ApJ 374, 344): each draw weighs as much
         # more as its flux is larger. Each band has weights of its own.
@@ -130,10 +143,12 @@ class BandFluxes:
             upper_limit=np.where(found, np.nan, limit),
         ).where(self.is_seen)
 
-    def _quantiles(self, draws: Tensor) -> npt.NDArray[np.float32]:
-        weights = self.weights[..., None].expand_as(draws)
-        effective = self.ess[:, None].expand(-1, draws.shape[-1])
-        return np.asarray(weighted_quantiles(draws, weights, effective, ONE_SIGMA).cpu().numpy())
+    def _quantiles(self, logs: Tensor, errors: Floats | None) -> npt.NDArray[np.float32]:
+        """Return lower limit, median and upper limit of logarithms, (3, n, quantities)."""
+        weights = self.weights[..., None].expand_as(logs)
+        effective = self.ess[:, None].expand(-1, logs.shape[-1])
+        limits = weighted_quantiles(logs, weights, effective, ONE_SIGMA).cpu().numpy()
+        return limits if errors is None else widened(limits, errors).astype(np.float32)
 
 
 @torch.no_grad()
@@ -165,6 +180,7 @@ def fluxes_of(
         ess=draws.ess,
         seen=seen_shares(model.grid, batch, integrals.bands),
         test_statistic=_test_statistics(sums.mean * widths, integrals.share, batch),
+        errors=model.flux_errors,
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from raypipe.model.band_sums import BandIntegrals, BandSums
 from raypipe.model.draw_pool import Chosen, Pool, choice, finite, gathered
 from raypipe.model.features import Batch
-from raypipe.model.modes import BRIGHT, Mode, Modes, search
+from raypipe.model.modes import BRIGHT, RIVALS, Mode, Modes, search
 from raypipe.model.pareto import smooth
 from raypipe.model.posterior_density import PosteriorDensity
 from raypipe.model.presets import Folded
@@ -88,6 +88,8 @@ def draw(
     draws: int,
     generator: torch.Generator | None = None,
     integrals: BandIntegrals | None = None,
+    *,
+    thorough: bool = False,
 ) -> Draws:
     """Draw from the posterior of each row by importance sampling around `refined`.
 
@@ -95,34 +97,36 @@ def draw(
     amplitude from its conditional distribution given the latents (`PosteriorDensity`). The weights
     are posterior over proposal, Pareto-smoothed.
 
-    Bright rows, and those with an effective sample size below a quarter of the draws, get more.
+    Bright rows, those with several modes, and those with an effective sample size below a quarter
+    of the draws, get more.
     - Draws from a wider proposal are added: posteriors of many counts are curved, and have tails
       that the first proposal rarely reaches.
-    - Where the effective size stays low, or where there is a second mode (`modes.search`), draws
-      come from that mode, too, and from normal distributions with mean and covariance of the draws
+    - Where the effective size stays low, or where there are other modes (`modes.search`), draws
+      come from these, too, and from normal distributions with mean and covariance of the draws
       so far.
     - All of them are weighted by a cheaper density (`PosteriorDensity.coarse`) over the mixture of
       their proposals (Owen & Zhou 2000), and `draws` of them are chosen by these weights. The
       weights of the chosen ones are the ratio of the exact posterior to the cheaper density. If
       that leaves too few effective draws, the exact posterior weights all of them.
 
-    With `integrals`, the fluxes of the draws in bands are in `Draws.sums`. Without a generator the
-    draws depend on a row's own counts alone. They are the same in every batch up to rounding, which
-    can exchange single draws of a row that has several proposals.
+    With `thorough`, modes are looked for in all rows and from many places, which takes some ms per
+    row. With `integrals`, the fluxes of the draws in bands are in `Draws.sums`. Without a generator
+    the draws depend on a row's own counts alone. They are the same in every batch up to rounding,
+    which can exchange single draws of a row that has several proposals.
     """
     seeds = content_seeds(batch) if generator is None else random_seeds(len(batch), generator)
     order = batch.response_index.argsort(stable=True)
     there = order.to(batch.counts.device)
     seeds, batch, refined = seeds.to(there.device)[there], batch.take(order), refined.take(there)
-    modes = search(model, refined, batch, seeds)
+    modes = search(model, refined, batch, seeds, thorough=thorough)
     least = 1 if integrals is None else integrals.energies
     density = PosteriorDensity.of(model, batch, modes.best.log_amplitude, least)
-    is_bright = batch.counts.sum(-1) > BRIGHT
+    is_hard = (batch.counts.sum(-1) > BRIGHT) | (modes.number > 0)
     rows_at_once = max(1, _POINTS_AT_ONCE[there.device.type] // draws)
     parts = []
     for rows in torch.arange(len(batch), device=there.device).split(rows_at_once):
         sampler = _Sampler(density.take(rows), modes.take(rows), seeds[rows], draws, integrals)
-        parts.append(sampler.draw(is_bright[rows]))
+        parts.append(sampler.draw(is_hard[rows]))
     return _joined(parts).take(there.argsort())
 
 
@@ -130,7 +134,7 @@ def sample(
     model: Folded, refined: Refined, batch: Batch, draws: int, generator: torch.Generator | None
 ) -> Draws:
     """Draw from the posterior with equal weights, choosing among four times as many draws."""
-    pool = draw(model, refined, batch, _POOL * draws, generator)
+    pool = draw(model, refined, batch, _POOL * draws, generator, thorough=True)
     chosen = choice(pool.weights, draws, content_seeds(batch))
     broken = torch.isnan(pool.ess)[:, None]
     equal = torch.full_like(chosen, 1.0 / draws, dtype=torch.float32)
@@ -162,19 +166,19 @@ class _Sampler:
             seeds=self.seeds[rows],
         )
 
-    def draw(self, is_bright: Tensor) -> Draws:
-        """Draw once where that is enough, and insist on the other rows and on bright ones."""
+    def draw(self, is_hard: Tensor) -> Draws:
+        """Draw once where that is enough, and insist on the other rows and on hard ones."""
         coarse = self.density.coarse(self.modes.best.z)
         first = _first_proposal(coarse, self.modes.best)
         rows, parts = [], []
-        faint = torch.nonzero(~is_bright)[:, 0]
-        if len(faint) or not len(is_bright):
-            drawn = self.take(faint)._draw_once(first.take(faint))
+        easy = torch.nonzero(~is_hard)[:, 0]
+        if len(easy) or not len(is_hard):
+            drawn = self.take(easy)._draw_once(first.take(easy))
             is_enough = ~(drawn.ess < _ESS_WANTED * self.draws)
-            rows.append(faint[is_enough])
+            rows.append(easy[is_enough])
             parts.append(drawn.take(torch.nonzero(is_enough)[:, 0]))
-            is_bright = is_bright.index_fill(0, faint[~is_enough], True)
-        if len(hard := torch.nonzero(is_bright)[:, 0]):
+            is_hard = is_hard.index_fill(0, easy[~is_enough], True)
+        if len(hard := torch.nonzero(is_hard)[:, 0]):
             rows.append(hard)
             parts.append(self.take(hard)._insist(coarse.take(hard), first.take(hard)))
         return _in_order(rows, parts)
@@ -193,24 +197,33 @@ class _Sampler:
         pool = pool.joined(wide)
         weights, _ = smooth(pool.log_weights)
         ess = 1.0 / weights.square().sum(-1)
-        is_weak = (ess < _ESS_WANTED * self.draws) | self.modes.has_second
+        rivals = self.modes.number
+        is_weak = (ess < _ESS_WANTED * self.draws) | (rivals > 0)
         rows, parts = [], []
-        if len(strong := torch.nonzero(~is_weak)[:, 0]):
-            rows.append(strong)
-            parts.append(self.take(strong)._judge(pool.take(strong)))
-        if len(weak := torch.nonzero(is_weak)[:, 0]):
-            here = self.take(weak)
-            rows.append(weak)
-            parts.append(here._judge(here._with_more(coarse.take(weak), pool.take(weak))))
+        for group, number in (
+            (~is_weak, 0),
+            (is_weak & (rivals < RIVALS), 1),
+            (rivals == RIVALS, RIVALS),
+        ):
+            if len(chosen := torch.nonzero(group)[:, 0]):
+                here, drawn = self.take(chosen), pool.take(chosen)
+                if number:
+                    drawn = here._with_more(coarse.take(chosen), drawn, number)
+                rows.append(chosen)
+                parts.append(here._judge(drawn))
         return _in_order(rows, parts)
 
-    def _with_more(self, coarse: PosteriorDensity, pool: Pool) -> Pool:
-        """Add draws about the second mode, and draws that follow those so far."""
-        second = _first_proposal(coarse, self.modes.second)
-        pool = pool.joined(self._propose(coarse, second, self.draws, stage=2))
-        for stage, times in enumerate(_FURTHER, 3):
+    def _with_more(self, coarse: PosteriorDensity, pool: Pool, rivals: int) -> Pool:
+        """Add draws about that many other modes, and draws that follow those so far."""
+        stage = 2
+        for mode in self.modes.others[:rivals]:
+            proposal = _first_proposal(coarse, mode)
+            pool = pool.joined(self._propose(coarse, proposal, self.draws, stage))
+            stage += 1
+        for times in _FURTHER:
             more = self._propose(coarse, _following(pool), times * self.draws, stage)
             pool = pool.joined(more)
+            stage += 1
         return pool
 
     def _judge(self, pool: Pool, is_exact: bool = False) -> Draws:

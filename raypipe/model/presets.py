@@ -16,6 +16,7 @@ from raypipe.model.autoencoder import Autoencoder, Decoder, Encoder, LinearizedD
 from raypipe.model.channel_axes import EVEN_BINS
 from raypipe.model.count_splitting import unseen
 from raypipe.model.features import Batch
+from raypipe.model.flux_errors import FluxErrors
 from raypipe.model.folding import best_amplitude, cash_per_bin, fold, redistribute
 from raypipe.model.photon_energies import (
     CONDITIONS,
@@ -89,11 +90,13 @@ class Folded(Preset):
 
     The loss is the Cash statistic divided by a power of the counts, by default their fourth root:
     bright detections, which constrain the shape of spectra best, weigh more than faint ones without
-    drowning them. The amplitude is profiled out.
+    drowning them. The amplitude is profiled out. `flux_errors` are those of the fluxes of trained
+    weights, None where they were not measured.
     """
 
     name = "folded"
     most_shown = 0.8
+    flux_errors: FluxErrors | None = None
     log_flux_base: Tensor
 
     def __init__(self, config: ModelConfig, grid: EnergyGrid) -> None:
@@ -254,6 +257,11 @@ def _smooth_in_energy(last: nn.Module, grid: EnergyGrid) -> None:
 def build(config: ModelConfig, grid: EnergyGrid) -> Folded | Paper:
     """Make a model of the preset that `config` names, with random weights."""
     return PRESETS[config.preset](config, grid)
+
+
+def flux_errors_of(network: Folded | Paper) -> FluxErrors | None:
+    """Return the errors of a network's fluxes; None where it has no fluxes or they are unknown."""
+    return network.flux_errors if isinstance(network, Folded) else None
 
 
 def _centered(values: Tensor) -> Tensor:

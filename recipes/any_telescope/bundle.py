@@ -22,6 +22,7 @@ from raypipe.config import Config
 from raypipe.identity import source_keys
 from raypipe.model.bundle import Model, save_model
 from raypipe.model.features import prepare
+from raypipe.model.flux_errors import FluxErrors
 from raypipe.model.latent_population import Population
 from raypipe.model.presets import Folded
 from raypipe.model.refine import refine
@@ -31,9 +32,11 @@ from raypipe.spectra.grid import EnergyGrid
 from raypipe.store.run_record import made_by
 from raypipe.store.workspace import Workspace
 from raypipe.training.quality import measure_quality
+from recipes.any_telescope.flux_errors import measure_flux_errors
 from recipes.any_telescope.fresh import COUNTS, FreshStream, weights_of
 from recipes.any_telescope.made_up import with_made_up
 from recipes.any_telescope.sky import Sky
+from recipes.any_telescope.train import split
 
 log = logging.getLogger("recipes.any_telescope")
 
@@ -42,6 +45,8 @@ OF_FITS = 6_000
 """Detections of the population's survey: of the built-in classes, and of fits of real ones."""
 REFERENCES = 4_000
 QUALITY = 2_000
+OF_FLUXES = 6_000
+"""Detections without noise, on which the errors of fluxes are measured."""
 MOST_COUNTS = 30_000
 """Real spectra with more counts are thinned to these."""
 ROWS_AT_ONCE = 256
@@ -64,6 +69,7 @@ def make_bundle(
         population, reference_z=population.reference_z.astype(np.float32)
     )
     sky = with_made_up(Sky.load(sky_file), course["made_up"], config.train.seed)
+    network.flux_errors = flux_errors(network, Sky.load(sky_file), config)
     model = Model(
         model_id=model_id,
         config=config,
@@ -160,6 +166,15 @@ def _quality(network: Folded, sky: Sky, config: Config) -> dict[str, Any] | None
         sky, held, weights_of(sky), QUALITY, config.train.seed + 3, torch.device("cpu")
     )
     return measure_quality(network, stream, config.embed.refine_steps)
+
+
+def flux_errors(network: Folded, sky: Sky, config: Config) -> FluxErrors:
+    """Measure the errors of fluxes on sources that were not trained on."""
+    _, held = split(sky, config.train.seed)
+    stream = FreshStream(
+        sky, held, weights_of(sky), OF_FLUXES, config.train.seed + 4, torch.device("cpu")
+    )
+    return measure_flux_errors(network, stream, config.embed.refine_steps)
 
 
 def _on_real_spectra(network: Folded, data: Path) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -114,8 +114,30 @@ class FreshStream:
             np.maximum(counts, LEAST_COUNTS).astype(np.float32),
         )
 
+    def without_noise(self, counts: float) -> Iterator[NoiseFree]:
+        """Yield the detections of `sweep`, all with that many source counts, without noise."""
+        rng = np.random.default_rng(self.seed)
+        generator = torch.Generator(self.device).manual_seed(self.seed)
+        for rows in np.array_split(np.arange(self.size), -(-self.size // 256)):
+            chosen = self._choose(rng, len(rows))
+            expected = self._expect(chosen, generator)
+            factor = counts / torch.from_numpy(chosen.counts).to(self.device)
+            yield NoiseFree(
+                batch=expected.longer(factor).as_batch(self.responses, self.axes),
+                density=expected.density,
+                counts=chosen.counts,
+            )
+
     def _observe(self, chosen: Choices, generator: torch.Generator) -> Batch:
-        """Fold the sources, choose exposures and backgrounds, and draw counts.
+        """Draw the counts of both regions."""
+        expected = self._expect(chosen, generator)
+        counts = torch.poisson(expected.counts, generator=generator)
+        background_counts = torch.poisson(expected.background_counts, generator=generator)
+        drawn = replace(expected, counts=counts, background_counts=background_counts)
+        return drawn.as_batch(self.responses, self.axes)
+
+    def _expect(self, chosen: Choices, generator: torch.Generator) -> Expected:
+        """Fold the sources, and choose exposures and backgrounds.
 
         The steps are those of `raypipe.simulation.survey.draw_batch`, in bins.
         """
@@ -148,17 +170,68 @@ class FreshStream:
         backscal = torch.minimum(torch.maximum(backscal, limits[:, 0]), limits[:, 1])
         background = self.backgrounds[there, kind] * (backscal * per_area)[:, None]
         ratio = uniform(*BACKGROUND_AREA)[:, None]
-        model = rate * (wanted / band_rate)[:, None] + background
-        return as_batch(
-            counts=torch.poisson(model, generator=generator),
-            background_counts=torch.poisson(background * ratio, generator=generator),
+        fluence = (wanted / band_rate)[:, None]
+        return Expected(
+            counts=rate * fluence + background,
+            background_counts=background * ratio,
             background_scale=1.0 / ratio,
             exposure_s=exposure,
             arf_cm2=area,
             response_index=index,
-            responses=self.responses,
-            axes=self.axes,
+            density=flux * fluence / exposure[:, None],
         )
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Hold the expected counts of n detections, with their true flux densities.
+
+    `counts` and `background_counts` (n, bins) are those of the source and the background region;
+    `density` (n, n_energy) is in photon/cm2/s/keV. The others are those of a SpectraBatch.
+    """
+
+    counts: Tensor
+    background_counts: Tensor
+    background_scale: Tensor
+    exposure_s: Tensor
+    arf_cm2: Tensor
+    response_index: Tensor
+    density: Tensor
+
+    def longer(self, factor: Tensor) -> Expected:
+        """Return what is expected in an exposure that is longer by a factor, (n,)."""
+        return replace(
+            self,
+            counts=self.counts * factor[:, None],
+            background_counts=self.background_counts * factor[:, None],
+            exposure_s=self.exposure_s * factor,
+        )
+
+    def as_batch(self, responses: Tensor, axes: ChannelAxes) -> Batch:
+        """Make a batch of the detections."""
+        return as_batch(
+            counts=self.counts,
+            background_counts=self.background_counts,
+            background_scale=self.background_scale,
+            exposure_s=self.exposure_s,
+            arf_cm2=self.arf_cm2,
+            response_index=self.response_index,
+            responses=responses,
+            axes=axes,
+        )
+
+
+@dataclass(frozen=True)
+class NoiseFree:
+    """Hold detections whose counts are the expected ones of a long exposure.
+
+    `density` (n, n_energy) are the true flux densities, photon/cm2/s/keV, and `counts` (n,) the
+    source counts that a usual exposure would have.
+    """
+
+    batch: Batch
+    density: Tensor
+    counts: npt.NDArray[np.float32]
 
 
 def weights_of(

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -38,6 +39,13 @@ WHITENED_OVER = 32_768
 """Detections over which the latents are made uncorrelated."""
 
 
+def split(sky: Sky, seed: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Return the indices of the sources to learn from, and of those to validate with."""
+    order = np.random.default_rng(seed).permutation(len(sky.log_flux))
+    held = round(VALIDATION_SOURCES * len(order))
+    return order[held:], order[:held]
+
+
 def train(
     sky: Sky,
     config: Config,
@@ -55,9 +63,7 @@ def train(
     """
     started, seed = time.monotonic(), config.train.seed
     weights = weights_of(sky, without=without, only=only)
-    order = np.random.default_rng(seed).permutation(len(sky.log_flux))
-    held = order[: round(VALIDATION_SOURCES * len(order))]
-    learned = order[len(held) :]
+    learned, held = split(sky, seed)
     per_epoch = STEPS_PER_EPOCH * config.train.batch_size
     stream = FreshStream(sky, learned, weights, per_epoch, seed + 1, device)
     validation = FreshStream(sky, held, weights, VALIDATION, seed + 2, device)

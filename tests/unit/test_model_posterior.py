@@ -328,11 +328,11 @@ def test_a_curved_posterior_of_many_counts_is_covered() -> None:
         torch.zeros(rows, 2), torch.zeros(rows, 1), torch.eye(3).double().expand(rows, 3, 3).clone()
     )
     top.covariance[:, 1, 1] = 0.04
-    modes = Modes(top, top, torch.zeros(rows, dtype=torch.bool))
+    modes = Modes(top, (top, top), torch.zeros(rows, dtype=torch.long))
     density = cast(PosteriorDensity, Curved())
     sampler = posterior._Sampler(density, modes, torch.arange(rows), 64, None)
 
-    drawn = sampler.draw(is_bright=torch.ones(rows, dtype=torch.bool))
+    drawn = sampler.draw(is_hard=torch.ones(rows, dtype=torch.bool))
 
     below = (drawn.weights * (drawn.z[..., 1] < truth[:, None])).sum(1)
     rank = (drawn.ess * below + torch.rand(rows, generator=rng)) / (drawn.ess + 1.0)

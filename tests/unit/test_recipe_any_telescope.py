@@ -12,13 +12,18 @@ import torch
 import recipes.any_telescope.train as training
 from benchmarks.latents.responses import gridded
 from benchmarks.telescopes.network import load_network
+from raypipe.config import ModelConfig
+from raypipe.model.folding import fold
+from raypipe.model.presets import Folded
 from raypipe.simulation.acis import acis_instruments
 from raypipe.simulation.survey import draw_batch
 from raypipe.simulation.survey_plan import plan_survey
+from recipes.any_telescope.flux_errors import measure_flux_errors
 from recipes.any_telescope.fresh import Choices, FreshStream, weights_of
 from recipes.any_telescope.made_up import with_made_up
 from recipes.any_telescope.prepare import sky_of
 from recipes.any_telescope.sky import Sky, in_band
+from tests.unit.model_spectra import GRID
 
 SOURCES = 24
 COUNTS = 2e6
@@ -143,3 +148,35 @@ def test_a_sky_is_saved_and_a_network_trained_on_it_loads(
     resumed = ["train", str(tmp_path / "sky.npz"), str(further), *options, "--start", str(out)]
     monkeypatch.setattr("sys.argv", resumed)
     training.main()
+
+
+def test_fluxes_of_sources_that_the_network_describes_exactly_have_no_errors(sky: Sky) -> None:
+    """Errors are those beyond the posterior: there are some for sources of other shapes."""
+    torch.manual_seed(0)
+    network = Folded(ModelConfig(width=32, heads=2, depth=1, latents=2, decoder_width=32), GRID)
+    network.eval()
+    with torch.no_grad():
+        shape = network.log_shape(torch.randn(len(sky.log_flux), 2)).numpy()
+    own = dataclasses.replace(
+        sky, log_flux=(shape - shape.max(axis=1, keepdims=True)).astype(np.float16)
+    )
+    exact, others = (measure_flux_errors(network, stream_of(each), 6) for each in (own, sky))
+    bands = {"s": (0.5, 1.2), "h": (2.0, 7.0)}
+    for errors in exact, others:
+        assert errors.number[0].max() > 40
+    assert exact.of_energy(bands).max() < 0.002
+    assert exact.of_photons(bands).max() < 0.002
+    assert others.of_energy(bands).min() > 0.02
+
+
+def test_detections_without_noise_have_the_counts_that_their_flux_gives(sky: Sky) -> None:
+    (found,) = stream_of(sky).without_noise(COUNTS)
+    batch = found.batch
+    folded = fold(found.density, batch, torch.from_numpy(GRID.widths_kev).float())
+    net = batch.counts - batch.background
+    assert torch.allclose(net.sum(1), folded.sum(1), rtol=0.01)
+    in_bins = torch.from_numpy(np.stack([in_band(each) for each in sky.bins]))
+    seen = in_bins[batch.response_index]
+    # A few sources that no instrument sees well have fewer counts.
+    source = (folded * seen).sum(1)
+    assert float(source.median()) == pytest.approx(COUNTS, rel=0.01)
