@@ -149,8 +149,10 @@ def _strangeness(found: Circumstances) -> Iterator[Note]:
         )
     if found.fit_sigmas > UNUSUAL_SIGMAS:
         yield Note(
-            f"the model does not reproduce the counts, by {found.fit_sigmas:.1f} sigma: trust "
-            "everything from the latents less",
+            "the model does not reproduce the counts: by chance, a Cash statistic so high is as "
+            f"improbable as {found.fit_sigmas:.1f} sigma of a normal distribution (unlike the "
+            "z-score, this counts the skewness of few counts): trust everything from the latents "
+            "less",
             "badly_fit",
         )
 

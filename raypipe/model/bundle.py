@@ -44,7 +44,12 @@ from raypipe.model.flux_answers import density_of, flux_frame
 from raypipe.model.flux_density import FluxDensity, at_resolution
 from raypipe.model.flux_errors import FluxErrors
 from raypipe.model.inputs import SpectrumOrPath, identity_of, latents_in, read_all
-from raypipe.model.integrity import require_finite, require_population
+from raypipe.model.integrity import (
+    HASH,
+    require_finite,
+    require_population,
+    safetensors_metadata,
+)
 from raypipe.model.latent_population import Population
 from raypipe.model.presets import Folded, Paper, build, flux_errors_of
 from raypipe.ogip import Spectrum
@@ -64,7 +69,7 @@ class Model:
     """Hold a trained autoencoder with the population on which it was trained.
 
     `train_sources` and `validation_sources` hold the keys of the sources it has seen
-    (`raypipe.identity.source_keys`), sorted; `fingerprint` is a hash of the file it came from.
+    (`raypipe.identity.source_keys`), sorted; `fingerprint` is a hash of what the bundle holds.
     """
 
     model_id: str
@@ -339,7 +344,8 @@ def load_model(path: str | os.PathLike[str] | None = None) -> Model:
         ) from error
     network.eval()
     metrics = bundle.read_object("metrics.json", {})
-    fingerprint = hashlib.sha256(data).hexdigest()
+    # The order of the metadata in the file is not fixed, so that equal models have unequal files.
+    fingerprint = safetensors_metadata(data).get(HASH) or hashlib.sha256(data).hexdigest()
     return Model(model_id, config, grid, network, population, *sources, metrics, fingerprint)
 
 

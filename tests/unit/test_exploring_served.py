@@ -39,7 +39,6 @@ from raypipe.spectra.batch import SpectraBatch
 from raypipe.spectra.responses import ResponseLibrary
 from raypipe.store.layout import model_folder, part_name, spectra_folder
 from raypipe.store.publication import detections_of, require_publication
-from raypipe.store.workspace import Workspace
 from tests.unit.synthetic_workspace import RELEASE, Synthetic, make_workspace
 
 
@@ -391,13 +390,3 @@ def test_ctrl_c_ends_it(made: Synthetic) -> None:
     finally:
         process.kill()
         process.stderr.close()
-
-
-def test_row_groups_are_found(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path)
-    pieces = [pa.table({"a": [1, 2, 3]}), pa.table({"a": [4, 5]})]
-    workspace.write_tables("x.parquet", pieces)
-    group, row = workspace.locate_row("x.parquet", 4)
-    assert workspace.read_row_group("x.parquet", group, ["a", "b"])["a"][row].as_py() == 5
-    with pytest.raises(IndexError):
-        workspace.locate_row("x.parquet", 5)

@@ -64,6 +64,20 @@ def test_a_bundle_comes_back_whole(model: Model, tmp_path: Path) -> None:
     assert loaded.population.reference_names == ()
 
 
+def test_equal_models_have_the_same_fingerprint_and_others_another_one(
+    model: Model, tmp_path: Path
+) -> None:
+    """Files of equal models differ in the order of their metadata."""
+    found = set()
+    for number in range(8):
+        save_model(model, Workspace(tmp_path), str(number))
+        found.add(load_model(tmp_path / str(number)).fingerprint)
+    assert len(found) == 1
+    model.population.weights[:2] += [1e-9, -1e-9]
+    save_model(model, Workspace(tmp_path), "other")
+    assert load_model(tmp_path / "other").fingerprint not in found
+
+
 def test_names_of_the_labeled_spectra_come_back(model: Model, tmp_path: Path) -> None:
     keys, labels = np.arange(300), np.array([None, "AGN", "YSO"] * 100, dtype=object)
     z = np.random.default_rng(0).normal(size=(300, 8))

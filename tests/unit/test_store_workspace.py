@@ -89,3 +89,13 @@ def test_files_larger_than_allowed_are_not_fetched(tmp_path: Path) -> None:
     (tmp_path / "big.fits").write_bytes(bytes(2000))
     with pytest.raises(FetchError, match="more than ingest"):
         read_stored(str(tmp_path / "big.fits"), 1000)
+
+
+def test_row_groups_are_found(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    pieces = [pa.table({"a": [1, 2, 3]}), pa.table({"a": [4, 5]})]
+    workspace.write_tables("x.parquet", pieces)
+    group, row = workspace.locate_row("x.parquet", 4)
+    assert workspace.read_row_group("x.parquet", group, ["a", "b"])["a"][row].as_py() == 5
+    with pytest.raises(IndexError):
+        workspace.locate_row("x.parquet", 5)
