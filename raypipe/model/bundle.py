@@ -211,8 +211,8 @@ class Model:
         """Measure the fluxes of spectra in energy bands, given by name with their edges in keV.
 
         Returns one row per spectrum. For each band, flux_<band> (erg/cm2/s) and photflux_<band>
-        (photon/cm2/s) are medians of posterior draws, with _lolim and _hilim of 68%. They are
-        absorbed fluxes. Where the source is not detected in a band, _lolim is 0 and _hilim the 90%
+        (photon/cm2/s) are medians of posterior draws, with _lolim and _hilim of 68%, which contain
+        the error of the model where it is known (`FluxErrors`). They are absorbed fluxes. Where the source is not detected in a band, _lolim is 0 and _hilim the 90%
         upper limit, which _upper_limit holds, too; elsewhere that is NaN. seen_<band> is the share
         of the band that the instrument sees; fluxes are NaN below two thirds. Raises UsageError for
         a band outside 0.2-12 keV, and for preset paper.
