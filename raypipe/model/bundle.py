@@ -212,10 +212,11 @@ class Model:
 
         Returns one row per spectrum. For each band, flux_<band> (erg/cm2/s) and photflux_<band>
         (photon/cm2/s) are medians of posterior draws, with _lolim and _hilim of 68%, which contain
-        the error of the model where it is known (`FluxErrors`). They are absorbed fluxes. Where the source is not detected in a band, _lolim is 0 and _hilim the 90%
-        upper limit, which _upper_limit holds, too; elsewhere that is NaN. seen_<band> is the share
-        of the band that the instrument sees; fluxes are NaN below two thirds. Raises UsageError for
-        a band outside 0.2-12 keV, and for preset paper.
+        the error of the model where it is known (`FluxErrors`). They are absorbed fluxes. Where the
+        source is not detected in a band, _lolim is 0 and _hilim the 90% upper limit, which
+        _upper_limit holds, too; elsewhere that is NaN. seen_<band> is the share of the band that
+        the instrument sees; fluxes are NaN below two thirds. Raises UsageError for a band outside
+        0.2-12 keV, and for preset paper.
         """
         batch, steps = self._batch(spectra), self.config.embed.refine_steps
         if not isinstance(self.network, Folded):
