@@ -16,6 +16,7 @@ from raypipe.searching.causes import (
     FRAME_S,
     PILEUP_COUNTS_PER_FRAME,
 )
+from raypipe.searching.strangest import MOST_SIGMAS
 from raypipe.spectra.gridding import (
     ARF_TRUNCATED,
     BEYOND_GRID,
@@ -143,18 +144,23 @@ def _pile_up(found: Circumstances) -> Iterator[Note]:
 def _strangeness(found: Circumstances) -> Iterator[Note]:
     if found.far_sigmas > UNUSUAL_SIGMAS:
         yield Note(
-            f"outside the population that the model was trained on, by {found.far_sigmas:.1f} "
-            "sigma: trust fluxes, classes and neighbors less",
+            "outside the population that the model was trained on, by "
+            f"{_sigmas(found.far_sigmas)}: trust fluxes, classes and neighbors less",
             "outside_population",
         )
     if found.fit_sigmas > UNUSUAL_SIGMAS:
         yield Note(
             "the model does not reproduce the counts: by chance, a Cash statistic so high is as "
-            f"improbable as {found.fit_sigmas:.1f} sigma of a normal distribution (unlike the "
+            f"improbable as {_sigmas(found.fit_sigmas)} of a normal distribution (unlike the "
             "z-score, this counts the skewness of few counts): trust everything from the latents "
             "less",
             "badly_fit",
         )
+
+
+def _sigmas(value: float) -> str:
+    """Write a significance; probabilities of the largest ones are smaller than any number."""
+    return f"{value:.1f} sigma" if value < MOST_SIGMAS else f"more than {MOST_SIGMAS:g} sigma"
 
 
 def _extrapolated(found: Circumstances) -> Iterator[Note]:

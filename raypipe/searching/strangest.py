@@ -33,7 +33,7 @@ UNUSUAL_CHANCE = 0.01
 _LEAST_CHANCE = 1e-6
 """Smallest chance that is worth its digits."""
 
-_MOST_SIGMAS = 37.0
+MOST_SIGMAS = 37.0
 """Largest value reported: beyond it the tail probability underflows in double precision."""
 
 
@@ -162,7 +162,7 @@ def _log_gamma_tail(x: Float64, shape: Float64 | float) -> Float64:
 def sigmas_of(log_tail: Float64) -> Float64:
     """Convert the logarithm of a tail probability to standard deviations of a normal."""
     # A tail probability of 1 would give minus infinity: keep its logarithm just below 0.
-    return np.minimum(-ndtri_exp(np.minimum(log_tail, -1e-300)), _MOST_SIGMAS)
+    return np.minimum(-ndtri_exp(np.minimum(log_tail, -1e-300)), MOST_SIGMAS)
 
 
 def unusual_sigmas(n: int) -> float:

@@ -17,6 +17,7 @@ import pytest
 import raypipe
 from raypipe.cli import main
 from raypipe.config import EmbedConfig
+from raypipe.describing import cautions
 from raypipe.describing.cautions import counts_per_frame
 from raypipe.describing.description import Description, Descriptions, Flux, Interval
 from raypipe.describing.measure import nearest_references
@@ -175,6 +176,11 @@ def test_energies_that_no_channel_covers_are_called_extrapolated(
     assert found.fluxes["s"].is_extrapolated
     codes = _codes(found)
     assert codes & {"outside_population", "badly_fit"}
+
+
+def test_significances_beyond_any_number_say_so() -> None:
+    assert cautions._sigmas(5.04) == "5.0 sigma"
+    assert cautions._sigmas(37.0) == "more than 37 sigma"
 
 
 def test_a_bad_file_leaves_the_others_described(
