@@ -23,7 +23,7 @@ def combine_fluxes(
     lolim: FloatArray,
     hilim: FloatArray,
     starts: IntArray,
-    log_error: float = 0.0,
+    log_error: float | FloatArray = 0.0,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Combine fluxes (n,) with their limits to those of sources, value and limits of (s,).
 
@@ -34,9 +34,10 @@ def combine_fluxes(
     multiply, and the prior counts once: k and r are summed over the detections. So the flux is the
     sum of the counts over that of the exposures, and stays unbiased for few counts.
 
-    `log_error` is the error of the model that the limits contain. The detections of a source share
-    it, so that it does not shrink with their number n: of its square, the sum leaves 1 / n (with n
-    the effective number), and what is missing is added in quadrature.
+    `log_error`, one or (n,), is the error of the model that the limits contain. The detections of a
+    source share it, so that it does not shrink with their number. With w the shares of the counts,
+    the sum of counts leaves sum (w e)^2 of its square, which ought to be (sum w e)^2: the
+    difference is added in quadrature.
 
     A lower limit of 0 means that a detection has an upper limit (90%, prior flat in F). A source
     without any other detection has an upper limit, too.
@@ -56,8 +57,9 @@ def combine_fluxes(
         low = np.where(is_found, gamma.ppf(_LOW, counts) / exposure, 0.0)
         limit = gamma.ppf(_LIMIT, counts + 1.0) / exposure
         high = np.where(is_found, gamma.ppf(_HIGH, counts) / exposure, limit)
-        squares = np.add.reduceat(np.where(known, shape**2, 0.0), starts)
-        missing = log_error * np.sqrt(np.maximum(1.0 - squares / counts**2, 0.0))
+        weighted = np.where(known, shape * log_error, 0.0)
+        shared, left = (np.add.reduceat(each, starts) for each in (weighted, weighted**2))
+        missing = np.sqrt(np.maximum(shared**2 - left, 0.0)) / counts
         low, high = np.exp(widened(np.log([low, middle, high]), is_found * missing))[[0, 2]]
     measured = exposure > 0
     combined = (np.where(measured, each, np.nan) for each in (middle, low, high))

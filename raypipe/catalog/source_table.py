@@ -25,7 +25,8 @@ from raypipe.config import ClassScheme
 from raypipe.identity import source_keys
 from raypipe.model.bundle import Model
 from raypipe.model.covariance import pack, triangles_of, unpack
-from raypipe.model.flux_errors import FluxErrors
+from raypipe.model.flux_errors import WHOLLY, FluxErrors
+from raypipe.model.fluxes import LEAST_SEEN
 from raypipe.model.presets import flux_errors_of
 from raypipe.spectra.band_counts import BANDS_KEV
 
@@ -154,25 +155,32 @@ def _flux_columns(
     rows: pa.Table, starts: npt.NDArray[np.int64], errors: FluxErrors | None
 ) -> dict[str, pa.Array]:
     columns: dict[str, pa.Array] = {}
-    log_errors = dict.fromkeys(FLUXES, 0.0) if errors is None else _log_errors(errors)
+    log_errors: dict[str, Any] = {} if errors is None else _log_errors(errors, rows)
     for name in FLUXES:
         names = [name + end for end in _LIMITS]
         if names[0] in rows.column_names and len(starts):
             value, low, high = (rows[each].to_numpy().astype(np.float64) for each in names)
-            combined = combine_fluxes(value, low, high, starts, log_errors[name])
+            combined = combine_fluxes(value, low, high, starts, log_errors.get(name, 0.0))
             for each, values in zip(names, combined, strict=True):
                 columns[each] = numbers(values.astype(np.float32))
     return columns
 
 
-def _log_errors(errors: FluxErrors) -> dict[str, float]:
-    """Return the errors of the model in the logarithm of each flux, by the name of its column."""
-    photons, energy = errors.of_photons(BANDS_KEV), errors.of_energy(BANDS_KEV)
-    return {
-        f"{kind}_{band}": float(value)
-        for kind, values in (("flux", energy), ("photflux", photons))
-        for band, value in zip(BANDS_KEV, values, strict=True)
-    }
+def _log_errors(errors: FluxErrors, rows: pa.Table) -> dict[str, Any]:
+    """Return the errors of the model in the logarithm of each flux of detections, by its column.
+
+    How well an instrument sees a band is not in the catalog. Each band is taken to be seen as most
+    instruments see it, but for h: one that measures h and not m begins within h.
+    """
+    found: dict[str, Any] = {}
+    for kind, of in (("flux", errors.of_energy), ("photflux", errors.of_photons)):
+        usual = dict(zip(BANDS_KEV, of(BANDS_KEV), strict=True))
+        found |= {f"{kind}_{band}": value for band, value in usual.items()}
+        if f"{kind}_m" in rows.column_names:
+            partly = of({"h": BANDS_KEV["h"]}, [[0.5 * (LEAST_SEEN + WHOLLY)]])[0, 0]
+            is_partly = np.isnan(rows[f"{kind}_m"].to_numpy().astype(np.float64))
+            found[f"{kind}_h"] = np.where(is_partly, partly, usual["h"])
+    return found
 
 
 def _sums(values: npt.NDArray[Any], starts: npt.NDArray[np.int64]) -> npt.NDArray[Any]:

@@ -85,10 +85,16 @@ def band_shares(grid: EnergyGrid, bands: Bands) -> tuple[Floats, Floats]:
     """Return which share of each bin lies in each band, and the same times its energy in keV.
 
     Both are (n_energy, bands); the energy is the mean over the part of the bin in the band. Raises
-    UsageError for a band that is empty or not within the grid.
+    UsageError without bands, and for one that is empty or not within the grid.
     """
+    if not bands:
+        raise UsageError("no band is given; give one or more, as in {'b': (0.5, 7.0)}")
     lowest, highest = (float(edge) for edge in grid.edges_kev[[0, -1]])
-    for name, (start, end) in bands.items():
+    for name, edges in bands.items():
+        try:
+            start, end = map(float, edges)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"band {name}: {edges} is not a pair of energies in keV") from error
         if not lowest <= start < end <= highest:
             raise UsageError(
                 f"band {name} of {start:g}-{end:g} keV: give a lower and a higher energy "

@@ -40,7 +40,7 @@ from raypipe.model.encode import (
     reconstruct_batch,
     sample_batch,
 )
-from raypipe.model.flux_answers import density_of, flux_frame
+from raypipe.model.flux_answers import density_of, flux_frame, require_draws
 from raypipe.model.flux_density import FluxDensity, at_resolution
 from raypipe.model.flux_errors import FluxErrors
 from raypipe.model.inputs import SpectrumOrPath, identity_of, latents_in, read_all
@@ -159,8 +159,7 @@ class Model:
         """
         if not isinstance(self.network, Folded):
             raise UsageError(f"{self.model_id}: preset {self.preset} has no posterior; use folded")
-        if n < 1:
-            raise UsageError(f"cannot draw {n} times: n must be at least 1")
+        require_draws(n)
         batch = self._batch(spectra)
         return sample_batch(self.network, batch, self.config.embed.refine_steps, n, seed)
 
@@ -221,6 +220,7 @@ class Model:
         batch, steps = self._batch(spectra), self.config.embed.refine_steps
         if not isinstance(self.network, Folded):
             raise self._has_no_flux
+        require_draws(draws)
         return flux_frame(self.network, batch, bands, steps, draws)
 
     def flux_density(
@@ -234,6 +234,7 @@ class Model:
         batch, steps = self._batch(spectra), self.config.embed.refine_steps
         if not isinstance(self.network, Folded):
             raise self._has_no_flux
+        require_draws(draws)
         return density_of(self.network, batch, steps, draws)
 
     @property

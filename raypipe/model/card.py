@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raypipe.box import is_from_box
+from raypipe.model.flux_errors import WHOLLY
+from raypipe.model.fluxes import LEAST_SEEN
 from raypipe.model.presets import flux_errors_of
 from raypipe.model.training_record import (
     FINETUNED,
@@ -220,19 +222,25 @@ def _flux_errors(model: Model) -> str:
             "How far fluxes are off without noise was not measured, so that the limits of fluxes "
             "contain the noise alone. For bright sources they are too narrow."
         )
-    photons, energy = errors.of_photons(BANDS_KEV), errors.of_energy(BANDS_KEV)
     lines = [
-        "Latents describe a spectrum only approximately. Without noise, fluxes of 68% of "
-        "simulated sources that the model was not trained on are off by less than this; the limits "
-        "of fluxes contain it.",
+        "Latents describe a spectrum only approximately. Without noise, fluxes of 68% of simulated "
+        "sources that the model was not trained on are off by at most this, beyond what their "
+        "posteriors allow for. The limits of fluxes contain it.",
         "",
         "| band | photon flux | energy flux |",
         "|---|---|---|",
     ]
-    lines += [
-        f"| {name}, {low:g}-{high:g} keV | {one:.1%} | {other:.1%} |"
-        for (name, (low, high)), one, other in zip(BANDS_KEV.items(), photons, energy, strict=True)
-    ]
+    for name, (low, high) in BANDS_KEV.items():
+        band, found = {name: (low, high)}, set()
+        for seen, how in ((1.0, ""), (0.5 * (LEAST_SEEN + WHOLLY), ", partly seen")):
+            pair = tuple(
+                float(of(band, [[seen]])[0, 0]) for of in (errors.of_photons, errors.of_energy)
+            )
+            if pair not in found:
+                lines.append(
+                    f"| {name}, {low:g}-{high:g} keV{how} | {pair[0]:.1%} | {pair[1]:.1%} |"
+                )
+            found.add(pair)
     return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
+from raypipe.errors import UsageError
 from raypipe.model.band_sums import Bands
 from raypipe.model.features import Batch, prepare
 from raypipe.model.flux_density import FluxDensity, flux_density
@@ -43,6 +44,12 @@ def density_of(
     limits = np.full((3, len(spectra), network.grid.n_energy), np.nan, np.float32)
     limits[:, rows] = found.value, found.lolim, found.hilim
     return FluxDensity(found.energy_kev, *limits)
+
+
+def require_draws(draws: int) -> None:
+    """Raise UsageError unless that many draws can be made."""
+    if draws < 1:
+        raise UsageError(f"cannot draw {draws} times: at least one draw is necessary")
 
 
 @torch.no_grad()

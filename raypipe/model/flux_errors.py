@@ -15,6 +15,8 @@ WHOLLY = 0.95
 """Least share of a band, in the logarithm of energy, with which it counts as wholly seen."""
 LEAST_MEASURED = 20
 """Least number of spectra that measure the errors of a band."""
+_MOST_EDGES, _MOST_ERROR = 100, 10.0
+"""Most edges, and largest logarithmic error, that a bundle may hold."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -31,7 +33,8 @@ class FluxErrors:
     limits of the posterior, so that those of 68% of spectra contain the truth. Its axes are the
     kind (photon flux, energy flux), how the instrument sees the band (wholly, partly), and the
     lower and the upper edge. `number` (2, k, k) is how many spectra measured it; bands with fewer
-    than `LEAST_MEASURED` are not used.
+    than `LEAST_MEASURED` are not used. Any other band has the error of the measured one whose edges
+    are nearest in the logarithm; of two equally near ones, of the one that is seen in the same way.
     """
 
     edges_kev: Floats
@@ -64,14 +67,20 @@ class FluxErrors:
             return None
         found = cls(*(tensors[_PREFIX + each.name] for each in fields(cls)))
         k = len(found.edges_kev)
+        if not 2 <= k <= _MOST_EDGES:
+            raise ValueError(f"flux errors: {k} edges, expected 2 to {_MOST_EDGES}")
         shapes = (k,), (2, 2, k, k), (2, k, k)
-        for each, shape in zip(fields(cls), shapes, strict=True):
-            if getattr(found, each.name).shape != shape:
-                raise ValueError(f"flux errors: {each.name} does not have the shape {shape}")
-        if k < 2 or not (found.edges_kev > 0).all() or not (np.diff(found.edges_kev) > 0).all():
+        kinds = np.floating, np.floating, np.integer
+        for each, shape, kind in zip(fields(cls), shapes, kinds, strict=True):
+            values = getattr(found, each.name)
+            if values.shape != shape or not np.issubdtype(values.dtype, kind):
+                raise ValueError(f"flux errors: {each.name} is not of shape {shape} and {kind}")
+        if not (found.edges_kev > 0).all() or not (np.diff(found.edges_kev) > 0).all():
             raise ValueError("flux errors: edges_kev do not ascend")
-        if not (found.log_errors >= 0).all() or not found._is_measured.any():
-            raise ValueError("flux errors: log_errors are negative or not measured")
+        if not ((found.log_errors >= 0) & (found.log_errors <= _MOST_ERROR)).all():
+            raise ValueError(f"flux errors: log_errors are not within 0 to {_MOST_ERROR:g}")
+        if not found._is_measured.any():
+            raise ValueError("flux errors: no band was measured")
         return found
 
     @property
@@ -81,25 +90,20 @@ class FluxErrors:
 
     def _of(self, kind: int, bands: Bands, seen: npt.ArrayLike | None) -> Floats:
         wholly, partly = (self._nearest(way, bands) for way in (0, 1))
-        if seen is None:
-            is_nearer = (wholly.distance < partly.distance) | (wholly.number >= partly.number)
-            is_wholly = is_nearer & (wholly.distance <= partly.distance)
-        else:
-            is_wholly = np.asarray(seen) >= WHOLLY
+        is_own = wholly.number >= partly.number if seen is None else np.asarray(seen) >= WHOLLY
+        is_as_near = wholly.distance == partly.distance
+        is_wholly = (wholly.distance < partly.distance) | (is_as_near & is_own)
         return np.where(is_wholly, wholly.log_errors[kind], partly.log_errors[kind])
 
     def _nearest(self, way: int, bands: Bands) -> _Cells:
-        """Find the measured bands nearest to others, by the logarithms of their edges.
+        """Find the measured bands, seen wholly (0) or partly (1), that are nearest to others.
 
-        If no band was measured as seen this way (0 wholly, 1 partly), those seen the other way
-        count.
+        Their distance is the sum of those of both edges, in the logarithm; infinite without any.
         """
-        if not self._is_measured[way].any():
-            way = 1 - way
         edges = np.log(np.array(list(bands.values())).reshape(-1, 2, 1) / self.edges_kev)
         low, high = np.abs(edges).transpose(1, 0, 2)
         distance = np.where(self._is_measured[way], low[:, :, None] + high[:, None], np.inf)
-        distance = distance.reshape(len(bands), -1)
+        distance = distance.reshape(len(bands), len(self.edges_kev) ** 2)
         cells = distance.argmin(1)
         return _Cells(
             self.log_errors[:, way].reshape(2, -1)[:, cells],

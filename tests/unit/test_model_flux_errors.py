@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 import raypipe
 from raypipe.catalog.source_fluxes import combine_fluxes
+from raypipe.catalog.source_table import _flux_columns
 from raypipe.config import ModelConfig
 from raypipe.model.bundle import Model, load_model, save_model
 from raypipe.model.features import Batch, prepare
@@ -49,11 +51,16 @@ def test_a_band_has_the_error_of_the_measured_one_with_the_nearest_edges() -> No
     assert errors.of_energy(bands, seen).tolist() == [[_cell(1, 0, 3, 4), _cell(1, 0, 1, 2)]]
 
 
-def test_a_band_that_is_partly_seen_has_the_errors_of_those() -> None:
-    band = {"u": (0.2, 0.5)}
-    found = _errors().of_energy(band, [[0.94], [0.96]])
-    assert found[0, 0] == _cell(1, 1, 0, 1)
-    assert found[1, 0] == _cell(1, 0, 1, 2), "no band from 0.2 keV is measured wholly"
+def test_of_equally_near_bands_the_one_counts_that_is_seen_in_the_same_way() -> None:
+    number = np.full_like(_errors().number, 100)
+    found = replace(_errors(), number=number).of_energy({"u": (0.2, 0.5)}, [[0.94], [0.96]])
+    assert found[:, 0].tolist() == [_cell(1, 1, 0, 1), _cell(1, 0, 0, 1)]
+
+
+def test_a_nearer_band_counts_however_it_is_seen() -> None:
+    """Nobody sees u wholly, and s only wholly: a far-off band would have quite another error."""
+    found = _errors().of_energy({"u": (0.2, 0.5), "s": (0.5, 1.2)}, [[0.7, 0.7], [1.0, 1.0]])
+    assert found.tolist() == [[_cell(1, 1, 0, 1), _cell(1, 0, 1, 2)]] * 2
 
 
 def test_without_an_instrument_each_band_is_seen_as_most_see_it() -> None:
@@ -142,6 +149,23 @@ def test_a_source_keeps_the_error_that_its_detections_share() -> None:
     assert np.log(single[2] / single[0])[0] == pytest.approx(both, rel=0.03)
 
 
+def test_detections_of_nustar_share_the_error_of_a_band_that_is_partly_seen() -> None:
+    """They measure h and not m, so that they begin within h; the others see all of it."""
+    errors = raypipe.load_model().network.flux_errors
+    assert errors is not None
+    n, noise = 100, 0.02
+    partly, wholly = (float(errors.of_energy({"h": (2.0, 7.0)}, [[w]])[0, 0]) for w in (0.7, 1.0))
+    assert partly > 5 * wholly
+    for error, m in ((partly, np.nan), (wholly, 1e-13)):
+        half = np.hypot(noise, error)
+        columns = {"flux_m": m, "flux_h": 1.0, "flux_h_lolim": np.exp(-half)}
+        columns |= {"flux_m_lolim": m, "flux_m_hilim": m, "flux_h_hilim": np.exp(half)}
+        rows = pa.table({name: np.full(n, value) for name, value in columns.items()})
+        found = _flux_columns(rows, np.array([0]), errors)
+        low, high = (found[f"flux_h_{end}"][0].as_py() for end in ("lolim", "hilim"))
+        assert 0.5 * np.log(high / low) == pytest.approx(np.hypot(noise / 10, error), rel=0.03)
+
+
 def test_errors_come_back_from_a_bundle_and_are_checked(tmp_path: Path) -> None:
     model: Model = raypipe.load_model()
     assert isinstance(model.network, Folded)
@@ -161,10 +185,13 @@ def test_errors_come_back_from_a_bundle_and_are_checked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"edges_kev": EDGES_KEV[::-1]}, "edges_kev do not ascend"),
-        ({"edges_kev": EDGES_KEV[:4]}, "log_errors does not have the shape"),
-        ({"log_errors": -_errors().log_errors}, "negative"),
-        ({"number": np.zeros((2, 5, 5), np.int64)}, "not measured"),
+        ({"edges_kev": EDGES_KEV[::-1].copy()}, "edges_kev do not ascend"),
+        ({"edges_kev": EDGES_KEV[:4]}, "log_errors is not of shape"),
+        ({"edges_kev": np.geomspace(0.1, 12.0, 1500)}, "1500 edges, expected 2 to 100"),
+        ({"log_errors": -_errors().log_errors}, "not within 0 to 10"),
+        ({"log_errors": 1e300 * _errors().log_errors}, "not within 0 to 10"),
+        ({"log_errors": _errors().log_errors > 0}, "log_errors is not of shape"),
+        ({"number": np.zeros((2, 5, 5), np.int64)}, "no band was measured"),
     ],
 )
 def test_errors_that_cannot_be_are_refused(change: dict[str, np.ndarray], says: str) -> None:

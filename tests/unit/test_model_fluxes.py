@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import raypipe
 from raypipe.catalog.physics_columns import FLUX_COLUMNS
 from raypipe.catalog.schema import describe
 from raypipe.config import ModelConfig
@@ -186,6 +187,24 @@ def test_fluxes_do_not_depend_on_the_other_rows() -> None:
 def test_a_band_outside_the_grid_is_refused_by_name(band: tuple[float, float]) -> None:
     with pytest.raises(UsageError, match=r"band mine .* within 0\.2-12 keV"):
         band_fluxes(_network(), _batch(), _draws(), {"mine": band})
+
+
+@pytest.mark.parametrize("edges", [5, (1.0,), (1.0, 2.0, 3.0), ("low", 2.0)])
+def test_what_is_no_pair_of_energies_is_refused_by_name(edges: object) -> None:
+    with pytest.raises(UsageError, match=r"band mine: .* is not a pair of energies in keV"):
+        band_shares(GRID, {"mine": edges})  # type: ignore[dict-item]
+
+
+def test_no_band_and_no_draw_are_refused() -> None:
+    with pytest.raises(UsageError, match="no band is given"):
+        band_shares(GRID, {})
+    model = raypipe.load_model()
+    spectra = power_laws(1)[0]
+    for ask in model.band_flux, model.flux_density:
+        with pytest.raises(UsageError, match="cannot draw 0 times"):
+            ask(spectra, draws=0)
+    with pytest.raises(UsageError, match="cannot draw 0 times"):
+        model.sample(spectra, 0)
 
 
 def test_every_column_has_a_unit_and_a_description() -> None:
