@@ -44,6 +44,58 @@ class Choices:
     counts: npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class Expected:
+    """Hold the expected counts of n detections, with their true flux densities.
+
+    `counts` and `background_counts` (n, bins) are those of the source and the background region;
+    `density` (n, n_energy) is in photon/cm2/s/keV. The others are those of a SpectraBatch.
+    """
+
+    counts: Tensor
+    background_counts: Tensor
+    background_scale: Tensor
+    exposure_s: Tensor
+    arf_cm2: Tensor
+    response_index: Tensor
+    density: Tensor
+
+    def longer(self, factor: Tensor) -> Expected:
+        """Return what is expected in an exposure that is longer by a factor, (n,)."""
+        return replace(
+            self,
+            counts=self.counts * factor[:, None],
+            background_counts=self.background_counts * factor[:, None],
+            exposure_s=self.exposure_s * factor,
+        )
+
+    def as_batch(self, responses: Tensor, axes: ChannelAxes) -> Batch:
+        """Make a batch of the detections."""
+        return as_batch(
+            counts=self.counts,
+            background_counts=self.background_counts,
+            background_scale=self.background_scale,
+            exposure_s=self.exposure_s,
+            arf_cm2=self.arf_cm2,
+            response_index=self.response_index,
+            responses=responses,
+            axes=axes,
+        )
+
+
+@dataclass(frozen=True)
+class NoiseFree:
+    """Hold detections whose counts are the expected ones of a long exposure.
+
+    `density` (n, n_energy) are the true flux densities, photon/cm2/s/keV, and `counts` (n,) the
+    source counts that a usual exposure would have.
+    """
+
+    batch: Batch
+    density: Tensor
+    counts: npt.NDArray[np.float32]
+
+
 class FreshStream:
     """Draw `size` new detections per epoch, each of a random source through a random instrument.
 
@@ -180,58 +232,6 @@ class FreshStream:
             response_index=index,
             density=flux * fluence / exposure[:, None],
         )
-
-
-@dataclass(frozen=True)
-class Expected:
-    """Hold the expected counts of n detections, with their true flux densities.
-
-    `counts` and `background_counts` (n, bins) are those of the source and the background region;
-    `density` (n, n_energy) is in photon/cm2/s/keV. The others are those of a SpectraBatch.
-    """
-
-    counts: Tensor
-    background_counts: Tensor
-    background_scale: Tensor
-    exposure_s: Tensor
-    arf_cm2: Tensor
-    response_index: Tensor
-    density: Tensor
-
-    def longer(self, factor: Tensor) -> Expected:
-        """Return what is expected in an exposure that is longer by a factor, (n,)."""
-        return replace(
-            self,
-            counts=self.counts * factor[:, None],
-            background_counts=self.background_counts * factor[:, None],
-            exposure_s=self.exposure_s * factor,
-        )
-
-    def as_batch(self, responses: Tensor, axes: ChannelAxes) -> Batch:
-        """Make a batch of the detections."""
-        return as_batch(
-            counts=self.counts,
-            background_counts=self.background_counts,
-            background_scale=self.background_scale,
-            exposure_s=self.exposure_s,
-            arf_cm2=self.arf_cm2,
-            response_index=self.response_index,
-            responses=responses,
-            axes=axes,
-        )
-
-
-@dataclass(frozen=True)
-class NoiseFree:
-    """Hold detections whose counts are the expected ones of a long exposure.
-
-    `density` (n, n_energy) are the true flux densities, photon/cm2/s/keV, and `counts` (n,) the
-    source counts that a usual exposure would have.
-    """
-
-    batch: Batch
-    density: Tensor
-    counts: npt.NDArray[np.float32]
 
 
 def weights_of(
