@@ -46,9 +46,9 @@ class Estimate:
     """Hold values and limits, (n, bands) each, NaN where the instrument sees too little of a band.
 
     `value` is the median of the posterior, `lolim` and `hilim` enclose 68% of it, and the error of
-    the model is added to them in quadrature. Where the source
-    is not detected in the band, `upper_limit` is its 90% upper limit, `lolim` is 0 and `hilim` is
-    the upper limit; elsewhere `upper_limit` is NaN.
+    the model is added to them in quadrature. Where the source is not detected in the band,
+    `upper_limit` is its 90% upper limit, `lolim` is 0 and `hilim` is the upper limit; elsewhere
+    `upper_limit` is NaN.
     """
 
     value: npt.NDArray[np.float32]
