@@ -65,6 +65,7 @@ latents that describe the spectrum of a detection{_RESPONSE.get(model.preset, ""
 
 ```python
 import raypipe
+
 model = raypipe.load_model({"" if is_from_box(model.model_id) else f'"path/to/{model.model_id}"'})
 latents = model.encode(raypipe.read_spectrum("acisf01575_001N001_r0085_pha3.fits.gz"))
 ```
