@@ -41,7 +41,10 @@ class PlotFiles:
         if name.endswith("/") or Path(name).is_dir():
             name = str(Path(name) / f"{PLACEHOLDER}.png")
         if Path(name).suffix.lower() not in FORMATS:
-            raise UsageError(f"--plot {plot}: expected a name that ends in {', '.join(FORMATS)}")
+            raise UsageError(
+                f"--plot {plot}: expected a name that ends in {', '.join(FORMATS)}, or a folder "
+                "that exists or ends in /"
+            )
         if PLACEHOLDER not in name:
             if len(paths) > 1:
                 raise UsageError(

@@ -40,8 +40,8 @@ _STARTS = 3
 _RUGGED = 2
 """Number of the first starts that end elsewhere, from which a row gets `_FURTHER` more rounds.
 
-About 15% of detections of more than 10,000 counts do, and two thirds of those in which the first
-starts miss a mode.
+Of four first starts, two or more end elsewhere in 15% of detections of more than 10,000 counts, and
+in two thirds of those in which the four miss a mode.
 """
 _FURTHER, _THOROUGH = 4, 8
 """Rounds after the first one: of a rugged row, and of a thorough search."""
@@ -50,6 +50,7 @@ RIVALS = 2
 _APART = 3.0
 """Distance, in units of the widths, from which two solutions are two modes."""
 _FALL_MAX = 8.0
+"""Fall of the log posterior below the highest mode, down to which another mode counts."""
 _STAGE = 50
 
 

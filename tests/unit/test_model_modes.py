@@ -11,38 +11,22 @@ from raypipe.config import ModelConfig
 from raypipe.model import modes, posterior
 from raypipe.model.features import Batch, prepare
 from raypipe.model.modes import RIVALS, Mode, Modes, search
-from raypipe.model.posterior_density import Amplitudes, PosteriorDensity
+from raypipe.model.posterior_density import PosteriorDensity
 from raypipe.model.presets import Folded
 from raypipe.model.refine import Refined, refine
 from raypipe.model.row_noise import content_seeds
 from tests.unit.model_spectra import GRID, power_laws
+from tests.unit.toy_posterior import ToyPosterior
 
 ROWS = 300
 CENTERS, SHARES = torch.tensor([0.0, 9.0, -8.0]), torch.tensor([0.5, 0.3, 0.2])
 
 
-class ThreeModes:
-    """A posterior of two latents: three unit normal distributions along the first one."""
-
-    reference = torch.zeros(1, 1)
-
-    def take(self, rows: torch.Tensor) -> ThreeModes:
-        return self
-
-    def coarse(self, center: torch.Tensor) -> ThreeModes:
-        return self
-
-    def profile(self, z: torch.Tensor) -> torch.Tensor:
-        first, second = z.double().unbind(-1)
-        parts = -0.5 * (first[..., None] - CENTERS).square() + torch.log(SHARES)
-        return torch.logsumexp(parts, -1) - 0.5 * second.square()
-
-    def with_amplitude(self, z: torch.Tensor, noise: torch.Tensor, densities: None) -> Amplitudes:
-        value = self.profile(z)
-        return Amplitudes(noise.double(), value, torch.zeros_like(value))
-
-    def at(self, z: torch.Tensor, log_amplitude: torch.Tensor, densities: None) -> torch.Tensor:
-        return self.profile(z)
+def three_modes(z: torch.Tensor) -> torch.Tensor:
+    """Log density of two latents: three unit normal distributions along the first one."""
+    first, second = z.double().unbind(-1)
+    parts = -0.5 * (first[..., None] - CENTERS).square() + torch.log(SHARES)
+    return torch.logsumexp(parts, -1) - 0.5 * second.square()
 
 
 def _mode(first: float, width: float = 1.0, rows: int = ROWS) -> Mode:
@@ -58,7 +42,7 @@ def test_modes_get_their_share_of_the_draws_if_they_are_known(
     best, *others = (_mode(float(center)) for center in CENTERS)
     others = others if known else [best] * RIVALS
     found = Modes(best, tuple(others), torch.full((ROWS,), known))
-    density = cast(PosteriorDensity, ThreeModes())
+    density = cast(PosteriorDensity, ToyPosterior(three_modes))
     sampler = posterior._Sampler(density, found, torch.arange(ROWS), 64, None)
 
     drawn = sampler.draw(torch.ones(ROWS, dtype=torch.bool))

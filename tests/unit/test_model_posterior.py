@@ -24,13 +24,14 @@ from raypipe.model.folding import fold
 from raypipe.model.modes import Mode, Modes, search
 from raypipe.model.pareto import fit_generalized_pareto, smooth
 from raypipe.model.posterior import Draws, draw, sample
-from raypipe.model.posterior_density import Amplitudes, PosteriorDensity
+from raypipe.model.posterior_density import PosteriorDensity
 from raypipe.model.presets import Folded
 from raypipe.model.refine import Refined, refine
 from raypipe.model.row_noise import content_seeds, normal_noise
 from raypipe.model.split_normal import SplitNormal
 from raypipe.spectra.band_counts import BANDS_KEV
 from tests.unit.model_spectra import GRID, power_laws
+from tests.unit.toy_posterior import ToyPosterior
 
 STEPS = 6
 
@@ -292,27 +293,10 @@ def test_a_split_normal_has_the_density_of_its_draws() -> None:
     assert float((weights * z[..., 0].square()).sum()) == pytest.approx(1.0, rel=0.02)
 
 
-class Curved:
-    """A posterior along a parabola: z0 is unit normal, z1 follows its square, the amplitude z0."""
-
-    reference = torch.zeros(1, 1)
-
-    def take(self, rows: torch.Tensor) -> Curved:
-        return self
-
-    def coarse(self, center: torch.Tensor) -> Curved:
-        return self
-
-    def profile(self, z: torch.Tensor) -> torch.Tensor:
-        along, across = z.double().unbind(-1)
-        return -0.5 * along.square() - 0.5 * ((across - BEND * along.square()) / 0.2).square()
-
-    def with_amplitude(self, z: torch.Tensor, noise: torch.Tensor, densities: None) -> Amplitudes:
-        value = self.profile(z)
-        return Amplitudes(noise.double(), value, torch.zeros_like(value))
-
-    def at(self, z: torch.Tensor, log_amplitude: torch.Tensor, densities: None) -> torch.Tensor:
-        return self.profile(z)
+def curved(z: torch.Tensor) -> torch.Tensor:
+    """Log density along a parabola: z0 is unit normal, z1 follows its square."""
+    along, across = z.double().unbind(-1)
+    return -0.5 * along.square() - 0.5 * ((across - BEND * along.square()) / 0.2).square()
 
 
 BEND = 0.12
@@ -329,7 +313,7 @@ def test_a_curved_posterior_of_many_counts_is_covered() -> None:
     )
     top.covariance[:, 1, 1] = 0.04
     modes = Modes(top, (top, top), torch.zeros(rows, dtype=torch.long))
-    density = cast(PosteriorDensity, Curved())
+    density = cast(PosteriorDensity, ToyPosterior(curved))
     sampler = posterior._Sampler(density, modes, torch.arange(rows), 64, None)
 
     drawn = sampler.draw(is_hard=torch.ones(rows, dtype=torch.bool))
