@@ -21,13 +21,13 @@ from typing import Any
 import psutil
 
 from raypipe.errors import BusyError, RaypipeError
-from raypipe.store.workspace import Workspace
+from raypipe.store.workspace import MissingFileError, Workspace
 
 log = logging.getLogger(__name__)
 
 _BEAT_S = 2.0
 _SILENT_S = 60.0
-"""Time without a heartbeat after which a holder on another machine is presumed dead."""
+"""Time without a heartbeat after which a holder whose process cannot be seen is presumed dead."""
 _ENDED = -1
 """Value of `beat` in the file of a holder that has ended."""
 
@@ -45,8 +45,8 @@ def exclusive(workspace: Workspace, work: str, folders: Sequence[str]) -> Iterat
 
     Incomplete files that killed runs have left in these folders are removed before and after the
     work. Raises BusyError if another run is doing the same work. If a run has died on this machine,
-    this one takes over at once; if it has died on another machine, after a minute without
-    heartbeat.
+    this one takes over at once; if it has died on another machine, or another process has its id by
+    now, after a minute without heartbeat.
     """
     with _in_this_process(workspace, work):
         name = _take(workspace, work)
@@ -98,7 +98,7 @@ def _wait_for_its_end(workspace: Workspace, work: str, name: str) -> None:
         f"{workspace.uri}: {work} is already running as {who}, since {first['since']}; "
         "wait until it ends, or end it and run the same command again"
     )
-    if first["machine"] == _machine():
+    if first["machine"] == _machine() and _is_that_process(first):
         raise busy
     log.info("%s: checking for a minute whether %s is alive", work, who)
     deadline = time.monotonic() + _SILENT_S
@@ -113,7 +113,7 @@ def _wait_for_its_end(workspace: Workspace, work: str, name: str) -> None:
 
 
 def _has_ended(holder: dict[str, Any]) -> bool:
-    """Return whether a holder has ended or its process no longer exists.
+    """Return whether a holder has ended or no process has its id any more.
 
     A holder with this process's own id has ended too, but could not record it.
     """
@@ -121,13 +121,20 @@ def _has_ended(holder: dict[str, Any]) -> bool:
         return True
     if holder["machine"] != _machine():
         return False
-    if holder["pid"] == os.getpid():
-        return True
+    return holder["pid"] == os.getpid() or not psutil.pid_exists(holder["pid"])
+
+
+def _is_that_process(holder: dict[str, Any]) -> bool:
+    """Return whether the process of a holder's id on this machine started when the holder did.
+
+    If not, the id may belong to a new process. Or the clock has been set since: the times at which
+    processes have started then move with it, so that only the heartbeat tells.
+    """
     try:
         started = psutil.Process(holder["pid"]).create_time()
     except psutil.Error:
-        return True
-    return abs(started - holder["process_started"]) > 1.0
+        return False
+    return abs(started - holder["process_started"]) <= 1.0
 
 
 @contextmanager
@@ -156,10 +163,11 @@ def _folder(work: str) -> str:
 
 def _read(workspace: Workspace, name: str) -> dict[str, Any]:
     """Read a holder's file; if a successor has removed it, the holder has ended."""
-    if not workspace.exists(name):
+    try:
+        found = workspace.read_object(name, {"beat": int})
+        return found if found["beat"] == _ENDED else workspace.read_object(name, _HOLDER)
+    except MissingFileError:
         return {"beat": _ENDED}
-    found = workspace.read_object(name, {"beat": int})
-    return found if found["beat"] == _ENDED else workspace.read_object(name, _HOLDER)
 
 
 def _write(workspace: Workspace, name: str, beat: int) -> None:

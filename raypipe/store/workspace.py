@@ -30,6 +30,8 @@ from raypipe.store.parquet import (
 from raypipe.store.s3 import S3_ERRORS, open_filesystem, put_if_absent, upload
 
 _DRAFT = ".tmp"
+_LOOKS = 10
+"""Number of times a folder that appears while it is listed is listed again, at most."""
 _NAME = re.compile(r"[A-Za-z0-9][\w.\-]*")
 
 
@@ -100,8 +102,7 @@ class Workspace:
 
     def files(self, folder: str, suffix: str = "") -> list[str]:
         """List the published files directly in `folder`, sorted; [] if it does not exist."""
-        selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
-        names = (info.base_name for info in self._look(selector) if info.type == pafs.FileType.File)
+        names = (info.base_name for info in self._list(folder) if info.type == pafs.FileType.File)
         return sorted(
             f"{folder}/{name}"
             for name in names
@@ -110,8 +111,7 @@ class Workspace:
 
     def folders(self, folder: str) -> list[str]:
         """List the folders directly in `folder`, sorted; [] if it does not exist."""
-        selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
-        infos = self._look(selector)
+        infos = self._list(folder)
         return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
 
     def read_bytes(self, name: str) -> bytes:
@@ -328,6 +328,18 @@ class Workspace:
             for table in chain([first], remaining):
                 writer.write_table(table.replace_schema_metadata(schema.metadata))
         self.write_bytes(name, *sealed(sink.getvalue()))
+
+    def _list(self, folder: str) -> list[Any]:
+        """List a folder's entries; [] if it does not exist."""
+        selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
+        for _ in range(_LOOKS - 1):
+            try:
+                return list(self._look(selector))
+            except MissingFileError:
+                # Arrow found no folder, asked whether it exists, and another process had created it
+                # in between: look again.
+                continue
+        return list(self._look(selector))
 
     def _look(self, what: str | pafs.FileSelector) -> Any:
         """Look a path or folder up; raises RaypipeError if the file system or bucket fails."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -77,28 +78,33 @@ def test_a_killed_run_is_succeeded_at_once_and_its_drafts_go(
     assert len(_holders(workspace)) == 1
 
 
-@pytest.fixture
-def other_machine(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The file of a holder on another machine."""
-    with monkeypatch.context() as patch:
-        patch.setattr(lease, "_machine", lambda: "elsewhere")
-        workspace.create_json("locks/ingest/00007.json", lease._self(beat=3))
+@pytest.fixture(params=["another machine", "another time"])
+def unseen(
+    request: pytest.FixtureRequest, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """The file of a holder on another machine, or whose id is that of a process of another time."""
+    holder = lease._self(beat=3)
+    if request.param == "another machine":
+        holder["machine"] = "elsewhere"
+    else:
+        holder |= {"pid": os.getppid(), "process_started": holder["process_started"] + 3600.0}
+    workspace.create_json("locks/ingest/00007.json", holder)
     monkeypatch.setattr(lease, "_BEAT_S", 0.1)
     monkeypatch.setattr(lease, "_SILENT_S", 0.5)
     return "locks/ingest/00007.json"
 
 
-def test_a_silent_run_elsewhere_is_succeeded(workspace: Workspace, other_machine: str) -> None:
+def test_a_silent_run_that_is_not_seen_is_succeeded(workspace: Workspace, unseen: str) -> None:
     with exclusive(workspace, "ingest", []):
         assert _holders(workspace) == ["locks/ingest/00008.json"]
 
 
-def test_a_run_elsewhere_that_goes_on_is_not(workspace: Workspace, other_machine: str) -> None:
+def test_one_that_goes_on_is_not(workspace: Workspace, unseen: str) -> None:
     def beat() -> None:
-        holder = workspace.read_json(other_machine)
+        holder = workspace.read_json(unseen)
         while holder["beat"] < 12:
             holder["beat"] += 1
-            workspace.write_json(other_machine, holder)
+            workspace.write_json(unseen, holder)
             time.sleep(0.1)
 
     thread = threading.Thread(target=beat)
@@ -167,7 +173,8 @@ def test_of_many_processes_at_once_one_is_at_it(workspace: Workspace) -> None:
         time.sleep(0.05)
     refused = [process for process in processes if process.poll() is not None]
     assert len(refused) == 3
-    assert all("BusyError" in process.communicate()[1] for process in refused)
+    for process in refused:
+        assert "BusyError" in process.communicate()[1]
     (holder,) = (process for process in processes if process.poll() is None)
     assert json.loads(workspace.read_bytes(_holders(workspace)[-1]))["pid"] == holder.pid
     holder.kill()

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import gzip
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -32,6 +34,20 @@ def test_drafts_are_neither_listed_nor_left(tmp_path: Path) -> None:
     workspace.write_bytes("a/b.txt", b"2")
     assert workspace.read_bytes("a/b.txt") == b"2"
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [".b.txt.1234.tmp", "b.txt"]
+
+
+def test_a_folder_that_appears_while_it_is_listed_is_no_error(tmp_path: Path) -> None:
+    come_and_go = "import os, sys\nwhile True: os.mkdir(sys.argv[1]), os.rmdir(sys.argv[1])"
+    command = [sys.executable, "-c", come_and_go, str(tmp_path / "locks")]
+    with subprocess.Popen(command) as process:
+        try:
+            while not (tmp_path / "locks").exists():
+                assert process.poll() is None
+            # Without a second look, about 2% of these fail.
+            for _ in range(5_000):
+                assert Workspace(tmp_path).files("locks") == []
+        finally:
+            process.kill()
 
 
 def test_folders_of_different_columns_unite(tmp_path: Path) -> None:
