@@ -19,7 +19,7 @@ from raypipe.exploring.served_page import answers_from, served_page
 from raypipe.exploring.shading import warm_up
 from raypipe.store.layout import part_name, spectra_folder
 from tests.chromium import Page, chromium_page
-from tests.unit.explorer_page import (
+from tests.unit.exploring.explorer_page import (
     CLASSES,
     HOSTILE,
     PIXELS,
