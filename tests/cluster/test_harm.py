@@ -114,18 +114,23 @@ def _parts(workspace: Workspace) -> int:
 
 
 def test_a_second_driver_is_refused_and_the_first_one_killed(
-    machines: Machines, workspace: Workspace, expect_unbroken: Callable[[], None]
+    machines: Machines,
+    workspace: Workspace,
+    server: FileServer,
+    expect_unbroken: Callable[[], None],
 ) -> None:
     folder = Path(workspace.root)
     first = machines.start("ingest", folder, ONE_BY_ONE)
     wait_until(lambda: _parts(workspace) or first.poll() is not None)
+    server.latency_s = 5.0  # The first must not end before the second is refused.
     second = machines.start("ingest", folder, ONE_BY_ONE)
-    assert second.wait(60) == 1
+    assert second.wait(200) == 1
     assert first.poll() is None
     first.send_signal(signal.SIGKILL)
     first.wait()
     assert _parts(workspace) < 16
-    assert machines.start("ingest", folder, ONE_BY_ONE).wait(120) == 0
+    server.latency_s = 0.1
+    assert machines.start("ingest", folder, ONE_BY_ONE).wait(300) == 0
     expect_unbroken()
 
 

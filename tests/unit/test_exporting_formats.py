@@ -348,3 +348,28 @@ def test_the_page_is_escaped_and_loads_nothing(home: Path) -> None:
             assert expected in text
         assert "stat.covariance" in text
     assert "| HMXB | 16 | 8 |" in readme
+
+
+AWKWARD_CLASSES = ["a b", "a_b", "HM-STAR", "3 é–θ", "<b>&", "\x1b[31mred", "\x00", "AGN"]
+
+
+@pytest.mark.parametrize("format", ["fits", "votable", "parquet"])
+def test_any_name_of_a_class_is_exported(tmp_path: Path, format: str) -> None:
+    made = make_workspace(tmp_path, 16, classes=AWKWARD_CLASSES)
+    for sources in (False, True):
+        path = raypipe.export(made.workspace, format=format, sources=sources)
+        as_format = "parquet.votable" if format == "parquet" else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warnings.simplefilter("ignore", UnitsWarning)
+            table = Table.read(path, format=as_format)
+        found = [name for name in table.colnames if name.startswith("p_")]
+        expected = {
+            "fits": ["p_a b", "p_a_b", "p_HM-STAR", r"p_3 \xe9\u2013\u03b8", r"p_\x00"],
+            "votable": ["p_a_b", "p_a_b_2", "p_HM-STAR", "p_3____", "p__x00"],
+            "parquet": ["p_a b", "p_a_b", "p_HM-STAR", "p_3 é–θ", "p_\x00"],
+        }
+        assert set(expected[format]) <= set(found)
+        # astropy takes identifiers for the names of Parquet columns, and misses some descriptions.
+        described = ["p_HM-STAR", "p_AGN"] if format == "parquet" else found
+        assert all(table[name].description for name in described)

@@ -1,7 +1,8 @@
 """Write FITS: one binary table whose columns have unit, UCD and description.
 
 FITS has no null for text, which becomes empty text. A null integer becomes a number that no row has
-(TNULL), a null floating-point number NaN. Characters beyond ASCII are escaped.
+(TNULL), a null floating-point number NaN. Control characters and characters beyond ASCII are
+escaped.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from raypipe.exporting.formats.packing import (
     pack_truth,
     pack_vectors,
 )
+from raypipe.redaction import printable
 
 _BLOCK = 2880
 _LETTERS = {
@@ -109,7 +111,7 @@ def _table_header(content: Content, columns: list[_Column], row_bytes: int) -> H
     header["RADESYS"] = ("ICRS", "frame of ra and dec")
     _add_facts(header, content)
     for number, column in enumerate(columns, 1):
-        header[f"TTYPE{number}"] = column.field.name
+        header[f"TTYPE{number}"] = _ascii(column.field.name)
         header[f"TFORM{number}"] = column.form
         if column.null is not None:
             header[f"TNULL{number}"] = column.null
@@ -131,7 +133,8 @@ def _astropy_comments(columns: list[_Column]) -> list[str]:
     blank = Table()
     for column in columns:
         metadata = column.field.metadata or {}
-        cells = Column(np.empty(0, [("c", *column.cell)])["c"], name=column.field.name)
+        name = _ascii(column.field.name)
+        cells = Column(np.empty(0, [("c", *column.cell)])["c"], name=name)
         if b"description" in metadata:
             cells.description = _ascii(metadata[b"description"].decode())
         if b"ucd" in metadata:
@@ -150,4 +153,4 @@ def _add_facts(header: Header, content: Content) -> None:
 
 
 def _ascii(text: str) -> str:
-    return text.encode("ascii", "backslashreplace").decode()
+    return printable(text).encode("ascii", "backslashreplace").decode()

@@ -1,15 +1,17 @@
 """Write VOTable 1.4 in BINARY2: fields with unit, UCD and description, and their origin.
 
 astropy writes the description of the table; this module writes the rows, some at a time, which
-takes little memory and no Python call per cell. Text has a fixed width.
+takes little memory and no Python call per cell. Text has a fixed width. XML cannot hold control
+characters, which are escaped in names and descriptions.
 """
 
 from __future__ import annotations
 
 import base64
 import io
+import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,7 @@ from raypipe.exporting.formats.packing import (
     pack_utf16,
     pack_vectors,
 )
+from raypipe.redaction import printable
 
 _ENCODED_AT_ONCE = 3 << 14
 """Bytes per line of base64; a multiple of three needs no padding."""
@@ -38,6 +41,7 @@ _ENCODED_AT_ONCE = 3 << 14
 _NARROWEST = 2
 """Fewest characters of a text: with only one it would be a character, not a text."""
 
+_NOT_IN_ID = re.compile(r"[^A-Za-z0-9_.-]")
 _FRAME = "icrs"
 _POSITION = ("ra", "dec")
 _TABLE_END = "</TABLE>"
@@ -101,7 +105,8 @@ def describe_table(content: Content, columns: list[Column]) -> VOTableFile:
         f"by {content.publication.model_id}"
     )
     resource.tables.append(table)
-    table.fields.extend(_field(document, column) for column in columns)
+    for column in columns:
+        table.fields.append(_field(document, column, {field.ID for field in table.fields}))
     return document
 
 
@@ -113,12 +118,13 @@ def to_xml(document: VOTableFile) -> str:
     return buffer.getvalue().decode()
 
 
-def _field(document: VOTableFile, column: Column) -> Field:
-    name = column.field.name
+def _field(document: VOTableFile, column: Column, taken: Collection[str]) -> Field:
+    name = printable(column.field.name)
     metadata = {key.decode(): text.decode() for key, text in (column.field.metadata or {}).items()}
     with _erg_allowed():
         field = Field(
             document,
+            ID=_id(name, taken),
             name=name,
             datatype=column.datatype,
             arraysize=column.arraysize,
@@ -126,8 +132,21 @@ def _field(document: VOTableFile, column: Column) -> Field:
             ucd=metadata.get("ucd"),
             ref=_FRAME if name in _POSITION else None,
         )
-    field.description = metadata.get("description")
+    if "description" in metadata:
+        field.description = printable(metadata["description"])
     return field
+
+
+def _id(name: str, taken: Collection[str]) -> str:
+    """Make the identifier of a field from its name: as XML wants it, and not one of the `taken`."""
+    identifier = _NOT_IN_ID.sub("_", name)
+    if not identifier[0].isalpha():
+        identifier = f"_{identifier}"
+    number, free = 1, identifier
+    while free in taken:
+        number += 1
+        free = f"{identifier}_{number}"
+    return free
 
 
 @contextmanager

@@ -55,6 +55,7 @@ def browser(made: Synthetic, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 def page(browser: Page) -> Page:
+    browser.move(0, 0)  # On a point it would show that one whenever the page moves below it.
     browser.run("window.scrollTo(0, 0)")
     browser.run("explorer.models('points').selected.indices = []")
     browser.run("document.querySelectorAll('.filter button').forEach((each) => each.click())")
