@@ -159,7 +159,7 @@ def test_a_slow_machine(
         nonlocal stopped
         while not over.is_set():
             workers = machines.workers(slow, "MapBatches(ingest)")
-            for sign, seconds in (signal.SIGSTOP, 0.9), (signal.SIGCONT, 0.1):
+            for sign, seconds in (signal.SIGSTOP, 0.8), (signal.SIGCONT, 0.2):
                 for worker in workers:
                     with suppress(psutil.Error):
                         worker.send_signal(sign)

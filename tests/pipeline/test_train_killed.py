@@ -25,7 +25,7 @@ from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
-EPOCHS = 32
+EPOCHS = 20
 LONG = settings(epochs=EPOCHS, batch_size=2, patience=EPOCHS)
 """Epochs of a second or so, that something can happen within."""
 
