@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from raypipe.describing.measure import Evidence
 from raypipe.model.flux_density import flux_density
-from raypipe.model.fluxes import SEEN_AREA
+from raypipe.model.seen_energies import SEEN_AREA
 from raypipe.physics.energy import ERG_PER_KEV
 
 Floats = npt.NDArray[np.float64]

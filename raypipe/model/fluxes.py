@@ -10,16 +10,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from raypipe.model.band_sums import BandIntegrals, Bands, BandSums, overlaps
+from raypipe.model.band_sums import BandIntegrals, Bands, BandSums
 from raypipe.model.features import Batch
 from raypipe.model.flux_errors import Floats, FluxErrors, widened
 from raypipe.model.folding import cash_per_bin, redistribute
 from raypipe.model.log_shapes import LogShapes
 from raypipe.model.presets import Folded
+from raypipe.model.seen_energies import seen_shares
 from raypipe.model.statistics import MU_MIN
 from raypipe.model.weighted_quantiles import ONE_SIGMA, kish, weighted_quantiles
 from raypipe.spectra.band_counts import BANDS_KEV
-from raypipe.spectra.grid import EnergyGrid
 
 if TYPE_CHECKING:
     from raypipe.model.posterior import Draws
@@ -31,8 +31,6 @@ DETECTED = 9.0
 """Least test statistic of a band in which a source counts as detected: that of 3 sigma."""
 UPPER_LIMIT = 0.9
 """Probability of an upper limit."""
-SEEN_AREA = 0.01
-"""Least area, in units of the largest, at which an instrument sees an energy."""
 LEAST_SEEN = 2 / 3
 """Least share of a band, in the logarithm of energy, that must be seen to give its flux."""
 
@@ -198,22 +196,6 @@ def flux_columns(fluxes: BandFluxes) -> dict[str, npt.NDArray[np.float32]]:
     for name, pair in HARDNESS.items():
         columns |= _with_limits(name, fluxes.hardness(*pair), 0)
     return columns
-
-
-def seen_shares(grid: EnergyGrid, batch: Batch, bands: Bands) -> Tensor:
-    """Return the share of each band that each row's instrument sees, (n, bands).
-
-    Energies count by the width of their bins in the logarithm, so that each decade counts the same.
-    An energy is seen where the area, times the probability that its photon is counted in one of the
-    channel bins, is at least `SEEN_AREA` of its maximum.
-    """
-    caught = batch.responses.sum(-1)[batch.response_index_there]
-    area = batch.arf_cm2 * caught
-    is_seen = (area >= SEEN_AREA * area.amax(1, keepdim=True)) & (area > 0)
-    low, high = overlaps(grid, bands)
-    width = np.log(high / low)
-    width = width / width.sum(0)
-    return is_seen.float() @ torch.from_numpy(width).float().to(area.device)
 
 
 def _test_statistics(photons: Tensor, share: Tensor, batch: Batch) -> Tensor:

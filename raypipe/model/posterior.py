@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from raypipe.model.band_sums import BandIntegrals, BandSums
 from raypipe.model.draw_pool import Chosen, Pool, choice, finite, gathered
 from raypipe.model.features import Batch
+from raypipe.model.local_proposals import local_proposals, needs_local_proposals
 from raypipe.model.modes import BRIGHT, RIVALS, Mode, Modes, search
 from raypipe.model.pareto import smooth
 from raypipe.model.posterior_density import PosteriorDensity
@@ -32,6 +34,9 @@ _LEFT_WANTED = 0.4
 """Effective share of the chosen draws below which the coarse density is not good enough."""
 _FURTHER = (2, 4)
 """Draws of the proposals that follow all draws before them, in units of those wanted."""
+_LOCAL_DRAWS = 0.25
+"""Draws of each local proposal, in units of those wanted."""
+_LOCAL_STAGE = 100
 _KEPT_DRAWS = 20.0
 """The covariance of earlier draws weighs as much as the former one if they are worth this many."""
 _POOL = 4
@@ -104,6 +109,8 @@ def draw(
     - Where the effective size stays low, or where there are other modes (`modes.search`), draws
       come from these, too, and from normal distributions with mean and covariance of the draws
       so far.
+    - Instruments that see a small part of the grid, as NuSTAR does, get draws about many local
+      solutions besides (`local_proposals`).
     - All of them are weighted by a cheaper density (`PosteriorDensity.coarse`) over the mixture of
       their proposals (Owen & Zhou 2000), and `draws` of them are chosen by these weights. The
       weights of the chosen ones are the ratio of the exact posterior to the cheaper density. If
@@ -121,13 +128,21 @@ def draw(
     modes = search(model, refined, batch, seeds, thorough=thorough)
     least = 1 if integrals is None else integrals.energies
     density = PosteriorDensity.of(model, batch, modes.best.log_amplitude, least)
-    is_hard = (batch.counts.sum(-1) > BRIGHT) | (modes.number > 0)
-    rows_at_once = max(1, _POINTS_AT_ONCE[there.device.type] // draws)
+    is_local = needs_local_proposals(model, batch)
+    is_hard = (batch.counts.sum(-1) > BRIGHT) | (modes.number > 0) | is_local
+    at_once = max(1, _POINTS_AT_ONCE[there.device.type] // draws)
+    usual = torch.nonzero(~is_local)[:, 0].split(at_once)
+    special = torch.nonzero(is_local)[:, 0].split(at_once) if bool(is_local.any()) else ()
     parts = []
-    for rows in torch.arange(len(batch), device=there.device).split(rows_at_once):
-        sampler = _Sampler(density.take(rows), modes.take(rows), seeds[rows], draws, integrals)
+    for rows in (*usual, *special):
+        local: tuple[SplitNormal, ...] = ()
+        if bool(is_local[rows].any()):
+            local = local_proposals(model, refined.take(rows), batch.take(rows), seeds[rows])
+        sampler = _Sampler(
+            density.take(rows), modes.take(rows), seeds[rows], draws, integrals, local
+        )
         parts.append(sampler.draw(is_hard[rows]))
-    return _joined(parts).take(there.argsort())
+    return _in_order([*usual, *special], parts).take(there.argsort())
 
 
 def sample(
@@ -149,13 +164,17 @@ def sample(
 
 @dataclass(frozen=True)
 class _Sampler:
-    """Draw from the posteriors of some rows, whose exact `density` has its reference at `modes`."""
+    """Draw from the posteriors of some rows, whose exact `density` has its reference at `modes`.
+
+    `local` are further proposals for all of these rows.
+    """
 
     density: PosteriorDensity
     modes: Modes
     seeds: Tensor
     draws: int
     integrals: BandIntegrals | None
+    local: tuple[SplitNormal, ...] = ()
 
     def take(self, rows: Tensor) -> _Sampler:
         """Select rows by increasing indices."""
@@ -164,6 +183,7 @@ class _Sampler:
             density=self.density.take(rows),
             modes=self.modes.take(rows),
             seeds=self.seeds[rows],
+            local=tuple(each.take(rows) for each in self.local),
         )
 
     def draw(self, is_hard: Tensor) -> Draws:
@@ -195,6 +215,9 @@ class _Sampler:
         pool = self._propose(coarse, first, self.draws, stage=0)
         wide = self._propose(coarse, first.widened(_WIDE), _WIDE_DRAWS * self.draws, stage=1)
         pool = pool.joined(wide)
+        for number, proposal in enumerate(self.local):
+            more = math.ceil(_LOCAL_DRAWS * self.draws)
+            pool = pool.joined(self._propose(coarse, proposal, more, _LOCAL_STAGE + number))
         weights, _ = smooth(pool.log_weights)
         ess = 1.0 / weights.square().sum(-1)
         rivals = self.modes.number

@@ -61,7 +61,12 @@ class Refined:
 
 @torch.no_grad()
 def refine(
-    model: Folded, z: Tensor, batch: Batch, steps: int, arrived: float = _ARRIVED
+    model: Folded,
+    z: Tensor,
+    batch: Batch,
+    steps: int,
+    arrived: float = _ARRIVED,
+    prior_mean: Tensor | None = None,
 ) -> Refined:
     """Maximize likelihood times population prior from the encoder's answer `z` (n, latents).
 
@@ -70,7 +75,8 @@ def refine(
     information (Fisher scoring); after that it follows from the change of the gradient by the BFGS
     formula (Nocedal & Wright 2006, eq. 6.19), which costs a sixth of a Fisher matrix. A step that
     does not lower cash / 2 + |z|^2 / 2 is not taken. The last step of a row promises to raise the
-    log posterior by less than `arrived`. 0 steps keep `z` and only compute its errors.
+    log posterior by less than `arrived`. 0 steps keep `z` and only compute its errors. The prior's
+    mean is 0, or `prior_mean` (n, latents).
 
     Errors are from the Fisher information F at the solution and the prior's P: C = (F + P)^-1 is
     the posterior's covariance, C M C that of repeated answers, M being F and what the noise of the
@@ -78,7 +84,8 @@ def refine(
     """
     order = batch.response_index.argsort(stable=True)
     there = order.to(z.device, non_blocking=True)
-    spectra = _Spectra.of(model, batch.take(order))
+    mean = torch.zeros_like(z) if prior_mean is None else prior_mean
+    spectra = _Spectra.of(model, batch.take(order), mean[there])
     at = torch.cat([z[there], spectra.log_amplitude(z[there])], 1)
     if steps:
         at = _maximum(spectra, at, 2 * steps, arrived)
@@ -104,11 +111,13 @@ def _maximum(spectra: _Spectra, start: Tensor, steps: int, arrived: float) -> Te
 class _Spectra:
     """Hold rows of a batch, sorted by response, with what all folds of them share.
 
-    `to_photons` (n, n_energy) converts a flux density to the photons that the detector sees in an
-    energy bin, `noise` (n, bins) is the variance of the measured background in the source region.
+    `prior_mean` (n, latents) is the mean of the prior, `to_photons` (n, n_energy) converts a flux
+    density to the photons that the detector sees in an energy bin, `noise` (n, bins) is the
+    variance of the measured background in the source region.
     """
 
     model: Folded
+    prior_mean: Tensor
     counts: Tensor
     background: Tensor
     noise: Tensor
@@ -117,10 +126,11 @@ class _Spectra:
     coarse_responses: BandedResponses
 
     @classmethod
-    def of(cls, model: Folded, batch: Batch) -> _Spectra:
+    def of(cls, model: Folded, batch: Batch, prior_mean: Tensor) -> _Spectra:
         """Take a batch whose rows are sorted by response."""
         return cls(
             model,
+            prior_mean,
             batch.counts,
             batch.background,
             batch.background_scale * batch.background,
@@ -138,6 +148,7 @@ class _Spectra:
         """Select the rows where `rows` (n,) is true."""
         return replace(
             self,
+            prior_mean=self.prior_mean[rows],
             counts=self.counts[rows],
             background=self.background[rows],
             noise=self.noise[rows],
@@ -160,13 +171,14 @@ class _Fold:
         self.source = spectra.responses.fold(self.photons)
         self.mu = (self.source + spectra.background).clamp_min(MU_MIN)
         cash = cash_per_bin(spectra.counts, self.mu).double().sum(-1)
-        self.objective = 0.5 * cash + 0.5 * at[:, :-1].square().sum(-1)
+        self.from_mean = at[:, :-1] - spectra.prior_mean
+        self.objective = 0.5 * cash + 0.5 * self.from_mean.square().sum(-1)
 
     def gradient(self) -> Tensor:
         """Compute the gradient of the log posterior, (n, latents + 1)."""
         residuals = self.spectra.counts / self.mu - 1.0
         by_energy = self.spectra.responses.pull_back(residuals) * self.photons
-        in_latents = self.shape.pull_back(by_energy) - self.at[:, :-1]
+        in_latents = self.shape.pull_back(by_energy) - self.from_mean
         return torch.cat([in_latents, by_energy.sum(-1, keepdim=True)], 1)
 
     def jacobian(self) -> Tensor:

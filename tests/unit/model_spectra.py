@@ -21,11 +21,17 @@ def gaussian_response(sigma_kev: float) -> np.ndarray:
     ).astype(np.float32)
 
 
-def power_laws(n: int, seed: int = 0, counts: float = 500.0) -> tuple[SpectraBatch, np.ndarray]:
-    """Power laws of indices 1 to 3 through two responses, and their expected counts (n, bins)."""
+def power_laws(
+    n: int, seed: int = 0, counts: float = 500.0, least_kev: float = 0.0
+) -> tuple[SpectraBatch, np.ndarray]:
+    """Power laws of indices 1 to 3 through two responses, and their expected counts (n, bins).
+
+    The instrument sees nothing below `least_kev`.
+    """
     rng = np.random.default_rng(seed)
     responses = np.stack([gaussian_response(0.05), gaussian_response(0.08)])
     area = 300.0 * np.exp(-0.5 * ((GRID.mid_kev - 1.5) / 1.5) ** 2)
+    area[GRID.mid_kev < least_kev] = 0.0
     index = rng.integers(0, 2, n)
     slopes = rng.uniform(1.0, 3.0, n)[:, None]
     photons = GRID.mid_kev**-slopes * area * GRID.widths_kev

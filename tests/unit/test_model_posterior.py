@@ -21,6 +21,7 @@ from raypipe.model.encode import encode_batch
 from raypipe.model.features import prepare
 from raypipe.model.fluxes import band_fluxes, fluxes_of
 from raypipe.model.folding import fold
+from raypipe.model.local_proposals import needs_local_proposals
 from raypipe.model.modes import Mode, Modes, search
 from raypipe.model.pareto import fit_generalized_pareto, smooth
 from raypipe.model.posterior import Draws, draw, sample
@@ -52,9 +53,12 @@ def drawn_from(model: Folded, counts: float, draws: int, rows: int = 6) -> Draws
     return draw(model, refined_of(model, batch), batch, draws)
 
 
-@pytest.mark.parametrize("counts", [10.0, 300.0])
-def test_mean_and_width_are_those_of_a_fine_grid(folded: Folded, counts: float) -> None:
-    batch = prepare(power_laws(1, seed=4, counts=counts)[0])
+@pytest.mark.parametrize(("counts", "least_kev"), [(10.0, 0.0), (300.0, 0.0), (300.0, 3.5)])
+def test_mean_and_width_are_those_of_a_fine_grid(
+    folded: Folded, counts: float, least_kev: float
+) -> None:
+    batch = prepare(power_laws(1, seed=4, counts=counts, least_kev=least_kev)[0])
+    assert bool(needs_local_proposals(folded, batch).all()) == (least_kev > 0)
     refined = refined_of(folded, batch)
     # Integrate latents and log amplitude numerically, with the Cash statistic of the counts.
     side = torch.linspace(-4.5, 4.5, 31, dtype=torch.float64)
