@@ -77,20 +77,21 @@ def describe_all(
     plots = PlotFiles.of(plot, [_path(each) for each in given])
     embed = as_config(config).embed
 
-    from raypipe.describing.measure import describe_spectrum, folded_network
+    from raypipe.describing.measure import describe_spectrum, folded_network, on_one_core
 
     trained = _opened(model)
     network = folded_network(trained)
     described: list[Description | Undescribed] = []
-    for place, each in enumerate(given):
-        try:
-            spectrum = _read(each, overrides)
-            description = describe_spectrum(spectrum, trained, network, embed)
-        except RaypipeError as error:
-            described.append(Undescribed(_path(each), error))
-        else:
-            plots.write(place, description)
-            described.append(description)
+    with on_one_core():
+        for place, each in enumerate(given):
+            try:
+                spectrum = _read(each, overrides)
+                description = describe_spectrum(spectrum, trained, network, embed)
+            except RaypipeError as error:
+                described.append(Undescribed(_path(each), error))
+            else:
+                plots.write(place, description)
+                described.append(description)
     return Descriptions(tuple(described))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,6 +69,21 @@ def _background_share(spectrum: Spectrum, background: float, total: int) -> floa
     if spectrum.background_counts is None or not total:
         return float("nan")
     return background / total
+
+
+@contextmanager
+def on_one_core() -> Iterator[None]:
+    """Let PyTorch use one core for the block.
+
+    One spectrum is many small steps, at each of which the threads of other cores have to be waited
+    for: they gain nothing, and on a busy machine they make it several times slower.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def describe_spectrum(
