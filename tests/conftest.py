@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+
+# There are as many test processes as cores: threads of one would wait for those of the other, and
+# trainings take three times as long. PyTorch and the processes that tests start read this.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
 import pytest
