@@ -30,7 +30,7 @@ from raypipe.store.layout import catalog_folder, part_name, spectra_folder
 from raypipe.store.workspace import Workspace
 
 _MOST_NAMED = 5
-_ROWS_VERSION = 5
+_ROWS_VERSION = 6
 """Increase this when rows of the same spectra change: rows of earlier versions are not reused."""
 
 

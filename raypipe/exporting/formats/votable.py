@@ -140,7 +140,7 @@ def _field(document: VOTableFile, column: Column, taken: Collection[str]) -> Fie
 def _id(name: str, taken: Collection[str]) -> str:
     """Make the identifier of a field from its name: as XML wants it, and not one of the `taken`."""
     identifier = _NOT_IN_ID.sub("_", name)
-    if not identifier[0].isalpha():
+    if not (identifier[0].isalpha() or identifier[0] == "_"):
         identifier = f"_{identifier}"
     number, free = 1, identifier
     while free in taken:
